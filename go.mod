@@ -1,0 +1,3 @@
+module github.com/signin-engine/signin-engine
+
+go 1.26

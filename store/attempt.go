@@ -1,0 +1,246 @@
+package store
+
+import (
+	"strings"
+	"time"
+)
+
+// State is where an attempt stands. "Why" it stands there is a [Method] or a
+// [Reason], never one more state.
+type State string
+
+// The states, in the order of a sign-in. None is no row at all: it is the
+// source of an insertion in the audit trail and is never stored.
+const (
+	None       State = ""
+	Idle       State = "Idle"       // row exists, card not acknowledged
+	CardSent   State = "CardSent"   // card acknowledged, waiting for the user or the client
+	Exchanging State = "Exchanging" // an SSO token is at the Token Service
+	Verifying  State = "Verifying"  // a verification code is at the Token Service
+	Complete   State = "Complete"   // terminal: the Token Service holds the user's token
+	Failed     State = "Failed"     // terminal: see Reason
+)
+
+// Terminal reports whether no transition leaves s.
+func (s State) Terminal() bool { return s == Complete || s == Failed }
+
+// Valid reports whether s may stand in a stored attempt.
+func (s State) Valid() bool {
+	switch s {
+	case Idle, CardSent, Exchanging, Verifying, Complete, Failed:
+		return true
+	case None:
+		return false
+	}
+	return false
+}
+
+// Origin says how an attempt came into being.
+type Origin string
+
+// The origins.
+const (
+	OriginSignIn     Origin = "signin"      // the bot asked
+	OriginAdopted    Origin = "adopted"     // an invoke arrived for a card this store does not know, or after the end
+	OriginCompose    Origin = "compose"     // a message extension asked
+	OriginCardAction Origin = "card_action" // an Adaptive Card action asked
+)
+
+// Method says how an attempt came to Complete.
+type Method string
+
+// The methods.
+const (
+	MethodSilent        Method = "silent"
+	MethodTokenExchange Method = "tokenExchange"
+	MethodVerifyState   Method = "verifyState"
+	MethodCompose       Method = "composeExtension"
+	MethodAdaptiveCard  Method = "adaptiveCard"
+	MethodRecovered     Method = "recovered"
+)
+
+// Reason says why an attempt came to Failed.
+type Reason string
+
+// The reasons.
+const (
+	ReasonCardRejected        Reason = "card_rejected"
+	ReasonUpstreamRejected    Reason = "upstream_rejected"
+	ReasonUpstreamUnavailable Reason = "upstream_unavailable"
+	ReasonClientFailure       Reason = "client_failure"
+	ReasonCodeRejected        Reason = "code_rejected"
+	ReasonUserCancelled       Reason = "user_cancelled"
+	ReasonExpired             Reason = "expired"
+	ReasonSuperseded          Reason = "superseded"
+	ReasonSignedOut           Reason = "signed_out"
+	ReasonOperator            Reason = "operator"
+	ReasonAbandoned           Reason = "abandoned"
+)
+
+// UserKey is one user of one bot on one channel.
+type UserKey struct {
+	App     string // the bot's app id
+	Channel string // base channel: "msteams", never "msteams:COPILOT"
+	User    string // the user's MRI, "29:…"
+}
+
+// Key identifies what is signed in: a user and a connection. At most one
+// attempt of a key is not terminal.
+type Key struct {
+	App        string
+	Channel    string
+	User       string
+	Connection string // as registered; compared without regard to case
+}
+
+// UserKey returns the key without its connection.
+func (k Key) UserKey() UserKey { return UserKey{App: k.App, Channel: k.Channel, User: k.User} }
+
+// Same reports whether two keys name the same user and connection.
+func (k Key) Same(o Key) bool {
+	return k.UserKey() == o.UserKey() && strings.EqualFold(k.Connection, o.Connection)
+}
+
+// Index is the key as a backend indexes it: its parts joined by a byte that
+// occurs in none of them, the connection in lower case.
+func (k Key) Index() string {
+	return k.UserKey().Index() + "\x1f" + strings.ToLower(k.Connection)
+}
+
+// Index is the user key as a backend indexes it; see [Key.Index].
+func (u UserKey) Index() string {
+	return u.App + "\x1f" + u.Channel + "\x1f" + u.User
+}
+
+// BaseChannel cuts a sub-channel off: "msteams:COPILOT" becomes "msteams".
+// Every Token Service call and every key uses the base channel (wire.md §1).
+func BaseChannel(id string) string {
+	base, _, _ := strings.Cut(id, ":")
+	return base
+}
+
+// Conversation is what it takes to call back without a live turn.
+type Conversation struct {
+	ServiceURL string
+	Channel    string // channel id as it came, sub-channel included
+	ID         string
+	Type       string // personal, groupChat, channel
+	IsGroup    bool
+	Tenant     string
+	BotID      string
+	BotName    string
+	UserID     string
+	UserName   string
+	UserAAD    string // Entra object id
+	Locale     string
+}
+
+// Lease is an instance's claim on an attempt while it talks to an upstream.
+type Lease struct {
+	Owner string    // instance id
+	Fence int64     // grows by one with every claim and never shrinks
+	Until time.Time // by the store's clock
+}
+
+// Live reports whether somebody holds the lease at now.
+func (l Lease) Live(now time.Time) bool { return l.Owner != "" && now.Before(l.Until) }
+
+// Failure is what is known of the last thing that went wrong.
+type Failure struct {
+	Source  string // "client" (signin/failure), "token_service", "connector"
+	Status  int    // HTTP status, 0 for none
+	Code    string
+	Message string
+}
+
+// Attempt is one sign-in attempt. It holds no secret: tokens and codes appear
+// only as marks, HMACs under the store's own key.
+type Attempt struct {
+	ID      string // ULID: sorts by time of creation
+	Version int64  // 1 at insertion, +1 with every write
+	Key     Key
+	State   State
+	Origin  Origin
+
+	ExchangeID       string // the card's tokenExchangeResource.id
+	SSOOffered       bool
+	CardActivityID   string
+	DeliveryUnknown  bool // the card's POST got no clear answer (A8)
+	PopupClosed      bool // the user closed the popup (C1)
+	Conversation     Conversation
+	CardConversation string // where the card was sent, if not in Conversation.ID
+	Platform         string // of the client that was last heard of
+
+	Created time.Time
+	Entered time.Time // when State was entered
+	Expires time.Time
+	Lease   Lease
+	CheckAt time.Time // not to be recovered before (E8's back-off)
+	Checks  int       // recoveries tried in a row
+
+	VerifyTries int
+	Invokes     int    // invokes that reached this attempt
+	Rounds      int    // exchange rounds begun
+	Calls       int    // callbacks owed so far; numbers the outbox rows
+	SSOOutcome  string // "", "rejected", "client_failed:CODE"
+	Method      Method
+	Reason      Reason
+	Failure     *Failure
+
+	AnswerStatus int    // the recorded answer of the last exchange, 0 for none
+	AnswerDetail string // its failureDetail
+	TokenMark    []byte // HMAC of the last SSO token
+	CodeMark     []byte // HMAC of the last verification code
+
+	Supersedes   string
+	SupersededBy string
+	Generation   int64 // sign-outs of this key so far
+
+	Request []byte // the activity that asked, sealed; nil unless kept
+}
+
+// Due is when the sweeper has to look at the attempt: zero for never.
+func (a *Attempt) Due() time.Time {
+	switch a.State {
+	case Idle:
+		return a.Lease.Until
+	case CardSent:
+		return a.Expires
+	case Exchanging, Verifying:
+		if a.CheckAt.After(a.Lease.Until) {
+			return a.CheckAt
+		}
+		return a.Lease.Until
+	case Complete, Failed, None:
+		return time.Time{}
+	}
+	return time.Time{}
+}
+
+// Clone returns a deep copy.
+func (a *Attempt) Clone() Attempt {
+	c := *a
+	if a.Failure != nil {
+		f := *a.Failure
+		c.Failure = &f
+	}
+	c.TokenMark = cloneBytes(a.TokenMark)
+	c.CodeMark = cloneBytes(a.CodeMark)
+	c.Request = cloneBytes(a.Request)
+	return c
+}
+
+func cloneBytes(b []byte) []byte {
+	if b == nil {
+		return nil
+	}
+	return append([]byte{}, b...)
+}
+
+// Time brings t to the store's edge: UTC, microseconds, zero stays zero.
+func Time(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC().Truncate(time.Microsecond)
+}

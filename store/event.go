@@ -1,0 +1,101 @@
+package store
+
+import (
+	"strconv"
+	"time"
+)
+
+// EventKind says what an audit line reports.
+type EventKind string
+
+// The kinds of audit lines.
+const (
+	EventReceived   EventKind = "received"   // an invoke, a message, a call of the bot
+	EventTransition EventKind = "transition" // From and To differ, or the record changed in place
+	EventUpstream   EventKind = "upstream"   // a call to the Token Service or the connector, with its status
+	EventAnswer     EventKind = "answer"     // what the invoke was answered
+	EventCallback   EventKind = "callback"   // the bot's handler ran
+	EventNote       EventKind = "note"       // anything worth knowing that changed nothing (probe_miss, duplicate …)
+	EventOperator   EventKind = "operator"   // an operator's action, with its actor
+	EventSecurity   EventKind = "security"   // a foreign exchange id (B18) and the like
+)
+
+// Event is one line of the audit trail: append-only, no secrets.
+type Event struct {
+	Attempt  string // "" = orphan: belongs to no attempt
+	Seq      int64  // given by the store; orders the lines of an attempt
+	Time     time.Time
+	Instance string
+	Kind     EventKind
+	Row      string // row of the transition table, "B1"
+	Version  int64  // version of the attempt after this line, on transitions
+	From, To State  // on transitions
+	Invoke   string // invoke name, or what was called
+	Activity string // activity id
+	Status   int    // HTTP status
+	Duration time.Duration
+	Platform string // entities[].platform of the client
+	Detail   string // short
+	Actor    string // operator actions
+	Key      Key    // orphans only: whom it was about
+}
+
+// DeliveryKind is the callback that is owed.
+type DeliveryKind string
+
+// The kinds of callbacks.
+const (
+	DeliverComplete DeliveryKind = "complete"
+	DeliverFailure  DeliveryKind = "failure"
+)
+
+// DeliveryStatus is how far a callback has come.
+type DeliveryStatus string
+
+// The statuses of a delivery.
+const (
+	DeliveryPending   DeliveryStatus = "pending"
+	DeliveryDone      DeliveryStatus = "delivered"
+	DeliveryDead      DeliveryStatus = "dead"    // gave up; an operator may redeliver
+	DeliveryDropped   DeliveryStatus = "dropped" // overtaken by a sign-out (E3)
+	DeliveryNotOwed   DeliveryStatus = "silent"  // the caller of SignIn already holds the token (A2)
+	deliveryKeySep                   = "/"
+	deliveryKeyFields                = 3
+)
+
+// DeliveryKey names a callback for good: handlers may record it to be
+// effectively once.
+type DeliveryKey struct {
+	Attempt string
+	Kind    DeliveryKind
+	Round   int // 1, 2, 3 … within the attempt
+}
+
+// String is the stable form, attempt/kind/round.
+func (k DeliveryKey) String() string {
+	return k.Attempt + deliveryKeySep + string(k.Kind) + deliveryKeySep + strconv.Itoa(k.Round)
+}
+
+// Delivery is one row of the outbox, written in the transaction of the
+// transition that owes it.
+type Delivery struct {
+	DeliveryKey
+	Status  DeliveryStatus
+	Tries   int
+	Created time.Time
+	NextAt  time.Time // not to be tried before, by the store's clock
+	Owner   string    // who is trying
+	Fanout  bool      // a failure that is told to every registered connection
+	Failure *Failure  // what the handler gets; nil = server side
+	Error   string    // of the last try, short
+}
+
+// Clone returns a deep copy.
+func (d *Delivery) Clone() Delivery {
+	c := *d
+	if d.Failure != nil {
+		f := *d.Failure
+		c.Failure = &f
+	}
+	return c
+}

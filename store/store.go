@@ -1,0 +1,164 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors of a backend, compared with errors.Is.
+var (
+	// ErrNotFound: no such attempt.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: the key already has a non-terminal attempt, or the id is taken.
+	ErrExists = errors.New("a non-terminal attempt of this key exists")
+	// ErrConflict: the attempt is no longer at the version that was read.
+	ErrConflict = errors.New("version conflict")
+	// ErrDuplicate: a mark of this commit is already there.
+	ErrDuplicate = errors.New("duplicate")
+	// ErrLocked: another process holds the file.
+	ErrLocked = errors.New("store is locked by another process")
+	// ErrSchema: the store was written by a version that this one does not read.
+	ErrSchema = errors.New("store has another schema version")
+	// ErrUnavailable: the backend cannot be reached or cannot write right now.
+	ErrUnavailable = errors.New("store unavailable")
+	// ErrCorrupt: a stored record cannot be decoded.
+	ErrCorrupt = errors.New("corrupt record")
+	// ErrReadOnly: the store was opened for reading.
+	ErrReadOnly = errors.New("store is open read-only")
+)
+
+// Commit is what one step of the machine writes: all of it or nothing.
+type Commit struct {
+	// Put inserts (Version 1) or replaces (stored version must be Version-1)
+	// attempts, in this order. A Put with a non-empty ExchangeID makes that
+	// id point to this attempt from now on.
+	Put []Attempt
+	// Events are appended; their Seq is given by the store.
+	Events []Event
+	// Deliveries are inserted or replaced by key.
+	Deliveries []Delivery
+	// Marks are inserted; one that is there and not over is ErrDuplicate.
+	Marks []Mark
+}
+
+// Mark is a name that is remembered until it is over: what makes a handler
+// run once. It dies with the retention at the latest.
+type Mark struct {
+	Name    string
+	Expires time.Time
+}
+
+// Query says which attempts [Store.Find] is after.
+type Query struct {
+	User       UserKey
+	Connection string // "" = every connection of the user
+	ExchangeID string // "" = none
+	Limit      int    // of Snapshot.Attempts; 0 = 1 with a connection, else 50
+}
+
+// Snapshot is what one read saw.
+type Snapshot struct {
+	// Now is the store's clock at the read.
+	Now time.Time
+	// ByExchangeID is the attempt that Query.ExchangeID points to, whoever's it is.
+	ByExchangeID *Attempt
+	// Attempts of the user (and connection): non-terminal first, then newest
+	// first. A non-terminal attempt is never cut off by Limit.
+	Attempts []Attempt
+}
+
+// Filter selects attempts for people. Zero members do not filter.
+type Filter struct {
+	IDPrefix     string
+	App          string
+	User         string // MRI or Entra object id
+	Connection   string
+	Tenant       string
+	Conversation string
+	States       []State
+	Open         bool // non-terminal only
+	Reason       Reason
+	FailureCode  string
+	Method       Method
+	Platform     string
+	Instance     string    // last owner of the lease
+	Since        time.Time // created at or after
+	Until        time.Time // created before
+	EnteredSince time.Time // State entered at or after
+	EnteredUntil time.Time // State entered before
+	Limit        int       // 0 = 50
+	Cursor       string    // Page.Next of the page before
+}
+
+// Page is a part of a list, newest attempt first.
+type Page struct {
+	Now        time.Time
+	Attempts   []Attempt
+	Deliveries []Delivery // of these attempts, every status
+	Next       string     // "" = no more
+}
+
+// EventFilter selects audit lines, oldest first.
+type EventFilter struct {
+	Attempt string // lines of this attempt
+	Orphans bool   // lines of no attempt
+	Since   time.Time
+	After   int64 // Seq greater than this
+	Limit   int   // 0 = 1000
+}
+
+// Counts is an overview: what is open now and what ended since.
+type Counts struct {
+	Now    time.Time
+	Open   map[State]int
+	Oldest map[State]time.Time // when the longest-staying attempt entered
+	Ended  map[string]int      // "Complete:METHOD", "Failed:REASON"
+	Owed   int                 // deliveries pending
+	Dead   int                 // deliveries dead
+}
+
+// Info says what a store is.
+type Info struct {
+	Backend string // memory, bolt, postgres
+	Where   string // path, or address without secrets
+	Schema  int
+	Now     time.Time
+}
+
+// Store is a backend. Its methods may be called from many goroutines.
+// Errors match the package's error values; anything else is ErrUnavailable.
+type Store interface {
+	// Apply writes the commits in order, each atomically and on its own: the
+	// result has one error, or nil, per commit.
+	Apply(ctx context.Context, commits []Commit) []error
+	// Find is the engine's read before a step.
+	Find(ctx context.Context, q Query) (Snapshot, error)
+	// Get returns one attempt by id, in Snapshot.Attempts.
+	Get(ctx context.Context, id string) (Snapshot, error)
+	// Due returns attempts whose Due time is over and keeps them from other
+	// callers of Due for hold, oldest first.
+	Due(ctx context.Context, limit int, hold time.Duration) (Snapshot, error)
+	// Claim takes pending deliveries whose NextAt is over: sets Owner, adds a
+	// try and moves NextAt to now+hold.
+	Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]Delivery, error)
+	// Changed returns when the attempt's version is greater than version,
+	// when something may have happened, or when ctx is done. A hint, not a
+	// promise: the caller reads again.
+	Changed(ctx context.Context, id string, version int64) error
+	// Purge deletes attempts that ended before the time, with their events,
+	// deliveries and exchange ids, and orphan lines as old: at most limit
+	// attempts per call. dry only counts.
+	Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error)
+
+	// List, Events and Counts are the operator's reads.
+	List(ctx context.Context, f Filter) (Page, error)
+	Events(ctx context.Context, f EventFilter) ([]Event, error)
+	Counts(ctx context.Context, since time.Time) (Counts, error)
+
+	// Secret is the store's own random key (32 bytes) for marks and seals.
+	Secret() []byte
+	// Info describes the store and proves that it answers.
+	Info(ctx context.Context) (Info, error)
+	Close() error
+}
