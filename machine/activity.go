@@ -1,0 +1,48 @@
+package machine
+
+import (
+	"encoding/json"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Activity is what arrived from Teams, as far as the machine needs it.
+// Transport adapters fill it in from their own wire form.
+type Activity struct {
+	Type      string // message, invoke, …
+	Name      string // of an invoke: "signin/tokenExchange"
+	ID        string
+	ReplyToID string
+	Text      string // of a message, without the bot's mention
+	Platform  string // entities[].platform: Web, Windows, iOS …
+
+	Conversation store.Conversation
+	Value        json.RawMessage // of an invoke, as it came
+	Raw          json.RawMessage // the whole activity as it came
+}
+
+// The invokes that the engine answers (wire.md §1).
+const (
+	InvokeTokenExchange = "signin/tokenExchange"
+	InvokeVerifyState   = "signin/verifyState"
+	InvokeFailure       = "signin/failure"
+)
+
+// cancelledByUser is the state that Teams sends when the popup was closed.
+const cancelledByUser = "CancelledByUser"
+
+// Failure is what a failure callback gets for a signin/failure of the client;
+// a callback for a failure on the server side gets nil [S 004 §16].
+type Failure struct {
+	Code    string
+	Message string
+}
+
+// userKey is who sent the activity, to which bot.
+func (a *Activity) userKey(app string) store.UserKey {
+	return store.UserKey{
+		App:     app,
+		Channel: store.BaseChannel(a.Conversation.Channel),
+		User:    a.Conversation.UserID,
+	}
+}
