@@ -1,0 +1,127 @@
+package tokensvc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// maxBody bounds an answer, in bytes. A token with every claim there is stays
+// far below.
+const maxBody = 1 << 20
+
+var (
+	errMalformed = errors.New("malformed JSON in the answer")
+	errTooLong   = errors.New("answer is longer than 1 MiB")
+)
+
+// call does one request. A status from 200 to 299 is a success, whose body it
+// returns; anything else is an Error.
+func (c *Client) call(ctx context.Context, op, method, path, query string, body []byte) ([]byte, *Error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+
+	header := make(http.Header, 3)
+	header["Accept"] = []string{"application/json"}
+	if c.credentials != nil {
+		bearer, err := c.credentials.Token(ctx)
+		if err != nil {
+			return nil, &Error{Op: op, Err: fmt.Errorf("bearer token: %w", withoutURL(err))}
+		}
+		header["Authorization"] = []string{"Bearer " + bearer.Reveal()}
+	}
+	req := (&http.Request{
+		Method: method,
+		URL:    &url.URL{Scheme: c.scheme, Host: c.host, Path: c.prefix + path, RawQuery: query},
+		Host:   c.host,
+		Header: header,
+	}).WithContext(ctx)
+	if body != nil {
+		header["Content-Type"] = []string{"application/json"}
+		setBody(req, body)
+	}
+	return roundTrip(c.http, req, op)
+}
+
+// setBody makes the body repeatable: the transport sends it again when a
+// pooled connection turns out to be dead before it took a byte.
+func setBody(req *http.Request, body []byte) {
+	req.ContentLength = int64(len(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	req.Body = io.NopCloser(bytes.NewReader(body))
+}
+
+func roundTrip(client *http.Client, req *http.Request, op string) ([]byte, *Error) {
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, &Error{Op: op, Err: withoutURL(err)}
+	}
+	answer, err := readBody(resp)
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		switch {
+		case errors.Is(err, errTooLong):
+			return nil, &Error{Op: op, Status: resp.StatusCode, Err: err}
+		case err != nil: // cut off: half an answer is none
+			return nil, &Error{Op: op, Err: withoutURL(err)}
+		}
+		return answer, nil
+	}
+	// The status is the answer, whatever became of the body.
+	return nil, &Error{
+		Op:         op,
+		Status:     resp.StatusCode,
+		Code:       errorCode(answer),
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
+	}
+}
+
+// readBody reads to the end, so that the connection goes back to the pool.
+func readBody(resp *http.Response) ([]byte, error) {
+	defer resp.Body.Close() //nolint:errcheck // nothing depends on it: the body was read or given up
+	if resp.ContentLength == 0 {
+		return nil, nil
+	}
+	var buf bytes.Buffer
+	if resp.ContentLength > 0 && resp.ContentLength <= maxBody {
+		buf.Grow(int(resp.ContentLength) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, maxBody+1)); err != nil {
+		return nil, err
+	}
+	if buf.Len() > maxBody {
+		return nil, errTooLong
+	}
+	return buf.Bytes(), nil
+}
+
+// withoutURL takes the URL off an error of net/http: its query holds user ids
+// and codes.
+func withoutURL(err error) error {
+	var located *url.Error
+	if errors.As(err, &located) {
+		return located.Err
+	}
+	return err
+}
+
+// retryAfter reads seconds or an HTTP date (RFC 9110 §10.2.3); 0 if it is
+// neither or over.
+func retryAfter(value string, now time.Time) time.Duration {
+	const longest = 24 * time.Hour
+	if value == "" {
+		return 0
+	}
+	var wait time.Duration
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if date, err := http.ParseTime(value); err == nil {
+		wait = date.Sub(now)
+	}
+	return min(max(wait, 0), longest)
+}
