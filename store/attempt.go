@@ -98,7 +98,7 @@ func (k Key) UserKey() UserKey { return UserKey{App: k.App, Channel: k.Channel, 
 
 // Same reports whether two keys name the same user and connection.
 func (k Key) Same(o Key) bool {
-	return k.UserKey() == o.UserKey() && strings.EqualFold(k.Connection, o.Connection)
+	return k.Index() == o.Index()
 }
 
 // Index is the key as a backend indexes it: its parts joined by a byte that
@@ -215,6 +215,33 @@ func (a *Attempt) Due() time.Time {
 		return time.Time{}
 	}
 	return time.Time{}
+}
+
+// Outcome names how the attempt ended, "Complete:METHOD" or "Failed:REASON",
+// and is empty while it has not.
+func (a *Attempt) Outcome() string {
+	switch a.State {
+	case Complete:
+		return string(Complete) + ":" + string(a.Method)
+	case Failed:
+		return string(Failed) + ":" + string(a.Reason)
+	case Idle, CardSent, Exchanging, Verifying, None:
+		return ""
+	}
+	return ""
+}
+
+// Normalize brings the attempt to the store's edge: its times as [Time] makes
+// them, empty marks nil.
+func (a *Attempt) Normalize() {
+	for _, t := range []*time.Time{&a.Created, &a.Entered, &a.Expires, &a.Lease.Until, &a.CheckAt} {
+		*t = Time(*t)
+	}
+	for _, b := range []*[]byte{&a.TokenMark, &a.CodeMark, &a.Request} {
+		if len(*b) == 0 {
+			*b = nil
+		}
+	}
 }
 
 // Clone returns a deep copy.

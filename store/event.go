@@ -1,7 +1,9 @@
 package store
 
 import (
+	"cmp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -40,6 +42,13 @@ type Event struct {
 	Key      Key    // orphans only: whom it was about
 }
 
+// Normalize brings the line to the store's edge: its time as [Time] makes it,
+// its duration in whole microseconds.
+func (e *Event) Normalize() {
+	e.Time = Time(e.Time)
+	e.Duration = e.Duration.Truncate(time.Microsecond)
+}
+
 // DeliveryKind is the callback that is owed.
 type DeliveryKind string
 
@@ -54,14 +63,24 @@ type DeliveryStatus string
 
 // The statuses of a delivery.
 const (
-	DeliveryPending   DeliveryStatus = "pending"
-	DeliveryDone      DeliveryStatus = "delivered"
-	DeliveryDead      DeliveryStatus = "dead"    // gave up; an operator may redeliver
-	DeliveryDropped   DeliveryStatus = "dropped" // overtaken by a sign-out (E3)
-	DeliveryNotOwed   DeliveryStatus = "silent"  // the caller of SignIn already holds the token (A2)
-	deliveryKeySep                   = "/"
-	deliveryKeyFields                = 3
+	DeliveryPending DeliveryStatus = "pending"
+	DeliveryDone    DeliveryStatus = "delivered"
+	DeliveryDead    DeliveryStatus = "dead"    // gave up; an operator may redeliver
+	DeliveryDropped DeliveryStatus = "dropped" // overtaken by a sign-out (E3)
+	DeliveryNotOwed DeliveryStatus = "silent"  // the caller of SignIn already holds the token (A2)
 )
+
+// Valid reports whether k is one of the kinds.
+func (k DeliveryKind) Valid() bool { return k == DeliverComplete || k == DeliverFailure }
+
+// Valid reports whether s is one of the statuses.
+func (s DeliveryStatus) Valid() bool {
+	switch s {
+	case DeliveryPending, DeliveryDone, DeliveryDead, DeliveryDropped, DeliveryNotOwed:
+		return true
+	}
+	return false
+}
 
 // DeliveryKey names a callback for good: handlers may record it to be
 // effectively once.
@@ -73,7 +92,7 @@ type DeliveryKey struct {
 
 // String is the stable form, attempt/kind/round.
 func (k DeliveryKey) String() string {
-	return k.Attempt + deliveryKeySep + string(k.Kind) + deliveryKeySep + strconv.Itoa(k.Round)
+	return k.Attempt + "/" + string(k.Kind) + "/" + strconv.Itoa(k.Round)
 }
 
 // Delivery is one row of the outbox, written in the transaction of the
@@ -88,6 +107,21 @@ type Delivery struct {
 	Fanout  bool      // a failure that is told to every registered connection
 	Failure *Failure  // what the handler gets; nil = server side
 	Error   string    // of the last try, short
+}
+
+// Compare orders keys by attempt, kind and round.
+func (k DeliveryKey) Compare(o DeliveryKey) int {
+	return cmp.Or(
+		strings.Compare(k.Attempt, o.Attempt),
+		strings.Compare(string(k.Kind), string(o.Kind)),
+		cmp.Compare(k.Round, o.Round),
+	)
+}
+
+// Normalize brings the delivery's times to the store's edge; see [Time].
+func (d *Delivery) Normalize() {
+	d.Created = Time(d.Created)
+	d.NextAt = Time(d.NextAt)
 }
 
 // Clone returns a deep copy.

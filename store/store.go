@@ -26,6 +26,8 @@ var (
 	ErrCorrupt = errors.New("corrupt record")
 	// ErrReadOnly: the store was opened for reading.
 	ErrReadOnly = errors.New("store is open read-only")
+	// ErrInvalid: a commit that no store takes; see [Commit.Validate].
+	ErrInvalid = errors.New("malformed commit")
 )
 
 // Commit is what one step of the machine writes: all of it or nothing.
@@ -34,9 +36,11 @@ type Commit struct {
 	// attempts, in this order. A Put with a non-empty ExchangeID makes that
 	// id point to this attempt from now on.
 	Put []Attempt
-	// Events are appended; their Seq is given by the store.
+	// Events are appended; their Seq is given by the store. An event of an
+	// attempt that is neither stored nor in Put is ErrNotFound.
 	Events []Event
-	// Deliveries are inserted or replaced by key.
+	// Deliveries are inserted or replaced by key; of an attempt that is
+	// neither stored nor in Put: ErrNotFound.
 	Deliveries []Delivery
 	// Marks are inserted; one that is there and not over is ErrDuplicate.
 	Marks []Mark
@@ -46,7 +50,7 @@ type Commit struct {
 // run once. It dies with the retention at the latest.
 type Mark struct {
 	Name    string
-	Expires time.Time
+	Expires time.Time // zero: with the retention
 }
 
 // Query says which attempts [Store.Find] is after.
@@ -99,7 +103,9 @@ type Page struct {
 	Next       string     // "" = no more
 }
 
-// EventFilter selects audit lines, oldest first.
+// EventFilter selects audit lines, oldest first: those of one attempt and the
+// orphans by Seq. With neither Attempt nor Orphans it is every line, by time,
+// then attempt, then Seq; After does not apply, and it costs a scan.
 type EventFilter struct {
 	Attempt string // lines of this attempt
 	Orphans bool   // lines of no attempt
@@ -113,7 +119,7 @@ type Counts struct {
 	Now    time.Time
 	Open   map[State]int
 	Oldest map[State]time.Time // when the longest-staying attempt entered
-	Ended  map[string]int      // "Complete:METHOD", "Failed:REASON"
+	Ended  map[string]int      // by [Attempt.Outcome], since the full minute of since
 	Owed   int                 // deliveries pending
 	Dead   int                 // deliveries dead
 }
@@ -130,14 +136,15 @@ type Info struct {
 // Errors match the package's error values; anything else is ErrUnavailable.
 type Store interface {
 	// Apply writes the commits in order, each atomically and on its own: the
-	// result has one error, or nil, per commit.
+	// result has one error, or nil, per commit. Where several things are wrong
+	// with a commit, its Put come first, then Events, Deliveries, Marks.
 	Apply(ctx context.Context, commits []Commit) []error
 	// Find is the engine's read before a step.
 	Find(ctx context.Context, q Query) (Snapshot, error)
 	// Get returns one attempt by id, in Snapshot.Attempts.
 	Get(ctx context.Context, id string) (Snapshot, error)
 	// Due returns attempts whose Due time is over and keeps them from other
-	// callers of Due for hold, oldest first.
+	// callers of Due for hold, oldest first. A Put ends the hold.
 	Due(ctx context.Context, limit int, hold time.Duration) (Snapshot, error)
 	// Claim takes pending deliveries whose NextAt is over: sets Owner, adds a
 	// try and moves NextAt to now+hold.
@@ -147,8 +154,9 @@ type Store interface {
 	// promise: the caller reads again.
 	Changed(ctx context.Context, id string, version int64) error
 	// Purge deletes attempts that ended before the time, with their events,
-	// deliveries and exchange ids, and orphan lines as old: at most limit
-	// attempts per call. dry only counts.
+	// deliveries and exchange ids, and orphan lines and marks as old: at most
+	// limit attempts per call (0 = all). It returns how many attempts; dry
+	// only counts.
 	Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error)
 
 	// List, Events and Counts are the operator's reads.

@@ -1,0 +1,395 @@
+// Package memstore keeps the sign-in engine's records in memory: for tests,
+// and as the simple twin that the other backends are compared with. Nothing
+// survives the process.
+package memstore
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Schema is the version of the record layout that [Store.Info] reports.
+const Schema = 1
+
+// Store is a [store.Store] in memory.
+type Store struct {
+	clock  func() time.Time
+	secret []byte
+	notify store.Notifier
+
+	mu         sync.Mutex
+	closed     bool
+	attempts   map[string]*store.Attempt
+	open       map[string]string    // Key.Index of the non-terminal attempts, to id
+	due        map[string]time.Time // when Due shows an attempt next: its Due, or the end of a hold
+	exchange   map[exchangeKey]string
+	events     map[string][]store.Event // by attempt, "" for orphans
+	orphans    int64                    // last Seq of an orphan
+	deliveries map[store.DeliveryKey]store.Delivery
+	marks      map[string]mark
+}
+
+type exchangeKey struct{ app, id string }
+
+type mark struct{ created, expires time.Time }
+
+func (m mark) over(now time.Time) bool { return !m.expires.IsZero() && !now.Before(m.expires) }
+
+var _ store.Store = (*Store)(nil)
+
+// New makes an empty store. clock is its time; nil means the machine's.
+func New(clock func() time.Time) *Store {
+	if clock == nil {
+		clock = time.Now
+	}
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails, by its contract
+	return &Store{
+		clock:      clock,
+		secret:     secret,
+		attempts:   map[string]*store.Attempt{},
+		open:       map[string]string{},
+		due:        map[string]time.Time{},
+		exchange:   map[exchangeKey]string{},
+		events:     map[string][]store.Event{},
+		deliveries: map[store.DeliveryKey]store.Delivery{},
+		marks:      map[string]mark{},
+	}
+}
+
+// lock is the beginning of every method: it refuses a context that is done and
+// a store that is closed. The caller unlocks when the error is nil.
+func (s *Store) lock(ctx context.Context, op string) (now time.Time, err error) {
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, fmt.Errorf("memstore: %s: %w", op, err)
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return time.Time{}, fmt.Errorf("memstore: %s: closed: %w", op, store.ErrUnavailable)
+	}
+	return store.Time(s.clock()), nil
+}
+
+// Apply writes the commits; see [store.Store].
+func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
+	errs := make([]error, len(commits))
+	now, err := s.lock(ctx, "apply")
+	if err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	defer s.mu.Unlock()
+	for i := range commits {
+		if err := s.check(&commits[i], now); err != nil {
+			errs[i] = fmt.Errorf("memstore: apply: %w", err)
+			continue
+		}
+		s.write(&commits[i], now)
+	}
+	return errs
+}
+
+// check plays the commit on an overlay: nothing of it is written unless all of
+// it can be.
+func (s *Store) check(c *store.Commit, now time.Time) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	staged := map[string]*store.Attempt{}
+	opened := map[string]string{}
+	openOf := func(index string) string {
+		if id, ok := opened[index]; ok {
+			return id
+		}
+		return s.open[index]
+	}
+	for i := range c.Put {
+		a := &c.Put[i]
+		old := staged[a.ID]
+		if old == nil {
+			old = s.attempts[a.ID]
+		}
+		switch {
+		case a.Version == 1 && old != nil:
+			return fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
+		case a.Version > 1 && old == nil:
+			return fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
+		case a.Version > 1 && old.Version != a.Version-1:
+			return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.Version, a.Version-1, store.ErrConflict)
+		}
+		if old != nil && !old.State.Terminal() {
+			opened[old.Key.Index()] = ""
+		}
+		if index := a.Key.Index(); !a.State.Terminal() {
+			if other := openOf(index); other != "" {
+				return fmt.Errorf("attempt %s: attempt %s: %w", a.ID, other, store.ErrExists)
+			}
+			opened[index] = a.ID
+		}
+		staged[a.ID] = a
+	}
+	known := func(id string) bool { return staged[id] != nil || s.attempts[id] != nil }
+	for i := range c.Events {
+		if id := c.Events[i].Attempt; id != "" && !known(id) {
+			return fmt.Errorf("event of attempt %s: %w", id, store.ErrNotFound)
+		}
+	}
+	for i := range c.Deliveries {
+		if id := c.Deliveries[i].Attempt; !known(id) {
+			return fmt.Errorf("delivery of attempt %s: %w", id, store.ErrNotFound)
+		}
+	}
+	for i, m := range c.Marks {
+		old, ok := s.marks[m.Name]
+		if ok && !old.over(now) || slices.ContainsFunc(c.Marks[:i], func(o store.Mark) bool { return o.Name == m.Name }) {
+			return fmt.Errorf("mark: %w", store.ErrDuplicate)
+		}
+	}
+	return nil
+}
+
+func (s *Store) write(c *store.Commit, now time.Time) {
+	for i := range c.Put {
+		a := c.Put[i].Clone()
+		a.Normalize()
+		if old := s.attempts[a.ID]; old != nil && s.open[old.Key.Index()] == a.ID {
+			delete(s.open, old.Key.Index())
+		}
+		if !a.State.Terminal() {
+			s.open[a.Key.Index()] = a.ID
+		}
+		delete(s.due, a.ID)
+		if due := a.Due(); !due.IsZero() {
+			s.due[a.ID] = due
+		}
+		if a.ExchangeID != "" {
+			s.exchange[exchangeKey{a.Key.App, a.ExchangeID}] = a.ID
+		}
+		s.attempts[a.ID] = &a
+		s.notify.Wake(a.ID)
+	}
+	for _, e := range c.Events {
+		e.Normalize()
+		if e.Attempt == "" {
+			s.orphans++
+			e.Seq = s.orphans
+		} else {
+			e.Seq = int64(len(s.events[e.Attempt])) + 1
+		}
+		s.events[e.Attempt] = append(s.events[e.Attempt], e)
+	}
+	for i := range c.Deliveries {
+		d := c.Deliveries[i].Clone()
+		d.Normalize()
+		s.deliveries[d.DeliveryKey] = d
+	}
+	for _, m := range c.Marks {
+		s.marks[m.Name] = mark{created: now, expires: store.Time(m.Expires)}
+	}
+}
+
+// Find is the engine's read; see [store.Store].
+func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	now, err := s.lock(ctx, "find")
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	defer s.mu.Unlock()
+	snap := store.Snapshot{Now: now}
+	if id := s.exchange[exchangeKey{q.User.App, q.ExchangeID}]; id != "" && q.ExchangeID != "" {
+		a := s.attempts[id].Clone()
+		snap.ByExchangeID = &a
+	}
+	key := q.Key()
+	for _, a := range s.attempts {
+		if a.Key.UserKey() == q.User && (q.Connection == "" || a.Key.Same(key)) {
+			snap.Attempts = append(snap.Attempts, a.Clone())
+		}
+	}
+	slices.SortFunc(snap.Attempts, func(a, b store.Attempt) int {
+		if a.State.Terminal() != b.State.Terminal() {
+			if a.State.Terminal() {
+				return 1
+			}
+			return -1
+		}
+		return strings.Compare(b.ID, a.ID)
+	})
+	open := slices.IndexFunc(snap.Attempts, func(a store.Attempt) bool { return a.State.Terminal() })
+	if open < 0 {
+		open = len(snap.Attempts)
+	}
+	snap.Attempts = snap.Attempts[:min(len(snap.Attempts), max(open, q.Max()))]
+	return snap, nil
+}
+
+// Get returns one attempt; see [store.Store].
+func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
+	now, err := s.lock(ctx, "get")
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	defer s.mu.Unlock()
+	a := s.attempts[id]
+	if a == nil {
+		return store.Snapshot{Now: now}, fmt.Errorf("memstore: get: attempt %q: %w", id, store.ErrNotFound)
+	}
+	return store.Snapshot{Now: now, Attempts: []store.Attempt{a.Clone()}}, nil
+}
+
+// Due takes attempts whose time has come; see [store.Store].
+func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
+	now, err := s.lock(ctx, "due")
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	defer s.mu.Unlock()
+	var ids []string
+	for id, at := range s.due {
+		if !at.After(now) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int {
+		if c := s.due[a].Compare(s.due[b]); c != 0 {
+			return c
+		}
+		return strings.Compare(a, b)
+	})
+	snap := store.Snapshot{Now: now}
+	for _, id := range ids[:min(len(ids), max(limit, 0))] {
+		s.due[id] = store.Time(now.Add(hold))
+		snap.Attempts = append(snap.Attempts, s.attempts[id].Clone())
+	}
+	return snap, nil
+}
+
+// Claim takes deliveries whose time has come; see [store.Store].
+func (s *Store) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
+	now, err := s.lock(ctx, "claim")
+	if err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	var out []store.Delivery
+	for _, d := range s.deliveries {
+		if d.Status == store.DeliveryPending && !d.NextAt.After(now) {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Delivery) int {
+		if c := a.NextAt.Compare(b.NextAt); c != 0 {
+			return c
+		}
+		return a.Compare(b.DeliveryKey)
+	})
+	out = out[:min(len(out), max(limit, 0))]
+	for i := range out {
+		out[i].Owner = owner
+		out[i].Tries++
+		out[i].NextAt = store.Time(now.Add(hold))
+		s.deliveries[out[i].DeliveryKey] = out[i].Clone()
+		out[i] = out[i].Clone()
+	}
+	return out, nil
+}
+
+// Changed waits for a newer version; see [store.Store].
+func (s *Store) Changed(ctx context.Context, id string, version int64) error {
+	err := s.notify.Wait(ctx, id, func() (bool, error) {
+		_, err := s.lock(ctx, "changed")
+		if err != nil {
+			return false, err
+		}
+		defer s.mu.Unlock()
+		a := s.attempts[id]
+		if a == nil {
+			return version > 0, nil
+		}
+		return a.Version > version, nil
+	})
+	if err != nil {
+		return fmt.Errorf("memstore: changed: %w", err)
+	}
+	return nil
+}
+
+// Purge forgets what is old; see [store.Store].
+func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error) {
+	now, err := s.lock(ctx, "purge")
+	if err != nil {
+		return 0, err
+	}
+	defer s.mu.Unlock()
+	var ids []string
+	for id, a := range s.attempts {
+		if a.State.Terminal() && a.Entered.Before(before) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	if limit > 0 {
+		ids = ids[:min(len(ids), limit)]
+	}
+	if dry {
+		return len(ids), nil
+	}
+	for _, id := range ids {
+		s.remove(id)
+	}
+	s.events[""] = slices.DeleteFunc(s.events[""], func(e store.Event) bool { return e.Time.Before(before) })
+	for name, m := range s.marks {
+		if m.over(now) || m.created.Before(before) {
+			delete(s.marks, name)
+		}
+	}
+	return len(ids), nil
+}
+
+func (s *Store) remove(id string) {
+	delete(s.attempts, id)
+	delete(s.events, id)
+	for k := range s.deliveries {
+		if k.Attempt == id {
+			delete(s.deliveries, k)
+		}
+	}
+	for k, to := range s.exchange {
+		if to == id {
+			delete(s.exchange, k)
+		}
+	}
+	s.notify.Wake(id)
+}
+
+// Secret returns the store's random key; see [store.Store].
+func (s *Store) Secret() []byte { return slices.Clone(s.secret) }
+
+// Info describes the store; see [store.Store].
+func (s *Store) Info(ctx context.Context) (store.Info, error) {
+	now, err := s.lock(ctx, "info")
+	if err != nil {
+		return store.Info{}, err
+	}
+	defer s.mu.Unlock()
+	return store.Info{Backend: "memory", Where: "this process", Schema: Schema, Now: now}, nil
+}
+
+// Close refuses all further calls and wakes those who wait in Changed.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.notify.Close()
+	return nil
+}

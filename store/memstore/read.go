@@ -1,0 +1,111 @@
+package memstore
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// List is the operator's list of attempts; see [store.Store].
+func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
+	now, err := s.lock(ctx, "list")
+	if err != nil {
+		return store.Page{}, err
+	}
+	defer s.mu.Unlock()
+	page := store.Page{Now: now}
+	for _, a := range s.attempts {
+		if f.Match(a) && (f.Cursor == "" || a.ID < f.Cursor) {
+			page.Attempts = append(page.Attempts, a.Clone())
+		}
+	}
+	slices.SortFunc(page.Attempts, func(a, b store.Attempt) int { return strings.Compare(b.ID, a.ID) })
+	if n := f.Max(); len(page.Attempts) > n {
+		page.Attempts = page.Attempts[:n]
+		page.Next = page.Attempts[n-1].ID
+	}
+	for i := range page.Attempts {
+		page.Deliveries = append(page.Deliveries, s.deliveriesOf(page.Attempts[i].ID)...)
+	}
+	return page, nil
+}
+
+func (s *Store) deliveriesOf(id string) []store.Delivery {
+	var out []store.Delivery
+	for k, d := range s.deliveries {
+		if k.Attempt == id {
+			out = append(out, d.Clone())
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Delivery) int { return a.Compare(b.DeliveryKey) })
+	return out
+}
+
+// Events returns audit lines; see [store.Store].
+func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
+	if _, err := s.lock(ctx, "events"); err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	all := f.Attempt == "" && !f.Orphans
+	var out []store.Event
+	for id, events := range s.events {
+		if !all && id != f.Attempt {
+			continue
+		}
+		for _, e := range events {
+			if (all || e.Seq > f.After) && !e.Time.Before(f.Since) {
+				out = append(out, e)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Event) int {
+		if !all {
+			return cmp.Compare(a.Seq, b.Seq)
+		}
+		return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Seq, b.Seq))
+	})
+	return out[:min(len(out), f.Max())], nil
+}
+
+// Counts is the operator's overview; see [store.Store].
+func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
+	now, err := s.lock(ctx, "counts")
+	if err != nil {
+		return store.Counts{}, err
+	}
+	defer s.mu.Unlock()
+	c := store.Counts{
+		Now:    now,
+		Open:   map[store.State]int{},
+		Oldest: map[store.State]time.Time{},
+		Ended:  map[string]int{},
+	}
+	since = since.Truncate(time.Minute)
+	for _, a := range s.attempts {
+		if a.State.Terminal() {
+			if !a.Entered.Before(since) {
+				c.Ended[a.Outcome()]++
+			}
+			continue
+		}
+		c.Open[a.State]++
+		if old, ok := c.Oldest[a.State]; !ok || a.Entered.Before(old) {
+			c.Oldest[a.State] = a.Entered
+		}
+	}
+	for _, d := range s.deliveries {
+		switch d.Status {
+		case store.DeliveryPending:
+			c.Owed++
+		case store.DeliveryDead:
+			c.Dead++
+		case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
+		}
+	}
+	return c, nil
+}

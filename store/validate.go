@@ -1,0 +1,48 @@
+package store
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// MaxID is the longest attempt id in bytes; a ULID has 26.
+const MaxID = 128
+
+// Validate refuses what no backend can keep: an attempt without an id, version
+// or valid state, a delivery without a valid kind or status, a mark without a
+// name. The error is [ErrInvalid].
+func (c *Commit) Validate() error {
+	for i := range c.Put {
+		a := &c.Put[i]
+		switch {
+		case !validID(a.ID):
+			return fmt.Errorf("attempt id %q: %w", a.ID, ErrInvalid)
+		case a.Version < 1:
+			return fmt.Errorf("attempt %s: version %d: %w", a.ID, a.Version, ErrInvalid)
+		case !a.State.Valid():
+			return fmt.Errorf("attempt %s: state %q: %w", a.ID, a.State, ErrInvalid)
+		}
+	}
+	for i := range c.Events {
+		if e := &c.Events[i]; e.Attempt != "" && !validID(e.Attempt) {
+			return fmt.Errorf("event of attempt id %q: %w", e.Attempt, ErrInvalid)
+		}
+	}
+	for i := range c.Deliveries {
+		d := &c.Deliveries[i]
+		if !validID(d.Attempt) || !d.Kind.Valid() || !d.Status.Valid() || d.Round < 0 || d.Round > math.MaxInt32 {
+			return fmt.Errorf("delivery %s, status %q: %w", d.DeliveryKey, d.Status, ErrInvalid)
+		}
+	}
+	for _, m := range c.Marks {
+		if m.Name == "" {
+			return fmt.Errorf("mark without a name: %w", ErrInvalid)
+		}
+	}
+	return nil
+}
+
+func validID(id string) bool {
+	return id != "" && len(id) <= MaxID && strings.IndexByte(id, 0) < 0
+}
