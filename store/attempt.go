@@ -191,6 +191,7 @@ type Attempt struct {
 	AnswerDetail string // its failureDetail
 	TokenMark    []byte // HMAC of the last SSO token
 	CodeMark     []byte // HMAC of the last verification code
+	CodeStatus   int    // the recorded answer to that code, 0 for none
 
 	Supersedes   string
 	SupersededBy string
