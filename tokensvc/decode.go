@@ -67,10 +67,10 @@ type timestamp time.Time
 
 func (t *timestamp) UnmarshalJSON(b []byte) error {
 	s := strings.Trim(string(b), `"`)
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.RFC1123, "2006-01-02T15:04:05-0700"} {
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.RFC1123} {
 		if parsed, err := time.Parse(layout, s); err == nil {
 			*t = timestamp(parsed.UTC())
-			return nil
+			break
 		}
 	}
 	return nil
@@ -81,10 +81,9 @@ type properties map[string]string
 
 func (p *properties) UnmarshalJSON(b []byte) error {
 	var members map[string]json.RawMessage
-	if json.Unmarshal(b, &members) != nil || len(members) == 0 {
-		return nil
+	if json.Unmarshal(b, &members) == nil && len(members) > 0 {
+		*p = make(properties, len(members))
 	}
-	*p = make(properties, len(members))
 	for name, raw := range members {
 		var s string
 		if json.Unmarshal(raw, &s) == nil {

@@ -64,8 +64,8 @@ type TokenStatus struct {
 	DisplayName string // serviceProviderDisplayName
 }
 
-// ErrNoToken: the service has no token for the user and connection (404, 204
-// or an empty body on GetToken).
+// ErrNoToken says that the service has no token for the user and connection
+// (404, 204 or an empty body on GetToken).
 var ErrNoToken = errors.New("no token")
 
 // Error is an answer that is no success, or no answer at all.
