@@ -47,7 +47,7 @@ func (f *Filter) Match(a *Attempt) bool {
 	return strings.HasPrefix(a.ID, f.IDPrefix) &&
 		same(f.App, a.Key.App) &&
 		(f.User == "" || f.User == a.Key.User || strings.EqualFold(f.User, a.Conversation.UserAAD)) &&
-		(f.Connection == "" || strings.ToLower(f.Connection) == strings.ToLower(a.Key.Connection)) &&
+		(f.Connection == "" || strings.EqualFold(f.Connection, a.Key.Connection)) &&
 		same(f.Tenant, a.Conversation.Tenant) &&
 		same(f.Conversation, a.Conversation.ID) &&
 		(len(f.States) == 0 || slices.Contains(f.States, a.State)) &&

@@ -1,0 +1,258 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Bounds of a [Group].
+const (
+	// MaxGroup is how many commits go to the backend in one call.
+	MaxGroup = 512
+	// MaxLater is how many commits of [Group.Later] are kept at most.
+	MaxLater = 4096
+	// groupTimeout bounds one call of the backend: callers come and go, and
+	// none of their contexts ends it.
+	groupTimeout = 30 * time.Second
+	// closeTimeout bounds what Close still writes.
+	closeTimeout = 5 * time.Second
+)
+
+// Group gathers the commits of many goroutines: while one group is being
+// written the next ones gather, and then go to the backend as one call. There
+// is no delay and no goroutine; whoever comes first writes for those who came
+// meanwhile. A Group is a [Store].
+type Group struct {
+	Store
+
+	// turn holds a token; who takes it writes one group.
+	turn    chan struct{}
+	dropped atomic.Int64
+
+	mu    sync.Mutex
+	queue []*pending
+	later []Commit
+}
+
+// pending is a commit that somebody waits for.
+type pending struct {
+	commit *Commit
+	err    error
+	done   chan struct{} // closed when err stands
+}
+
+// NewGroup wraps a store.
+func NewGroup(s Store) *Group {
+	g := &Group{Store: s, turn: make(chan struct{}, 1)}
+	g.turn <- struct{}{}
+	return g
+}
+
+// Commit writes c and returns when it is durable, or with the store's refusal.
+// When ctx ends first its error is returned, and the commit may be applied all
+// the same. c must not be changed after such a return.
+func (g *Group) Commit(ctx context.Context, c Commit) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return g.wait(ctx, g.enqueue([]Commit{c})[0])
+}
+
+// Apply is [Store.Apply], in company: the commits keep their order, others may
+// stand between them.
+func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
+	errs := make([]error, len(commits))
+	for i, p := range g.enqueue(commits) {
+		errs[i] = g.wait(ctx, p)
+	}
+	return errs
+}
+
+// Later queues a commit that nobody waits for: it is written with the next
+// group, or by [Group.Flush]. Refusals go unseen. When the backend is
+// unavailable it is kept for the next try; beyond [MaxLater] the oldest are
+// dropped, see [Group.Dropped]. A caller that finds the queue full writes it.
+func (g *Group) Later(c Commit) {
+	g.mu.Lock()
+	g.later = append(g.later, c)
+	full := len(g.later) >= MaxLater
+	g.mu.Unlock()
+	if full {
+		ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
+		defer cancel()
+		_ = g.Flush(ctx) // what could not be written is kept or counted
+		g.mu.Lock()
+		g.trim()
+		g.mu.Unlock()
+	}
+}
+
+// Dropped is how many commits of Later were given up.
+func (g *Group) Dropped() int64 { return g.dropped.Load() }
+
+// Flush writes what Later has gathered. An error means that something is left,
+// kept for the next try.
+func (g *Group) Flush(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		left := len(g.later)
+		g.mu.Unlock()
+		if left == 0 {
+			// What is not in the queue may be in a group that is on its way.
+			if err := g.take(ctx); err != nil {
+				return fmt.Errorf("flush: %w", err)
+			}
+			g.turn <- struct{}{}
+			g.mu.Lock()
+			left = len(g.later)
+			g.mu.Unlock()
+			if left == 0 {
+				return nil
+			}
+		}
+		if err := g.take(ctx); err != nil {
+			return fmt.Errorf("flush: %w", err)
+		}
+		if err := g.lead(ctx); err != nil {
+			return fmt.Errorf("flush: %w", err)
+		}
+	}
+}
+
+// Close writes what Later has gathered, within five seconds, and closes the
+// store.
+func (g *Group) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return errors.Join(g.Flush(ctx), g.Store.Close())
+}
+
+func (g *Group) enqueue(commits []Commit) []*pending {
+	ps := make([]*pending, len(commits))
+	for i := range commits {
+		ps[i] = &pending{commit: &commits[i], done: make(chan struct{})}
+	}
+	g.mu.Lock()
+	g.queue = append(g.queue, ps...)
+	g.mu.Unlock()
+	return ps
+}
+
+// wait returns p's result; it writes groups itself while nobody else does.
+func (g *Group) wait(ctx context.Context, p *pending) error {
+	for {
+		select {
+		case <-p.done:
+			return p.err
+		default:
+		}
+		select {
+		case <-p.done:
+			return p.err
+		case <-g.turn:
+			// Either p is still queued, or the writer before us has settled it.
+			select {
+			case <-p.done:
+				g.turn <- struct{}{}
+				return p.err
+			default:
+			}
+			_ = g.lead(ctx) // a failure of Later's commits is not ours
+		case <-ctx.Done():
+			g.forget(p)
+			return fmt.Errorf("commit: %w", ctx.Err())
+		}
+	}
+}
+
+// forget takes p back if its group has not left yet: a commit whose caller has
+// gone should not lie here until somebody else comes.
+func (g *Group) forget(p *pending) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.queue = slices.DeleteFunc(g.queue, func(q *pending) bool { return q == p })
+}
+
+func (g *Group) take(ctx context.Context) error {
+	select {
+	case <-g.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// lead writes one group and passes the turn on. The error is the backend's on
+// commits of Later that are kept for the next try.
+func (g *Group) lead(ctx context.Context) error {
+	defer func() { g.turn <- struct{}{} }()
+
+	g.mu.Lock()
+	// Half of a group is Later's if it comes to that, lest it starve.
+	later := g.later[:min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))]
+	g.later = slices.Clone(g.later[len(later):])
+	waiting := slices.Clone(g.queue[:min(len(g.queue), MaxGroup-len(later))])
+	g.queue = slices.Delete(g.queue, 0, len(waiting))
+	g.mu.Unlock()
+	if len(waiting)+len(later) == 0 {
+		return nil
+	}
+
+	// Later's commits are older than whoever waits.
+	commits := slices.Grow(slices.Clone(later), len(waiting))
+	for _, p := range waiting {
+		commits = append(commits, *p.commit)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
+	defer cancel()
+	errs := g.Store.Apply(ctx, commits)
+	for i, p := range waiting {
+		p.err = errs[len(later)+i]
+		close(p.done)
+	}
+	return g.keep(later, errs[:len(later)])
+}
+
+// keep puts those of Later's commits back that the backend could not write.
+func (g *Group) keep(later []Commit, errs []error) error {
+	var failed error
+	var again []Commit
+	for i, err := range errs {
+		if err != nil && !refused(err) {
+			again = append(again, later[i])
+			failed = err
+		}
+	}
+	if failed == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.later = append(again, g.later...)
+	g.trim()
+	return failed
+}
+
+// trim drops the oldest beyond the bound. g.mu is held.
+func (g *Group) trim() {
+	if over := len(g.later) - MaxLater; over > 0 {
+		g.later = slices.Clone(g.later[over:])
+		g.dropped.Add(int64(over))
+	}
+}
+
+// refused reports whether err is a store's last word on a commit, so that
+// trying again is no use.
+func refused(err error) bool {
+	for _, target := range []error{ErrNotFound, ErrExists, ErrConflict, ErrDuplicate, ErrInvalid, ErrReadOnly, ErrCorrupt} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
