@@ -1,0 +1,230 @@
+package operator
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Direct reads a store of this process.
+type Direct struct {
+	store store.Store
+	rules machine.StuckRules
+	about Info
+}
+
+// NewDirect reads st and judges by rules. What about says of the process is
+// passed on; what the store knows of itself is asked with every Info.
+func NewDirect(st store.Store, rules machine.StuckRules, about Info) *Direct {
+	return &Direct{store: st, rules: rules, about: about}
+}
+
+// Info implements [Reader].
+func (d *Direct) Info(ctx context.Context) (Info, error) {
+	i, err := d.store.Info(ctx)
+	if err != nil {
+		return Info{}, fmt.Errorf("read store info: %w", err)
+	}
+	about := d.about
+	about.Schema = Schema
+	about.Backend, about.Where, about.Store, about.Now = i.Backend, i.Where, i.Schema, Time{i.Now}
+	return about, nil
+}
+
+// List implements [Reader].
+func (d *Direct) List(ctx context.Context, q Query) (Page, error) {
+	f := q.filter()
+	if q.AgeGT > 0 {
+		now, err := d.now(ctx)
+		if err != nil {
+			return Page{}, err
+		}
+		f.EnteredUntil = now.Add(-q.AgeGT)
+	}
+	if q.Stuck {
+		return d.listStuck(ctx, f)
+	}
+	page, err := d.store.List(ctx, f)
+	if err != nil {
+		return Page{}, fmt.Errorf("list attempts: %w", err)
+	}
+	views := make([]View, len(page.Attempts))
+	for i := range page.Attempts {
+		views[i] = d.view(page.Now, &page.Attempts[i], page.Deliveries)
+	}
+	return Page{Attempts: views, NextCursor: page.Next}, nil
+}
+
+// listStuck goes page by page, because no index knows what a rule says, and
+// stops on a page's edge, because only there is a cursor.
+func (d *Direct) listStuck(ctx context.Context, f store.Filter) (Page, error) {
+	f.Limit = cmp.Or(f.Limit, defaultLimit)
+	found := Page{Attempts: []View{}}
+	for {
+		page, err := d.store.List(ctx, f)
+		if err != nil {
+			return Page{}, fmt.Errorf("list attempts: %w", err)
+		}
+		for i := range page.Attempts {
+			if v := d.view(page.Now, &page.Attempts[i], page.Deliveries); v.Stuck != nil {
+				found.Attempts = append(found.Attempts, v)
+			}
+		}
+		f.Cursor = page.Next
+		if page.Next == "" || len(found.Attempts) >= f.Limit {
+			found.NextCursor = page.Next
+			return found, nil
+		}
+	}
+}
+
+// filter is the part of q that the store knows.
+func (q Query) filter() store.Filter {
+	return store.Filter{
+		User: q.User, Connection: q.Connection, Tenant: q.Tenant, Conversation: q.Conversation,
+		States: q.States, Reason: q.Reason, FailureCode: q.FailureCode, Method: q.Method,
+		Platform: q.Platform, Instance: q.Instance, Since: q.Since, Until: q.Until,
+		Limit: q.Limit, Cursor: q.Cursor,
+	}
+}
+
+// Get implements [Reader].
+func (d *Direct) Get(ctx context.Context, id string) (Detail, error) {
+	page, err := d.find(ctx, id)
+	if err != nil {
+		return Detail{}, err
+	}
+	a := &page.Attempts[0]
+	events, err := d.trail(ctx, a.ID)
+	if err != nil {
+		return Detail{}, err
+	}
+	findings := d.findings(page.Now, a, page.Deliveries)
+	return Detail{
+		View:            NewView(page.Now, a, page.Deliveries, findings),
+		Now:             Time{page.Now},
+		Platform:        a.Platform,
+		SSOOutcome:      a.SSOOutcome,
+		DeliveryUnknown: a.DeliveryUnknown,
+		PopupClosed:     a.PopupClosed,
+		Rounds:          a.Rounds,
+		Invokes:         a.Invokes,
+		Findings:        findings,
+		Deliveries:      deliveryViews(a.ID, page.Deliveries),
+		Events:          events,
+	}, nil
+}
+
+// Resolve returns the full id for an id or unique prefix.
+func (d *Direct) Resolve(ctx context.Context, id string) (string, error) {
+	page, err := d.find(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	return page.Attempts[0].ID, nil
+}
+
+// find returns a page with exactly one attempt.
+func (d *Direct) find(ctx context.Context, id string) (store.Page, error) {
+	if id == "" {
+		return store.Page{}, fmt.Errorf("%w: empty attempt id", ErrBadRequest)
+	}
+	page, err := d.store.List(ctx, store.Filter{IDPrefix: strings.ToUpper(id), Limit: 2})
+	switch {
+	case err != nil:
+		return store.Page{}, fmt.Errorf("get attempt %s: %w", id, err)
+	case len(page.Attempts) == 0:
+		return store.Page{}, fmt.Errorf("attempt %s: %w", id, store.ErrNotFound)
+	case len(page.Attempts) > 1:
+		return store.Page{}, fmt.Errorf("%w: %s begins both %s and %s",
+			ErrAmbiguous, id, page.Attempts[1].ID, page.Attempts[0].ID)
+	}
+	return page, nil
+}
+
+// trail reads all audit lines of an attempt.
+func (d *Direct) trail(ctx context.Context, id string) ([]EventView, error) {
+	var after int64
+	views := []EventView{}
+	for {
+		events, err := d.store.Events(ctx, store.EventFilter{Attempt: id, After: after, Limit: defaultEventLimit})
+		if err != nil {
+			return nil, fmt.Errorf("read the trail of %s: %w", id, err)
+		}
+		views = append(views, eventViews(events)...)
+		if len(events) < defaultEventLimit {
+			return views, nil
+		}
+		after = events[len(events)-1].Seq
+	}
+}
+
+// Events implements [Reader].
+func (d *Direct) Events(ctx context.Context, q EventQuery) ([]EventView, error) {
+	events, err := d.store.Events(ctx, store.EventFilter{
+		Attempt: q.Attempt, Orphans: q.Orphans, Since: q.Since, After: q.After, Limit: q.Limit,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	return eventViews(events), nil
+}
+
+// Overview implements [Reader].
+func (d *Direct) Overview(ctx context.Context) (Overview, error) {
+	now, err := d.now(ctx)
+	if err != nil {
+		return Overview{}, err
+	}
+	counts, err := d.store.Counts(ctx, now.Add(-window))
+	if err != nil {
+		return Overview{}, fmt.Errorf("count attempts: %w", err)
+	}
+	o := Overview{
+		Schema: Schema, Now: Time{counts.Now}, Window: Milliseconds(window),
+		LastHour: endedView(counts.Ended), Owed: counts.Owed, Dead: counts.Dead,
+	}
+	for _, s := range []store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying} {
+		v := StateView{State: s, Count: counts.Open[s], Oldest: Time{counts.Oldest[s]}}
+		if !v.Oldest.IsZero() {
+			v.Age = Milliseconds(counts.Now.Sub(v.Oldest.Time))
+		}
+		o.States = append(o.States, v)
+	}
+	o.Stuck, err = d.stuck(ctx, counts)
+	return o, err
+}
+
+func (d *Direct) now(ctx context.Context) (time.Time, error) {
+	i, err := d.store.Info(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the store's clock: %w", err)
+	}
+	return i.Now, nil
+}
+
+// endedView splits the store's "Complete:METHOD" and "Failed:REASON".
+func endedView(ended map[string]int) EndedView {
+	v := EndedView{Complete: map[string]int{}, Failed: map[string]int{}}
+	for name, n := range ended {
+		state, why, _ := strings.Cut(name, ":")
+		switch store.State(state) {
+		case store.Complete:
+			v.Complete[why] += n
+		case store.Failed:
+			v.Failed[why] += n
+		case store.None, store.Idle, store.CardSent, store.Exchanging, store.Verifying:
+		}
+	}
+	return v
+}
+
+func (d *Direct) view(now time.Time, a *store.Attempt, deliveries []store.Delivery) View {
+	return NewView(now, a, deliveries, d.findings(now, a, deliveries))
+}
+

@@ -1,0 +1,28 @@
+// Package operator is what people who run a bot look at and act through: the
+// attempts with their timelines, what is stuck and why, and the three actions
+// reconcile, cancel and redeliver.
+//
+// The same questions are asked in two places, so they are one interface,
+// [Reader]. [Direct] answers from a store; [Client] asks a running process,
+// whose answers come from [NewHandler] over a unix socket beside the bbolt
+// file or over TCP with a bearer token. A bbolt file belongs to one process,
+// even for readers: the socket is the only way to look at a live bot.
+//
+// Routes, all JSON (product.md §3 has the shapes):
+//
+//	GET  /healthz                      the process answers
+//	GET  /readyz                       the store answers and has the right schema
+//	GET  /info                         what runs here
+//	GET  /overview                     states, last hour, stuck list
+//	GET  /attempts?user=&state=…       a page of attempts
+//	GET  /attempts/{id}                one attempt, by id or unique prefix
+//	GET  /events?attempt=&after=…      audit lines, oldest first
+//	GET  /snapshot                     a consistent copy of the bbolt file
+//	POST /attempts/{id}/reconcile      {actor, reason}
+//	POST /attempts/{id}/cancel         {actor, reason}
+//	POST /attempts/{id}/redeliver      {actor, reason}
+//	POST /purge                        {older_than, dry_run, limit}
+//
+// Every representation leaves through one function, so that pages can be
+// added to the same routes by content negotiation.
+package operator

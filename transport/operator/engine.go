@@ -1,0 +1,93 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Engine is what the actions need of *machine.Engine.
+type Engine interface {
+	Ready(ctx context.Context) error
+	Reconcile(ctx context.Context, id string, op machine.Operator) (store.Attempt, error)
+	Cancel(ctx context.Context, id string, op machine.Operator) (store.Attempt, error)
+	Redeliver(ctx context.Context, id string, op machine.Operator) (int, error)
+}
+
+// Actor does what an operator asks for; id may be a unique prefix. Errors:
+// store.ErrNotFound, store.ErrConflict, ErrAmbiguous, machine.ErrTerminal,
+// machine.ErrLeaseHeld.
+type Actor interface {
+	Reconcile(ctx context.Context, id string, op machine.Operator) (View, error)
+	Cancel(ctx context.Context, id string, op machine.Operator) (View, error)
+	// Redeliver makes the attempt's dead and pending callbacks due now and
+	// says how many there are.
+	Redeliver(ctx context.Context, id string, op machine.Operator) (int, error)
+	// Purge deletes at most limit attempts that ended longer than olderThan
+	// ago by the store's clock, or with dry counts them.
+	Purge(ctx context.Context, olderThan time.Duration, limit int, dry bool) (int, error)
+}
+
+// DirectActor acts through an engine of this process.
+type DirectActor struct {
+	*Direct
+	engine Engine
+}
+
+// NewDirectActor lets an operator act on what d reads.
+func NewDirectActor(d *Direct, engine Engine) *DirectActor {
+	return &DirectActor{Direct: d, engine: engine}
+}
+
+// Reconcile implements [Actor].
+func (d *DirectActor) Reconcile(ctx context.Context, id string, op machine.Operator) (View, error) {
+	return d.act(ctx, id, op, d.engine.Reconcile)
+}
+
+// Cancel implements [Actor].
+func (d *DirectActor) Cancel(ctx context.Context, id string, op machine.Operator) (View, error) {
+	return d.act(ctx, id, op, d.engine.Cancel)
+}
+
+func (d *DirectActor) act(ctx context.Context, id string, op machine.Operator,
+	do func(context.Context, string, machine.Operator) (store.Attempt, error),
+) (View, error) {
+	full, err := d.Resolve(ctx, id)
+	if err != nil {
+		return View{}, err
+	}
+	if _, err = do(ctx, full, op); err != nil {
+		return View{}, fmt.Errorf("attempt %s: %w", full, err)
+	}
+	detail, err := d.Get(ctx, full)
+	return detail.View, err
+}
+
+// Redeliver implements [Actor].
+func (d *DirectActor) Redeliver(ctx context.Context, id string, op machine.Operator) (int, error) {
+	full, err := d.Resolve(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	n, err := d.engine.Redeliver(ctx, full, op)
+	if err != nil {
+		return n, fmt.Errorf("redeliver %s: %w", full, err)
+	}
+	return n, nil
+}
+
+// Purge implements [Actor].
+func (d *DirectActor) Purge(ctx context.Context, olderThan time.Duration, limit int, dry bool) (int, error) {
+	now, err := d.now(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n, err := d.store.Purge(ctx, now.Add(-olderThan), limit, dry)
+	if err != nil {
+		return n, fmt.Errorf("purge: %w", err)
+	}
+	return n, nil
+}

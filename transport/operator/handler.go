@@ -1,0 +1,288 @@
+package operator
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// HandlerConfig says what the operator endpoint serves.
+type HandlerConfig struct {
+	Reader   Reader
+	Actor    Actor                       // nil: the actions are refused with ErrUnsupported
+	Ready    func(context.Context) error // nil: always ready
+	Snapshot Snapshotter                 // nil: the backend has none
+	Token    tokensvc.Secret             // asked for when not empty; required on TCP, not on a unix socket
+	Clock    func() time.Time            // for relative times in queries; nil = time.Now
+	Log      zerolog.Logger
+}
+
+// Limits of a request to the operator endpoint.
+const (
+	maxBody      = 64 << 10
+	maxPurgeStep = 10_000
+)
+
+// NewHandler serves the operator API.
+func NewHandler(cfg HandlerConfig) http.Handler {
+	h := &handler{HandlerConfig: cfg}
+	if h.Clock == nil {
+		h.Clock = time.Now
+	}
+	api := http.NewServeMux()
+	for pattern, answer := range map[string]func(*http.Request) (any, error){
+		"GET /info":                     h.info,
+		"GET /overview":                 h.overview,
+		"GET /attempts":                 h.attempts,
+		"GET /attempts/{id}":            h.attempt,
+		"GET /events":                   h.events,
+		"POST /attempts/{id}/reconcile": h.reconcile,
+		"POST /attempts/{id}/cancel":    h.cancel,
+		"POST /attempts/{id}/redeliver": h.redeliver,
+		"POST /purge":                   h.purge,
+	} {
+		api.Handle(pattern, h.reply(answer))
+	}
+	api.HandleFunc("GET /snapshot", h.snapshot)
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", h.reply(func(*http.Request) (any, error) { return status{"ok"}, nil }))
+	mux.Handle("GET /readyz", h.reply(h.ready))
+	mux.Handle("/", h.authorized(api))
+	return mux
+}
+
+type handler struct{ HandlerConfig }
+
+type status struct {
+	Status string `json:"status"`
+}
+
+// reply writes what answer returns. It is the only place that chooses a
+// representation.
+func (h *handler) reply(answer func(*http.Request) (any, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v, err := answer(r)
+		if err != nil {
+			h.refuse(w, r, err)
+			return
+		}
+		h.write(w, http.StatusOK, v)
+	})
+}
+
+func (h *handler) write(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		h.Log.Debug().Err(err).Msg("operator answer not written")
+	}
+}
+
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	code, body := describe(err)
+	if code >= http.StatusInternalServerError {
+		h.Log.Error().Err(err).Str("method", r.Method).Str("route", r.Pattern).Msg("operator request failed")
+	}
+	h.write(w, code, body)
+}
+
+// authorized asks for the bearer token. Hashes are compared, so that not
+// even the token's length shows in the time it takes.
+func (h *handler) authorized(next http.Handler) http.Handler {
+	if h.Token.Empty() {
+		return next
+	}
+	want := sha256.Sum256([]byte(h.Token.Reveal()))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		got := sha256.Sum256([]byte(token))
+		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="signin-engine operator"`)
+			h.refuse(w, r, ErrUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (h *handler) ready(r *http.Request) (any, error) {
+	if h.Ready != nil {
+		if err := h.Ready(r.Context()); err != nil {
+			return nil, err
+		}
+	}
+	return status{"ready"}, nil
+}
+
+func (h *handler) info(r *http.Request) (any, error) { return h.Reader.Info(r.Context()) }
+
+func (h *handler) overview(r *http.Request) (any, error) { return h.Reader.Overview(r.Context()) }
+
+func (h *handler) attempts(r *http.Request) (any, error) {
+	q, err := ParseQuery(r.URL.Query(), h.Clock())
+	if err != nil {
+		return nil, err
+	}
+	return h.Reader.List(r.Context(), q)
+}
+
+func (h *handler) attempt(r *http.Request) (any, error) {
+	return h.Reader.Get(r.Context(), r.PathValue("id"))
+}
+
+// eventList is the JSON of a list of audit lines.
+type eventList struct {
+	Events []EventView `json:"events"`
+}
+
+func (h *handler) events(r *http.Request) (any, error) {
+	q, err := ParseEventQuery(r.URL.Query(), h.Clock())
+	if err != nil {
+		return nil, err
+	}
+	events, err := h.Reader.Events(r.Context(), q)
+	return eventList{events}, err
+}
+
+// order is the body of an operator's action.
+type order struct {
+	Actor  string `json:"actor"`
+	Reason string `json:"reason"`
+}
+
+// redelivered is the answer to a redelivery.
+type redelivered struct {
+	Redelivered int `json:"redelivered"`
+}
+
+// purgeOrder is the body of a purge.
+type purgeOrder struct {
+	OlderThan string `json:"older_than"` // a Go duration, "720h"
+	Limit     int    `json:"limit"`
+	DryRun    bool   `json:"dry_run"`
+}
+
+// purged is the answer to a purge.
+type purged struct {
+	Purged int `json:"purged"`
+}
+
+func (h *handler) reconcile(r *http.Request) (any, error) {
+	op, err := h.order(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.Actor.Reconcile(r.Context(), r.PathValue("id"), op)
+}
+
+func (h *handler) cancel(r *http.Request) (any, error) {
+	op, err := h.order(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.Actor.Cancel(r.Context(), r.PathValue("id"), op)
+}
+
+func (h *handler) redeliver(r *http.Request) (any, error) {
+	op, err := h.order(r)
+	if err != nil {
+		return nil, err
+	}
+	n, err := h.Actor.Redeliver(r.Context(), r.PathValue("id"), op)
+	return redelivered{n}, err
+}
+
+// order reads who acts and why: an action without both is refused.
+func (h *handler) order(r *http.Request) (machine.Operator, error) {
+	var o order
+	if err := h.body(r, &o); err != nil {
+		return machine.Operator{}, err
+	}
+	if o.Actor == "" || o.Reason == "" {
+		return machine.Operator{}, fmt.Errorf("%w: actor and reason are required", ErrBadRequest)
+	}
+	h.Log.Info().Str("route", r.Pattern).Str("attempt", r.PathValue("id")).Str("actor", o.Actor).Msg("operator action")
+	return machine.Operator{Actor: o.Actor, Reason: o.Reason}, nil
+}
+
+func (h *handler) purge(r *http.Request) (any, error) {
+	var o purgeOrder
+	if err := h.body(r, &o); err != nil {
+		return nil, err
+	}
+	age, err := time.ParseDuration(o.OlderThan)
+	if err != nil || age <= 0 {
+		return nil, fmt.Errorf("%w: older_than: %q is no positive duration", ErrBadRequest, o.OlderThan)
+	}
+	if o.Limit <= 0 || o.Limit > maxPurgeStep {
+		return nil, fmt.Errorf("%w: limit: %d is not from 1 to %d", ErrBadRequest, o.Limit, maxPurgeStep)
+	}
+	n, err := h.Actor.Purge(r.Context(), age, o.Limit, o.DryRun)
+	return purged{n}, err
+}
+
+func (h *handler) body(r *http.Request, v any) error {
+	if h.Actor == nil {
+		return fmt.Errorf("%w: this endpoint only reads", ErrUnsupported)
+	}
+	d := json.NewDecoder(io.LimitReader(r.Body, maxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: body: %w", ErrBadRequest, err)
+	}
+	return nil
+}
+
+// snapshot streams a copy of the store. Once bytes are out a failure can only
+// be told by cutting the connection.
+func (h *handler) snapshot(w http.ResponseWriter, r *http.Request) {
+	if h.Snapshot == nil {
+		h.refuse(w, r, fmt.Errorf("%w: only a bbolt store has snapshots", ErrUnsupported))
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	out := &counter{w: w}
+	_, err := h.Snapshot.Snapshot(r.Context(), out)
+	switch {
+	case err == nil:
+	case out.n == 0:
+		w.Header().Del("Content-Type")
+		h.refuse(w, r, fmt.Errorf("snapshot: %w", err))
+	default:
+		h.Log.Error().Err(err).Msg("snapshot broke off")
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// counter knows whether anything was written.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	if err != nil {
+		return n, errors.Join(errClientGone, err)
+	}
+	return n, nil
+}
+
+var errClientGone = errors.New("client gone")

@@ -1,0 +1,75 @@
+package operator
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Reader answers an operator's questions. [Direct] and [Client] are readers.
+type Reader interface {
+	// Overview says what is open, what ended in the last hour and what is stuck.
+	Overview(ctx context.Context) (Overview, error)
+	// List returns attempts, newest first.
+	List(ctx context.Context, q Query) (Page, error)
+	// Get returns one attempt by id or unique prefix: store.ErrNotFound,
+	// ErrAmbiguous.
+	Get(ctx context.Context, id string) (Detail, error)
+	// Events returns audit lines, oldest first.
+	Events(ctx context.Context, q EventQuery) ([]EventView, error)
+	// Info says what answers.
+	Info(ctx context.Context) (Info, error)
+}
+
+// Snapshotter writes a consistent copy of a live store; boltstore is one.
+type Snapshotter interface {
+	Snapshot(ctx context.Context, w io.Writer) (int64, error)
+}
+
+// Info says what answers: which store, and which process holds it.
+type Info struct {
+	Schema   int               `json:"schema"`
+	Backend  string            `json:"backend"` // memory, bolt, postgres
+	Where    string            `json:"where"`   // without secrets
+	Store    int               `json:"store_schema"`
+	Now      Time              `json:"now"`
+	Live     bool              `json:"live"` // a running engine answers, not a file
+	Instance string            `json:"instance,omitempty"`
+	Version  string            `json:"version,omitempty"`
+	PID      int               `json:"pid,omitempty"`
+	Started  Time              `json:"started"`
+	Listen   string            `json:"listen,omitempty"`
+	Settings map[string]string `json:"settings,omitempty"` // what doctor checks from outside
+	Names    []string          `json:"connections,omitempty"`
+}
+
+// Overview is the first page of an operator's morning.
+type Overview struct {
+	Schema   int          `json:"schema"`
+	Now      Time         `json:"now"`
+	States   []StateView  `json:"states"` // the open states, in the order of a sign-in
+	LastHour EndedView    `json:"last_hour"`
+	Owed     int          `json:"callbacks_pending"`
+	Dead     int          `json:"callbacks_dead"`
+	Stuck    []Finding    `json:"stuck"`
+	Window   Milliseconds `json:"window_ms"` // what LastHour spans
+}
+
+// StateView is how many attempts are in a state, and since when the oldest.
+type StateView struct {
+	State  store.State  `json:"state"`
+	Count  int          `json:"count"`
+	Oldest Time         `json:"oldest"`
+	Age    Milliseconds `json:"oldest_age_ms"`
+}
+
+// EndedView counts the attempts that ended, by method and by reason.
+type EndedView struct {
+	Complete map[string]int `json:"complete"`
+	Failed   map[string]int `json:"failed"`
+}
+
+// window is what "last hour" spans.
+const window = time.Hour

@@ -1,0 +1,324 @@
+package operator
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Schema is the version of the JSON shapes in this package. Members are
+// added under the same number; a member that changes its meaning raises it.
+const Schema = 1
+
+// Time is a point in time as JSON: RFC 3339 in UTC with milliseconds; null
+// when there is none.
+type Time struct{ time.Time }
+
+const timeLayout = "2006-01-02T15:04:05.000Z07:00"
+
+// String is the JSON form without quotes, "" when there is none.
+func (t Time) String() string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(timeLayout)
+}
+
+// MarshalJSON writes the time, or null.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if t.IsZero() {
+		return []byte("null"), nil
+	}
+	return strconv.AppendQuote(nil, t.String()), nil
+}
+
+// Milliseconds is a duration as JSON: a number of milliseconds, with a
+// fraction where there is one.
+type Milliseconds time.Duration
+
+// MarshalJSON writes the number.
+func (m Milliseconds) MarshalJSON() ([]byte, error) {
+	ms := float64(time.Duration(m).Round(time.Microsecond)) / float64(time.Millisecond)
+	return strconv.AppendFloat(nil, ms, 'f', -1, 64), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (m *Milliseconds) UnmarshalJSON(b []byte) error {
+	ms, err := strconv.ParseFloat(string(b), 64)
+	if err != nil {
+		return err
+	}
+	*m = Milliseconds(ms * float64(time.Millisecond))
+	return nil
+}
+
+// Duration returns m as a duration.
+func (m Milliseconds) Duration() time.Duration { return time.Duration(m) }
+
+// View is one attempt as operators see it, in JSON and everywhere else: no
+// secret, no mark, no sealed request (product.md §3).
+type View struct {
+	Schema         int              `json:"schema"`
+	ID             string           `json:"id"`
+	Key            KeyView          `json:"key"`
+	Tenant         string           `json:"tenant"`
+	UserAAD        string           `json:"user_aad"`
+	State          store.State      `json:"state"`
+	Version        int64            `json:"version"`
+	Origin         store.Origin     `json:"origin"`
+	Method         store.Method     `json:"method"`
+	Reason         store.Reason     `json:"reason"`
+	SSOOffered     bool             `json:"sso_offered"`
+	ExchangeID     string           `json:"exchange_id"`
+	CardActivityID string           `json:"card_activity_id"`
+	Conversation   ConversationView `json:"conversation"`
+	Created        Time             `json:"created"`
+	Entered        Time             `json:"entered"`
+	Expires        Time             `json:"expires"`
+	Lease          LeaseView        `json:"lease"`
+	VerifyTries    int              `json:"verify_tries"`
+	Supersedes     string           `json:"supersedes"`
+	SupersededBy   string           `json:"superseded_by"`
+	Failure        *FailureView     `json:"failure"`
+	Callback       CallbackView     `json:"callback"`
+	Stuck          *StuckView       `json:"stuck"`
+}
+
+// KeyView names whose sign-in it is.
+type KeyView struct {
+	App        string `json:"app"`
+	Channel    string `json:"channel"`
+	User       string `json:"user"`
+	Connection string `json:"connection"`
+}
+
+// ConversationView is where the attempt began.
+type ConversationView struct {
+	Type string `json:"type"`
+	ID   string `json:"id"`
+}
+
+// LeaseView is the claim on an attempt; Until is null when there never was one.
+type LeaseView struct {
+	Owner   string `json:"owner"`
+	Fence   int64  `json:"fence"`
+	Until   Time   `json:"until"`
+	Expired bool   `json:"expired"`
+}
+
+// FailureView is the last thing that went wrong.
+type FailureView struct {
+	Source     string `json:"source"`
+	HTTPStatus int    `json:"http_status"`
+	Code       string `json:"code"`
+	Message    string `json:"message"`
+}
+
+// CallbackView sums up what the bot's handlers were told: none, or the status
+// of the delivery that matters most (dead, then pending, then the latest).
+type CallbackView struct {
+	Status string `json:"status"`
+	Tries  int    `json:"tries"`
+}
+
+// callbackNone: no callback is owed yet.
+const callbackNone = "none"
+
+// StuckView is the most serious stuck rule that the attempt breaks.
+type StuckView struct {
+	Rule  string       `json:"rule"`
+	Level string       `json:"level"`
+	Age   Milliseconds `json:"age_ms"`
+}
+
+// Finding is a broken stuck rule with what to do about it. Attempt is empty
+// for rules about the whole engine.
+type Finding struct {
+	Attempt    string       `json:"attempt,omitempty"`
+	User       string       `json:"user,omitempty"`
+	Connection string       `json:"connection,omitempty"`
+	State      store.State  `json:"state,omitempty"`
+	Rule       string       `json:"rule"`
+	Level      string       `json:"level"`
+	Age        Milliseconds `json:"age_ms"`
+	Advice     string       `json:"advice"`
+}
+
+// Serious reports whether the finding is an error and not a warning.
+func (f Finding) Serious() bool { return f.Level == levelError }
+
+const levelError = "error"
+
+// EventView is one line of the audit trail.
+type EventView struct {
+	Attempt    string          `json:"attempt"` // "" = orphan
+	Seq        int64           `json:"seq"`
+	Time       Time            `json:"time"`
+	Instance   string          `json:"instance,omitempty"`
+	Kind       store.EventKind `json:"kind"`
+	Row        string          `json:"row,omitempty"`
+	Version    int64           `json:"version,omitempty"`
+	From       store.State     `json:"from,omitempty"`
+	To         store.State     `json:"to,omitempty"`
+	Invoke     string          `json:"invoke,omitempty"`
+	ActivityID string          `json:"activity_id,omitempty"`
+	Status     int             `json:"status,omitempty"`
+	Duration   Milliseconds    `json:"duration_ms,omitempty"`
+	Platform   string          `json:"platform,omitempty"`
+	Detail     string          `json:"detail,omitempty"`
+	Actor      string          `json:"actor,omitempty"`
+	Key        *KeyView        `json:"key,omitempty"` // of orphans
+}
+
+// DeliveryView is one row of the outbox.
+type DeliveryView struct {
+	Key     string               `json:"key"` // attempt/kind/round, as the handler sees it
+	Kind    store.DeliveryKind   `json:"kind"`
+	Round   int                  `json:"round"`
+	Status  store.DeliveryStatus `json:"status"`
+	Tries   int                  `json:"tries"`
+	Created Time                 `json:"created"`
+	NextAt  Time                 `json:"next_at"`
+	Owner   string               `json:"owner,omitempty"`
+	Failure *FailureView         `json:"failure"`
+	Error   string               `json:"error,omitempty"`
+}
+
+// Detail is everything about one attempt.
+type Detail struct {
+	View
+	Now             Time           `json:"now"`
+	Platform        string         `json:"platform"`
+	SSOOutcome      string         `json:"sso_outcome"`
+	DeliveryUnknown bool           `json:"delivery_unknown"`
+	PopupClosed     bool           `json:"popup_closed"`
+	Rounds          int            `json:"rounds"`
+	Invokes         int            `json:"invokes"`
+	Findings        []Finding      `json:"findings"`
+	Deliveries      []DeliveryView `json:"deliveries"`
+	Events          []EventView    `json:"events"`
+}
+
+// Page is a part of a list of attempts, newest first.
+type Page struct {
+	Attempts   []View `json:"attempts"`
+	NextCursor string `json:"next_cursor"` // "" = no more
+}
+
+// NewView shows a at now: deliveries may hold rows of other attempts, and
+// findings are those of a, the most serious first.
+func NewView(now time.Time, a *store.Attempt, deliveries []store.Delivery, findings []Finding) View {
+	v := View{
+		Schema:         Schema,
+		ID:             a.ID,
+		Key:            keyView(a.Key),
+		Tenant:         a.Conversation.Tenant,
+		UserAAD:        a.Conversation.UserAAD,
+		State:          a.State,
+		Version:        a.Version,
+		Origin:         a.Origin,
+		Method:         a.Method,
+		Reason:         a.Reason,
+		SSOOffered:     a.SSOOffered,
+		ExchangeID:     a.ExchangeID,
+		CardActivityID: a.CardActivityID,
+		Conversation:   ConversationView{Type: a.Conversation.Type, ID: a.Conversation.ID},
+		Created:        Time{a.Created},
+		Entered:        Time{a.Entered},
+		Expires:        Time{a.Expires},
+		Lease: LeaseView{
+			Owner: a.Lease.Owner, Fence: a.Lease.Fence, Until: Time{a.Lease.Until},
+			Expired: a.Lease.Owner != "" && !a.Lease.Live(now),
+		},
+		VerifyTries:  a.VerifyTries,
+		Supersedes:   a.Supersedes,
+		SupersededBy: a.SupersededBy,
+		Failure:      failureView(a.Failure),
+		Callback:     callbackView(a.ID, deliveries),
+	}
+	if len(findings) > 0 {
+		f := findings[0]
+		v.Stuck = &StuckView{Rule: f.Rule, Level: f.Level, Age: f.Age}
+	}
+	return v
+}
+
+func keyView(k store.Key) KeyView {
+	return KeyView{App: k.App, Channel: k.Channel, User: k.User, Connection: k.Connection}
+}
+
+func failureView(f *store.Failure) *FailureView {
+	if f == nil {
+		return nil
+	}
+	return &FailureView{Source: f.Source, HTTPStatus: f.Status, Code: f.Code, Message: f.Message}
+}
+
+// callbackView picks the delivery that an operator has to hear of.
+func callbackView(id string, deliveries []store.Delivery) CallbackView {
+	var pick *store.Delivery
+	for i := range deliveries {
+		d := &deliveries[i]
+		if d.Attempt != id {
+			continue
+		}
+		if pick == nil || weight(d.Status) > weight(pick.Status) ||
+			weight(d.Status) == weight(pick.Status) && d.Round > pick.Round {
+			pick = d
+		}
+	}
+	if pick == nil {
+		return CallbackView{Status: callbackNone}
+	}
+	return CallbackView{Status: string(pick.Status), Tries: pick.Tries}
+}
+
+func weight(s store.DeliveryStatus) int {
+	switch s {
+	case store.DeliveryDead:
+		return 2
+	case store.DeliveryPending:
+		return 1
+	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
+		return 0
+	}
+	return 0
+}
+
+func eventView(e *store.Event) EventView {
+	v := EventView{
+		Attempt: e.Attempt, Seq: e.Seq, Time: Time{e.Time}, Instance: e.Instance, Kind: e.Kind,
+		Row: e.Row, Version: e.Version, From: e.From, To: e.To, Invoke: e.Invoke, ActivityID: e.Activity,
+		Status: e.Status, Duration: Milliseconds(e.Duration), Platform: e.Platform, Detail: e.Detail, Actor: e.Actor,
+	}
+	if e.Key != (store.Key{}) {
+		k := keyView(e.Key)
+		v.Key = &k
+	}
+	return v
+}
+
+func eventViews(events []store.Event) []EventView {
+	views := make([]EventView, len(events))
+	for i := range events {
+		views[i] = eventView(&events[i])
+	}
+	return views
+}
+
+func deliveryViews(id string, deliveries []store.Delivery) []DeliveryView {
+	views := make([]DeliveryView, 0, len(deliveries))
+	for i := range deliveries {
+		d := &deliveries[i]
+		if d.Attempt != id {
+			continue
+		}
+		views = append(views, DeliveryView{
+			Key: d.DeliveryKey.String(), Kind: d.Kind, Round: d.Round, Status: d.Status, Tries: d.Tries,
+			Created: Time{d.Created}, NextAt: Time{d.NextAt}, Owner: d.Owner,
+			Failure: failureView(d.Failure), Error: d.Error,
+		})
+	}
+	return views
+}
