@@ -21,11 +21,11 @@ const (
 	OpGetAadTokens             = "GetAadTokens"
 )
 
-// Folders of the operations. The service compares userToken+Ops without regard to
+// Folders of the operations. The service compares userAPI+Ops without regard to
 // case; they are written here as the published clients write them.
 const (
-	botSignIn = "/api/botsignin/"
-	userToken = "/api/usertoken/"
+	signInAPI = "/api/botsignin/"
+	userAPI   = "/api/usertoken/"
 	exchange  = "exchange"
 )
 
@@ -44,7 +44,7 @@ func (c *Client) GetToken(ctx context.Context, uc UserConnection, code Secret) (
 	if !code.Empty() {
 		query += "&code=" + url.QueryEscape(code.Reveal())
 	}
-	answer, fail := c.call(ctx, OpGetToken, http.MethodGet, userToken+OpGetToken, query, nil)
+	answer, fail := c.call(ctx, OpGetToken, http.MethodGet, userAPI+OpGetToken, query, nil)
 	switch {
 	case fail != nil && fail.Status == http.StatusNotFound:
 		fail.Err = ErrNoToken
@@ -60,7 +60,7 @@ func (c *Client) GetToken(ctx context.Context, uc UserConnection, code Secret) (
 // GetSignInResource returns what an OAuth card is made of.
 func (c *Client) GetSignInResource(ctx context.Context, state State) (SignInResource, error) {
 	query := "state=" + url.QueryEscape(state.Encode())
-	answer, fail := c.call(ctx, OpGetSignInResource, http.MethodGet, botSignIn+OpGetSignInResource, query, nil)
+	answer, fail := c.call(ctx, OpGetSignInResource, http.MethodGet, signInAPI+OpGetSignInResource, query, nil)
 	if fail != nil {
 		return SignInResource{}, fail
 	}
@@ -84,7 +84,7 @@ func (c *Client) Exchange(ctx context.Context, uc UserConnection, ssoToken Secre
 	if err != nil {
 		return Token{}, &Error{Op: OpExchange, Err: err}
 	}
-	answer, fail := c.call(ctx, OpExchange, http.MethodPost, userToken+exchange, userQuery(uc), body)
+	answer, fail := c.call(ctx, OpExchange, http.MethodPost, userAPI+exchange, userQuery(uc), body)
 	if fail != nil {
 		return Token{}, fail
 	}
@@ -104,7 +104,7 @@ func (c *Client) SignOut(ctx context.Context, uc UserConnection) error {
 	if uc.ChannelID != "" {
 		query += "&channelId=" + url.QueryEscape(uc.ChannelID)
 	}
-	if _, fail := c.call(ctx, OpSignOut, http.MethodDelete, userToken+OpSignOut, query, nil); fail != nil {
+	if _, fail := c.call(ctx, OpSignOut, http.MethodDelete, userAPI+OpSignOut, query, nil); fail != nil {
 		return fail
 	}
 	return nil
@@ -117,7 +117,7 @@ func (c *Client) GetTokenStatus(ctx context.Context, userID, channelID string, i
 	if len(include) > 0 {
 		query += "&include=" + url.QueryEscape(strings.Join(include, ","))
 	}
-	answer, fail := c.call(ctx, OpGetTokenStatus, http.MethodGet, userToken+OpGetTokenStatus, query, nil)
+	answer, fail := c.call(ctx, OpGetTokenStatus, http.MethodGet, userAPI+OpGetTokenStatus, query, nil)
 	if fail != nil {
 		return nil, fail
 	}
@@ -145,7 +145,7 @@ func (c *Client) GetTokenOrSignInResource(ctx context.Context, uc UserConnection
 	if !code.Empty() {
 		query += "&code=" + url.QueryEscape(code.Reveal())
 	}
-	answer, fail := c.call(ctx, OpGetTokenOrSignInResource, http.MethodGet, userToken+OpGetTokenOrSignInResource, query, nil)
+	answer, fail := c.call(ctx, OpGetTokenOrSignInResource, http.MethodGet, userAPI+OpGetTokenOrSignInResource, query, nil)
 	if fail != nil {
 		return nil, nil, fail
 	}
@@ -177,7 +177,7 @@ func (c *Client) GetAadTokens(ctx context.Context, uc UserConnection, resourceUR
 	if err != nil {
 		return nil, &Error{Op: OpGetAadTokens, Err: err}
 	}
-	answer, fail := c.call(ctx, OpGetAadTokens, http.MethodPost, userToken+OpGetAadTokens, userQuery(uc), body)
+	answer, fail := c.call(ctx, OpGetAadTokens, http.MethodPost, userAPI+OpGetAadTokens, userQuery(uc), body)
 	if fail != nil {
 		return nil, fail
 	}

@@ -1,0 +1,123 @@
+package emulator
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// oauthCard is the content type of a sign-in card.
+const oauthCard = "application/vnd.microsoft.card.oauth"
+
+type postedActivity struct {
+	Type        string `json:"type"`
+	Text        string `json:"text"`
+	ReplyToID   string `json:"replyToId"`
+	Attachments []struct {
+		ContentType string          `json:"contentType"`
+		Content     json.RawMessage `json:"content"`
+	} `json:"attachments"`
+}
+
+type cardContent struct {
+	Text           string `json:"text"`
+	ConnectionName string `json:"connectionName"`
+	Buttons        []struct {
+		Type  string `json:"type"`
+		Title string `json:"title"`
+		Value string `json:"value"`
+	} `json:"buttons"`
+	TokenExchangeResource *tokensvc.TokenExchangeResource `json:"tokenExchangeResource"`
+}
+
+type idAnswer struct {
+	ID string `json:"id"`
+}
+
+// postActivity is a send, a reply or an update (wire.md §4).
+func (s *Server) postActivity(w http.ResponseWriter, in *incoming) {
+	var posted postedActivity
+	if json.Unmarshal(in.body, &posted) != nil || posted.Type == "" {
+		refuse(w, http.StatusBadRequest, "BadSyntax", "the activity cannot be read or has no type")
+		return
+	}
+	a := Activity{
+		Time:           in.received,
+		Operation:      in.op,
+		ConversationID: in.conversationID,
+		Type:           posted.Type,
+		Text:           posted.Text,
+		ReplyToID:      posted.ReplyToID,
+		Raw:            in.body,
+	}
+	for _, attachment := range posted.Attachments {
+		if attachment.ContentType != oauthCard {
+			continue
+		}
+		var content cardContent
+		// Teams refuses an explicit null in the card in these very words [S 001].
+		if json.Unmarshal(attachment.Content, &content) != nil || hasNull(attachment.Content) {
+			refuse(w, http.StatusBadRequest, "ServiceError", "Unknown")
+			return
+		}
+		a.Card = content.card()
+	}
+	status := http.StatusCreated
+	switch {
+	case in.op == OpUpdateActivity:
+		a.ID, status = in.activityID, statusOK
+	case a.Card != nil:
+		a.ID, status = s.ids.timestamp(s.cfg.Now()), statusOK
+	default:
+		a.ID = s.ids.timestamp(s.cfg.Now())
+	}
+	if a.Card != nil {
+		a.Card.ConversationID, a.Card.ActivityID = a.ConversationID, a.ID
+	}
+	s.keep(a)
+	answerJSON(w, status, idAnswer{a.ID})
+}
+
+func (c *cardContent) card() *Card {
+	card := &Card{Text: c.Text, Connection: c.ConnectionName, TokenExchangeResource: c.TokenExchangeResource}
+	for _, b := range c.Buttons {
+		if b.Type == "signin" {
+			card.ButtonTitle, card.SignInLink = b.Title, b.Value
+		}
+	}
+	return card
+}
+
+// hasNull looks for a null at any depth.
+func hasNull(raw []byte) bool {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	for {
+		token, err := dec.Token()
+		if err != nil {
+			return false
+		}
+		if token == nil {
+			return true
+		}
+	}
+}
+
+// createConversation opens the one personal chat of a bot and a user, as Teams
+// does: asking again gives the same id.
+func (s *Server) createConversation(w http.ResponseWriter, in *incoming) {
+	var asked struct {
+		Bot     idAnswer   `json:"bot"`
+		Members []idAnswer `json:"members"`
+		IsGroup bool       `json:"isGroup"`
+	}
+	if json.Unmarshal(in.body, &asked) != nil || len(asked.Members) != 1 || asked.Members[0].ID == "" || asked.IsGroup {
+		refuse(w, http.StatusBadRequest, "BadSyntax", "a personal chat needs exactly one member")
+		return
+	}
+	sum := sha256.Sum256([]byte(asked.Bot.ID + "\n" + asked.Members[0].ID))
+	answerJSON(w, http.StatusCreated, idAnswer{"a:1" + base64.RawURLEncoding.EncodeToString(sum[:])})
+}

@@ -1,0 +1,358 @@
+package emulator
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// heldToken is a user's token; at most one per user, connection and channel.
+type heldToken struct {
+	user, connection, channel string
+	token                     string
+	derived                   []string // GetAadTokens
+	expires                   time.Time
+}
+
+// fits: an empty connection or channel in what was asked takes every one.
+func (t *heldToken) fits(connection, channel string) bool {
+	return (connection == "" || strings.EqualFold(t.connection, connection)) && (channel == "" || t.channel == channel)
+}
+
+// code is a verification code that a page showed.
+type code struct {
+	uc      tokensvc.UserConnection
+	expires time.Time
+	spent   bool
+}
+
+type tokenAnswer struct {
+	ChannelID      string            `json:"channelId"`
+	ConnectionName string            `json:"connectionName"`
+	Token          string            `json:"token"`
+	Expiration     time.Time         `json:"expiration"`
+	Properties     map[string]string `json:"properties"`
+}
+
+func (t *heldToken) answer() *tokenAnswer {
+	return &tokenAnswer{
+		ChannelID: t.channel, ConnectionName: t.connection, Token: t.token,
+		Expiration: t.expires, Properties: map[string]string{},
+	}
+}
+
+// store makes a new token and forgets the one it replaces. s.mu is held.
+func (s *Server) store(uc tokensvc.UserConnection) *heldToken {
+	s.forget(uc)
+	held := &heldToken{
+		user: uc.UserID, connection: s.connection(uc.Connection).Name, channel: uc.ChannelID,
+		token: "user-token-" + s.ids.hex(16), expires: s.cfg.Now().Add(s.cfg.TokenLifetime).UTC().Truncate(time.Second),
+	}
+	s.tokens[uc.UserID] = append(s.tokens[uc.UserID], held)
+	s.issued[held.token] = held
+	return held
+}
+
+// held returns the token, nil if there is none or it has expired. s.mu is held.
+func (s *Server) held(uc tokensvc.UserConnection) *heldToken {
+	for _, t := range s.tokens[uc.UserID] {
+		if t.fits(uc.Connection, uc.ChannelID) && s.cfg.Now().Before(t.expires) {
+			return t
+		}
+	}
+	return nil
+}
+
+// forget drops every token that fits, and what was derived from it. s.mu is
+// held.
+func (s *Server) forget(uc tokensvc.UserConnection) {
+	kept := slices.DeleteFunc(s.tokens[uc.UserID], func(t *heldToken) bool {
+		gone := t.fits(uc.Connection, uc.ChannelID)
+		if gone {
+			delete(s.issued, t.token)
+			for _, token := range t.derived {
+				delete(s.issued, token)
+			}
+		}
+		return gone
+	})
+	if len(kept) == 0 {
+		delete(s.tokens, uc.UserID)
+		return
+	}
+	s.tokens[uc.UserID] = kept
+}
+
+// connection returns the setting of that name; without any settings every name
+// is one. The zero Connection says that there is none.
+func (s *Server) connection(name string) Connection {
+	for _, c := range s.cfg.Connections {
+		if strings.EqualFold(c.Name, name) {
+			c.DisplayName = cmp.Or(c.DisplayName, c.Name)
+			return c
+		}
+	}
+	if len(s.cfg.Connections) == 0 {
+		return Connection{Name: name, DisplayName: name}
+	}
+	return Connection{}
+}
+
+// PutToken makes the service hold a token, as if the user had signed in, and
+// returns it.
+func (s *Server) PutToken(uc tokensvc.UserConnection) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.store(uc).token
+}
+
+// HasToken reports whether the service holds a token that has not expired.
+func (s *Server) HasToken(uc tokensvc.UserConnection) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held(uc) != nil
+}
+
+// DropToken forgets the user's tokens: an empty Connection or ChannelID means
+// every one.
+func (s *Server) DropToken(uc tokensvc.UserConnection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(uc)
+}
+
+// IssueCode makes a verification code without the page.
+func (s *Server) IssueCode(uc tokensvc.UserConnection) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.issueCode(uc)
+}
+
+func (s *Server) issueCode(uc tokensvc.UserConnection) string {
+	digits := s.ids.code()
+	for {
+		c, taken := s.codes.get(digits)
+		if !taken || c.spent || !s.cfg.Now().Before(c.expires) {
+			break
+		}
+		digits = s.ids.code()
+	}
+	s.codes.put(digits, &code{uc: uc, expires: s.cfg.Now().Add(s.cfg.CodeLifetime)})
+	return digits
+}
+
+// redeem spends a code and returns the token it stands for, nil if it stands
+// for none. s.mu is held.
+func (s *Server) redeem(uc tokensvc.UserConnection, digits string) *heldToken {
+	c, ok := s.codes.get(digits)
+	if ok && !c.spent && c.uc.UserID == uc.UserID && s.cfg.Now().Before(c.expires) {
+		if strings.EqualFold(c.uc.Connection, uc.Connection) {
+			c.spent = true
+			return s.store(tokensvc.UserConnection{
+				UserID: uc.UserID, Connection: uc.Connection, ChannelID: cmp.Or(uc.ChannelID, c.uc.ChannelID),
+			})
+		}
+		c.spent = s.switches.WrongConnectionSpendsCode
+	}
+	if s.switches.WrongCodeReturnsStored {
+		return s.held(uc)
+	}
+	return nil
+}
+
+// lookup is a GetToken, with or without a code.
+func (s *Server) lookup(in *incoming, uc tokensvc.UserConnection) *heldToken {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if digits := in.query["code"]; digits != "" {
+		return s.redeem(uc, digits)
+	}
+	return s.held(uc)
+}
+
+// userConnection reads the query; it answers 400 itself if something is
+// missing.
+func userConnection(w http.ResponseWriter, in *incoming) (tokensvc.UserConnection, bool) {
+	uc := tokensvc.UserConnection{
+		UserID: in.query["userid"], Connection: in.query["connectionname"], ChannelID: in.query["channelid"],
+	}
+	switch {
+	case uc.UserID == "":
+		refuse(w, http.StatusBadRequest, "BadArgument", "userId is required")
+	case uc.Connection == "":
+		refuse(w, http.StatusBadRequest, "BadArgument", "connectionName is required")
+	default:
+		return uc, true
+	}
+	return uc, false
+}
+
+// noToken has an empty body: one published client takes any JSON for a token.
+func noToken(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }
+
+func (s *Server) getToken(w http.ResponseWriter, in *incoming) {
+	uc, ok := userConnection(w, in)
+	if !ok {
+		return
+	}
+	if held := s.lookup(in, uc); held != nil {
+		answerJSON(w, statusOK, held.answer())
+		return
+	}
+	noToken(w)
+}
+
+func (s *Server) exchange(w http.ResponseWriter, in *incoming) {
+	uc, ok := userConnection(w, in)
+	if !ok {
+		return
+	}
+	if held := s.exchangeToken(w, uc, in.body); held != nil {
+		answerJSON(w, statusOK, held.answer())
+	}
+}
+
+// exchangeToken answers itself if there is no token.
+func (s *Server) exchangeToken(w http.ResponseWriter, uc tokensvc.UserConnection, body []byte) *heldToken {
+	sso, ok := exchangeRequest(body)
+	if !ok {
+		refuse(w, http.StatusBadRequest, "BadArgument", `the body must be {"token":"…"} or {"uri":"…"}`)
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	setting := s.connection(uc.Connection)
+	if setting.Name == "" {
+		refuse(w, http.StatusNotFound, "NotFound", "no such connection")
+		return nil
+	}
+	if !setting.SSO && len(s.cfg.Connections) > 0 {
+		refuse(w, http.StatusBadRequest, "BadRequest", "the connection has no token exchange URL")
+		return nil
+	}
+	switch status := s.switches.exchangeStatus(uc.Connection, sso); {
+	case status == statusOK:
+		return s.store(uc)
+	case status == http.StatusPreconditionFailed || status == http.StatusBadRequest:
+		refuse(w, status, "ConsentRequired", "the token cannot be exchanged")
+	default:
+		refuse(w, status, strings.ReplaceAll(http.StatusText(status), " ", ""), "the token cannot be exchanged")
+	}
+	return nil
+}
+
+// exchangeRequest takes the one member and nothing around it.
+func exchangeRequest(body []byte) (string, bool) {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(body, &members) != nil || len(members) != 1 {
+		return "", false
+	}
+	for name, raw := range members {
+		var value string
+		if (name == "token" || name == "uri") && json.Unmarshal(raw, &value) == nil && value != "" {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+func (s *Server) signOut(w http.ResponseWriter, in *incoming) {
+	user := in.query["userid"]
+	if user == "" {
+		refuse(w, http.StatusBadRequest, "BadArgument", "userId is required")
+		return
+	}
+	s.DropToken(tokensvc.UserConnection{
+		UserID: user, Connection: in.query["connectionname"], ChannelID: in.query["channelid"],
+	})
+	w.WriteHeader(statusOK)
+}
+
+type statusAnswer struct {
+	ChannelID                  string `json:"channelId"`
+	ConnectionName             string `json:"connectionName"`
+	HasToken                   bool   `json:"hasToken"`
+	ServiceProviderDisplayName string `json:"serviceProviderDisplayName"`
+}
+
+func (s *Server) getTokenStatus(w http.ResponseWriter, in *incoming) {
+	user, channel := in.query["userid"], in.query["channelid"]
+	if user == "" {
+		refuse(w, http.StatusBadRequest, "BadArgument", "userId is required")
+		return
+	}
+	include := cmp.Or(in.query["include"], in.query["includefilter"])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answer := []statusAnswer{}
+	for _, c := range s.connectionsOf(user) {
+		if include != "" && !listed(include, c.Name) {
+			continue
+		}
+		has := s.held(tokensvc.UserConnection{UserID: user, Connection: c.Name, ChannelID: channel}) != nil
+		answer = append(answer, statusAnswer{channel, c.Name, has, c.DisplayName})
+	}
+	answerJSON(w, statusOK, answer)
+}
+
+// connectionsOf returns the settings; without any, those that the user has a
+// token of.
+func (s *Server) connectionsOf(user string) []Connection {
+	var all []Connection
+	for _, c := range s.cfg.Connections {
+		all = append(all, s.connection(c.Name))
+	}
+	if len(s.cfg.Connections) > 0 {
+		return all
+	}
+	for _, t := range s.tokens[user] {
+		if !slices.ContainsFunc(all, func(c Connection) bool { return c.Name == t.connection }) {
+			all = append(all, s.connection(t.connection))
+		}
+	}
+	return all
+}
+
+func listed(list, name string) bool {
+	for item := range strings.SplitSeq(list, ",") {
+		if strings.EqualFold(strings.TrimSpace(item), name) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) getAadTokens(w http.ResponseWriter, in *incoming) {
+	uc, ok := userConnection(w, in)
+	if !ok {
+		return
+	}
+	var asked struct {
+		ResourceURLs []string `json:"resourceUrls"`
+	}
+	if json.Unmarshal(in.body, &asked) != nil || len(asked.ResourceURLs) == 0 {
+		refuse(w, http.StatusBadRequest, "BadArgument", "resourceUrls is required")
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := s.held(uc)
+	if held == nil {
+		noToken(w)
+		return
+	}
+	answer := make(map[string]*tokenAnswer, len(asked.ResourceURLs))
+	for _, resource := range asked.ResourceURLs {
+		a := held.answer()
+		a.Token = "aad-token-" + s.ids.hex(16)
+		held.derived = append(held.derived, a.Token)
+		s.issued[a.Token] = held
+		answer[resource] = a
+	}
+	answerJSON(w, statusOK, answer)
+}
