@@ -1,0 +1,254 @@
+package teams
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// Names of the connector's operations, as in [ConnectorError.Op].
+const (
+	OpSend               = "Send"
+	OpUpdate             = "Update"
+	OpCreateConversation = "CreateConversation"
+)
+
+const (
+	// DefaultConnectorTimeout bounds one call to the connector.
+	DefaultConnectorTimeout = 10 * time.Second
+	// idleConnsPerHost stay open: a bot talks to very few hosts, and Go's
+	// default of two would reconnect on every burst.
+	idleConnsPerHost = 256
+	// maxAnswer bounds what is read of an answer, in bytes.
+	maxAnswer = 1 << 20
+	// maxCode bounds the error code that is taken from an answer, in bytes.
+	maxCode = 64
+)
+
+// ConnectorConfig of a [Connector].
+type ConnectorConfig struct {
+	// Tokens give the bearer token of the bot. Required.
+	Tokens tokensvc.TokenSource
+	// ServiceURLs are where it may go. nil = the connector's own hosts.
+	ServiceURLs *AllowList
+	// Timeout of one call including the fetch of a bearer token; it acts
+	// within the caller's context. 0 = [DefaultConnectorTimeout].
+	Timeout time.Duration
+	// Transport is used as it is. nil makes an own pooled one.
+	Transport http.RoundTripper
+}
+
+// Connector sends the bot's messages through the Bot Connector (wire.md §4).
+// It is the machine's [machine.Messenger]. Its methods may be used from many
+// goroutines; their errors are [*ConnectorError] throughout.
+type Connector struct {
+	tokens  tokensvc.TokenSource
+	allowed *AllowList
+	timeout time.Duration
+	http    *http.Client
+}
+
+var _ machine.Messenger = (*Connector)(nil)
+
+// NewConnector checks cfg and makes a connector. It does not connect.
+func NewConnector(cfg ConnectorConfig) (*Connector, error) {
+	if cfg.Tokens == nil {
+		return nil, errors.New("teams: connector: a token source is required")
+	}
+	if cfg.Timeout < 0 {
+		return nil, errors.New("teams: connector: timeout is negative")
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = DefaultConnectorTimeout
+	}
+	if cfg.ServiceURLs == nil {
+		cfg.ServiceURLs = &AllowList{rules: builtinRules()}
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			ForceAttemptHTTP2:   true,
+			TLSHandshakeTimeout: 5 * time.Second,
+			MaxIdleConnsPerHost: idleConnsPerHost,
+			IdleConnTimeout:     90 * time.Second,
+		}
+	}
+	return &Connector{
+		tokens:  cfg.Tokens,
+		allowed: cfg.ServiceURLs,
+		timeout: cfg.Timeout,
+		http: &http.Client{
+			Transport: cfg.Transport,
+			// The bearer token and the sign-in link go to the host that was
+			// checked and to no other.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// CloseIdleConnections closes pooled connections that nobody uses.
+func (c *Connector) CloseIdleConnections() { c.http.CloseIdleConnections() }
+
+// Send posts m, as a reply if m.ReplyTo is set, and returns the id of the new
+// activity, or "" if the connector did not tell. Every 2xx is a success.
+func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
+	path := []string{to.ID, "activities"}
+	if m.ReplyTo != "" {
+		path = append(path, m.ReplyTo)
+	}
+	body, err := encodeMessage(&to, &m, "")
+	if err != nil {
+		return "", unsent(OpSend, http.StatusBadRequest, err)
+	}
+	return c.call(ctx, OpSend, http.MethodPost, to.ServiceURL, path, body)
+}
+
+// Update replaces the activity with the given id by m.
+func (c *Connector) Update(ctx context.Context, to store.Conversation, activityID string, m machine.Message) error {
+	body, err := encodeMessage(&to, &m, activityID)
+	if err != nil {
+		return unsent(OpUpdate, http.StatusBadRequest, err)
+	}
+	_, err = c.call(ctx, OpUpdate, http.MethodPut, to.ServiceURL, []string{to.ID, "activities", activityID}, body)
+	return err
+}
+
+// CreateConversation opens the 1:1 chat of the bot and to's user and returns
+// its id; the connector returns the same one for the same pair.
+func (c *Connector) CreateConversation(ctx context.Context, to store.Conversation) (string, error) {
+	request := newConversationJSON{
+		Bot:     accountJSON{ID: to.BotID, Name: to.BotName},
+		Members: []accountJSON{{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD}},
+	}
+	if to.Tenant != "" {
+		request.ChannelData = &channelDataJSON{Tenant: tenantJSON{ID: to.Tenant}}
+	}
+	body, err := encodeJSON(request)
+	if err != nil {
+		return "", unsent(OpCreateConversation, http.StatusBadRequest, err)
+	}
+	id, err := c.call(ctx, OpCreateConversation, http.MethodPost, to.ServiceURL, nil, body)
+	if err == nil && id == "" {
+		return "", &ConnectorError{Op: OpCreateConversation, Status: http.StatusOK, Err: errWithoutID}
+	}
+	return id, err
+}
+
+var (
+	errWithoutID = errors.New("answer without an id")
+	errSegment   = errors.New("conversation or activity id is missing or no segment of a path")
+)
+
+// call sends one request below /v3/conversations and returns the id in its
+// answer, or "".
+func (c *Connector) call(ctx context.Context, op, method, serviceURL string, path []string, body []byte) (string, error) {
+	if err := c.allowed.Check(serviceURL); err != nil {
+		return "", unsent(op, http.StatusForbidden, err)
+	}
+	target, err := endpoint(serviceURL, path)
+	if err != nil {
+		return "", unsent(op, http.StatusBadRequest, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	bearer, err := c.tokens.Token(ctx)
+	if err != nil {
+		return "", unsent(op, http.StatusUnauthorized, fmt.Errorf("bearer token: %w", err))
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	if err != nil {
+		return "", unsent(op, http.StatusBadRequest, errSegment)
+	}
+	req.Header.Set("Authorization", "Bearer "+bearer.Reveal())
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return "", &ConnectorError{Op: op, Err: withoutURL(err)}
+	}
+	defer resp.Body.Close() //nolint:errcheck // nothing depends on it: the body was read or given up
+	// The status alone is the answer: a message that was accepted stays
+	// accepted, whatever becomes of the body.
+	answer, readErr := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return "", &ConnectorError{Op: op, Status: resp.StatusCode, Code: errorCode(answer)}
+	}
+	if readErr != nil {
+		return "", nil //nolint:nilerr // see above
+	}
+	return answerID(answer), nil
+}
+
+// endpoint joins the service URL, with or without its trailing slash, and the
+// segments of a path.
+func endpoint(serviceURL string, segments []string) (string, error) {
+	var b strings.Builder
+	b.WriteString(strings.TrimRight(serviceURL, "/"))
+	b.WriteString("/v3/conversations")
+	for _, segment := range segments {
+		if segment == "" || segment == "." || segment == ".." {
+			return "", errSegment
+		}
+		b.WriteByte('/')
+		b.WriteString(escapeSegment(segment))
+	}
+	return b.String(), nil
+}
+
+// escapeSegment leaves only RFC 3986's unreserved characters, as the published
+// clients do: url.PathEscape would leave the colon of "a:1x…" too.
+func escapeSegment(s string) string {
+	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
+}
+
+func answerID(answer []byte) string {
+	var wire struct {
+		ID string `json:"id"`
+	}
+	if json.Unmarshal(answer, &wire) != nil || len(wire.ID) > maxMember {
+		return ""
+	}
+	return wire.ID
+}
+
+// errorCode takes error.code out of an answer, if it looks like one.
+func errorCode(answer []byte) string {
+	var wire struct {
+		Error struct {
+			Code string `json:"code"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(answer, &wire) != nil || len(wire.Error.Code) > maxCode {
+		return ""
+	}
+	for _, c := range wire.Error.Code {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '_' && c != '-' && c != '.' {
+			return ""
+		}
+	}
+	return wire.Error.Code
+}
+
+// withoutURL takes the URL off an error of net/http: it names the
+// conversation.
+func withoutURL(err error) error {
+	var located *url.Error
+	if errors.As(err, &located) {
+		return located.Err
+	}
+	return err
+}

@@ -1,0 +1,50 @@
+package teams
+
+import "fmt"
+
+// ConnectorError is a message that was not accepted, or of which that is not
+// known. It holds neither body nor URL.
+type ConnectorError struct {
+	Op     string // Send, Update, CreateConversation
+	Status int    // HTTP status; 0: no answer, or never sent
+	Code   string // error.code of the body, "" if none
+	Err    error  // the cause when there was no usable answer
+
+	refused int // never sent: the status that stands for that
+}
+
+// unsent is the error of what never left the process, which is as clear an
+// answer as a refusal.
+func unsent(op string, status int, err error) *ConnectorError {
+	return &ConnectorError{Op: op, Err: err, refused: status}
+}
+
+// Error names operation, status and code.
+func (e *ConnectorError) Error() string {
+	switch {
+	case e.refused != 0:
+		return fmt.Sprintf("connector: %s: not sent: %v", e.Op, e.Err)
+	case e.Status == 0:
+		return fmt.Sprintf("connector: %s: no answer: %v", e.Op, e.Err)
+	case e.Err != nil:
+		return fmt.Sprintf("connector: %s: status %d: %v", e.Op, e.Status, e.Err)
+	case e.Code != "":
+		return fmt.Sprintf("connector: %s: status %d, code %s", e.Op, e.Status, e.Code)
+	default:
+		return fmt.Sprintf("connector: %s: status %d", e.Op, e.Status)
+	}
+}
+
+// Unwrap returns the cause.
+func (e *ConnectorError) Unwrap() error { return e.Err }
+
+// HTTPStatus returns Status. For what never left the process, where the
+// delivery is not unknown but did not happen, it returns 403 for a service URL
+// that is not allowed ([ErrServiceURL]), 401 for want of a bearer token, and
+// 400 for a message or an address that cannot be sent.
+func (e *ConnectorError) HTTPStatus() int {
+	if e.refused != 0 {
+		return e.refused
+	}
+	return e.Status
+}

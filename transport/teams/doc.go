@@ -1,0 +1,12 @@
+// Package teams is the adapter between Microsoft Teams and the machine: it
+// reads the activities that the Bot Connector posts to a bot ([NewHandler]),
+// and it sends the bot's own messages back ([Connector]).
+//
+// Reading is tolerant (camelCase and PascalCase, unknown members ignored, a
+// wrong type in a member nobody needs does no harm); writing is strict: an
+// optional member without a value is omitted and never null, because Teams
+// refuses a card with an explicit null [S 001].
+//
+// The bot's bearer token goes to the service URL that an activity names, so an
+// [AllowList] of hosts stands before both directions.
+package teams

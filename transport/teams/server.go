@@ -1,0 +1,49 @@
+package teams
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Limits of [NewServer] (wire.md §1).
+const (
+	headerTimeout = 10 * time.Second
+	bodyTimeout   = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+)
+
+// NewServer returns a server for the bot's endpoint: headers that take longer
+// than 10 s, or a whole request that takes longer than 30 s, are cut off. Its
+// answers have no deadline of their own; a turn has one.
+func NewServer(addr string, handler http.Handler) *http.Server {
+	return &http.Server{
+		Addr:              addr,
+		Handler:           handler,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       bodyTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    MaxBody,
+	}
+}
+
+// CheckListener returns an error unless addr, host:port, is a loopback
+// address, the only kind that may be served without inbound authentication.
+// An empty host means every interface and is none.
+func CheckListener(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("teams: listener %q is not host:port", addr)
+	}
+	if !isLoopback(host, net.ParseIP(host)) {
+		return fmt.Errorf("teams: inbound_auth: none works on a loopback listener only, and %q is none", addr)
+	}
+	return nil
+}
+
+// wholeSeconds is a Retry-After, rounded up.
+func wholeSeconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}

@@ -1,0 +1,169 @@
+package teams
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// ErrServiceURL: the bot's bearer token must not go to this service URL.
+var ErrServiceURL = errors.New("teams: service URL is not allowed")
+
+// builtinRules are the connector's hosts (wire.md §1). They need https.
+func builtinRules() []hostRule {
+	return []hostRule{
+		{host: ".botframework.com", subdomain: true},
+		{host: "smba.trafficmanager.net"},
+		{host: ".botframework.us", subdomain: true},
+		{host: ".botframework.azure.cn", subdomain: true},
+	}
+}
+
+// AllowList says which service URLs the bot talks to. Its methods may be used
+// from many goroutines.
+type AllowList struct {
+	rules    []hostRule
+	loopback bool
+}
+
+// hostRule is one pattern, taken apart.
+type hostRule struct {
+	host      string // lower case; with its leading dot if subdomain
+	subdomain bool   // "*." was in front: any name below host, host itself not
+	port      string // "" = any
+	plain     bool   // http is as good as https
+}
+
+// NewAllowList makes a list of the connector's own hosts and of hosts, each
+// host[:port] with * as the leftmost label only ("*.example.com" stands for
+// every name below example.com). Without a port every port is meant. The
+// connector's hosts need https; those in hosts, and any loopback host if
+// loopback is set, may be plain http. The error names the pattern that cannot
+// be meant, such as "*".
+func NewAllowList(hosts []string, loopback bool) (*AllowList, error) {
+	list := &AllowList{rules: builtinRules(), loopback: loopback}
+	for _, pattern := range hosts {
+		rule, err := parseRule(pattern)
+		if err != nil {
+			return nil, fmt.Errorf("teams: service host %q: %w", pattern, err)
+		}
+		rule.plain = true
+		list.rules = append(list.rules, rule)
+	}
+	return list, nil
+}
+
+func parseRule(pattern string) (hostRule, error) {
+	host, port := pattern, ""
+	switch {
+	case strings.HasPrefix(pattern, "["), strings.Count(pattern, ":") == 1:
+		if strings.HasSuffix(pattern, "]") {
+			host = strings.Trim(pattern, "[]")
+			break
+		}
+		var err error
+		if host, port, err = net.SplitHostPort(pattern); err != nil {
+			return hostRule{}, errors.New("is not host[:port]")
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return hostRule{}, errors.New("has no valid port")
+		}
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		return hostRule{host: ip.String(), port: port}, nil
+	}
+	rule := hostRule{host: strings.ToLower(host), port: port}
+	if rest, found := strings.CutPrefix(rule.host, "*"); found {
+		if !strings.HasPrefix(rest, ".") {
+			return hostRule{}, errors.New("* must be the leftmost label of a longer name")
+		}
+		rule.host, rule.subdomain = rest[1:], true
+	}
+	if !isName(rule.host) {
+		return hostRule{}, errors.New("is not host[:port], with * as the leftmost label only")
+	}
+	if rule.subdomain {
+		rule.host = "." + rule.host
+	}
+	return rule, nil
+}
+
+// isName accepts DNS names in their ASCII form, and the underscore of
+// container networks.
+func isName(host string) bool {
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		for _, c := range label {
+			if c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Check returns an error that matches [ErrServiceURL] unless the bot may send
+// its bearer token to serviceURL.
+func (l *AllowList) Check(serviceURL string) error {
+	u, err := url.Parse(serviceURL)
+	switch {
+	case err != nil || u.Host == "" || strings.Contains(serviceURL, `\`):
+		return fmt.Errorf("%w: no absolute URL", ErrServiceURL)
+	case u.Scheme != "https" && u.Scheme != "http":
+		return fmt.Errorf("%w: neither https nor http", ErrServiceURL)
+	case u.User != nil || strings.ContainsAny(serviceURL, "?#"):
+		return fmt.Errorf("%w: user, query and fragment have no place in it", ErrServiceURL)
+	}
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	ip := net.ParseIP(host)
+	if ip != nil {
+		host = ip.String()
+	}
+	if l.loopback && isLoopback(host, ip) {
+		return nil
+	}
+	if port == "" {
+		port = "443"
+		if u.Scheme == "http" {
+			port = "80"
+		}
+	}
+	insecure := false
+	for i := range l.rules {
+		rule := &l.rules[i]
+		if !rule.matches(host, port) {
+			continue
+		}
+		if u.Scheme == "https" || rule.plain {
+			return nil
+		}
+		insecure = true
+	}
+	if insecure {
+		return fmt.Errorf("%w: host %q needs https", ErrServiceURL, host)
+	}
+	return fmt.Errorf("%w: host %q is not listed", ErrServiceURL, host)
+}
+
+func (r *hostRule) matches(host, port string) bool {
+	if r.port != "" && r.port != port {
+		return false
+	}
+	if r.subdomain {
+		return len(host) > len(r.host) && strings.HasSuffix(host, r.host)
+	}
+	return host == r.host
+}
+
+// isLoopback: ip is host as an address, or nil.
+func isLoopback(host string, ip net.IP) bool {
+	if ip != nil {
+		return ip.IsLoopback()
+	}
+	return strings.EqualFold(host, "localhost")
+}
