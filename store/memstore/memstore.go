@@ -331,6 +331,7 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 		return 0, err
 	}
 	defer s.mu.Unlock()
+	before = store.Time(before)
 	var ids []string
 	for id, a := range s.attempts {
 		if a.State.Terminal() && a.Entered.Before(before) {

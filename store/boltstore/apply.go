@@ -1,0 +1,536 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// putPlan is what check learned about one Put.
+type putPlan struct {
+	old  *store.Attempt // nil on insertion
+	key  userKey
+	from userKey // of old
+}
+
+// Apply writes the commits in one transaction; see [store.Store]. When the
+// transaction fails, every result is that error.
+func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
+	errs := make([]error, len(commits))
+	err := s.update(ctx, "apply", func(t *txn) error {
+		wrote := false
+		for i := range commits {
+			plans, err := t.check(&commits[i])
+			if err != nil {
+				errs[i] = fmt.Errorf("boltstore: apply: %w", err)
+				continue
+			}
+			if err := t.apply(&commits[i], plans); err != nil {
+				return err
+			}
+			wrote = true
+		}
+		if !wrote {
+			return errNothing
+		}
+		return nil
+	})
+	if err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+// check decides about a commit before anything of it is written.
+func (t *txn) check(c *store.Commit) ([]putPlan, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	plans := t.s.scratch[:0]
+	for i := range c.Put {
+		plan, err := t.checkPut(c.Put[:i], plans, &c.Put[i])
+		if err != nil {
+			return nil, err
+		}
+		plans = append(plans, plan)
+	}
+	t.s.scratch = plans
+	known := func(id string) bool {
+		for i := range c.Put {
+			if c.Put[i].ID == id {
+				return true
+			}
+		}
+		return t.exists(id)
+	}
+	for i := range c.Events {
+		if id := c.Events[i].Attempt; id != "" && !known(id) {
+			return nil, fmt.Errorf("event of attempt %s: %w", id, store.ErrNotFound)
+		}
+	}
+	for i := range c.Deliveries {
+		if id := c.Deliveries[i].Attempt; !known(id) {
+			return nil, fmt.Errorf("delivery of attempt %s: %w", id, store.ErrNotFound)
+		}
+	}
+	for i, m := range c.Marks {
+		if slices.ContainsFunc(c.Marks[:i], func(o store.Mark) bool { return o.Name == m.Name }) || t.marked(m.Name) {
+			return nil, fmt.Errorf("mark: %w", store.ErrDuplicate)
+		}
+	}
+	return plans, nil
+}
+
+// checkPut checks one Put as if those before it in the commit were written.
+func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt) (putPlan, error) {
+	plan := putPlan{key: hashKey(a.Key)}
+	for j := len(before) - 1; j >= 0 && plan.old == nil; j-- {
+		if before[j].ID == a.ID {
+			plan.old = &before[j]
+		}
+	}
+	if plan.old == nil {
+		old, err := t.attempt(a.ID)
+		if err != nil {
+			return plan, err
+		}
+		plan.old = old
+	}
+	old := plan.old
+	switch {
+	case a.Version == 1 && old != nil:
+		return plan, fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
+	case a.Version > 1 && old == nil:
+		return plan, fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
+	case a.Version > 1 && old.Version != a.Version-1:
+		return plan, fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.Version, a.Version-1, store.ErrConflict)
+	}
+	if old != nil {
+		plan.from = plan.key
+		if old.Key != a.Key {
+			plan.from = hashKey(old.Key)
+		}
+	}
+	if a.State.Terminal() {
+		return plan, nil
+	}
+	row, _, err := t.openRow(plan.key)
+	if err != nil {
+		return plan, err
+	}
+	other := row.id
+	for j := range before {
+		if plans[j].old != nil && other == before[j].ID {
+			other = "" // as stored it held the key; what it does now follows
+		}
+		if plans[j].key == plan.key && !before[j].State.Terminal() {
+			other = before[j].ID
+		}
+	}
+	if other != "" && other != a.ID {
+		return plan, fmt.Errorf("attempt %s: attempt %s: %w", a.ID, other, store.ErrExists)
+	}
+	return plan, nil
+}
+
+// openRow returns the key's row of live, and whether it has one.
+func (t *txn) openRow(h userKey) (openRow, bool, error) {
+	t.key = openKey(t.key[:0], h)
+	b := t.live.Get(t.key)
+	if b == nil {
+		return openRow{}, false, nil
+	}
+	row, ok := readOpenRow(b)
+	if !ok {
+		return openRow{}, false, fmt.Errorf("index of open attempts: %w", store.ErrCorrupt)
+	}
+	return row, true, nil
+}
+
+func (t *txn) marked(name string) bool {
+	h := markHash(name)
+	t.key = append(append(t.key[:0], idxMark), h[:]...)
+	_, expires, ok := readMark(t.idx.Get(t.key))
+	return ok && (expires.IsZero() || t.now.Before(expires))
+}
+
+// apply writes a checked commit. An error ends the transaction.
+func (t *txn) apply(c *store.Commit, plans []putPlan) error {
+	for i := range c.Put {
+		if err := t.putAttempt(&c.Put[i], &plans[i]); err != nil {
+			return err
+		}
+	}
+	if err := t.putEvents(c.Events); err != nil {
+		return err
+	}
+	for i := range c.Deliveries {
+		if err := t.putDelivery(&c.Deliveries[i]); err != nil {
+			return err
+		}
+	}
+	for _, m := range c.Marks {
+		if err := t.putMark(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
+	t.put = *given // times of its own; marks and failure are only read
+	a := &t.put
+	a.Normalize()
+	start := len(t.s.arena)
+	t.s.arena = store.AppendAttempt(t.s.arena, a)
+	t.key = rowKey(t.key[:0], a.ID, kindRecord)
+	if err := put(t.rows, t.key, t.keep(start)); err != nil {
+		return err
+	}
+	t.woken = append(t.woken, a.ID)
+	for _, step := range []func(*store.Attempt, *putPlan) error{t.indexOpen, t.indexUser, t.indexExchange, t.indexEnd, t.indexSkew} {
+		if err := step(a, plan); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// indexOpen keeps the open and the due index.
+func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
+	var had openRow
+	if plan.old != nil && !plan.old.State.Terminal() {
+		row, ok, err := t.openRow(plan.from)
+		if err != nil {
+			return err
+		}
+		if ok && row.id == a.ID {
+			had = row
+			if a.State.Terminal() || plan.from != plan.key {
+				if err := del(t.live, t.key); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	due := a.Due()
+	if !had.due.Equal(due) {
+		if err := t.moveDue(a.ID, had.due, due); err != nil {
+			return err
+		}
+	}
+	if a.State.Terminal() {
+		return nil
+	}
+	return t.putOpenRow(plan.key, &openRow{state: a.State, entered: a.Entered, due: due, id: a.ID})
+}
+
+func (t *txn) putOpenRow(h userKey, row *openRow) error {
+	start := len(t.s.arena)
+	t.s.arena = row.append(t.s.arena)
+	t.key = openKey(t.key[:0], h)
+	return put(t.live, t.key, t.keep(start))
+}
+
+func (t *txn) moveDue(id string, from, to time.Time) error {
+	if !from.IsZero() {
+		t.key = dueKey(t.key[:0], from, id)
+		if err := del(t.live, t.key); err != nil {
+			return err
+		}
+	}
+	if to.IsZero() {
+		return nil
+	}
+	t.key = dueKey(t.key[:0], to, id)
+	return put(t.live, t.key, nil)
+}
+
+// indexUser keeps the indexes by MRI and by Entra object id.
+func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
+	if plan.old == nil || plan.from != plan.key {
+		if plan.old != nil {
+			t.key = userRow(t.key[:0], plan.from, a.ID)
+			if err := del(t.idx, t.key); err != nil {
+				return err
+			}
+		}
+		start := len(t.s.arena)
+		t.s.arena = append(t.s.arena, plan.key[hashSize:]...)
+		t.key = userRow(t.key[:0], plan.key, a.ID)
+		if err := put(t.idx, t.key, t.keep(start)); err != nil {
+			return err
+		}
+	}
+	oldAAD, aad := "", a.Conversation.UserAAD
+	if plan.old != nil {
+		oldAAD = plan.old.Conversation.UserAAD
+	}
+	if oldAAD == aad {
+		return nil
+	}
+	if oldAAD != "" {
+		t.key = aadRow(t.key[:0], oldAAD, a.ID)
+		if err := del(t.idx, t.key); err != nil {
+			return err
+		}
+	}
+	if aad == "" {
+		return nil
+	}
+	t.key = aadRow(t.key[:0], aad, a.ID)
+	return put(t.idx, t.key, nil)
+}
+
+// indexExchange makes the exchange id point here, and remembers one that the
+// attempt no longer has, for Purge.
+func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
+	if old := plan.old; old != nil && old.ExchangeID != "" && (old.ExchangeID != a.ExchangeID || old.Key.App != a.Key.App) {
+		former := exchangeRow(nil, old.Key.App, old.ExchangeID)
+		t.key = append(rowKey(t.key[:0], a.ID, kindExchange), former...)
+		if err := put(t.rows, t.key, nil); err != nil {
+			return err
+		}
+	}
+	if a.ExchangeID == "" {
+		return nil
+	}
+	t.key = exchangeRow(t.key[:0], a.Key.App, a.ExchangeID)
+	if string(t.idx.Get(t.key)) == a.ID {
+		return nil
+	}
+	start := len(t.s.arena)
+	t.s.arena = append(t.s.arena, a.ID...)
+	return put(t.idx, t.key, t.keep(start))
+}
+
+// indexEnd keeps the tallies of ended attempts.
+func (t *txn) indexEnd(a *store.Attempt, plan *putPlan) error {
+	if old := plan.old; old != nil && old.State.Terminal() {
+		before := *old
+		before.Normalize()
+		if err := t.tally(&before, -1); err != nil {
+			return err
+		}
+	}
+	if !a.State.Terminal() {
+		return nil
+	}
+	return t.tally(a, 1)
+}
+
+func (t *txn) tally(a *store.Attempt, by int64) error {
+	t.key = tallyKey(t.key[:0], a)
+	n, _ := binary.Varint(t.live.Get(t.key))
+	if n += by; n <= 0 {
+		return del(t.live, t.key)
+	}
+	start := len(t.s.arena)
+	t.s.arena = binary.AppendVarint(t.s.arena, n)
+	return put(t.live, t.key, t.keep(start))
+}
+
+// indexSkew widens the bound on how far ids and times are apart, see
+// [txn.skew]. It hardly ever writes.
+func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
+	bound, ok := t.skew()
+	if !ok {
+		return nil
+	}
+	us := maxSkew + 1
+	if at, isULID := idTime(a.ID); isULID {
+		d := max(micros(at, a.Created), micros(a.Created, at), micros(at, a.Entered))
+		if d <= bound.Microseconds() {
+			return nil
+		}
+		us = 2 * uint64(d)
+	}
+	t.skewRead = false
+	return put(t.tx.Bucket(bucketMeta), metaSkew, binary.BigEndian.AppendUint64(nil, us))
+}
+
+// micros is how far a is after b; time.Duration ends at 292 years.
+func micros(a, b time.Time) int64 { return a.UnixMicro() - b.UnixMicro() }
+
+// putEvents appends the lines, those of one attempt in one row.
+func (t *txn) putEvents(events []store.Event) error {
+	for i := range events {
+		id := events[i].Attempt
+		if id == "" {
+			if err := t.putOrphan(&events[i]); err != nil {
+				return err
+			}
+			continue
+		}
+		if indexEvent(events, id) < i {
+			continue // in the row of the first
+		}
+		last := t.lastSeq(id)
+		start := len(t.s.arena)
+		for j := i; j < len(events); j++ {
+			if events[j].Attempt == id {
+				t.appendLine(&events[j])
+				last++
+			}
+		}
+		t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], id, kindEvents), last)
+		if err := put(t.rows, t.key, t.keep(start)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// indexEvent is the position of the attempt's first line.
+func indexEvent(events []store.Event, id string) int {
+	for i := range events {
+		if events[i].Attempt == id {
+			return i
+		}
+	}
+	return len(events)
+}
+
+// putOrphan writes a line of no attempt; their sequence outlives a purge.
+func (t *txn) putOrphan(e *store.Event) error {
+	seq, err := t.rows.NextSequence()
+	if err != nil {
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	start := len(t.s.arena)
+	t.appendLine(e)
+	t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], "", kindEvents), seq)
+	return put(t.rows, t.key, t.keep(start))
+}
+
+// appendLine appends length and encoding; what the key says is left out.
+func (t *txn) appendLine(e *store.Event) {
+	line := *e
+	line.Attempt, line.Seq = "", 0
+	var buf [512]byte
+	b := store.AppendEvent(buf[:0], &line)
+	t.s.arena = binary.AppendUvarint(t.s.arena, uint64(len(b)))
+	t.s.arena = append(t.s.arena, b...)
+}
+
+// lastSeq is the Seq of the attempt's last line, 0 for none.
+func (t *txn) lastSeq(id string) uint64 {
+	if t.seek == nil {
+		t.seek = t.rows.Cursor()
+	}
+	t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], id, kindEvents), math.MaxUint64)
+	k, _ := t.seek.Seek(t.key)
+	if k == nil {
+		k, _ = t.seek.Last()
+	} else {
+		k, _ = t.seek.Prev()
+	}
+	prefix := t.key[:len(t.key)-timeSize]
+	if !bytes.HasPrefix(k, prefix) || len(k) != len(t.key) {
+		return 0
+	}
+	return binary.BigEndian.Uint64(k[len(prefix):])
+}
+
+func (t *txn) putDelivery(given *store.Delivery) error {
+	d := *given
+	d.Normalize()
+	t.key = deliveryRow(t.key[:0], d.DeliveryKey)
+	var old store.Delivery
+	if b := t.rows.Get(t.key); b != nil {
+		var err error
+		if old, err = store.DecodeDelivery(b); err != nil {
+			return fmt.Errorf("delivery %s: %w", d.DeliveryKey, err)
+		}
+		old.Attempt = d.Attempt
+	}
+	start := len(t.s.arena)
+	stored := d
+	stored.Attempt = "" // the key says it
+	t.s.arena = store.AppendDelivery(t.s.arena, &stored)
+	if err := put(t.rows, t.key, t.keep(start)); err != nil {
+		return err
+	}
+	if err := t.unindexDelivery(&old); err != nil {
+		return err
+	}
+	switch d.Status {
+	case store.DeliveryPending:
+		t.key = pendingKey(t.key[:0], &d)
+	case store.DeliveryDead:
+		t.key = deadKey(t.key[:0], &d)
+	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
+		return nil
+	}
+	return put(t.live, t.key, nil)
+}
+
+func (t *txn) unindexDelivery(d *store.Delivery) error {
+	switch d.Status {
+	case store.DeliveryPending:
+		t.key = pendingKey(t.key[:0], d)
+	case store.DeliveryDead:
+		t.key = deadKey(t.key[:0], d)
+	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
+		return nil
+	default: // there was none
+		return nil
+	}
+	return del(t.live, t.key)
+}
+
+func (t *txn) putMark(m store.Mark) error {
+	h := markHash(m.Name)
+	if err := t.dropMark(h[:]); err != nil {
+		return err
+	}
+	expires := store.Time(m.Expires)
+	start := len(t.s.arena)
+	t.s.arena = appendTime(appendTime(t.s.arena, t.now), expires)
+	t.key = append(append(t.key[:0], idxMark), h[:]...)
+	if err := put(t.idx, t.key, t.keep(start)); err != nil {
+		return err
+	}
+	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), t.now), h[:]...)
+	if err := put(t.idx, t.key, nil); err != nil {
+		return err
+	}
+	if expires.IsZero() {
+		return nil
+	}
+	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), expires), h[:]...)
+	return put(t.idx, t.key, nil)
+}
+
+// dropMark deletes a mark, if it is there, with its indexes.
+func (t *txn) dropMark(h []byte) error {
+	t.key = append(append(t.key[:0], idxMark), h...)
+	created, expires, ok := readMark(t.idx.Get(t.key))
+	if !ok {
+		return nil
+	}
+	if err := del(t.idx, t.key); err != nil {
+		return err
+	}
+	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), created), h...)
+	if err := del(t.idx, t.key); err != nil {
+		return err
+	}
+	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), expires), h...)
+	return del(t.idx, t.key)
+}
+
+func readMark(b []byte) (created, expires time.Time, ok bool) {
+	if len(b) != 2*timeSize {
+		return time.Time{}, time.Time{}, false
+	}
+	return readTime(b), readTime(b[timeSize:]), true
+}

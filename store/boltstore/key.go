@@ -1,0 +1,196 @@
+package boltstore
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Kinds of rows of an attempt.
+const (
+	kindRecord   = 'a'
+	kindDelivery = 'd'
+	kindEvents   = 'e'
+	kindExchange = 'x'
+)
+
+// Prefixes in bucket live.
+const (
+	liveOpen    = 'o'
+	liveDue     = 'd'
+	livePending = 'p'
+	liveDead    = 'z'
+	liveTally   = 't'
+)
+
+// Prefixes in bucket index.
+const (
+	idxUser        = 'u'
+	idxAAD         = 'a'
+	idxExchange    = 'x'
+	idxMark        = 'm'
+	idxMarkCreated = 'c'
+	idxMarkExpires = 'n'
+)
+
+const (
+	hashSize  = 16 // of what users can choose
+	scopeSize = 8  // of app and channel, and of a connection: configured names
+	timeSize  = 8
+)
+
+func rowKey(dst []byte, id string, kind byte) []byte {
+	return append(append(dst, id...), 0, kind)
+}
+
+// cutID splits "id 00 rest".
+func cutID(key []byte) (id string, rest []byte) {
+	i := bytes.IndexByte(key, 0)
+	if i < 0 {
+		return string(key), nil
+	}
+	return string(key[:i]), key[i+1:]
+}
+
+// appendTime appends t so that bytes sort like times.
+func appendTime(dst []byte, t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(dst, uint64(t.UnixMicro())^1<<63) //nolint:gosec // order is kept by the flipped sign
+}
+
+func readTime(b []byte) time.Time {
+	return time.UnixMicro(int64(binary.BigEndian.Uint64(b) ^ 1<<63)).UTC() //nolint:gosec // inverse of appendTime
+}
+
+// appendDelivery appends what follows the attempt's id in a delivery's keys. The
+// first letter tells the kinds apart and sorts like them.
+func appendDelivery(dst []byte, k store.DeliveryKey) []byte {
+	return binary.BigEndian.AppendUint32(append(dst, k.Kind[0]), uint32(k.Round)) //nolint:gosec // checked by Validate
+}
+
+func deliveryRow(dst []byte, k store.DeliveryKey) []byte {
+	return appendDelivery(rowKey(dst, k.Attempt, kindDelivery), k)
+}
+
+func pendingKey(dst []byte, d *store.Delivery) []byte {
+	dst = appendTime(append(dst, livePending), d.NextAt)
+	return appendDelivery(append(append(dst, d.Attempt...), 0), d.DeliveryKey)
+}
+
+func deadKey(dst []byte, d *store.Delivery) []byte {
+	return appendDelivery(append(append(append(dst, liveDead), d.Attempt...), 0), d.DeliveryKey)
+}
+
+// deliveryID turns "id 00 kind round" of an index into the key of the row.
+func deliveryID(dst, b []byte) []byte {
+	i := bytes.IndexByte(b, 0)
+	dst = append(append(dst, b[:i+1]...), kindDelivery)
+	return append(dst, b[i+1:]...)
+}
+
+// userKey is a key hashed: user, then scope, then connection, so that each
+// beginning of it is a prefix to search by.
+type userKey [hashSize + 2*scopeSize]byte
+
+const userScope = hashSize + scopeSize
+
+func hashKey(k store.Key) userKey {
+	var h userKey
+	user := sha256.Sum256([]byte(k.User))
+	scope := sha256.Sum256([]byte(k.App + "\x1f" + k.Channel))
+	conn := sha256.Sum256([]byte(strings.ToLower(k.Connection)))
+	copy(h[:hashSize], user[:])
+	copy(h[hashSize:userScope], scope[:])
+	copy(h[userScope:], conn[:])
+	return h
+}
+
+func openKey(dst []byte, h userKey) []byte { return append(append(dst, liveOpen), h[:]...) }
+
+func userRow(dst []byte, h userKey, id string) []byte {
+	return append(append(append(dst, idxUser), h[:hashSize]...), id...)
+}
+
+func aadPrefix(dst []byte, aad string) []byte {
+	h := sha256.Sum256([]byte(strings.ToLower(aad)))
+	return append(append(dst, idxAAD), h[:hashSize]...)
+}
+
+func aadRow(dst []byte, aad, id string) []byte { return append(aadPrefix(dst, aad), id...) }
+
+func exchangeRow(dst []byte, app, id string) []byte {
+	h := sha256.Sum256([]byte(app + "\x1f" + id))
+	return append(append(dst, idxExchange), h[:hashSize]...)
+}
+
+func markHash(name string) [hashSize]byte {
+	h := sha256.Sum256([]byte(name))
+	return [hashSize]byte(h[:hashSize])
+}
+
+// dueKey is the row of bucket live that shows an attempt to Due.
+func dueKey(dst []byte, at time.Time, id string) []byte {
+	return append(appendTime(append(dst, liveDue), at), id...)
+}
+
+func tallyKey(dst []byte, a *store.Attempt) []byte {
+	return append(appendTime(append(dst, liveTally), a.Entered.Truncate(time.Minute)), a.Outcome()...)
+}
+
+// openRow is the value of an open key: what an overview needs without reading
+// the record.
+type openRow struct {
+	state   store.State
+	entered time.Time
+	due     time.Time // when Due shows it, zero for never
+	id      string
+}
+
+func (r *openRow) append(dst []byte) []byte {
+	dst = appendTime(appendTime(dst, r.entered), r.due)
+	dst = append(append(dst, r.state...), 0)
+	return append(dst, r.id...)
+}
+
+func readOpenRow(b []byte) (openRow, bool) {
+	if len(b) < 2*timeSize {
+		return openRow{}, false
+	}
+	r := openRow{entered: readTime(b), due: readTime(b[timeSize:])}
+	state, id, ok := bytes.Cut(b[2*timeSize:], []byte{0})
+	r.state, r.id = store.State(state), string(id)
+	return r, ok
+}
+
+// minSkew is the skew of a store that never saw a greater one.
+const minSkew = time.Second
+
+// maxSkew, in microseconds, is beyond every pair of times that occurs.
+const maxSkew = 100 * 365 * 24 * uint64(time.Hour/time.Microsecond)
+
+// idTime is the time in a ULID. Only the canonical form sorts like its time.
+func idTime(id string) (time.Time, bool) {
+	u, err := ulid.ParseStrict(id)
+	if err != nil || u.String() != id {
+		return time.Time{}, false
+	}
+	return u.Timestamp(), true
+}
+
+// firstID is the smallest ULID of t's millisecond.
+func firstID(t time.Time) string {
+	ms := t.UnixMilli()
+	if ms <= 0 {
+		return ""
+	}
+	var u ulid.ULID
+	if err := u.SetTime(uint64(ms)); err != nil {
+		return "\xff" // beyond all ULIDs
+	}
+	return u.String()
+}

@@ -1,0 +1,505 @@
+package boltstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Get returns one attempt; see [store.Store].
+func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
+	var snap store.Snapshot
+	err := s.view(ctx, "get", func(t *txn) error {
+		snap.Now = t.now
+		a, err := t.attempt(id)
+		if err != nil {
+			return err
+		}
+		if a == nil {
+			return fmt.Errorf("attempt %q: %w", id, store.ErrNotFound)
+		}
+		snap.Attempts = []store.Attempt{*a}
+		return nil
+	})
+	return snap, err
+}
+
+// Find is the engine's read; see [store.Store].
+func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	var snap store.Snapshot
+	err := s.view(ctx, "find", func(t *txn) error {
+		snap = store.Snapshot{Now: t.now}
+		if q.ExchangeID != "" {
+			t.key = exchangeRow(t.key[:0], q.User.App, q.ExchangeID)
+			if id := t.idx.Get(t.key); id != nil {
+				a, err := t.mustAttempt(string(id), "exchange ids")
+				if err != nil {
+					return err
+				}
+				snap.ByExchangeID = a
+			}
+		}
+		var err error
+		snap.Attempts, err = t.find(&q)
+		return err
+	})
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	return snap, nil
+}
+
+// mustAttempt reads an attempt that an index names.
+func (t *txn) mustAttempt(id, index string) (*store.Attempt, error) {
+	a, err := t.attempt(id)
+	if err == nil && a == nil {
+		err = fmt.Errorf("index of %s: %w", index, store.ErrCorrupt)
+	}
+	return a, err
+}
+
+// find returns the user's (and connection's) attempts: the open ones, then the
+// others, newest first.
+func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
+	h := hashKey(q.Key())
+	prefix, scope := h[:userScope], h[hashSize:userScope]
+	if q.Connection != "" {
+		prefix, scope = h[:], h[hashSize:]
+	}
+	open, err := t.openIDs(prefix, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]store.Attempt, 0, max(len(open), 1))
+	for _, id := range open {
+		a, err := t.mustAttempt(id, "open attempts")
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *a)
+	}
+	ids := newDescending(t.idx, append([]byte{idxUser}, h[:hashSize]...), "")
+	for id, v := ids.next(); id != "" && len(out) < q.Max(); id, v = ids.next() {
+		if !bytes.HasPrefix(v, scope) || slices.Contains(open, id) {
+			continue
+		}
+		a, err := t.mustAttempt(id, "users")
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *a)
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	return out, nil
+}
+
+// openIDs returns the ids of open attempts whose key begins so and whose state
+// is among states (nil: any), newest first.
+func (t *txn) openIDs(prefix []byte, states []store.State) ([]string, error) {
+	var ids []string
+	err := t.eachOpen(prefix, func(row openRow) {
+		if len(states) == 0 || slices.Contains(states, row.state) {
+			ids = append(ids, row.id)
+		}
+	})
+	slices.SortFunc(ids, func(a, b string) int { return strings.Compare(b, a) })
+	return ids, err
+}
+
+func (t *txn) eachOpen(prefix []byte, fn func(openRow)) error {
+	p := append([]byte{liveOpen}, prefix...)
+	c := t.live.Cursor()
+	for k, v := c.Seek(p); bytes.HasPrefix(k, p); k, v = c.Next() {
+		row, ok := readOpenRow(v)
+		if !ok {
+			return fmt.Errorf("index of open attempts: %w", store.ErrCorrupt)
+		}
+		fn(row)
+	}
+	return nil
+}
+
+// descending walks the ids behind a prefix of an index, from below an id (""
+// for all) downwards.
+type descending struct {
+	c      *bbolt.Cursor
+	prefix []byte
+	k, v   []byte
+}
+
+func newDescending(b *bbolt.Bucket, prefix []byte, below string) *descending {
+	d := &descending{c: b.Cursor(), prefix: prefix}
+	end := append(bytes.Clone(prefix), below...)
+	if below == "" {
+		end = append(end, 0xff) // ids are text: none begins with ff
+	}
+	d.k, d.v = seekBefore(d.c, end)
+	return d
+}
+
+// next returns the next id and its value, "" at the end.
+func (d *descending) next() (id string, v []byte) {
+	if !bytes.HasPrefix(d.k, d.prefix) {
+		return "", nil
+	}
+	id, v = string(d.k[len(d.prefix):]), d.v
+	d.k, d.v = d.c.Prev()
+	return id, v
+}
+
+// seekBefore moves to the last key that is smaller than end.
+func seekBefore(c *bbolt.Cursor, end []byte) (k, v []byte) {
+	if k, _ := c.Seek(end); k == nil {
+		return c.Last()
+	}
+	return c.Prev()
+}
+
+// Changed waits for a newer version, among the writes of this process; see
+// [store.Store].
+func (s *Store) Changed(ctx context.Context, id string, version int64) error {
+	err := s.notify.Wait(ctx, id, func() (stale bool, err error) {
+		err = s.view(ctx, "changed", func(t *txn) error {
+			a, err := t.attempt(id)
+			if err != nil {
+				return err
+			}
+			if a == nil {
+				stale = version > 0
+			} else {
+				stale = a.Version > version
+			}
+			return nil
+		})
+		return stale, err
+	})
+	if err != nil {
+		return fmt.Errorf("boltstore: changed: %w", err)
+	}
+	return nil
+}
+
+// List is the operator's list; see [store.Store]. It goes by the user index, by
+// the index of open attempts, or else from the newest attempt on.
+func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
+	var page store.Page
+	err := s.view(ctx, "list", func(t *txn) error {
+		page = store.Page{Now: t.now}
+		next, err := t.candidates(&f)
+		if err != nil {
+			return err
+		}
+		for id := next(); id != ""; id = next() {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			a, err := t.mustAttempt(id, "attempts")
+			if err != nil {
+				return err
+			}
+			if !f.Match(a) {
+				continue
+			}
+			if n := len(page.Attempts); n == f.Max() {
+				page.Next = page.Attempts[n-1].ID
+				return nil
+			}
+			page.Attempts = append(page.Attempts, *a)
+			if page.Deliveries, err = t.appendDeliveries(page.Deliveries, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return store.Page{}, err
+	}
+	return page, nil
+}
+
+// candidates returns a walk over ids, newest first, that misses no match.
+func (t *txn) candidates(f *store.Filter) (func() string, error) {
+	switch {
+	case f.User != "":
+		h := hashKey(store.Key{User: f.User})
+		return merge(
+			newDescending(t.idx, append([]byte{idxUser}, h[:hashSize]...), f.Cursor),
+			newDescending(t.idx, aadPrefix(nil, f.User), f.Cursor),
+		), nil
+	case f.OpenOnly():
+		ids, err := t.openIDs(nil, f.States)
+		if err != nil {
+			return nil, err
+		}
+		if f.Cursor != "" {
+			ids = slices.DeleteFunc(ids, func(id string) bool { return id >= f.Cursor })
+		}
+		return func() string {
+			if len(ids) == 0 {
+				return ""
+			}
+			id := ids[0]
+			ids = ids[1:]
+			return id
+		}, nil
+	default:
+		return t.newestFirst(f), nil
+	}
+}
+
+// merge walks two indexes at once and names an id in both only once.
+func merge(a, b *descending) func() string {
+	x, _ := a.next()
+	y, _ := b.next()
+	return func() string {
+		id := max(x, y)
+		if x == id && id != "" {
+			x, _ = a.next()
+		}
+		if y == id && id != "" {
+			y, _ = b.next()
+		}
+		return id
+	}
+}
+
+// newestFirst walks all attempts between the bounds that the filter sets.
+func (t *txn) newestFirst(f *store.Filter) func() string {
+	low, end := f.IDPrefix, f.Cursor
+	lower := func(bound string) {
+		if end == "" || bound < end {
+			end = bound
+		}
+	}
+	if f.IDPrefix != "" {
+		lower(f.IDPrefix + "\xff")
+	}
+	if skew, ok := t.skew(); ok {
+		if !f.Since.IsZero() {
+			low = max(low, firstID(f.Since.Add(-skew)))
+		}
+		if !f.Until.IsZero() {
+			lower(firstID(f.Until.Add(skew + time.Millisecond)))
+		}
+	}
+	if end == "" {
+		end = "\xff"
+	}
+	c := t.rows.Cursor()
+	at := []byte(end)
+	return func() string {
+		k, _ := seekBefore(c, at)
+		id, _ := cutID(k)
+		if k == nil || id == "" || id < low {
+			return ""
+		}
+		at = append(append(at[:0], id...), 0)
+		return id
+	}
+}
+
+func (t *txn) appendDeliveries(dst []store.Delivery, id string) ([]store.Delivery, error) {
+	prefix := rowKey(nil, id, kindDelivery)
+	c := t.rows.Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		d, err := store.DecodeDelivery(v)
+		if err != nil {
+			return nil, fmt.Errorf("delivery of attempt %s: %w", id, err)
+		}
+		d.Attempt = id
+		dst = append(dst, d)
+	}
+	return dst, nil
+}
+
+// readLines decodes a row of audit lines.
+func readLines(key, b []byte) ([]store.Event, error) {
+	id, rest := cutID(key)
+	if len(rest) != 1+timeSize || len(b) == 0 {
+		return nil, fmt.Errorf("audit row of attempt %q: %w", id, store.ErrCorrupt)
+	}
+	var lines []store.Event
+	for len(b) > 0 {
+		n, w := binary.Uvarint(b)
+		if w <= 0 || n > uint64(len(b)-w) {
+			return nil, fmt.Errorf("audit row of attempt %q: %w", id, store.ErrCorrupt)
+		}
+		e, err := store.DecodeEvent(b[w : w+int(n)]) //nolint:gosec // not above len(b)
+		if err != nil {
+			return nil, fmt.Errorf("audit row of attempt %q: %w", id, err)
+		}
+		e.Attempt = id
+		lines = append(lines, e)
+		b = b[w+int(n):] //nolint:gosec // not above len(b)
+	}
+	last := binary.BigEndian.Uint64(rest[1:])
+	for i := range lines {
+		lines[i].Seq = int64(last) - int64(len(lines)-1-i) //nolint:gosec // a count of rows
+	}
+	return lines, nil
+}
+
+// Events returns audit lines; see [store.Store].
+func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
+	var out []store.Event
+	err := s.view(ctx, "events", func(t *txn) error {
+		out = nil
+		if f.Attempt == "" && !f.Orphans {
+			var err error
+			out, err = t.allEvents(ctx, &f)
+			return err
+		}
+		prefix := rowKey(nil, f.Attempt, kindEvents)
+		from := prefix
+		if f.After > 0 {
+			if f.After == math.MaxInt64 {
+				return nil
+			}
+			from = binary.BigEndian.AppendUint64(bytes.Clone(prefix), uint64(f.After)+1)
+		}
+		c := t.rows.Cursor()
+		for k, v := c.Seek(from); bytes.HasPrefix(k, prefix) && len(out) < f.Max(); k, v = c.Next() {
+			lines, err := readLines(k, v)
+			if err != nil {
+				return err
+			}
+			for _, e := range lines {
+				if e.Seq > f.After && !e.Time.Before(f.Since) {
+					out = append(out, e)
+				}
+			}
+		}
+		out = out[:min(len(out), f.Max())]
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// allEvents scans every line and keeps the first Limit of them by time.
+func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Event, error) {
+	var out []store.Event
+	cut := func() {
+		slices.SortFunc(out, func(a, b store.Event) int {
+			return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Seq, b.Seq))
+		})
+		out = out[:min(len(out), f.Max())]
+	}
+	c := t.rows.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if _, rest := cutID(k); len(rest) == 0 || rest[0] != kindEvents {
+			continue
+		}
+		lines, err := readLines(k, v)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range lines {
+			if !e.Time.Before(f.Since) {
+				out = append(out, e)
+			}
+		}
+		if len(out) > 2*f.Max()+store.DefaultEventLimit {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			cut()
+		}
+	}
+	cut()
+	return out, nil
+}
+
+// Counts is the operator's overview, from the live bucket alone; see
+// [store.Store].
+func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
+	var n store.Counts
+	err := s.view(ctx, "counts", func(t *txn) error {
+		n = store.Counts{
+			Now:    t.now,
+			Open:   map[store.State]int{},
+			Oldest: map[store.State]time.Time{},
+			Ended:  map[string]int{},
+		}
+		err := t.eachOpen(nil, func(row openRow) {
+			n.Open[row.state]++
+			if old, ok := n.Oldest[row.state]; !ok || row.entered.Before(old) {
+				n.Oldest[row.state] = row.entered
+			}
+		})
+		if err != nil {
+			return err
+		}
+		from := appendTime([]byte{liveTally}, since.Truncate(time.Minute))
+		c := t.live.Cursor()
+		for k, v := c.Seek(from); len(k) > timeSize && k[0] == liveTally; k, v = c.Next() {
+			count, _ := binary.Varint(v)
+			n.Ended[string(k[1+timeSize:])] += int(count)
+		}
+		n.Owed = t.count(livePending)
+		n.Dead = t.count(liveDead)
+		return nil
+	})
+	return n, err
+}
+
+func (t *txn) count(prefix byte) (n int) {
+	c := t.live.Cursor()
+	for k, _ := c.Seek([]byte{prefix}); len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
+		n++
+	}
+	return n
+}
+
+// Secret returns the store's random key; see [store.Store].
+func (s *Store) Secret() []byte { return bytes.Clone(s.secret) }
+
+// Info describes the store; see [store.Store].
+func (s *Store) Info(ctx context.Context) (store.Info, error) {
+	var info store.Info
+	err := s.view(ctx, "info", func(t *txn) error {
+		info = store.Info{Backend: "bolt", Where: s.path, Schema: Format, Now: t.now}
+		return nil
+	})
+	return info, err
+}
+
+// Snapshot writes a consistent copy of the file to w while the store goes on,
+// and returns its size in bytes. Pages that are freed meanwhile are not reused
+// before it ends. It ends early, with an error, when ctx is done.
+func (s *Store) Snapshot(ctx context.Context, w io.Writer) (n int64, err error) {
+	err = s.view(ctx, "snapshot", func(t *txn) error {
+		n, err = t.tx.WriteTo(ctxWriter{ctx: ctx, w: w})
+		return err
+	})
+	return n, err
+}
+
+// ctxWriter refuses to write when its context is done.
+type ctxWriter struct {
+	ctx context.Context //nolint:containedctx // lives for one call of Snapshot
+	w   io.Writer
+}
+
+// Write passes b on.
+func (c ctxWriter) Write(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(b)
+}
