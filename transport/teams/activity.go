@@ -10,7 +10,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// ErrMalformed: the body is no activity. It never says what the body was.
+// ErrMalformed means that a body is no activity. It never says what it was.
 var ErrMalformed = errors.New("teams: malformed activity")
 
 // The activity types that the handler tells apart.

@@ -56,35 +56,35 @@ func (c *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, c.body)
 }
 
-func loopback(t testing.TB) *teams.AllowList {
-	t.Helper()
+func loopback(tb testing.TB) *teams.AllowList {
+	tb.Helper()
 	list, err := teams.NewAllowList(nil, true)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return list
 }
 
-func newConnector(t testing.TB, cfg teams.ConnectorConfig) *teams.Connector {
-	t.Helper()
+func newConnector(tb testing.TB, cfg teams.ConnectorConfig) *teams.Connector {
+	tb.Helper()
 	if cfg.Tokens == nil {
 		cfg.Tokens = tokensvc.Static(tokensvc.NewSecret(botToken))
 	}
 	if cfg.ServiceURLs == nil {
-		cfg.ServiceURLs = loopback(t)
+		cfg.ServiceURLs = loopback(tb)
 	}
 	c, err := teams.NewConnector(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(c.CloseIdleConnections)
+	tb.Cleanup(c.CloseIdleConnections)
 	return c
 }
 
-func serve(t testing.TB, h http.Handler) string {
-	t.Helper()
+func serve(tb testing.TB, h http.Handler) string {
+	tb.Helper()
 	srv := httptest.NewServer(h)
-	t.Cleanup(srv.Close)
+	tb.Cleanup(srv.Close)
 	return srv.URL
 }
 

@@ -46,33 +46,33 @@ func answering(answer machine.Answer) func(context.Context, *machine.Activity) (
 
 func silent(context.Context, *machine.Turn) (*machine.Answer, error) { return nil, nil } //nolint:nilnil // a bot that knows nothing
 
-func newHandler(t testing.TB, eng teams.Engine, bot teams.BotFunc, change ...func(*teams.Config)) http.Handler {
-	t.Helper()
+func newHandler(tb testing.TB, eng teams.Engine, bot teams.BotFunc, change ...func(*teams.Config)) http.Handler {
+	tb.Helper()
 	cfg := teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:3978", Log: zerolog.Nop()}
 	for _, c := range change {
 		c(&cfg)
 	}
 	h, err := teams.NewHandler(eng, cfg, bot)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return h
 }
 
-func post(t testing.TB, h http.Handler, body string) *httptest.ResponseRecorder {
-	t.Helper()
+func post(tb testing.TB, h http.Handler, body string) *httptest.ResponseRecorder {
+	tb.Helper()
 	w := httptest.NewRecorder()
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/messages", strings.NewReader(body))
+	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "/api/messages", strings.NewReader(body))
 	h.ServeHTTP(w, r)
 	return w
 }
 
 // change sets one member of a recorded activity; nil takes it out.
-func change(t testing.TB, file, member string, value any) string {
-	t.Helper()
+func change(tb testing.TB, file, member string, value any) string {
+	tb.Helper()
 	var activity map[string]any
-	if err := json.Unmarshal(recorded(t, file), &activity); err != nil {
-		t.Fatal(err)
+	if err := json.Unmarshal(recorded(tb, file), &activity); err != nil {
+		tb.Fatal(err)
 	}
 	if value == nil {
 		delete(activity, member)
@@ -81,7 +81,7 @@ func change(t testing.TB, file, member string, value any) string {
 	}
 	b, err := json.Marshal(activity)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return string(b)
 }

@@ -38,22 +38,22 @@ func seedReference() store.Conversation {
 }
 
 // recorded reads a file of the trace as it is.
-func recorded(t testing.TB, name string) []byte {
-	t.Helper()
+func recorded(tb testing.TB, name string) []byte {
+	tb.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", name)) //nolint:gosec // names are constants of the tests
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
 
 // golden reads a file of the trace without the white space between tokens: the
 // bytes on the wire.
-func golden(t testing.TB, name string) string {
-	t.Helper()
+func golden(tb testing.TB, name string) string {
+	tb.Helper()
 	var b bytes.Buffer
-	if err := json.Compact(&b, recorded(t, name)); err != nil {
-		t.Fatal(err)
+	if err := json.Compact(&b, recorded(tb, name)); err != nil {
+		tb.Fatal(err)
 	}
 	return b.String()
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// ErrServiceURL: the bot's bearer token must not go to this service URL.
+// ErrServiceURL means that the bot's bearer token must not go to a service URL.
 var ErrServiceURL = errors.New("teams: service URL is not allowed")
 
 // builtinRules are the connector's hosts (wire.md §1). They need https.
