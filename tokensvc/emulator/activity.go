@@ -22,24 +22,22 @@ type Conversation struct {
 
 // Incoming is an activity as Teams sends it to a bot (wire.md §1).
 type Incoming struct {
-	Type           string          `json:"type"`
-	Name           string          `json:"name,omitempty"`
-	ID             string          `json:"id"`
-	ReplyToID      string          `json:"replyToId,omitempty"`
-	Timestamp      time.Time       `json:"timestamp"`
-	ChannelID      string          `json:"channelId"`
-	ServiceURL     string          `json:"serviceUrl"`
-	From           Account         `json:"from"`
-	Recipient      Account         `json:"recipient"`
-	Conversation   Conversation    `json:"conversation"`
-	Locale         string          `json:"locale,omitempty"`
-	Text           string          `json:"text,omitempty"`
-	TextFormat     string          `json:"textFormat,omitempty"`
-	Entities       []Entity        `json:"entities,omitempty"`
-	ChannelData    *ChannelData    `json:"channelData,omitempty"`
-	Value          json.RawMessage `json:"value,omitempty"`
-	LocalTimezone  string          `json:"localTimezone,omitempty"`
-	LocalTimestamp *time.Time      `json:"localTimestamp,omitempty"`
+	Type         string          `json:"type"`
+	Name         string          `json:"name,omitempty"`
+	ID           string          `json:"id"`
+	ReplyToID    string          `json:"replyToId,omitempty"`
+	Timestamp    time.Time       `json:"timestamp"`
+	ChannelID    string          `json:"channelId"`
+	ServiceURL   string          `json:"serviceUrl"`
+	From         Account         `json:"from"`
+	Recipient    Account         `json:"recipient"`
+	Conversation Conversation    `json:"conversation"`
+	Locale       string          `json:"locale,omitempty"`
+	Text         string          `json:"text,omitempty"`
+	TextFormat   string          `json:"textFormat,omitempty"`
+	Entities     []Entity        `json:"entities,omitempty"`
+	ChannelData  *ChannelData    `json:"channelData,omitempty"`
+	Value        json.RawMessage `json:"value,omitempty"`
 }
 
 // Entity is clientInfo or mention.

@@ -185,11 +185,12 @@ func (t *Teams) Send(ctx context.Context, a Incoming) (Answer, error) {
 			return Answer{}, fmt.Errorf("emulator: authorize: %w", err)
 		}
 	}
-	resp, answer, err := do(t.client(), req)
+	got, err := do(t.client(), req)
 	if err != nil {
 		return Answer{}, fmt.Errorf("emulator: deliver %s %s: %w", a.Type, a.Name, err)
 	}
-	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: answer, Sent: a}, nil
+	got.Sent = a
+	return got, nil
 }
 
 func (t *Teams) client() *http.Client {
@@ -246,14 +247,14 @@ func fetchPage(ctx context.Context, client *http.Client, method, link, form stri
 	if form != "" {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	resp, page, err := do(client, req)
+	page, err := do(client, req)
 	if err != nil {
 		return "", err
 	}
-	if resp.StatusCode != statusOK {
-		return "", fmt.Errorf("status %d", resp.StatusCode)
+	if page.Status != statusOK {
+		return "", fmt.Errorf("status %d", page.Status)
 	}
-	return string(page), nil
+	return string(page.Body), nil
 }
 
 // attribute returns what stands between a prefix and the next quote.
@@ -267,17 +268,17 @@ func attribute(page, prefix string) (string, bool) {
 }
 
 // do reads the body to its end.
-func do(client *http.Client, req *http.Request) (*http.Response, []byte, error) {
+func do(client *http.Client, req *http.Request) (Answer, error) {
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, nil, withoutURL(err)
+		return Answer{}, withoutURL(err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
-		return nil, nil, withoutURL(err)
+		return Answer{}, withoutURL(err)
 	}
-	return resp, body, nil
+	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
 }
 
 // withoutURL: a sign-in link is a secret.

@@ -235,10 +235,10 @@ func (s *Server) exchangeToken(w http.ResponseWriter, uc tokensvc.UserConnection
 		refuse(w, http.StatusBadRequest, "BadRequest", "the connection has no token exchange URL")
 		return nil
 	}
-	switch status := s.switches.exchangeStatus(uc.Connection, sso); {
-	case status == statusOK:
+	switch status := s.switches.exchangeStatus(uc.Connection, sso); status {
+	case statusOK:
 		return s.store(uc)
-	case status == http.StatusPreconditionFailed || status == http.StatusBadRequest:
+	case http.StatusPreconditionFailed, http.StatusBadRequest:
 		refuse(w, status, "ConsentRequired", "the token cannot be exchanged")
 	default:
 		refuse(w, status, strings.ReplaceAll(http.StatusText(status), " ", ""), "the token cannot be exchanged")
