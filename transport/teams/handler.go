@@ -94,7 +94,9 @@ type Config struct {
 //   - 400 to a body that is no activity, and to an activity without from.id,
 //     conversation.id or serviceUrl (the queries of message extensions need
 //     from.id only [S 003]);
-//   - 403 to a service URL that is not on the list;
+//   - 403 to a service URL that is not on the list, and to what a page of
+//     another origin made a browser send: without inbound authentication a
+//     loopback listener is open to every page that its user visits;
 //   - an invoke with the status and body of the engine, else of the bot, else
 //     501; and any other activity with 200 and no body (see [Bot]).
 //
@@ -122,13 +124,21 @@ func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {
 	if cfg.ServiceURLs == nil {
 		cfg.ServiceURLs = &AllowList{rules: builtinRules()}
 	}
-	return &handler{engine: eng, bot: bot, allowed: cfg.ServiceURLs, timeout: cfg.TurnTimeout, log: cfg.Log}, nil
+	return &handler{
+		engine:  eng,
+		bot:     bot,
+		allowed: cfg.ServiceURLs,
+		origins: http.NewCrossOriginProtection(),
+		timeout: cfg.TurnTimeout,
+		log:     cfg.Log,
+	}, nil
 }
 
 type handler struct {
 	engine  Engine
 	bot     Bot
 	allowed *AllowList
+	origins *http.CrossOriginProtection
 	timeout time.Duration
 	log     zerolog.Logger
 }
@@ -163,6 +173,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // receive reads and checks an activity; with an error comes its status.
 func (h *handler) receive(w http.ResponseWriter, r *http.Request) (*machine.Activity, int, error) {
+	if err := h.origins.Check(r); err != nil {
+		return nil, http.StatusForbidden, err
+	}
 	body, err := readBody(w, r)
 	if err != nil {
 		var tooLong *http.MaxBytesError

@@ -237,6 +237,26 @@ func TestHandlerRefuses(t *testing.T) {
 	}
 }
 
+func TestHandlerRefusesPagesOfOtherOrigins(t *testing.T) {
+	t.Parallel()
+	for name, header := range map[string]http.Header{
+		"by fetch metadata": {"Sec-Fetch-Site": {"cross-site"}},
+		"by origin":         {"Origin": {"https://evil.example"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eng := &fakeEngine{}
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/messages", bytes.NewReader(recorded(t, "step1_message.json")))
+			r.Header = header
+			w := httptest.NewRecorder()
+			newHandler(t, eng, silent).ServeHTTP(w, r)
+			if w.Code != http.StatusForbidden || len(eng.turns) != 0 {
+				t.Errorf("%d, turns %v", w.Code, eng.turns)
+			}
+		})
+	}
+}
+
 func TestHandlerTakesQueriesOfOlderSDKs(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
