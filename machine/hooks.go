@@ -1,0 +1,40 @@
+package machine
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Hooks are app-level events beside the per-connection callbacks. They run
+// inline and must not block; a nil hook is not called.
+type Hooks struct {
+	// OnTransition sees every transition after it is durable.
+	OnTransition func(store.Event)
+	// OnUpstream sees every call to the Token Service and the connector.
+	OnUpstream func(op string, status int, took time.Duration)
+	// OnSignIn sees every completion: attempt, method.
+	OnSignIn func(ctx context.Context, a store.Attempt)
+	// OnError sees what went wrong where nobody else is told: a signin/failure,
+	// a callback that failed, a store that does not answer.
+	OnError func(ctx context.Context, act *Activity, err error)
+	// OnFailureInvoke may answer a signin/failure itself: its answer is not
+	// overwritten. nil = the default 200.
+	OnFailureInvoke func(ctx context.Context, turn *Turn, f Failure) *Answer
+}
+
+type counter struct{ n atomic.Int64 }
+
+func (c *counter) add() { c.n.Add(1) }
+
+// SilentHits counts the SignIns that found a token at once. They leave no
+// row, so this is all that is known of them (A1).
+func (e *Engine) SilentHits() int64 { return e.silentHits.n.Load() }
+
+func (e *Engine) report(ctx context.Context, act *Activity, err error) {
+	if e.hooks.OnError != nil {
+		e.hooks.OnError(ctx, act, err)
+	}
+}

@@ -1,0 +1,285 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// Callbacks are owed by rows of the outbox, which are written with the
+// transition that owes them. The instance that settled tells the bot at once,
+// within its budget; what that does not reach, the outbox brings later, with
+// the same key.
+
+// The back-off of a callback that failed: 1 s, 2 s, 4 s … 10 min.
+const (
+	firstRetry = time.Second
+	lastRetry  = 10 * time.Minute
+	maxTries   = 10 // then it is dead and visible as stuck
+)
+
+func retryDelay(tries int) time.Duration {
+	d := firstRetry
+	for range tries - 1 {
+		if d *= 2; d >= lastRetry {
+			return lastRetry
+		}
+	}
+	return d
+}
+
+// tell runs the callback of a decision in the turn that brought it.
+func (c *call) tell(ctx context.Context, d *Decision, ev Event) {
+	switch {
+	case d.Rule.Call == NoCallback || d.Rule.Call == TellNobody:
+		return
+	case d.Owed == nil: // no attempt, so no outbox: told once, best effort (D0)
+		row := store.Delivery{
+			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
+			Fanout: true, Failure: failureOf(&ev),
+		}
+		c.eng.deliver(ctx, &telling{row: row, turn: c.turn, flow: c.flow, done: func(store.Delivery) {}})
+		return
+	}
+	row := *d.Owed
+	if row.Round > 1 && c.waitsForEarlier(ctx, row) {
+		row.NextAt, row.Owner, row.Tries = c.now(), "", 0
+		c.acks = append(c.acks, row)
+		return
+	}
+	turn := c.eng.proactive(d.Attempt) // swept: the stored conversation stands in
+	if c.turn != nil {
+		turn.act, turn.to = c.turn.act, c.turn.to
+	}
+	turn.delivery, turn.original = row.DeliveryKey, c.eng.unsealed(d.Attempt, c.now())
+	c.eng.deliver(ctx, &telling{
+		row: row, turn: turn, flow: c.flow, token: c.token, began: c.now(),
+		done: func(settled store.Delivery) { c.eng.acknowledge(settled, c.now()) },
+	})
+}
+
+// waitsForEarlier reports whether an earlier callback of the attempt has not
+// been delivered yet: callbacks of one attempt keep their order.
+func (c *call) waitsForEarlier(ctx context.Context, row store.Delivery) bool {
+	rows, err := c.eng.deliveries(ctx, row.Attempt)
+	if err != nil {
+		return true // the outbox sorts it out
+	}
+	_, waits := earlier(rows, row)
+	return waits
+}
+
+func earlier(rows []store.Delivery, row store.Delivery) (store.Delivery, bool) {
+	for _, r := range rows {
+		if r.Round < row.Round && r.Status == store.DeliveryPending {
+			return r, true
+		}
+	}
+	return store.Delivery{}, false
+}
+
+func (e *Engine) deliveries(ctx context.Context, id string) ([]store.Delivery, error) {
+	page, err := e.store.List(ctx, store.Filter{IDPrefix: id, Limit: 1})
+	if err != nil {
+		return nil, fmt.Errorf("read outbox of %s: %w", id, err)
+	}
+	return page.Deliveries, nil
+}
+
+// proactive is the turn of a callback without an activity.
+func (e *Engine) proactive(a *store.Attempt) *Turn {
+	return &Turn{eng: e, to: a.Conversation}
+}
+
+func (e *Engine) unsealed(a *store.Attempt, now time.Time) json.RawMessage {
+	if a.Request == nil || now.After(a.Expires.Add(e.timeouts.OutboxLease)) {
+		return nil
+	}
+	plain, err := e.sealer.open(a.Request)
+	if err != nil {
+		e.log.Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
+		return nil
+	}
+	return plain
+}
+
+// telling is one try to deliver a callback.
+type telling struct {
+	row   store.Delivery
+	turn  *Turn
+	flow  *Flow // of the attempt's connection; nil if it is registered no more
+	token tokensvc.Token
+	began time.Time            // by the store's clock
+	done  func(store.Delivery) // gets the row as it is after the try
+}
+
+// deliver runs the bot's handler, waits for it within the budget, and lets it
+// go on detached after that. A panic in it is an error.
+func (e *Engine) deliver(ctx context.Context, t *telling) {
+	run := e.handler(t)
+	if run == nil {
+		t.row.Status = store.DeliveryDone
+		t.done(t.row)
+		return
+	}
+	// The row is this instance's for as long as its lease in the outbox.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeouts.OutboxLease)
+	finished := make(chan struct{})
+	e.detached.Add(1)
+	go func() {
+		defer e.detached.Done()
+		defer close(finished)
+		defer cancel()
+		err := guarded(func() error { return run(ctx) })
+		e.settle(ctx, t, err)
+	}()
+	budget := time.NewTimer(e.policy.CallbackBudget)
+	defer budget.Stop()
+	select {
+	case <-finished:
+	case <-budget.C:
+		e.log.Warn().Str("callback", t.row.String()).Dur("budget", e.policy.CallbackBudget).
+			Msg("callback over its budget goes on detached")
+	}
+}
+
+// settle notes how the try went.
+func (e *Engine) settle(ctx context.Context, t *telling, err error) {
+	switch {
+	case err == nil:
+		if t.row.Status == store.DeliveryPending {
+			t.row.Status = store.DeliveryDone
+		}
+		t.row.Error = ""
+	case t.row.Status != store.DeliveryPending: // at_most_once: it was acknowledged before
+		t.row.Error = clip(err.Error())
+	default:
+		t.row.Error, t.row.Owner = clip(err.Error()), ""
+		t.row.NextAt = t.began.Add(retryDelay(t.row.Tries))
+		if t.row.Tries >= maxTries {
+			t.row.Status = store.DeliveryDead
+		}
+	}
+	if err != nil {
+		e.log.Error().Str("callback", t.row.String()).Int("tries", t.row.Tries).Err(err).Msg("callback failed")
+		e.report(ctx, t.turn.act, fmt.Errorf("callback %s: %w", t.row.String(), err))
+	}
+	t.done(t.row)
+}
+
+// handler is what a row owes to the bot's own code; nil if nobody listens.
+func (e *Engine) handler(t *telling) func(context.Context) error {
+	if t.row.Kind == store.DeliverComplete {
+		if t.flow == nil {
+			return nil
+		}
+		h, _ := t.flow.handlers()
+		if h == nil {
+			return nil
+		}
+		return func(ctx context.Context) error { return h(ctx, t.turn, t.token) }
+	}
+	flows := e.flows
+	if !t.row.Fanout {
+		if t.flow == nil {
+			return nil
+		}
+		flows = []*Flow{t.flow}
+	}
+	var hs []FailureHandler
+	for _, f := range flows {
+		if _, h := f.handlers(); h != nil {
+			hs = append(hs, h)
+		}
+	}
+	if len(hs) == 0 {
+		return nil
+	}
+	var value *Failure
+	if f := t.row.Failure; f != nil {
+		value = &Failure{Code: f.Code, Message: f.Message}
+	}
+	return func(ctx context.Context) error {
+		errs := make([]error, len(hs))
+		for i, h := range hs {
+			errs[i] = guarded(func() error { return h(ctx, t.turn, value) })
+		}
+		return errors.Join(errs...)
+	}
+}
+
+// guarded turns a panic of the bot's code into an error.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
+
+// acknowledge hands a delivery to the next group of commits (T3): losing it
+// only repeats a callback.
+func (e *Engine) acknowledge(row store.Delivery, now time.Time) {
+	e.store.Later(store.Commit{
+		Deliveries: []store.Delivery{row},
+		Events: []store.Event{{
+			Attempt: row.Attempt, Time: now, Instance: e.instance, Kind: store.EventCallback,
+			Invoke: row.String(), Detail: join(string(row.Status), row.Error),
+		}},
+	})
+}
+
+// redeliver brings callbacks that are due and reports how many it took.
+func (e *Engine) redeliver(ctx context.Context, limit int) (int, error) {
+	rows, err := e.store.Claim(ctx, e.instance, limit, e.timeouts.OutboxLease)
+	if err != nil {
+		return 0, fmt.Errorf("claim callbacks: %w", err)
+	}
+	for _, row := range rows {
+		e.redeliverOne(ctx, row)
+	}
+	return len(rows), nil
+}
+
+func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
+	snap, err := e.store.Get(ctx, row.Attempt)
+	if err != nil {
+		e.log.Error().Str("callback", row.String()).Err(err).Msg("callback without its attempt")
+		return // the row stays leased and comes again
+	}
+	a := &snap.Attempts[0]
+	rows, err := e.deliveries(ctx, row.Attempt)
+	if err != nil {
+		return
+	}
+	if before, waits := earlier(rows, row); waits {
+		row.Owner, row.Tries, row.NextAt = "", row.Tries-1, before.NextAt.Add(time.Millisecond)
+		e.store.Later(store.Commit{Deliveries: []store.Delivery{row}})
+		return
+	}
+	turn := e.proactive(a)
+	turn.delivery, turn.original = row.DeliveryKey, e.unsealed(a, snap.Now)
+	t := &telling{row: row, turn: turn, flow: e.byName[strings.ToLower(a.Key.Connection)], began: snap.Now}
+	t.done = func(settled store.Delivery) { e.acknowledge(settled, snap.Now) }
+	if row.Kind == store.DeliverComplete && e.handler(t) != nil {
+		// A token is never stored: it is fetched again, and may be gone.
+		bounded, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)
+		tok, err := e.tokens.GetToken(bounded, tokensvc.UserConnection{
+			UserID: a.Key.User, Connection: a.Key.Connection, ChannelID: a.Key.Channel,
+		}, tokensvc.Secret{})
+		cancel()
+		if err != nil && !errors.Is(err, tokensvc.ErrNoToken) {
+			e.settle(ctx, t, fmt.Errorf("fetch the token again: %w", err))
+			return
+		}
+		t.token = tok
+	}
+	e.deliver(ctx, t)
+}
