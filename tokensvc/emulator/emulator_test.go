@@ -80,7 +80,13 @@ func request(t *testing.T, method, link, contentType, body string, header ...str
 	return resp.StatusCode, string(answer), resp.Header
 }
 
-func wantStatus(t *testing.T, err error, status int) *tokensvc.Error {
+func wantStatus(t *testing.T, err error, status int) {
+	t.Helper()
+	_ = failure(t, err, status)
+}
+
+// failure is wantStatus for those who want to see more of it.
+func failure(t *testing.T, err error, status int) *tokensvc.Error {
 	t.Helper()
 	var fail *tokensvc.Error
 	if !errors.As(err, &fail) {
@@ -192,7 +198,7 @@ func TestSSO(t *testing.T) {
 
 	emu.SetSSO("GRAPH", 412)
 	_, err = c.Exchange(ctx, onGraph, sso)
-	if fail := wantStatus(t, err, 412); fail.Code != "ConsentRequired" {
+	if fail := failure(t, err, 412); fail.Code != "ConsentRequired" {
 		t.Errorf("code %q", fail.Code)
 	}
 	emu.SetSSOToken("after.consent", 200)
@@ -425,7 +431,7 @@ func TestEntra(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = bad.Token(t.Context())
-		if fail := wantStatus(t, err, 401); fail.Code != "invalid_client" {
+		if fail := failure(t, err, 401); fail.Code != "invalid_client" {
 			t.Errorf("%v: code %q", pair, fail.Code)
 		}
 	}
@@ -450,7 +456,7 @@ func TestFaults(t *testing.T) {
 	t.Run("next two", func(t *testing.T) {
 		emu.AddFault(emulator.Fault{Operation: emulator.OpGetToken, Times: 2, Status: 429, RetryAfter: 1500 * time.Millisecond})
 		for range 2 {
-			if fail := wantStatus(t, get(t.Context()), 429); fail.RetryAfter != 2*time.Second || fail.Code != "TooManyRequests" {
+			if fail := failure(t, get(t.Context()), 429); fail.RetryAfter != 2*time.Second || fail.Code != "TooManyRequests" {
 				t.Errorf("%+v", fail)
 			}
 		}
@@ -459,7 +465,7 @@ func TestFaults(t *testing.T) {
 	t.Run("of one connection until cleared", func(t *testing.T) {
 		emu.AddFault(emulator.Fault{Connection: "GRAPH", Status: 500, Code: "Odd"})
 		for range 3 {
-			if fail := wantStatus(t, get(t.Context()), 500); fail.Code != "Odd" {
+			if fail := failure(t, get(t.Context()), 500); fail.Code != "Odd" {
 				t.Errorf("%+v", fail)
 			}
 		}
@@ -692,7 +698,7 @@ func TestControl(t *testing.T) {
 		t.Errorf("%+v", faults)
 	}
 	_, err := c.GetToken(t.Context(), onGraph, tokensvc.Secret{})
-	if fail := wantStatus(t, err, 503); fail.RetryAfter != 3*time.Second {
+	if fail := failure(t, err, 503); fail.RetryAfter != 3*time.Second {
 		t.Errorf("%+v", fail)
 	}
 	call("DELETE", "faults", "", 204, nil)

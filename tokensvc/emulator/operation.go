@@ -31,7 +31,9 @@ const (
 	OpDeleteActivity           Operation = "DeleteActivity"       // connector
 	OpCreateConversation       Operation = "CreateConversation"   // connector
 	OpMe                       Operation = "Me"                   // Graph
-	OpUnknown                  Operation = "Unknown"              // 404 or 405
+	OpMetadata                 Operation = "Metadata"             // OpenID metadata of the connector's tokens
+	OpKeys                     Operation = "Keys"                 // their keys
+	OpUnknown                  Operation = "Unknown"              // answered 404
 )
 
 // Operations returns every operation.
@@ -40,7 +42,7 @@ func Operations() []Operation {
 		OpGetToken, OpGetSignInResource, OpExchange, OpSignOut, OpGetTokenStatus, OpGetTokenOrSignInResource, OpGetAadTokens,
 		OpAccessToken, OpSignInPage, OpSignIn, OpPostToken,
 		OpPostActivity, OpUpdateActivity, OpDeleteActivity, OpCreateConversation,
-		OpMe, OpUnknown,
+		OpMe, OpMetadata, OpKeys, OpUnknown,
 	}
 }
 
@@ -77,6 +79,10 @@ func route(method string, u *url.URL) target {
 		return only(method, http.MethodPost, OpPostToken)
 	case "/v1.0/me":
 		return only(method, http.MethodGet, OpMe)
+	case "/v1/.well-known/openidconfiguration":
+		return only(method, http.MethodGet, OpMetadata)
+	case "/v1/.well-known/keys":
+		return only(method, http.MethodGet, OpKeys)
 	case "/api/oauth/signin":
 		if method == http.MethodPost {
 			return target{op: OpSignIn}

@@ -28,6 +28,7 @@ type Server struct {
 	counts  map[Operation]*atomic.Int64
 	hmacKey []byte
 	origin  *http.CrossOriginProtection
+	key     func() (*signingKey, error)
 
 	mu       sync.Mutex
 	base     string
@@ -68,6 +69,7 @@ func New(cfg Config) *Server {
 		ids:        newIDs(cfg.Seed),
 		counts:     make(map[Operation]*atomic.Int64),
 		origin:     http.NewCrossOriginProtection(),
+		key:        sync.OnceValues(newSigningKey),
 		base:       strings.TrimRight(cfg.BaseURL, "/"),
 		switches:   cfg.Switches.clone(),
 		tokens:     make(map[string][]*heldToken),
@@ -257,16 +259,20 @@ func (s *Server) handle(w http.ResponseWriter, in *incoming) {
 		s.createConversation(w, in)
 	case OpMe:
 		s.me(w, in)
+	case OpMetadata:
+		s.metadata(w, in)
+	case OpKeys:
+		s.keys(w)
 	case OpUnknown:
 		refuse(w, http.StatusNotFound, "NotFound", "no such operation")
 	}
 }
 
-// authorized checks the bot's bearer token. Entra, pages, Graph and the SAS
-// URL have their own rules.
+// authorized checks the bot's bearer token. Entra, pages, Graph, keys and
+// the SAS URL have their own rules.
 func (s *Server) authorized(in *incoming) bool {
 	switch in.op {
-	case OpAccessToken, OpSignInPage, OpSignIn, OpPostToken, OpMe, OpUnknown:
+	case OpAccessToken, OpSignInPage, OpSignIn, OpPostToken, OpMe, OpMetadata, OpKeys, OpUnknown:
 		return true
 	case OpGetToken, OpGetSignInResource, OpExchange, OpSignOut, OpGetTokenStatus, OpGetTokenOrSignInResource, OpGetAadTokens,
 		OpPostActivity, OpUpdateActivity, OpDeleteActivity, OpCreateConversation:

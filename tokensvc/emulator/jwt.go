@@ -1,0 +1,146 @@
+package emulator
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// issuer of the tokens that the connector shows to bots (wire.md §1).
+	issuer = "https://api.botframework.com"
+	// connectorTokenLifetime is how long one of them is good.
+	connectorTokenLifetime = time.Hour
+	keyBits                = 2048
+)
+
+type metadataAnswer struct {
+	Issuer     string   `json:"issuer"`
+	JWKSURI    string   `json:"jwks_uri"`
+	Algorithms []string `json:"id_token_signing_alg_values_supported"`
+}
+
+type keysAnswer struct {
+	Keys []publicKey `json:"keys"`
+}
+
+type publicKey struct {
+	Type         string   `json:"kty"`
+	Use          string   `json:"use"`
+	Algorithm    string   `json:"alg"`
+	ID           string   `json:"kid"`
+	Modulus      string   `json:"n"`
+	Exponent     string   `json:"e"`
+	Endorsements []string `json:"endorsements"`
+}
+
+type jwtHeader struct {
+	Algorithm string `json:"alg"`
+	Type      string `json:"typ"`
+	KeyID     string `json:"kid"`
+}
+
+type jwtClaims struct {
+	Issuer     string `json:"iss"`
+	Audience   string `json:"aud"`
+	ServiceURL string `json:"serviceurl"`
+	NotBefore  int64  `json:"nbf"`
+	Expires    int64  `json:"exp"`
+}
+
+// signingKey is made when it is first needed: it takes a moment, and most
+// tests never do.
+type signingKey struct {
+	private *rsa.PrivateKey
+	id      string
+}
+
+func newSigningKey() (*signingKey, error) {
+	private, err := rsa.GenerateKey(rand.Reader, keyBits)
+	if err != nil {
+		return nil, fmt.Errorf("emulator: signing key: %w", err)
+	}
+	sum := sha256.Sum256(private.N.Bytes())
+	return &signingKey{private, b64(sum[:15])}, nil
+}
+
+func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// Authorize makes a [Teams.Authorize] for bots that check who calls them: it
+// adds a token as the Bot Connector shows it, signed with a key of this server.
+// The bot is pointed at /v1/.well-known/openidconfiguration of the base URL for
+// its OpenID metadata.
+func (s *Server) Authorize(appID string) func(context.Context, *http.Request) error {
+	var mu sync.Mutex
+	var token string
+	var renew time.Time
+	return func(_ context.Context, r *http.Request) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := s.cfg.Now(); token == "" || !now.Before(renew) {
+			signed, err := s.ConnectorToken(appID, s.ServiceURL())
+			if err != nil {
+				return err
+			}
+			token, renew = signed, now.Add(connectorTokenLifetime/2)
+		}
+		r.Header.Set("Authorization", "Bearer "+token)
+		return nil
+	}
+}
+
+// ConnectorToken returns a token as the Bot Connector shows it to the bot
+// appID, good for an hour.
+func (s *Server) ConnectorToken(appID, serviceURL string) (string, error) {
+	key, err := s.key()
+	if err != nil {
+		return "", err
+	}
+	now := s.cfg.Now()
+	header, err := json.Marshal(jwtHeader{"RS256", "JWT", key.id})
+	if err != nil {
+		return "", fmt.Errorf("emulator: token: %w", err)
+	}
+	claims, err := json.Marshal(jwtClaims{
+		Issuer: issuer, Audience: appID, ServiceURL: serviceURL,
+		NotBefore: now.Unix(), Expires: now.Add(connectorTokenLifetime).Unix(),
+	})
+	if err != nil {
+		return "", fmt.Errorf("emulator: token: %w", err)
+	}
+	signed := b64(header) + "." + b64(claims)
+	sum := sha256.Sum256([]byte(signed))
+	signature, err := rsa.SignPKCS1v15(nil, key.private, crypto.SHA256, sum[:])
+	if err != nil {
+		return "", fmt.Errorf("emulator: token: %w", err)
+	}
+	return signed + "." + b64(signature), nil
+}
+
+func (s *Server) metadata(w http.ResponseWriter, in *incoming) {
+	answerJSON(w, statusOK, metadataAnswer{issuer, in.base + "/v1/.well-known/keys", []string{"RS256"}})
+}
+
+func (s *Server) keys(w http.ResponseWriter) {
+	key, err := s.key()
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "InternalServerError", "no key")
+		return
+	}
+	public := key.private.PublicKey
+	answerJSON(w, statusOK, keysAnswer{[]publicKey{{
+		Type: "RSA", Use: "sig", Algorithm: "RS256", ID: key.id,
+		Modulus:      b64(public.N.Bytes()),
+		Exponent:     b64(big.NewInt(int64(public.E)).Bytes()),
+		Endorsements: []string{"msteams"},
+	}}})
+}
