@@ -31,5 +31,9 @@
 //	POST   /emulator/codes                   the same; answers {"code"}
 //	POST   /emulator/reset                   everything but the configuration
 //
+// The page behind a sign-in link shows the code and posts the message
+// {type: "signin", state: code} to window.opener, which closes the page when it
+// likes; its Cancel button posts the state CancelledByUser.
+//
 // Nothing here is fit for production: it signs in whoever asks.
 package emulator

@@ -307,6 +307,29 @@ func TestCombinedLookupAndAadTokens(t *testing.T) {
 	wantStatus(t, err, 404)
 }
 
+func TestReplacedTokensStayGood(t *testing.T) {
+	emu, _, base := start(t, emulator.Config{})
+	me := func(token string) int {
+		status, _, _ := request(t, "GET", base+"/v1.0/me", "", "", "Authorization", "Bearer "+token)
+		return status
+	}
+	first := emu.PutToken(onGraph)
+	second := emu.PutToken(onGraph)
+	if a, b := me(first), me(second); a != 200 || b != 200 {
+		t.Errorf("before: %d, %d", a, b)
+	}
+	for range 40 {
+		second = emu.PutToken(onGraph)
+	}
+	if a, b := me(first), me(second); a != 401 || b != 200 {
+		t.Errorf("after many: %d, %d", a, b)
+	}
+	emu.DropToken(onGraph)
+	if b := me(second); b != 401 {
+		t.Errorf("after the sign-out: %d", b)
+	}
+}
+
 func TestCodeSwitches(t *testing.T) {
 	t.Run("probing leaves the code", func(t *testing.T) {
 		emu, c, _ := start(t, emulator.Config{})

@@ -15,7 +15,7 @@ import (
 type heldToken struct {
 	user, connection, channel string
 	token                     string
-	derived                   []string // GetAadTokens
+	others                    []string // of GetAadTokens, and those it replaced
 	expires                   time.Time
 }
 
@@ -46,14 +46,31 @@ func (t *heldToken) answer() *tokenAnswer {
 	}
 }
 
-// store makes a new token and forgets the one it replaces. s.mu is held.
+// replacedTokens bounds how many replaced tokens of a user stay good.
+const replacedTokens = 32
+
+// store makes a new token. One that it replaces is no longer handed out but
+// stays good until it expires or the user signs out, as with a real provider.
+// s.mu is held.
 func (s *Server) store(uc tokensvc.UserConnection) *heldToken {
-	s.forget(uc)
 	held := &heldToken{
 		user: uc.UserID, connection: s.connection(uc.Connection).Name, channel: uc.ChannelID,
 		token: "user-token-" + s.ids.hex(16), expires: s.cfg.Now().Add(s.cfg.TokenLifetime).UTC().Truncate(time.Second),
 	}
-	s.tokens[uc.UserID] = append(s.tokens[uc.UserID], held)
+	kept := slices.DeleteFunc(s.tokens[uc.UserID], func(t *heldToken) bool {
+		replaced := t.fits(uc.Connection, uc.ChannelID)
+		if replaced {
+			held.others = append(append(held.others, t.others...), t.token)
+		}
+		return replaced
+	})
+	if surplus := len(held.others) - replacedTokens; surplus > 0 {
+		for _, token := range held.others[:surplus] {
+			delete(s.issued, token)
+		}
+		held.others = slices.Clone(held.others[surplus:])
+	}
+	s.tokens[uc.UserID] = append(kept, held)
 	s.issued[held.token] = held
 	return held
 }
@@ -68,14 +85,14 @@ func (s *Server) held(uc tokensvc.UserConnection) *heldToken {
 	return nil
 }
 
-// forget drops every token that fits, and what was derived from it. s.mu is
+// forget drops every token that fits, and the others that hang on it. s.mu is
 // held.
 func (s *Server) forget(uc tokensvc.UserConnection) {
 	kept := slices.DeleteFunc(s.tokens[uc.UserID], func(t *heldToken) bool {
 		gone := t.fits(uc.Connection, uc.ChannelID)
 		if gone {
 			delete(s.issued, t.token)
-			for _, token := range t.derived {
+			for _, token := range t.others {
 				delete(s.issued, token)
 			}
 		}
@@ -350,7 +367,7 @@ func (s *Server) getAadTokens(w http.ResponseWriter, in *incoming) {
 	for _, resource := range asked.ResourceURLs {
 		a := held.answer()
 		a.Token = "aad-token-" + s.ids.hex(16)
-		held.derived = append(held.derived, a.Token)
+		held.others = append(held.others, a.Token)
 		s.issued[a.Token] = held
 		answer[resource] = a
 	}
