@@ -92,7 +92,7 @@ func readBody(resp *http.Response) ([]byte, error) {
 		buf.Grow(int(resp.ContentLength) + bytes.MinRead)
 	}
 	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, maxBody+1)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read body: %w", err)
 	}
 	if buf.Len() > maxBody {
 		return nil, errTooLong

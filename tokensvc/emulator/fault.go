@@ -58,7 +58,11 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	if f.RetryAfter > 0 {
 		wire.RetryAfter = f.RetryAfter.String()
 	}
-	return json.Marshal(wire)
+	b, err := json.Marshal(wire)
+	if err != nil {
+		return nil, fmt.Errorf("fault: %w", err)
+	}
+	return b, nil
 }
 
 // UnmarshalJSON is the reverse.
