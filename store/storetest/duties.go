@@ -1,0 +1,372 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// hold is long for a test that checks that something is kept back, and short
+// for one that waits for its end.
+const (
+	longHold  = time.Hour
+	shortHold = 50 * time.Millisecond
+)
+
+// Outbox is the claiming of deliveries.
+func Outbox(t *testing.T, open New) {
+	t.Run("Claim", func(t *testing.T) {
+		h := open(t)
+		s := h.Store
+		at := now(t, s)
+		a := NewAttempt(at, user(1), "graph")
+		early, late, future := Owed(&a, 1, at.Add(-time.Second)), Owed(&a, 2, at.Add(-2*time.Second)), Owed(&a, 3, at.Add(longHold))
+		early.Failure = &store.Failure{Code: "x"}
+		must(t, s, store.Commit{Put: []store.Attempt{a}, Deliveries: []store.Delivery{early, late, future}})
+
+		got := claim(t, s, "bot-a", 1, shortHold)
+		if len(got) != 1 || got[0].Round != 2 {
+			t.Fatalf("Claim = %+v, want round 2, which is due longest", got)
+		}
+		if got[0].Owner != "bot-a" || got[0].Tries != 1 || !got[0].NextAt.After(at) {
+			t.Errorf("claimed row %+v", got[0])
+		}
+		got = claim(t, s, "bot-b", 10, longHold)
+		if len(got) != 1 || got[0].Round != 1 || got[0].Failure == nil || got[0].Failure.Code != "x" {
+			t.Fatalf("Claim = %+v, want round 1", got)
+		}
+		if more := claim(t, s, "bot-b", 10, longHold); len(more) > 0 {
+			t.Errorf("claimed within the hold: %+v", more)
+		}
+		h.pass(t, 2*shortHold)
+		got = claim(t, s, "bot-c", 10, longHold)
+		if len(got) != 1 || got[0].Round != 2 || got[0].Tries != 2 || got[0].Owner != "bot-c" {
+			t.Errorf("after the hold: %+v, want round 2, second try", got)
+		}
+		if none := claim(t, s, "bot-c", 0, longHold); len(none) > 0 {
+			t.Errorf("limit 0: %+v", none)
+		}
+	})
+	t.Run("Statuses", func(t *testing.T) {
+		s := open(t).Store
+		at := now(t, s)
+		a := NewAttempt(at, user(1), "graph")
+		insert(t, s, a)
+		set := func(st store.DeliveryStatus) {
+			t.Helper()
+			d := Owed(&a, 1, at)
+			d.Status = st
+			must(t, s, store.Commit{Deliveries: []store.Delivery{d}})
+		}
+		check := func(owed, dead int) {
+			t.Helper()
+			c, err := s.Counts(t.Context(), at)
+			if err != nil || c.Owed != owed || c.Dead != dead {
+				t.Errorf("Owed %d, Dead %d, %v; want %d, %d", c.Owed, c.Dead, err, owed, dead)
+			}
+		}
+		for _, st := range []store.DeliveryStatus{store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed, store.DeliveryDead} {
+			set(store.DeliveryPending)
+			check(1, 0)
+			set(st)
+			if st == store.DeliveryDead {
+				check(0, 1)
+			} else {
+				check(0, 0)
+			}
+			if got := claim(t, s, "bot-a", 10, longHold); len(got) > 0 {
+				t.Errorf("claimed a row that is %s", st)
+			}
+		}
+		set(store.DeliveryPending) // an operator redelivers
+		check(1, 0)
+		if got := claim(t, s, "bot-a", 10, longHold); len(got) != 1 {
+			t.Errorf("claimed %d rows", len(got))
+		}
+	})
+	t.Run("Race", func(t *testing.T) {
+		h := open(t)
+		at := now(t, h.Store)
+		const rows = 50
+		a := NewAttempt(at, user(1), "graph")
+		c := store.Commit{Put: []store.Attempt{a}}
+		for i := range rows {
+			c.Deliveries = append(c.Deliveries, Owed(&a, i+1, at))
+		}
+		must(t, h.Store, c)
+		var mu sync.Mutex
+		claimed := map[int]int{}
+		race(t, h, func(s store.Store, _ int) {
+			for {
+				got, err := s.Claim(t.Context(), "bot", 3, longHold)
+				if err != nil {
+					t.Errorf("Claim: %v", err)
+					return
+				}
+				if len(got) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, d := range got {
+					claimed[d.Round]++
+				}
+				mu.Unlock()
+			}
+		})
+		// SKIP LOCKED may show nothing to a claimer while others hold the rest.
+		for _, d := range claim(t, h.Store, "bot", rows, longHold) {
+			claimed[d.Round]++
+		}
+		for i := range rows {
+			if n := claimed[i+1]; n != 1 {
+				t.Errorf("round %d was claimed %d times", i+1, n)
+			}
+		}
+	})
+}
+
+func claim(t *testing.T, s store.Store, owner string, limit int, hold time.Duration) []store.Delivery {
+	t.Helper()
+	got, err := s.Claim(t.Context(), owner, limit, hold)
+	if err != nil {
+		t.Fatalf("Claim: %v", err)
+	}
+	return got
+}
+
+func due(t *testing.T, s store.Store, limit int, hold time.Duration) []string {
+	t.Helper()
+	snap, err := s.Due(t.Context(), limit, hold)
+	if err != nil {
+		t.Fatalf("Due: %v", err)
+	}
+	return ids(snap.Attempts)
+}
+
+// Due is the sweeper's read.
+func Due(t *testing.T, open New) {
+	h := open(t)
+	s := h.Store
+	at := now(t, s)
+	ended := func(n int, ago time.Duration) store.Attempt {
+		a := NewAttempt(at, user(n), "graph")
+		a.Lease.Until = at.Add(-ago)
+		return a
+	}
+	older, old := ended(1, 2*time.Second), ended(2, time.Second)
+	live := NewAttempt(at, user(3), "graph")
+	terminal := ended(4, time.Minute)
+	backingOff := ended(5, time.Minute)
+	backingOff.State, backingOff.CheckAt = store.Exchanging, at.Add(longHold)
+	never := ended(6, 0)
+	never.Lease.Until = time.Time{}
+	expired := NewAttempt(at, user(7), "graph")
+	expired.State, expired.Expires = store.CardSent, at.Add(-time.Minute)
+	insert(t, s, older, old, live, terminal, Next(terminal, store.Failed, at), backingOff, never, expired)
+
+	if diff := cmp.Diff([]string{expired.ID}, due(t, s, 1, longHold)); diff != "" {
+		t.Errorf("the oldest (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{older.ID, old.ID}, due(t, s, 10, shortHold)); diff != "" {
+		t.Errorf("the rest (-want +got):\n%s", diff)
+	}
+	if got := due(t, s, 10, shortHold); len(got) > 0 {
+		t.Errorf("within the hold: %v", got)
+	}
+	h.pass(t, 2*shortHold)
+	if got := due(t, s, 10, longHold); !sameIDs(got, []string{older.ID, old.ID}) {
+		t.Errorf("after the hold: %v", got)
+	}
+	// A write ends the hold and sets a new time.
+	next := Next(old, store.CardSent, at)
+	next.Expires = at.Add(-time.Minute)
+	must(t, s, store.Commit{Put: []store.Attempt{next, Next(older, store.Failed, at)}})
+	if diff := cmp.Diff([]string{old.ID}, due(t, s, 10, longHold)); diff != "" {
+		t.Errorf("after a write (-want +got):\n%s", diff)
+	}
+	if got := due(t, s, 0, longHold); len(got) > 0 {
+		t.Errorf("limit 0: %v", got)
+	}
+
+	t.Run("Race", func(t *testing.T) {
+		h := open(t)
+		at := now(t, h.Store)
+		const rows = 40
+		for i := range rows {
+			a := NewAttempt(at, user(i), "graph")
+			a.Lease.Until = at.Add(-time.Second)
+			insert(t, h.Store, a)
+		}
+		var mu sync.Mutex
+		seen := map[string]int{}
+		note := func(ids []string) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range ids {
+				seen[id]++
+			}
+		}
+		race(t, h, func(s store.Store, _ int) {
+			for {
+				snap, err := s.Due(t.Context(), 3, longHold)
+				if err != nil {
+					t.Errorf("Due: %v", err)
+				}
+				if len(snap.Attempts) == 0 {
+					return
+				}
+				note(ids(snap.Attempts))
+			}
+		})
+		note(due(t, h.Store, rows, longHold))
+		if len(seen) != rows {
+			t.Errorf("%d of %d were due", len(seen), rows)
+		}
+		for id, n := range seen {
+			if n != 1 {
+				t.Errorf("%s was due to %d callers", id, n)
+			}
+		}
+	})
+}
+
+// Changed is the waking of waiters.
+func Changed(t *testing.T, open New) {
+	h := open(t)
+	s := h.Store
+	at := now(t, s)
+	a := NewAttempt(at, user(1), "graph")
+	insert(t, s, a)
+
+	if err := s.Changed(t.Context(), a.ID, 0); err != nil {
+		t.Errorf("already newer: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), shortHold)
+	defer cancel()
+	if err := s.Changed(ctx, a.ID, 1); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("nothing happened: %v, want DeadlineExceeded (or a false hint)", err)
+	}
+
+	writer := s
+	if h.Second != nil {
+		writer = h.Second(t)
+	}
+	var wg sync.WaitGroup
+	for range racers {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			for {
+				if err := s.Changed(ctx, a.ID, 1); err != nil {
+					t.Errorf("Changed: %v", err)
+					return
+				}
+				snap, err := s.Get(ctx, a.ID)
+				if err != nil {
+					t.Errorf("Get: %v", err)
+					return
+				}
+				if snap.Attempts[0].Version == 2 {
+					return
+				}
+			}
+		})
+	}
+	insert(t, writer, Next(a, store.CardSent, at))
+	wg.Wait()
+}
+
+// ChangedParks checks in a bubble that a waiter sleeps until a commit wakes it.
+// For backends without a network only.
+func ChangedParks(t *testing.T, open func() store.Store) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := open()
+		a := NewAttempt(time.Now(), user(1), "graph")
+		insert(t, s, a)
+		woken := make(chan error, 1)
+		go func() { woken <- s.Changed(t.Context(), a.ID, 1) }()
+		synctest.Wait()
+		select {
+		case err := <-woken:
+			t.Fatalf("returned before anything happened: %v", err)
+		default:
+		}
+		insert(t, s, Next(a, store.CardSent, time.Now()))
+		if err := <-woken; err != nil {
+			t.Errorf("Changed: %v", err)
+		}
+		go func() { woken <- s.Changed(t.Context(), a.ID, 2) }()
+		synctest.Wait()
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		<-woken // closing wakes
+	})
+}
+
+// Marks is names that are taken once.
+func Marks(t *testing.T, open New) {
+	h := open(t)
+	s := h.Store
+	take := func(name string, forHowLong time.Duration) error {
+		t.Helper()
+		return apply(t, s, store.Commit{Marks: []store.Mark{{Name: name, Expires: now(t, s).Add(forHowLong)}}})
+	}
+	if err := take("long", longHold); err != nil {
+		t.Fatalf("first: %v", err)
+	}
+	if err := take("long", longHold); !errors.Is(err, store.ErrDuplicate) {
+		t.Errorf("again: %v, want ErrDuplicate", err)
+	}
+	if err := take("other", longHold); err != nil {
+		t.Errorf("another name: %v", err)
+	}
+	if err := take("short", shortHold); err != nil {
+		t.Errorf("short: %v", err)
+	}
+	h.pass(t, 2*shortHold)
+	if err := take("short", longHold); err != nil {
+		t.Errorf("one that is over: %v", err)
+	}
+	if err := take("short", longHold); !errors.Is(err, store.ErrDuplicate) {
+		t.Errorf("one that was over and is taken: %v, want ErrDuplicate", err)
+	}
+	must(t, s, store.Commit{Marks: []store.Mark{{Name: "with the retention"}}})
+	if _, err := s.Purge(t.Context(), now(t, s).Add(-longHold), 0, false); err != nil {
+		t.Errorf("Purge: %v", err)
+	}
+	for _, name := range []string{"long", "with the retention"} {
+		if err := take(name, longHold); !errors.Is(err, store.ErrDuplicate) {
+			t.Errorf("%s, after a purge of older things: %v, want ErrDuplicate", name, err)
+		}
+	}
+	h.pass(t, shortHold)
+	if _, err := s.Purge(t.Context(), now(t, s), 0, false); err != nil {
+		t.Errorf("Purge: %v", err)
+	}
+	for _, name := range []string{"long", "with the retention"} {
+		if err := take(name, longHold); err != nil {
+			t.Errorf("%s, beyond the retention: %v", name, err)
+		}
+	}
+	var won int
+	var mu sync.Mutex
+	race(t, h, func(s store.Store, _ int) {
+		if s.Apply(t.Context(), []store.Commit{{Marks: []store.Mark{{Name: "race"}}}})[0] == nil {
+			mu.Lock()
+			won++
+			mu.Unlock()
+		}
+	})
+	if won != 1 {
+		t.Errorf("%d took one mark", won)
+	}
+}

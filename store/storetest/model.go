@@ -1,0 +1,284 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
+)
+
+// Model runs random operations against a store and against memstore, and
+// compares all that can be seen of both.
+func Model(t *testing.T, open New) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h := open(t)
+		m := &model{h: h, real: h.Store}
+		defer func() { _ = m.real.Close() }()
+		m.start = now(t, h.Store)
+		m.clock = m.start
+		m.twin = memstore.New(func() time.Time { return m.clock })
+		if h.Advance == nil {
+			// Two clocks: holds end roughly together.
+			m.opts = append(m.opts, cmpopts.EquateApproxTime(time.Minute))
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"apply": m.apply,
+			"due":   m.due,
+			"claim": m.claim,
+			"purge": m.purge,
+			"time":  func(rt *rapid.T) { m.advance(rt) },
+			"reopen": func(*rapid.T) {
+				if h.Reopen != nil {
+					m.real = h.Reopen(t)
+				}
+			},
+			"": func(rt *rapid.T) { m.compare(rt) },
+		})
+	})
+}
+
+type model struct {
+	h     Harness
+	real  store.Store
+	twin  *memstore.Store
+	start time.Time
+	clock time.Time // of the twin
+	known []string  // ids that were used
+	opts  []cmp.Option
+}
+
+// tick brings the twin's clock to the store's.
+func (m *model) tick(rt *rapid.T) {
+	info, err := m.real.Info(rt.Context())
+	if err != nil {
+		rt.Fatalf("Info: %v", err)
+	}
+	m.clock = info.Now
+}
+
+func (m *model) advance(rt *rapid.T) {
+	if m.h.Advance != nil {
+		m.h.Advance(time.Duration(rapid.IntRange(1, 90).Draw(rt, "minutes")) * time.Minute)
+	}
+}
+
+func (m *model) at(rt *rapid.T, label string) time.Time {
+	return store.Time(m.start.Add(time.Duration(rapid.IntRange(-120, 120).Draw(rt, label)) * time.Minute))
+}
+
+func (m *model) id(rt *rapid.T) string {
+	if len(m.known) > 0 && rapid.IntRange(0, 9).Draw(rt, "known") > 0 {
+		return rapid.SampledFrom(m.known).Draw(rt, "id")
+	}
+	return "never-stored"
+}
+
+func (m *model) attempt(rt *rapid.T) store.Attempt {
+	u := rapid.SampledFrom([]string{"u1", "u2"}).Draw(rt, "user")
+	conn := rapid.SampledFrom([]string{"a", "A", "b"}).Draw(rt, "connection")
+	var a store.Attempt
+	if rapid.IntRange(0, 2).Draw(rt, "insert") == 0 || len(m.known) == 0 {
+		a = NewAttempt(m.at(rt, "created"), u, conn)
+		// Not random beyond the seed, so that a failure can be shrunk.
+		a.ID = fmt.Sprintf("%s%016d", a.ID[:10], len(m.known))
+		if rapid.IntRange(0, 9).Draw(rt, "odd id") == 0 {
+			a.ID = fmt.Sprint("odd", len(m.known))
+		}
+		m.known = append(m.known, a.ID)
+	} else {
+		id := m.id(rt)
+		snap, err := m.twin.Get(rt.Context(), id)
+		if err != nil {
+			a = NewAttempt(m.start, u, conn)
+			a.ID = id
+		} else {
+			a = snap.Attempts[0]
+		}
+		a.Version += int64(rapid.SampledFrom([]int{1, 1, 1, 1, 0, 2}).Draw(rt, "version"))
+		if rapid.IntRange(0, 9).Draw(rt, "other key") == 0 {
+			a.Key.User, a.Key.Connection = u, conn
+		}
+	}
+	a.State = rapid.SampledFrom([]store.State{
+		store.Idle, store.CardSent, store.Exchanging, store.Verifying, store.Complete, store.Failed, store.Failed,
+	}).Draw(rt, "state")
+	a.Entered = m.at(rt, "entered")
+	a.Lease.Until = m.at(rt, "lease")
+	a.Expires = m.at(rt, "expires")
+	a.ExchangeID = rapid.SampledFrom([]string{"", "x1", "x2", "x3"}).Draw(rt, "exchange id")
+	a.Conversation.UserAAD = rapid.SampledFrom([]string{"", "aad1", "AAD1", "aad2"}).Draw(rt, "aad")
+	a.Method = rapid.SampledFrom([]store.Method{"", store.MethodSilent}).Draw(rt, "method")
+	return a
+}
+
+func (m *model) commit(rt *rapid.T) store.Commit {
+	var c store.Commit
+	for range rapid.SampledFrom([]int{0, 1, 1, 1, 2, 3}).Draw(rt, "puts") {
+		c.Put = append(c.Put, m.attempt(rt))
+	}
+	for i := range rapid.IntRange(0, 3).Draw(rt, "events") {
+		e := store.Event{Kind: store.EventNote, Time: m.clock, Detail: fmt.Sprint(i)}
+		if rapid.Bool().Draw(rt, "of an attempt") {
+			e.Attempt = m.id(rt)
+		}
+		c.Events = append(c.Events, e)
+	}
+	for range rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(rt, "deliveries") {
+		d := Owed(&store.Attempt{ID: m.id(rt)}, rapid.IntRange(1, 2).Draw(rt, "round"), m.at(rt, "next at"))
+		d.Status = rapid.SampledFrom([]store.DeliveryStatus{
+			store.DeliveryPending, store.DeliveryPending, store.DeliveryDone, store.DeliveryDead,
+		}).Draw(rt, "status")
+		c.Deliveries = append(c.Deliveries, d)
+	}
+	if rapid.IntRange(0, 3).Draw(rt, "marked") == 0 {
+		mark := store.Mark{Name: rapid.SampledFrom([]string{"m1", "m2"}).Draw(rt, "mark")}
+		if rapid.Bool().Draw(rt, "with an end") {
+			mark.Expires = m.at(rt, "end")
+		}
+		c.Marks = append(c.Marks, mark)
+	}
+	return c
+}
+
+func (m *model) apply(rt *rapid.T) {
+	m.tick(rt)
+	var commits []store.Commit
+	for range rapid.IntRange(1, 3).Draw(rt, "commits") {
+		commits = append(commits, m.commit(rt))
+	}
+	want := m.twin.Apply(rt.Context(), commits)
+	got := m.real.Apply(rt.Context(), commits)
+	for i := range commits {
+		if reason(want[i]) != reason(got[i]) {
+			rt.Fatalf("commit %d: %v, want %v", i, got[i], want[i])
+		}
+	}
+}
+
+// reason is the package's error value in err.
+func reason(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, target := range []error{
+		store.ErrNotFound, store.ErrExists, store.ErrConflict, store.ErrDuplicate, store.ErrInvalid, store.ErrUnavailable,
+	} {
+		if errors.Is(err, target) {
+			return target
+		}
+	}
+	return err
+}
+
+func (m *model) due(rt *rapid.T) {
+	m.tick(rt)
+	limit := rapid.IntRange(0, 3).Draw(rt, "limit")
+	want, err1 := m.twin.Due(rt.Context(), limit, longHold)
+	got, err2 := m.real.Due(rt.Context(), limit, longHold)
+	if err := errors.Join(err1, err2); err != nil {
+		rt.Fatalf("Due: %v", err)
+	}
+	m.equal(rt, "Due", want.Attempts, got.Attempts)
+}
+
+func (m *model) claim(rt *rapid.T) {
+	m.tick(rt)
+	limit := rapid.IntRange(0, 3).Draw(rt, "limit")
+	want, err1 := m.twin.Claim(rt.Context(), "bot", limit, longHold)
+	got, err2 := m.real.Claim(rt.Context(), "bot", limit, longHold)
+	if err := errors.Join(err1, err2); err != nil {
+		rt.Fatalf("Claim: %v", err)
+	}
+	m.equal(rt, "Claim", want, got)
+}
+
+func (m *model) purge(rt *rapid.T) {
+	m.tick(rt)
+	before := m.at(rt, "before")
+	limit, dry := rapid.IntRange(0, 2).Draw(rt, "limit"), rapid.Bool().Draw(rt, "dry")
+	want, err1 := m.twin.Purge(rt.Context(), before, limit, dry)
+	got, err2 := m.real.Purge(rt.Context(), before, limit, dry)
+	if err := errors.Join(err1, err2); err != nil || got != want {
+		rt.Fatalf("Purge = %d, %v; want %d", got, err, want)
+	}
+}
+
+// compare looks at both through every read.
+func (m *model) compare(rt *rapid.T) {
+	m.tick(rt)
+	for _, u := range []string{"u1", "u2"} {
+		for _, q := range []store.Query{
+			{ExchangeID: "x1"},
+			{ExchangeID: "x2", Limit: 2},
+			{ExchangeID: "x3", Connection: "a"},
+			{Connection: "B", Limit: 2},
+		} {
+			q.User = store.UserKey{App: App, Channel: "msteams", User: u}
+			want, err1 := m.twin.Find(rt.Context(), q)
+			got, err2 := m.real.Find(rt.Context(), q)
+			m.same(rt, "Find", err1, err2)
+			m.equal(rt, "Find", want.Attempts, got.Attempts)
+			m.equal(rt, "Find by exchange id", want.ByExchangeID, got.ByExchangeID)
+		}
+	}
+	for _, f := range []store.Filter{
+		{},
+		{Limit: 2},
+		{Open: true},
+		{User: "u1"},
+		{User: "aad1"},
+		{User: "AAD2", Limit: 1},
+		{States: []store.State{store.Idle, store.Failed}},
+		{Since: m.start.Add(-time.Hour), Until: m.start.Add(time.Hour)},
+		{EnteredSince: m.start, Limit: 3},
+	} {
+		for {
+			want, err1 := m.twin.List(rt.Context(), f)
+			got, err2 := m.real.List(rt.Context(), f)
+			m.same(rt, "List", err1, err2)
+			want.Now, got.Now = time.Time{}, time.Time{}
+			m.equal(rt, "List", want, got)
+			if f.Cursor = want.Next; f.Cursor == "" {
+				break
+			}
+		}
+	}
+	for _, id := range slices.Concat([]string{""}, m.known) {
+		f := store.EventFilter{Attempt: id, Orphans: id == ""}
+		want, err1 := m.twin.Events(rt.Context(), f)
+		got, err2 := m.real.Events(rt.Context(), f)
+		m.same(rt, "Events", err1, err2)
+		m.equal(rt, "Events", want, got)
+	}
+	want, err1 := m.twin.Events(rt.Context(), store.EventFilter{})
+	got, err2 := m.real.Events(rt.Context(), store.EventFilter{})
+	m.same(rt, "Events", err1, err2)
+	m.equal(rt, "all Events", want, got)
+	for _, since := range []time.Duration{-3 * time.Hour, -30 * time.Minute, time.Hour} {
+		want, err1 := m.twin.Counts(rt.Context(), m.start.Add(since))
+		got, err2 := m.real.Counts(rt.Context(), m.start.Add(since))
+		m.same(rt, "Counts", err1, err2)
+		want.Now, got.Now = time.Time{}, time.Time{}
+		m.equal(rt, "Counts", want, got)
+	}
+}
+
+func (m *model) same(rt *rapid.T, what string, want, got error) {
+	if reason(want) != reason(got) {
+		rt.Fatalf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func (m *model) equal(rt *rapid.T, what string, want, got any) {
+	if diff := cmp.Diff(want, got, append(m.opts, equateEmpty)...); diff != "" {
+		rt.Fatalf("%s (-twin +store):\n%s", what, diff)
+	}
+}
