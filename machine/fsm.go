@@ -37,9 +37,10 @@ func newRunnerPool(rules []*compiledRule) *sync.Pool {
 			events = append(events, fsm.EventDesc{Name: r.id, Src: []string{fsmState(from)}, Dst: fsmState(r.target(from))})
 		}
 		if r.Open != OpensNone {
-			events = append(events,
-				fsm.EventDesc{Name: r.id + birth, Src: []string{noState}, Dst: fsmState(store.Idle)},
-				fsm.EventDesc{Name: r.id + firstEdge, Src: []string{fsmState(store.Idle)}, Dst: fsmState(r.To)})
+			events = append(events, fsm.EventDesc{Name: r.id + birth, Src: []string{noState}, Dst: fsmState(store.Idle)})
+			if r.To != store.Idle {
+				events = append(events, fsm.EventDesc{Name: r.id + firstEdge, Src: []string{fsmState(store.Idle)}, Dst: fsmState(r.To)})
+			}
 		}
 	}
 	return &sync.Pool{New: func() any {

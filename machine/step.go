@@ -95,11 +95,13 @@ func bear(run *runner, rule *compiledRule, a *store.Attempt, in *Input, w *write
 		op(in, a)
 	}
 	w.touch(a)
-	to, err := run.fire(rule, rule.id+firstEdge, born, in)
-	if err != nil {
-		return fmt.Errorf("first edge: %w", err)
+	if rule.To != born {
+		to, err := run.fire(rule, rule.id+firstEdge, born, in)
+		if err != nil {
+			return fmt.Errorf("first edge: %w", err)
+		}
+		w.move(a, to, rule.Reason, rule.Method)
 	}
-	w.move(a, to, rule.Reason, rule.Method)
 	w.owe(a)
 	w.put(a)
 	return nil

@@ -1,0 +1,96 @@
+package machinetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Connector is a messenger that writes down what it is given. It implements
+// machine.Messenger.
+type Connector struct {
+	mu    sync.Mutex
+	log   func(format string, args ...any)
+	cards int
+	texts int
+	next  []script
+	gate  chan struct{}
+}
+
+// NewConnector returns a connector that accepts everything. Its log gets a
+// line per call.
+func NewConnector(log func(format string, args ...any)) *Connector { return &Connector{log: log} }
+
+// statusError is a clear answer that is no success.
+type statusError int
+
+func (e statusError) Error() string   { return "connector: status " + strconv.Itoa(int(e)) }
+func (e statusError) HTTPStatus() int { return int(e) }
+
+// Send accepts a card or a text; cards get the ids card-1, card-2 and so on.
+func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
+	if m.Card == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.texts++
+		how := "reply"
+		if m.ReplyTo == "" {
+			how = "proactive message"
+		}
+		c.log("%s in %s: %q", how, to.ID, m.Text)
+		return fmt.Sprintf("text-%d", c.texts), nil
+	}
+	c.mu.Lock()
+	gate := c.gate
+	c.gate = nil
+	var next script
+	if len(c.next) > 0 {
+		next, c.next = c.next[0], c.next[1:]
+	}
+	c.cards++
+	id := fmt.Sprintf("card-%d", c.cards)
+	c.mu.Unlock()
+	sso := "without SSO"
+	if m.Card.Resource.TokenExchangeResource != nil {
+		sso = "with SSO " + m.Card.Resource.TokenExchangeResource.ID
+	}
+	about := fmt.Sprintf("POST card %s %s to %s", m.Card.Connection, sso, to.ID)
+	if gate != nil {
+		c.log("%s: held", about)
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			c.log("%s: no answer", about)
+			return "", ctx.Err()
+		}
+	}
+	switch {
+	case next.silent:
+		<-ctx.Done()
+		c.log("%s: no answer", about)
+		return "", errors.Join(errors.New("connector: no answer"), ctx.Err())
+	case next.status >= 300:
+		c.log("%s: %d", about, next.status)
+		return "", statusError(next.status)
+	}
+	c.log("%s: 200, id %s", about, id)
+	return id, nil
+}
+
+// Update notes that an activity was replaced.
+func (c *Connector) Update(_ context.Context, to store.Conversation, id string, m machine.Message) error {
+	c.log("update %s in %s: %q", id, to.ID, m.Text)
+	return nil
+}
+
+// CreateConversation opens the chat "1:1 USER".
+func (c *Connector) CreateConversation(_ context.Context, to store.Conversation) (string, error) {
+	id := "1:1-" + to.UserID
+	c.log("create conversation: %s", id)
+	return id, nil
+}

@@ -1,0 +1,537 @@
+package machinetest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// world is everything that one scenario runs in.
+type world struct {
+	t      testing.TB
+	mem    *memstore.Store
+	store  *faultStore
+	tokens *TokenService
+	conn   *Connector
+	config machine.Config
+	names  []string // of connections
+	engine map[string]*machine.Engine
+
+	mu      sync.Mutex
+	out     []string
+	ids     map[string]int // attempt id -> #n
+	seq     int            // activities sent
+	waiting map[string]chan string
+	fails   map[string]int // callbacks that are to fail: name -> how often
+	slow    map[string]time.Duration
+	gates   map[string]chan struct{}
+}
+
+func newWorld(t testing.TB) *world {
+	w := &world{t: t, ids: map[string]int{}, engine: map[string]*machine.Engine{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
+	w.mem = memstore.New(time.Now)
+	w.store = &faultStore{Store: w.mem}
+	w.tokens = NewTokenService(w.say)
+	w.conn = NewConnector(w.say)
+	w.names = []string{"graph"}
+	policy, timeouts := machine.DefaultPolicy(), machine.DefaultTimeouts()
+	w.config = machine.Config{
+		AppID: "app", Store: w.store, Tokens: w.tokens, Messenger: w.conn,
+		Policy: &policy, Timeouts: &timeouts, Log: zerolog.Nop(),
+		Hooks: machine.Hooks{OnTransition: func(e store.Event) {
+			line := fmt.Sprintf("#%d %s → %s  %s", w.number(e.Attempt), stateName(e.From), stateName(e.To), e.Row)
+			if e.From == e.To {
+				line = fmt.Sprintf("#%d %s, changed in place  %s", w.number(e.Attempt), e.To, e.Row)
+			}
+			if e.To.Terminal() && e.From != e.To {
+				line += "  " + e.Detail
+			}
+			w.say("%s", line)
+		}},
+	}
+	return w
+}
+
+func stateName(s store.State) string {
+	if s == store.None {
+		return "(new)"
+	}
+	return string(s)
+}
+
+func (w *world) say(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.out = append(w.out, fmt.Sprintf(format, args...))
+}
+
+func (w *world) number(id string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ids[id] == 0 {
+		w.ids[id] = len(w.ids) + 1
+	}
+	return w.ids[id]
+}
+
+// on returns the engine of an instance, made at first use.
+func (w *world) on(instance string) *machine.Engine {
+	if e := w.engine[instance]; e != nil {
+		return e
+	}
+	cfg := w.config
+	cfg.Instance = instance
+	cfg.Connections = nil
+	for _, n := range w.names {
+		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n})
+	}
+	e, err := machine.New(cfg)
+	if err != nil {
+		w.t.Fatalf("engine: %v", err)
+	}
+	for _, n := range w.names {
+		f, err := e.Flow(n)
+		if err != nil {
+			w.t.Fatalf("flow: %v", err)
+		}
+		f.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, tok tokensvc.Token) error {
+			what := "with the token"
+			if tok.Token.Empty() {
+				what = "the token is gone"
+			}
+			return w.callback(ctx, turn, "complete", fmt.Sprintf("OnSignInComplete %s, %s", n, what))
+		})
+		f.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, fail *machine.Failure) error {
+			what := "server side"
+			if fail != nil {
+				what = "client: " + fail.Code
+			}
+			return w.callback(ctx, turn, "failure", fmt.Sprintf("OnSignInFailure %s, %s", n, what))
+		})
+	}
+	w.engine[instance] = e
+	return e
+}
+
+func (w *world) callback(ctx context.Context, turn *machine.Turn, kind, line string) error {
+	if key := turn.DeliveryKey(); key != "" {
+		id, rest, _ := strings.Cut(key, "/")
+		line += fmt.Sprintf("  [#%d/%s]", w.number(id), rest)
+	}
+	if turn.Proactive() {
+		line += "  (no live turn)"
+	}
+	w.mu.Lock()
+	slow := w.slow[kind]
+	fail := w.fails[kind] > 0
+	if fail {
+		w.fails[kind]--
+	}
+	w.mu.Unlock()
+	if slow > 0 {
+		w.say("callback %s begins", line)
+		select {
+		case <-time.After(slow):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if fail {
+		w.say("callback %s: the handler fails", line)
+		return errors.New("the handler failed")
+	}
+	w.say("callback %s", line)
+	return nil
+}
+
+// command is one line of a scenario: a verb, plain words, key=value pairs.
+type command struct {
+	verb  string
+	words []string
+	opts  map[string]string
+}
+
+func parse(line string) command {
+	c := command{opts: map[string]string{}}
+	for i, f := range strings.Fields(line) {
+		k, v, ok := strings.Cut(f, "=")
+		switch {
+		case i == 0:
+			c.verb = f
+		case ok:
+			c.opts[k] = v
+		default:
+			c.words = append(c.words, f)
+		}
+	}
+	return c
+}
+
+func (c command) opt(key, fallback string) string {
+	if v, ok := c.opts[key]; ok {
+		return v
+	}
+	return fallback
+}
+
+func (c command) word(i int) string {
+	if i < len(c.words) {
+		return c.words[i]
+	}
+	return ""
+}
+
+// run carries one line out and returns what it says at its end.
+func (w *world) run(ctx context.Context, line string) string {
+	c := parse(line)
+	if c.verb == "start" { // start NAME verb …: goes on in the background
+		name := c.word(0)
+		_, rest, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "start")), " ")
+		done := make(chan string, 1)
+		w.waiting[name] = done
+		w.on(parse(rest).opt("on", "a"))
+		go func() { done <- w.run(ctx, rest) }()
+		synctest.Wait()
+		return ""
+	}
+	do, ok := verbs()[c.verb]
+	if !ok {
+		w.t.Fatalf("scenario: unknown verb %q", c.verb)
+	}
+	return do(w, ctx, c)
+}
+
+func verbs() map[string]func(*world, context.Context, command) string {
+	return map[string]func(*world, context.Context, command) string{
+		"connections": func(w *world, _ context.Context, c command) string { w.names = c.words; return "" },
+		"nosso": func(w *world, _ context.Context, c command) string {
+			for _, n := range c.words {
+				w.tokens.noSSO[strings.ToLower(n)] = true
+			}
+			return ""
+		},
+		"policy":   (*world).policy,
+		"upstream": (*world).upstream,
+		"card":     (*world).card,
+		"hold":     (*world).hold,
+		"release":  (*world).release,
+		"token": func(w *world, _ context.Context, c command) string { // the user got a token in another way
+			w.tokens.tokens[owner(user(c), c.word(0))] = true
+			return ""
+		},
+		"code": func(w *world, _ context.Context, c command) string { // the popup handed out a code
+			w.tokens.codes[c.word(0)] = owner(user(c), c.opt("for", w.names[0]))
+			return ""
+		},
+		"down": func(w *world, _ context.Context, _ command) string { w.tokens.down = true; return "" },
+		"up":   func(w *world, _ context.Context, _ command) string { w.tokens.down = false; return "" },
+		"store": func(w *world, _ context.Context, c command) string {
+			w.store.set(c.word(0))
+			return ""
+		},
+		"callbacks": func(w *world, _ context.Context, c command) string { // callbacks complete fail=2 slow=7s
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.fails[c.word(0)], _ = strconv.Atoi(c.opt("fail", "0"))
+			w.slow[c.word(0)], _ = time.ParseDuration(c.opt("slow", "0s"))
+			return ""
+		},
+		"kill": func(w *world, _ context.Context, c command) string { // the process is gone; a new one starts under its name
+			delete(w.engine, c.word(0))
+			return ""
+		},
+		"signin":    (*world).signIn,
+		"signout":   (*world).signOut,
+		"exchange":  (*world).exchange,
+		"verify":    (*world).verify,
+		"failure":   (*world).failure,
+		"invoke":    (*world).invoke,
+		"wait":      (*world).wait,
+		"advance":   (*world).advance,
+		"sweep":     (*world).sweep,
+		"deliver":   (*world).deliver,
+		"reconcile": (*world).operate,
+		"cancel":    (*world).operate,
+		"redeliver": (*world).operate,
+		"purge":     (*world).purge,
+		"show":      (*world).show,
+		"audit":     (*world).audit,
+	}
+}
+
+func user(c command) string { return "29:" + c.opt("as", "alice") }
+
+// activity is one that a user's client sends.
+func (w *world) activity(c command, kind, name string, value any) *machine.Activity {
+	w.mu.Lock()
+	w.seq++
+	n := w.seq
+	w.mu.Unlock()
+	a := &machine.Activity{
+		Type: kind, Name: name, ID: fmt.Sprintf("activity-%d", n), ReplyToID: c.opt("reply", ""), Platform: c.opt("device", "Web"),
+		Conversation: store.Conversation{
+			ServiceURL: "https://smba.example/", Channel: c.opt("channel", "msteams"), ID: c.opt("chat", "chat-"+c.opt("as", "alice")),
+			Type: c.opt("type", "personal"), Tenant: "tenant", BotID: "28:app", UserID: user(c),
+		},
+	}
+	if value != nil {
+		raw, err := json.Marshal(value)
+		if err != nil {
+			w.t.Fatalf("scenario: %v", err)
+		}
+		a.Value = raw
+	}
+	return a
+}
+
+func (w *world) signIn(ctx context.Context, c command) string {
+	e := w.on(c.opt("on", "a"))
+	turn := e.Turn(w.activity(c, "message", "", nil))
+	tok, err := turn.SignIn(ctx, machine.WithConnection(c.word(0)))
+	switch {
+	case err != nil:
+		return "error: " + w.renumber(err.Error())
+	case tok.Token.Empty():
+		return "pending"
+	default:
+		return "token"
+	}
+}
+
+func (w *world) signOut(ctx context.Context, c command) string {
+	turn := w.on(c.opt("on", "a")).Turn(w.activity(c, "message", "", nil))
+	var err error
+	if c.word(0) == "all" {
+		err = turn.SignOutAll(ctx)
+	} else {
+		err = turn.SignOut(ctx, c.word(0))
+	}
+	if err != nil {
+		return "error: " + w.renumber(err.Error())
+	}
+	return "signed out"
+}
+
+func (w *world) exchange(ctx context.Context, c command) string {
+	return w.send(ctx, c, machine.InvokeTokenExchange, map[string]string{
+		"id": c.opt("id", ""), "connectionName": c.opt("connection", w.names[0]), "token": c.opt("token", "jwt"),
+	})
+}
+
+func (w *world) verify(ctx context.Context, c command) string {
+	return w.send(ctx, c, machine.InvokeVerifyState, map[string]string{"state": c.word(0)})
+}
+
+func (w *world) failure(ctx context.Context, c command) string {
+	return w.send(ctx, c, machine.InvokeFailure, map[string]string{"code": c.word(0), "message": "said the client"})
+}
+
+// invoke sends any value: invoke signin/verifyState {"state":null}.
+func (w *world) invoke(ctx context.Context, c command) string {
+	return w.send(ctx, c, c.word(0), json.RawMessage(c.word(1)))
+}
+
+func (w *world) send(ctx context.Context, c command, name string, value any) string {
+	answer, ok := w.on(c.opt("on", "a")).HandleInvoke(ctx, w.activity(c, "invoke", name, value))
+	if !ok {
+		return "not handled"
+	}
+	line := strconv.Itoa(answer.Status)
+	if answer.RetryAfter > 0 {
+		line += ", Retry-After " + answer.RetryAfter.String()
+	}
+	if answer.Body != nil {
+		raw, err := json.Marshal(answer.Body)
+		if err != nil {
+			w.t.Fatalf("scenario: %v", err)
+		}
+		line += " " + string(raw)
+	}
+	return line
+}
+
+func (w *world) wait(_ context.Context, c command) string { return <-w.waiting[c.word(0)] }
+
+func (w *world) advance(_ context.Context, c command) string {
+	d, err := time.ParseDuration(c.word(0))
+	if err != nil {
+		w.t.Fatalf("scenario: %v", err)
+	}
+	time.Sleep(d)
+	synctest.Wait()
+	return ""
+}
+
+func (w *world) sweep(ctx context.Context, c command) string {
+	if err := w.on(c.opt("on", "a")).Sweep(ctx); err != nil {
+		return "error: " + err.Error()
+	}
+	return ""
+}
+
+func (w *world) deliver(ctx context.Context, c command) string {
+	e := w.on(c.opt("on", "a"))
+	if err := e.DeliverDue(ctx); err != nil {
+		return "error: " + err.Error()
+	}
+	return ""
+}
+
+func (w *world) operate(ctx context.Context, c command) string {
+	e := w.on(c.opt("on", "a"))
+	id, op := w.id(c.word(0)), machine.Operator{Actor: "olga", Reason: "ticket-7"}
+	var err error
+	switch c.verb {
+	case "reconcile":
+		_, err = e.Reconcile(ctx, id, op)
+	case "cancel":
+		_, err = e.Cancel(ctx, id, op)
+	case "redeliver":
+		var n int
+		n, err = e.Redeliver(ctx, id, op)
+		if err == nil {
+			return fmt.Sprintf("%d due again", n)
+		}
+	}
+	if err != nil {
+		return "error: " + w.renumber(err.Error())
+	}
+	return "done"
+}
+
+func (w *world) purge(ctx context.Context, c command) string {
+	age, err := time.ParseDuration(c.word(0))
+	if err != nil {
+		w.t.Fatalf("scenario: %v", err)
+	}
+	n, err := w.store.Purge(ctx, time.Now().Add(-age), 1000, false)
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	return fmt.Sprintf("%d purged", n)
+}
+
+// show prints every attempt as it lies in the store.
+func (w *world) show(ctx context.Context, _ command) string {
+	w.flush(ctx)
+	page, err := w.mem.List(ctx, store.Filter{Limit: 1000})
+	if err != nil {
+		w.t.Fatalf("scenario: %v", err)
+	}
+	slices.SortFunc(page.Attempts, func(a, b store.Attempt) int { return w.number(a.ID) - w.number(b.ID) })
+	for _, a := range page.Attempts {
+		line := fmt.Sprintf("#%d %s %s %s, version %d", w.number(a.ID), strings.TrimPrefix(a.Key.User, "29:"), a.Key.Connection, a.State, a.Version)
+		for _, part := range []string{string(a.Method), string(a.Reason)} {
+			if part != "" {
+				line += ", " + part
+			}
+		}
+		if a.Origin != store.OriginSignIn {
+			line += ", origin " + string(a.Origin)
+		}
+		if a.SSOOutcome != "" {
+			line += ", SSO " + a.SSOOutcome
+		}
+		if a.VerifyTries > 0 {
+			line += fmt.Sprintf(", %d wrong codes", a.VerifyTries)
+		}
+		if a.DeliveryUnknown {
+			line += ", delivery unknown"
+		}
+		if a.PopupClosed {
+			line += ", popup closed"
+		}
+		if a.CardActivityID != "" {
+			line += ", card " + a.CardActivityID
+		}
+		if a.Supersedes != "" {
+			line += fmt.Sprintf(", after #%d", w.number(a.Supersedes))
+		}
+		if a.Generation > 0 {
+			line += fmt.Sprintf(", generation %d", a.Generation)
+		}
+		for _, d := range page.Deliveries {
+			if d.Attempt == a.ID {
+				line += fmt.Sprintf(", %s/%d %s", d.Kind, d.Round, d.Status)
+			}
+		}
+		w.say("%s", line)
+	}
+	return ""
+}
+
+// audit prints the trail of one attempt, or of what belongs to none.
+func (w *world) audit(ctx context.Context, c command) string {
+	w.flush(ctx)
+	f := store.EventFilter{Orphans: true}
+	if c.word(0) != "orphans" {
+		f = store.EventFilter{Attempt: w.id(c.word(0))}
+	}
+	events, err := w.mem.Events(ctx, f)
+	if err != nil {
+		w.t.Fatalf("scenario: %v", err)
+	}
+	for _, e := range events {
+		parts := []string{string(e.Kind)}
+		if e.From != e.To || e.Kind == store.EventTransition {
+			parts = append(parts, stateName(e.From)+" → "+stateName(e.To))
+		}
+		for _, p := range []string{e.Invoke, e.Row} {
+			if p != "" {
+				parts = append(parts, w.renumber(p))
+			}
+		}
+		if e.Status != 0 {
+			parts = append(parts, strconv.Itoa(e.Status))
+		}
+		if e.Actor != "" {
+			parts = append(parts, "by "+e.Actor)
+		}
+		if e.Detail != "" {
+			parts = append(parts, "("+w.renumber(e.Detail)+")")
+		}
+		w.say("  %s", strings.Join(parts, " "))
+	}
+	return ""
+}
+
+func (w *world) flush(ctx context.Context) {
+	for _, name := range slices.Sorted(maps.Keys(w.engine)) {
+		if err := w.engine[name].Drain(ctx); err != nil {
+			w.t.Fatalf("scenario: %v", err)
+		}
+	}
+}
+
+func (w *world) id(number string) string {
+	for id, n := range w.ids {
+		if "#"+strconv.Itoa(n) == number {
+			return id
+		}
+	}
+	return "no-such-attempt"
+}
+
+// renumber writes #n for an attempt's id.
+func (w *world) renumber(s string) string {
+	return regexp.MustCompile(`[0-9A-HJKMNP-TV-Z]{26}`).ReplaceAllStringFunc(s, func(id string) string {
+		return "#" + strconv.Itoa(w.number(id))
+	})
+}
