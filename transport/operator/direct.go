@@ -227,4 +227,3 @@ func endedView(ended map[string]int) EndedView {
 func (d *Direct) view(now time.Time, a *store.Attempt, deliveries []store.Delivery) View {
 	return NewView(now, a, deliveries, d.findings(now, a, deliveries))
 }
-

@@ -26,6 +26,11 @@ type Actor interface {
 	// Redeliver makes the attempt's dead and pending callbacks due now and
 	// says how many there are.
 	Redeliver(ctx context.Context, id string, op machine.Operator) (int, error)
+	Purger
+}
+
+// Purger deletes what is past its retention. [Direct] and [Client] are purgers.
+type Purger interface {
 	// Purge deletes at most limit attempts that ended longer than olderThan
 	// ago by the store's clock, or with dry counts them.
 	Purge(ctx context.Context, olderThan time.Duration, limit int, dry bool) (int, error)
@@ -79,8 +84,8 @@ func (d *DirectActor) Redeliver(ctx context.Context, id string, op machine.Opera
 	return n, nil
 }
 
-// Purge implements [Actor].
-func (d *DirectActor) Purge(ctx context.Context, olderThan time.Duration, limit int, dry bool) (int, error) {
+// Purge implements [Purger].
+func (d *Direct) Purge(ctx context.Context, olderThan time.Duration, limit int, dry bool) (int, error) {
 	now, err := d.now(ctx)
 	if err != nil {
 		return 0, err

@@ -41,8 +41,9 @@ type EventQuery struct {
 }
 
 const (
-	defaultLimit      = 50
-	maxLimit          = 1000
+	defaultLimit = 50
+	// MaxLimit is the most that one page holds.
+	MaxLimit          = 1000
 	defaultEventLimit = 1000
 )
 
@@ -101,7 +102,7 @@ func ParseQuery(v url.Values, now time.Time) (Query, error) {
 		Until:        p.time("until"),
 		AgeGT:        p.duration("age_gt"),
 		Stuck:        p.bool("stuck"),
-		Limit:        int(p.number("limit", maxLimit)),
+		Limit:        int(p.number("limit", MaxLimit)),
 		Cursor:       p.Get("cursor"),
 	}
 	p.only("user", "connection", "tenant", "conversation", "state", "reason", "failure_code", "method",
@@ -138,7 +139,7 @@ func ParseEventQuery(v url.Values, now time.Time) (EventQuery, error) {
 		Orphans: p.bool("orphans"),
 		Since:   p.time("since"),
 		After:   p.number("after", 0),
-		Limit:   int(p.number("limit", maxLimit)),
+		Limit:   int(p.number("limit", MaxLimit)),
 	}
 	p.only("attempt", "orphans", "since", "after", "limit")
 	return q, p.err

@@ -17,6 +17,7 @@ const (
 	stuckPage   = 200
 	maxOpen     = 5000
 	maxOwedRows = 2000
+	maxRecent   = 5000
 )
 
 // findings are the rules that one attempt breaks, the most serious first.
@@ -31,7 +32,7 @@ func (d *Direct) findings(now time.Time, a *store.Attempt, deliveries []store.De
 	for _, f := range machine.Stuck(now, a, own, d.rules) {
 		found = append(found, Finding{
 			Attempt: a.ID, User: a.Key.User, Connection: a.Key.Connection, State: a.State,
-			Rule: string(f.Rule), Level: string(f.Level), Age: Milliseconds(f.Age), Advice: f.Advice,
+			Rule: f.Rule, Level: string(f.Level), Age: Milliseconds(f.Age), Advice: f.Advice,
 		})
 	}
 	slices.SortStableFunc(found, bySeriousness)
@@ -81,7 +82,42 @@ func (d *Direct) stuck(ctx context.Context, counts store.Counts) ([]Finding, err
 			return nil, err
 		}
 	}
+	fleet, err := d.fleet(ctx, counts.Now)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, fleet...)
 	slices.SortStableFunc(found, bySeriousness)
+	return found, nil
+}
+
+// fleet applies the rules that look at many attempts at once.
+func (d *Direct) fleet(ctx context.Context, now time.Time) ([]Finding, error) {
+	var recent []store.Attempt
+	since := now.Add(-max(d.rules.FlappingWindow, d.rules.BurstWindow))
+	err := d.walk(ctx, store.Filter{Since: since}, maxRecent, func(p store.Page) bool {
+		recent = append(recent, p.Attempts...)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	orphans, err := d.store.Events(ctx, store.EventFilter{
+		Orphans: true, Since: now.Add(-d.rules.OrphansWindow), Limit: max(d.rules.Orphans, 1),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count orphans: %w", err)
+	}
+	var found []Finding
+	for _, f := range machine.StuckFleet(now, recent, len(orphans), d.rules) {
+		v := Finding{
+			Subject: f.Subject, Rule: f.Rule, Level: string(f.Level), Age: Milliseconds(f.Age), Advice: f.Advice,
+		}
+		if len(f.Attempts) > 0 {
+			v.Attempt = f.Attempts[0]
+		}
+		found = append(found, v)
+	}
 	return found, nil
 }
 

@@ -136,6 +136,7 @@ type StuckView struct {
 // for rules about the whole engine.
 type Finding struct {
 	Attempt    string       `json:"attempt,omitempty"`
+	Subject    string       `json:"subject,omitempty"` // of a rule about many attempts: a key, a code
 	User       string       `json:"user,omitempty"`
 	Connection string       `json:"connection,omitempty"`
 	State      store.State  `json:"state,omitempty"`

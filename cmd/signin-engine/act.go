@@ -1,0 +1,161 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+// action is the flags of reconcile, cancel and redeliver.
+type action struct {
+	yes           bool
+	reason, actor string
+}
+
+func (c *cli) reconcileCommand() *cobra.Command {
+	return c.actionCommand("reconcile ID", "Settle an attempt by what the Token Service says now",
+		func(ctx context.Context, a operator.Actor, id string, op machine.Operator) error {
+			v, err := a.Reconcile(ctx, id, op)
+			if err != nil {
+				return err
+			}
+			return c.printResult(v)
+		})
+}
+
+func (c *cli) cancelCommand() *cobra.Command {
+	return c.actionCommand("cancel ID", "End an attempt that is not terminal as Failed (operator)",
+		func(ctx context.Context, a operator.Actor, id string, op machine.Operator) error {
+			v, err := a.Cancel(ctx, id, op)
+			if err != nil {
+				return err
+			}
+			return c.printResult(v)
+		})
+}
+
+func (c *cli) redeliverCommand() *cobra.Command {
+	return c.actionCommand("redeliver ID", "Make the callbacks of an attempt that did not get through due now",
+		func(ctx context.Context, a operator.Actor, id string, op machine.Operator) error {
+			n, err := a.Redeliver(ctx, id, op)
+			if err != nil {
+				return err
+			}
+			if c.format == formatJSON {
+				return c.printJSON(struct {
+					Redelivered int `json:"redelivered"`
+				}{n})
+			}
+			return c.printf("Callbacks due now: %d\n", n)
+		})
+}
+
+func (c *cli) actionCommand(use, short string,
+	do func(ctx context.Context, a operator.Actor, id string, op machine.Operator) error,
+) *cobra.Command {
+	var a action
+	cmd := &cobra.Command{
+		Use: use, Short: short,
+		Long: short + `.
+
+Needs --yes and --reason; the audit trail keeps them with --actor. A store that
+a running bot holds is reached through its operator endpoint; otherwise the
+bot's --config is needed.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			if !a.yes || a.reason == "" {
+				return fmt.Errorf("%w: %s needs --yes and --reason", errRefused, cmd.Name())
+			}
+			return c.acting(cmd, func(ctx context.Context, by operator.Actor) error {
+				return do(ctx, by, typedID(given[0]), machine.Operator{Actor: a.actor, Reason: a.reason})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&a.yes, "yes", false, "do it")
+	cmd.Flags().StringVar(&a.reason, "reason", "", "`why`, for the audit trail")
+	cmd.Flags().StringVar(&a.actor, "actor", c.osUser(), "`who`, for the audit trail")
+	c.idsFlag(cmd)
+	c.formatFlag(cmd, formatTable, formatJSON)
+	return cmd
+}
+
+func (c *cli) osUser() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return cmp.Or(c.lookup("USER"), "unknown")
+}
+
+func (c *cli) printResult(v operator.View) error {
+	if c.format == formatJSON {
+		return c.printJSON(v)
+	}
+	state := string(v.State)
+	if w := why(&v); w != "" {
+		state += " (" + w + ")"
+	}
+	return c.printf("%s: %s, version %d\n", c.attemptID(v.ID), state, v.Version)
+}
+
+// acting finds who acts: the running process, or an engine of our own on a
+// file that no process holds.
+func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor) error) (err error) {
+	ctx := cmd.Context()
+	src, err := c.connect(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	if src.client != nil {
+		defer func() { err = errors.Join(err, src.Close()) }()
+		return do(ctx, src.client)
+	}
+	if err = src.Close(); err != nil {
+		return err
+	}
+	if c.configFile == "" {
+		return usage("%s: no running bot holds %s: give the bot's --config", cmd.Name(), src.config.Store)
+	}
+	if err = src.config.Check(); err != nil {
+		return err
+	}
+	s, err := newService(src.config, src.config.Listen, c.logger(src.config.Log))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.engine.Drain(context.WithoutCancel(ctx)), s.close()) }()
+	reader := operator.NewDirect(s.store, machine.DefaultStuckRules(), operator.Info{PID: os.Getpid()})
+	return do(ctx, operator.NewDirectActor(reader, s.engine))
+}
+
+// purger opens the store of a bot that does not run, or reaches the one that
+// does.
+func (c *cli) purger(cmd *cobra.Command) (operator.Purger, func() error, error) {
+	src, err := c.connect(cmd.Context(), cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	if src.client != nil {
+		return src.client, src.Close, nil
+	}
+	if err = src.Close(); err != nil {
+		return nil, nil, err
+	}
+	where, err := config.ParseStore(src.config.Store)
+	if err != nil {
+		return nil, nil, usage("store: %w", err)
+	}
+	st, err := openStore(where)
+	if err != nil {
+		return nil, nil, err
+	}
+	return operator.NewDirect(st, machine.DefaultStuckRules(), operator.Info{}), st.Close, nil
+}

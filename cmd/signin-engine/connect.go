@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+// source is what a reading command reads: a running process or a file.
+type source struct {
+	operator.Reader
+	io.Closer
+	client *operator.Client // nil: a file that no process holds
+	config config.Config
+}
+
+// connect finds what to read (product.md §3): the operator endpoint that was
+// named, else the socket beside the bbolt file, else the file itself,
+// read-only.
+func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) {
+	cfg, err := c.settings(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Operator != "" {
+		e, err := operator.ParseEndpoint(cfg.Operator)
+		if err != nil {
+			return nil, usage("operator: %q %w", cfg.Operator, err)
+		}
+		return asked(cfg, e), nil
+	}
+	where, err := config.ParseStore(cfg.Store)
+	switch {
+	case err != nil:
+		return nil, usage("store: %w", err)
+	case where.Backend == config.Memory:
+		return nil, usage("store: memory: lives in the process that made it: name its endpoint with --operator")
+	}
+	socket := operator.SocketBeside(where.Path)
+	if _, err = os.Stat(socket.Address); err == nil {
+		s := asked(cfg, socket)
+		if _, err = s.Info(ctx); err == nil || !errors.Is(err, operator.ErrUnreachable) {
+			return s, err
+		}
+		if err = s.Close(); err != nil {
+			return nil, err
+		}
+	}
+	st, err := openFile(where.Path)
+	if err != nil {
+		return nil, err
+	}
+	return &source{
+		Reader: operator.NewDirect(st, machine.DefaultStuckRules(), operator.Info{}), Closer: st, config: cfg,
+	}, nil
+}
+
+func asked(cfg config.Config, e operator.Endpoint) *source {
+	client := operator.NewClient(e, cfg.OperatorToken)
+	return &source{Reader: client, Closer: client, client: client, config: cfg}
+}
+
+// openFile opens a bbolt file that no process holds, and says what to do when
+// one does.
+func openFile(path string) (store.Store, error) {
+	st, err := boltstore.Open(path, boltstore.WithReadOnly())
+	switch {
+	case err == nil:
+		return st, nil
+	case errors.Is(err, store.ErrLocked):
+		return nil, fmt.Errorf("%w: %s is held by a running process without an operator endpoint at %s: "+
+			"start that process with one, name it with --operator, or stop the process",
+			store.ErrLocked, path, operator.SocketBeside(path).Address)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w at %s: start the bot first, or name the file with --store bolt:PATH", errNoStore, path)
+	default:
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+}
+
+// with connects, runs and closes.
+func (c *cli) with(cmd *cobra.Command, do func(ctx context.Context, s *source) error) (err error) {
+	ctx := cmd.Context()
+	s, err := c.connect(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return do(ctx, s)
+}

@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/operator"
+	"github.com/signin-engine/signin-engine/transport/teams"
+)
+
+// Where dev listens unless told otherwise.
+const (
+	devListen   = "127.0.0.1:3978"
+	devEmulator = "127.0.0.1:3979"
+	devOperator = "127.0.0.1:3980"
+	devAppID    = "00000000-0000-4000-8000-0000000000b0"
+)
+
+// The connections of dev: one signs in silently, one through the popup.
+const (
+	devSSO   = "graph"
+	devPopup = "github"
+)
+
+func (c *cli) devCommand() *cobra.Command {
+	var once, print bool
+	var listen, emulated string
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Try it on this machine: bot, emulated Microsoft services and two sign-ins",
+		Long: `Runs the reference bot together with an emulator of the Token Service, the Bot
+Connector, Entra and Graph, all on loopback and with the store in ./signin.db.
+At start one user signs in silently (SSO) and one through the popup, so that
+there is something to look at; then it stays.
+
+--once plays the sign-ins, prints their timelines and ends: 0, or 1 if one did
+not complete.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := c.settings(cmd)
+			if err != nil {
+				return err
+			}
+			d := &dev{cli: c, cfg: cfg, log: c.logger(quiet(cmd, cfg.Log)), emulator: emulator.New(devServices())}
+			if err = d.listen(cmd, listen, emulated); err != nil {
+				return err
+			}
+			if print {
+				return errors.Join(d.printConfig(), d.closeListeners())
+			}
+			return d.run(cmd.Context(), once)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&once, "once", false, "play the sign-ins, print the timelines, end")
+	f.BoolVar(&print, "print-config", false, "print URLs and settings as YAML, a configuration for serve, and end")
+	f.StringVar(&listen, "listen", devListen, "`host:port` of the bot")
+	f.StringVar(&emulated, "emulator", devEmulator, "`host:port` of the emulator")
+	c.idsFlag(cmd)
+	cmd.MarkFlagsMutuallyExclusive("once", "print-config")
+	return cmd
+}
+
+// quiet keeps the log out of the timelines unless it was asked for.
+func quiet(cmd *cobra.Command, l config.Log) config.Log {
+	if !cmd.Flags().Changed("log-level") {
+		l.Level = "warn"
+	}
+	return l
+}
+
+func devServices() emulator.Config {
+	return emulator.Config{
+		ClientID: devAppID,
+		Connections: []emulator.Connection{
+			{Name: devSSO, DisplayName: "Microsoft Graph", SSO: true},
+			{Name: devPopup, DisplayName: "GitHub"},
+		},
+	}
+}
+
+// dev is the bot, the services around it, and their listeners.
+type dev struct {
+	*cli
+	cfg      config.Config
+	log      zerolog.Logger
+	emulator *emulator.Server
+
+	bot, services, operators net.Listener
+	socket                   net.Listener // nil for a store in memory
+}
+
+// listen opens the listeners and writes their addresses into the settings.
+func (d *dev) listen(cmd *cobra.Command, bot, services string) (err error) {
+	operators := devOperator
+	if d.cfg.Operator != "" {
+		e, err := operator.ParseEndpoint(d.cfg.Operator)
+		if err != nil || e.Network != "tcp" {
+			return usage("dev: --operator is no host:port")
+		}
+		operators = e.Address
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.closeListeners())
+		}
+	}()
+	ctx := cmd.Context()
+	for _, l := range []struct {
+		flag, address, usual string
+		into                 *net.Listener
+	}{
+		{"listen", bot, devListen, &d.bot},
+		{"emulator", services, devEmulator, &d.services},
+		{"operator", operators, devOperator, &d.operators},
+	} {
+		if err = teams.CheckListener(l.address); err != nil {
+			return usage("dev: --%s: %q is no loopback address", l.flag, l.address)
+		}
+		if *l.into, err = d.listenOrFree(ctx, l.flag, l.address, l.usual); err != nil {
+			return err
+		}
+	}
+	d.configure()
+	return nil
+}
+
+// listenOrFree takes another port, and says so, when the default is busy.
+func (d *dev) listenOrFree(ctx context.Context, flag, address, usual string) (net.Listener, error) {
+	l, err := listenTCP(ctx, address)
+	if err == nil || address != usual || !errors.Is(err, syscall.EADDRINUSE) {
+		return l, err
+	}
+	if l, err = listenTCP(ctx, "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	_, err = fmt.Fprintf(d.stderr, "signin-engine: %s is busy, --%s is %s\n", address, flag, l.Addr())
+	return l, err
+}
+
+func (d *dev) closeListeners() error {
+	var all error
+	for _, l := range []net.Listener{d.bot, d.services, d.operators, d.socket} {
+		if l != nil {
+			all = errors.Join(all, l.Close())
+		}
+	}
+	return all
+}
+
+func (d *dev) configure() {
+	services := "http://" + d.services.Addr().String()
+	d.emulator.SetBaseURL(services)
+	c := &d.cfg
+	c.AppID = devAppID
+	c.Listen = d.bot.Addr().String()
+	c.TokenServiceURL, c.LoginURL = services, services
+	c.ClientSecret = tokensvc.NewSecret(rand.Text()) // of a bot that exists in this process only
+	c.InboundAuth = config.AuthNone
+	c.ServiceURLs = []string{d.services.Addr().String()}
+	c.Operator = "http://" + d.operators.Addr().String()
+	if c.OperatorToken.Empty() {
+		c.OperatorToken = tokensvc.NewSecret(rand.Text())
+	}
+	c.Connections = []config.Connection{
+		{Name: devSSO, DisplayName: "Microsoft Graph", Profile: &config.Profile{Command: "my ad user", URL: services + "/v1.0/me"}},
+		{Name: devPopup, DisplayName: "GitHub"},
+	}
+}
+
+// printConfig prints what serve would need to run against this emulator: the
+// settings that are not defaults. Loopback needs no secret.
+func (d *dev) printConfig() error {
+	connections := make([]any, len(d.cfg.Connections))
+	for i, c := range d.cfg.Connections {
+		m := map[string]any{"name": c.Name, "display_name": c.DisplayName}
+		if c.Profile != nil {
+			m["profile"] = map[string]any{"command": c.Profile.Command, "url": c.Profile.URL}
+		}
+		connections[i] = m
+	}
+	out, err := yaml.Parser().Marshal(map[string]any{
+		"app_id": d.cfg.AppID, "listen": d.cfg.Listen, "store": d.cfg.Store,
+		"token_service_url": d.cfg.TokenServiceURL, "login_url": d.cfg.LoginURL,
+		"inbound_auth": d.cfg.InboundAuth, "service_urls": d.cfg.ServiceURLs, "connections": connections,
+	})
+	if err != nil {
+		return err
+	}
+	return d.printf("# bot       http://%s/api/messages\n# emulator  %s\n# operator  %s\n%s",
+		d.cfg.Listen, d.cfg.TokenServiceURL, d.cfg.Operator, out)
+}
+
+// run serves everything, plays the sign-ins, and stays unless once is set.
+func (d *dev) run(ctx context.Context, once bool) error {
+	s, err := newService(d.cfg, d.cfg.Listen, d.log)
+	if err != nil {
+		return errors.Join(err, d.closeListeners())
+	}
+	doors, err := d.doors(ctx, s)
+	if err != nil {
+		return errors.Join(err, d.closeListeners(), s.close())
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- s.run(ctx, d.bot, doors...) }()
+
+	if !once {
+		err = d.welcome()
+	}
+	if err == nil {
+		err = d.play(ctx, s)
+	}
+	if once || err != nil && !errors.Is(err, errIncomplete) {
+		stop()
+		return errors.Join(err, <-served)
+	}
+	if err != nil {
+		report(d.stderr, err)
+	}
+	if err = d.printf("\nStop with Ctrl-C.\n"); err != nil {
+		stop()
+	}
+	return errors.Join(err, <-served)
+}
+
+// doors are what is served beside the bot: the emulator, the operator
+// endpoint on TCP, and the socket beside the file, so that inspect finds it.
+func (d *dev) doors(ctx context.Context, s *service) ([]door, error) {
+	doors := []door{
+		{d.services, d.emulator},
+		{d.operators, s.operatorHandler(d.cfg.OperatorToken, d.cfg.Listen)},
+	}
+	where, err := config.ParseStore(d.cfg.Store)
+	if err != nil || where.Backend != config.Bolt {
+		return doors, err
+	}
+	if d.socket, err = operator.SocketBeside(where.Path).Listen(ctx); err != nil {
+		return nil, err
+	}
+	return append(doors, door{d.socket, s.operatorHandler(tokensvc.Secret{}, d.cfg.Listen)}), nil
+}
+
+func (d *dev) welcome() error {
+	return d.printf("bot       http://%s/api/messages\nemulator  %s\noperator  %s\nstore     %s\n\n",
+		d.cfg.Listen, d.cfg.TokenServiceURL, d.cfg.Operator, d.cfg.Store)
+}
+
+// play signs one user in silently and one through the popup, over HTTP as
+// Teams would, and prints what became of it.
+func (d *dev) play(ctx context.Context, s *service) error {
+	reader := operator.NewDirect(s.store, machine.DefaultStuckRules(), operator.Info{})
+	incomplete := false
+	for _, scene := range []struct {
+		title, connection string
+		act               func(context.Context, *emulator.Teams) error
+	}{
+		{"Silent sign-in (SSO)", devSSO, d.playSSO},
+		{"Popup sign-in", devPopup, d.playPopup},
+	} {
+		user := d.user(scene.connection)
+		err := scene.act(ctx, user)
+		if err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// The last audit lines may still wait for a commit to ride with.
+		if e := s.engine.Drain(ctx); e != nil {
+			return e
+		}
+		page, e := reader.List(ctx, operator.Query{User: user.User.ID, Connection: scene.connection, Limit: 1})
+		if e != nil {
+			return e
+		}
+		if err = d.printScene(ctx, reader, scene.title, page, err); err != nil {
+			return err
+		}
+		incomplete = incomplete || len(page.Attempts) == 0 || page.Attempts[0].State != store.Complete
+	}
+	if incomplete {
+		return errIncomplete
+	}
+	return nil
+}
+
+// user is a Teams user of its own, new at every start: a store from an
+// earlier run must not make the sign-in silent.
+func (d *dev) user(connection string) *emulator.Teams {
+	t := d.emulator.Teams("http://" + d.cfg.Listen + "/api/messages")
+	t.User.ID = "29:1" + strings.ToLower(rand.Text())
+	t.User.Name = "Robin (" + connection + ")"
+	t.Conversation.ID = "a:1" + strings.ToLower(rand.Text())
+	return t
+}
+
+func (d *dev) playSSO(ctx context.Context, t *emulator.Teams) error {
+	card, err := d.ask(ctx, t, devSSO)
+	if err != nil {
+		return err
+	}
+	answer, err := t.TokenExchange(ctx, card.ExchangeID(), devSSO, "sso-"+rand.Text())
+	return answered("signin/tokenExchange", answer, err)
+}
+
+func (d *dev) playPopup(ctx context.Context, t *emulator.Teams) error {
+	card, err := d.ask(ctx, t, devPopup)
+	if err != nil {
+		return err
+	}
+	code, err := t.SignInWithPage(ctx, card.SignInLink)
+	if err != nil {
+		return err
+	}
+	answer, err := t.VerifyState(ctx, code, card.ActivityID)
+	return answered("signin/verifyState", answer, err)
+}
+
+// ask says login and waits for the card.
+func (d *dev) ask(ctx context.Context, t *emulator.Teams, connection string) (emulator.Card, error) {
+	answer, err := t.SendMessage(ctx, "login "+connection)
+	if err = answered("message", answer, err); err != nil {
+		return emulator.Card{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeouts.Upstream)
+	defer cancel()
+	return d.emulator.WaitForCard(ctx, t.Conversation.ID, 0)
+}
+
+func answered(what string, a emulator.Answer, err error) error {
+	if err == nil && a.Status != http.StatusOK {
+		err = fmt.Errorf("%s was answered %d", what, a.Status)
+	}
+	return err
+}
+
+func (d *dev) printScene(ctx context.Context, reader operator.Reader, title string, page operator.Page, failed error) error {
+	if err := d.printf("== %s\n\n", title); err != nil {
+		return err
+	}
+	if failed != nil {
+		if err := d.printf("It broke off: %v\n\n", failed); err != nil {
+			return err
+		}
+	}
+	if len(page.Attempts) == 0 {
+		return d.printf("No attempt was stored.\n\n")
+	}
+	detail, err := reader.Get(ctx, page.Attempts[0].ID)
+	if err != nil {
+		return err
+	}
+	if err = d.printDetail(detail); err != nil {
+		return err
+	}
+	return d.printf("\n")
+}

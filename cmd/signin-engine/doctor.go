@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+// The results of a check.
+const (
+	healthOK   = "ok"
+	healthWarn = "warn"
+	healthFail = "fail"
+)
+
+// health is the result of one check.
+type health struct {
+	Check  string `json:"check"`
+	Result string `json:"result"`
+	Detail string `json:"detail"`
+}
+
+func (c *cli) doctorCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check store, clock, sweeper, outbox, Token Service and connections",
+		Long: `Checks what a bot needs, each with ok, warn or fail; exit 1 if something fails,
+4 if it is the store. The Token Service is asked only with --config (or the
+settings in the environment) of the bot.`,
+		Args: args(cobra.NoArgs),
+	}
+	c.formatFlag(cmd, formatTable, formatJSON)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := c.settings(cmd)
+		if err != nil {
+			return err
+		}
+		found, failed := c.examine(cmd, cfg)
+		if c.format == formatJSON {
+			err = c.printJSON(found)
+		} else {
+			g := &grid{head: []string{"check", "result", "detail"}}
+			for _, h := range found {
+				g.add(h.Check, c.levelColor(h.Result, h.Result), h.Detail)
+			}
+			err = c.printGrid(g)
+		}
+		if failed == nil && slices.ContainsFunc(found, func(h health) bool { return h.Result == healthFail }) {
+			failed = errUnhealthy
+		}
+		return errors.Join(err, failed)
+	}
+	return cmd
+}
+
+// examine runs every check; the error is the store's.
+func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
+	ctx := cmd.Context()
+	var found []health
+	var names []string
+	err := c.with(cmd, func(ctx context.Context, s *source) error {
+		info, err := s.Info(ctx)
+		if err != nil {
+			return err
+		}
+		o, err := s.Overview(ctx)
+		if err != nil {
+			return err
+		}
+		names = info.Names
+		found = append(found,
+			health{"store", healthOK, fmt.Sprintf("%s %s, schema %d", info.Backend, info.Where, info.Store)},
+			live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
+		return nil
+	})
+	if err != nil {
+		found = append(found, health{"store", healthFail, err.Error()})
+	}
+	if c.configFile != "" || cfg.AppID != "" {
+		found = append(found, settingsHealth(cfg))
+		found = append(found, serviceHealth(ctx, cfg), connectionHealth(ctx, cfg, names))
+	}
+	return found, err
+}
+
+func live(i operator.Info) health {
+	if !i.Live {
+		return health{"engine", healthWarn, "no running process: nothing expires and no callback is repeated"}
+	}
+	return health{"engine", healthOK, fmt.Sprintf("running since %s, process %d, listening on %s", i.Started, i.PID, i.Listen)}
+}
+
+// Clock differences that matter: leases are seconds long, tokens of the
+// connector are checked to 5 minutes.
+const (
+	skewWarn = 2 * time.Second
+	skewFail = time.Minute
+)
+
+func (c *cli) skew(i operator.Info) health {
+	d := i.Now.Sub(c.now()).Abs()
+	h := health{"clock", healthOK, "store and this machine differ by " + age(d)}
+	switch {
+	case d >= skewFail:
+		h.Result = healthFail
+	case d >= skewWarn:
+		h.Result = healthWarn
+	}
+	return h
+}
+
+// sweeper judges by what it ought to have settled.
+func sweeper(o operator.Overview) health {
+	late := 0
+	for _, f := range o.Stuck {
+		if f.Rule == "lease-expired" || f.Rule == "past-expiry" {
+			late++
+		}
+	}
+	if late > 0 {
+		return health{"sweeper", healthFail, fmt.Sprintf("%d attempts are overdue: is a bot running on this store?", late)}
+	}
+	return health{"sweeper", healthOK, "nothing is overdue"}
+}
+
+func outbox(o operator.Overview) health {
+	lag := 0
+	for _, f := range o.Stuck {
+		if f.Rule == "callback-lag" {
+			lag++
+		}
+	}
+	h := health{"outbox", healthOK, fmt.Sprintf("%d callbacks pending, %d dead", o.Owed, o.Dead)}
+	switch {
+	case o.Dead > 0:
+		h.Result, h.Detail = healthFail, h.Detail+": see inspect, then redeliver"
+	case lag > 0:
+		h.Result = healthWarn
+	}
+	return h
+}
+
+func stuckHealth(o operator.Overview) health {
+	serious := 0
+	for _, f := range o.Stuck {
+		if f.Serious() {
+			serious++
+		}
+	}
+	switch {
+	case serious > 0:
+		return health{"stuck", healthFail, fmt.Sprintf("%d of level error: see inspect", serious)}
+	case len(o.Stuck) > 0:
+		return health{"stuck", healthWarn, fmt.Sprintf("%d warnings: see inspect", len(o.Stuck))}
+	default:
+		return health{"stuck", healthOK, "nothing is stuck"}
+	}
+}
+
+func settingsHealth(cfg config.Config) health {
+	if err := cfg.Check(); err != nil {
+		return health{"settings", healthFail, strings.ReplaceAll(err.Error(), "\n", "; ")}
+	}
+	return health{"settings", healthOK, "complete"}
+}
+
+// probeTimeout bounds one call to the Token Service.
+const probeTimeout = 5 * time.Second
+
+// serviceHealth knocks at the Token Service without credentials: any answer
+// means that it is reachable.
+func serviceHealth(ctx context.Context, cfg config.Config) health {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	const check = "token service"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.TokenServiceURL, nil)
+	if err != nil {
+		return health{check, healthFail, "token_service_url is malformed"}
+	}
+	begin := time.Now()
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return health{check, healthFail, err.Error()}
+	}
+	_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 1<<20))
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		return health{check, healthWarn, err.Error()}
+	}
+	return health{check, healthOK, fmt.Sprintf("%s answered in %s", req.URL.Host, age(time.Since(begin)))}
+}
+
+// nobody is a user that no bot has: asking for its tokens lists the bot's
+// connections and touches nothing.
+const nobody = "29:signin-engine-doctor"
+
+// connectionHealth compares the configured names with those that the Token
+// Service knows, and with those that the running bot has.
+func connectionHealth(ctx context.Context, cfg config.Config, running []string) health {
+	const check = "connections"
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	known, err := knownConnections(ctx, cfg)
+	if err != nil {
+		return health{check, healthWarn, err.Error()}
+	}
+	var unknown, idle []string
+	for _, conn := range cfg.Connections {
+		same := func(name string) bool { return strings.EqualFold(name, conn.Name) }
+		if len(known) > 0 && !slices.ContainsFunc(known, same) {
+			unknown = append(unknown, conn.Name)
+		}
+		if len(running) > 0 && !slices.ContainsFunc(running, same) {
+			idle = append(idle, conn.Name)
+		}
+	}
+	switch {
+	case len(unknown) > 0:
+		return health{check, healthFail, "unknown to the Token Service: " + strings.Join(unknown, ", ")}
+	case len(idle) > 0:
+		return health{check, healthWarn, "not in the running bot: " + strings.Join(idle, ", ")}
+	default:
+		return health{check, healthOK, fmt.Sprintf("%d configured", len(cfg.Connections))}
+	}
+}
+
+func knownConnections(ctx context.Context, cfg config.Config) ([]string, error) {
+	credentials, err := botCredentials(cfg)
+	if err != nil {
+		return nil, err
+	}
+	client, err := tokensvc.New(tokensvc.Config{BaseURL: cfg.TokenServiceURL, Credentials: credentials, Timeout: probeTimeout})
+	if err != nil {
+		return nil, err
+	}
+	defer client.CloseIdleConnections()
+	statuses, err := client.GetTokenStatus(ctx, nobody, "msteams")
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(statuses))
+	for i, s := range statuses {
+		names[i] = s.Connection
+	}
+	return names, nil
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+func (c *cli) inspectCommand() *cobra.Command {
+	var diagram, check bool
+	cmd := &cobra.Command{
+		Use:   "inspect [ID]",
+		Short: "Show what is open and stuck, or one attempt with its timeline",
+		Long: `Without an id: the open states with their oldest attempt, the last hour, and
+what is stuck with what to do about it. With an id, or a unique prefix of one:
+header and timeline of that attempt.
+
+--check prints the stuck list and exits 5 when a rule of level error hits.`,
+		Args: args(cobra.MaximumNArgs(1)),
+	}
+	f := filterFlags(cmd)
+	c.idsFlag(cmd)
+	cmd.Flags().BoolVar(&diagram, "diagram", false, "add the state diagram with the attempt's path (Mermaid)")
+	cmd.Flags().BoolVar(&check, "check", false, "stuck list only; exit 5 if there is an error")
+	c.formatFlag(cmd, formatTable, formatWide, formatJSON)
+	cmd.RunE = func(cmd *cobra.Command, given []string) error {
+		q, err := f.read(c.now())
+		if err != nil {
+			return err
+		}
+		filtered := len(q.Values()) > 0
+		switch {
+		case check && (len(given) > 0 || filtered):
+			return usage("inspect: --check takes neither an id nor filters")
+		case diagram && len(given) == 0:
+			return usage("inspect: --diagram needs an id")
+		case filtered && len(given) > 0:
+			return usage("inspect: an id and filters exclude each other")
+		}
+		return c.with(cmd, func(ctx context.Context, s *source) error {
+			switch {
+			case len(given) > 0:
+				return c.inspectOne(ctx, s, given[0], diagram)
+			case filtered:
+				page, err := s.List(ctx, q)
+				if err != nil {
+					return err
+				}
+				return c.printPage(page)
+			}
+			o, err := s.Overview(ctx)
+			if err != nil {
+				return err
+			}
+			if check {
+				return c.check(o)
+			}
+			if c.format == formatJSON {
+				return c.printJSON(o)
+			}
+			return c.printOverview(o)
+		})
+	}
+	return cmd
+}
+
+func (c *cli) inspectOne(ctx context.Context, s *source, id string, diagram bool) error {
+	d, err := s.Get(ctx, typedID(id))
+	if err != nil {
+		return err
+	}
+	if c.format == formatJSON {
+		return c.printJSON(d)
+	}
+	if err = c.printDetail(d); err != nil || !diagram {
+		return err
+	}
+	text, err := attemptDiagram(d, machine.Mermaid)
+	if err != nil {
+		return err
+	}
+	return c.printf("\n%s", text)
+}
+
+// typedID takes back what a terminal showed.
+func typedID(id string) string { return strings.TrimSuffix(strings.TrimSpace(id), "…") }
+
+// check prints the stuck list and fails if something in it is an error.
+func (c *cli) check(o operator.Overview) error {
+	var err error
+	for _, f := range o.Stuck {
+		if f.Serious() {
+			err = errStuck
+		}
+	}
+	if c.format == formatJSON {
+		if e := c.printJSON(o.Stuck); e != nil {
+			return e
+		}
+		return err
+	}
+	if e := c.printStuck(o.Stuck); e != nil {
+		return e
+	}
+	return err
+}
+
+func (c *cli) printOverview(o operator.Overview) error {
+	g := &grid{head: []string{"state", "open", "oldest", "since"}}
+	for _, s := range o.States {
+		oldest := ""
+		if s.Count > 0 {
+			oldest = age(s.Age.Duration())
+		}
+		g.add(c.stateColor(s.State), fmt.Sprint(s.Count), oldest, c.time(s.Oldest.Time))
+	}
+	if err := c.printGrid(g); err != nil {
+		return err
+	}
+	if err := c.printf("\nLast hour: %s; %s\nCallbacks: %d pending, %d dead\n\n",
+		ended("complete", o.LastHour.Complete), ended("failed", o.LastHour.Failed), o.Owed, o.Dead); err != nil {
+		return err
+	}
+	return c.printStuck(o.Stuck)
+}
+
+// ended is "3 complete (tokenExchange 2, verifyState 1)".
+func ended(word string, by map[string]int) string {
+	total, parts := 0, make([]string, 0, len(by))
+	for _, name := range sortedNames(by) {
+		total += by[name]
+		parts = append(parts, fmt.Sprintf("%s %d", name, by[name]))
+	}
+	if total == 0 {
+		return "0 " + word
+	}
+	return fmt.Sprintf("%d %s (%s)", total, word, strings.Join(parts, ", "))
+}
+
+func (c *cli) printStuck(found []operator.Finding) error {
+	if len(found) == 0 {
+		return c.printf("Nothing is stuck.\n")
+	}
+	g := &grid{head: []string{"stuck", "level", "age", "attempt", "state", "user", "connection", "what to do"}}
+	for _, f := range found {
+		g.add(f.Rule, c.levelColor(f.Level, f.Level), age(f.Age.Duration()), c.attemptID(f.Attempt), string(f.State),
+			c.id(f.User), f.Connection, f.Advice)
+	}
+	return c.printGrid(g)
+}

@@ -1,0 +1,209 @@
+// Package bot is the reference bot: the chat commands of product.md §5 on the
+// engine's flows, with the texts of the seed trace.
+package bot
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// unavailable is what users read when the engine returns an error.
+const unavailable = "Sign-in is not available right now."
+
+// Bot answers chat commands.
+type Bot struct {
+	connections []connection
+	client      *http.Client
+}
+
+// connection is a flow with the words that users know it by.
+type connection struct {
+	config.Connection
+	flow *machine.Flow
+}
+
+// New registers the callbacks of every connection with eng. The client calls
+// the profile URLs.
+func New(eng *machine.Engine, connections []config.Connection, client *http.Client) (*Bot, error) {
+	b := &Bot{client: client}
+	for _, conn := range connections {
+		flow, err := eng.Flow(conn.Name)
+		if err != nil {
+			return nil, fmt.Errorf("reference bot: %w", err)
+		}
+		conn.Alias = cmp.Or(conn.Alias, conn.Name)
+		conn.DisplayName = cmp.Or(conn.DisplayName, conn.Name)
+		c := connection{Connection: conn, flow: flow}
+		flow.OnSignInComplete(c.complete)
+		flow.OnSignInFailure(c.failure)
+		b.connections = append(b.connections, c)
+	}
+	return b, nil
+}
+
+// complete tells the user that it worked. Without a token the user has signed
+// out again since, and there is nothing to boast of.
+func (c *connection) complete(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+	if token.Token.Empty() {
+		return nil
+	}
+	return turn.Send(ctx, fmt.Sprintf("Connected to %s (%s)!", c.DisplayName, c.Name))
+}
+
+func (c *connection) failure(ctx context.Context, turn *machine.Turn, f *machine.Failure) error {
+	switch {
+	case f == nil || f.Code == "":
+		return turn.Send(ctx, fmt.Sprintf("Sign-in to %s failed.", c.DisplayName))
+	case f.Message == "":
+		return turn.Send(ctx, fmt.Sprintf("Sign-in to %s failed: %s", c.DisplayName, f.Code))
+	default:
+		return turn.Send(ctx, fmt.Sprintf("Sign-in to %s failed: %s — %s", c.DisplayName, f.Code, f.Message))
+	}
+}
+
+// OnActivity answers messages and the queries of message extensions; of every
+// other activity it takes no notice.
+func (b *Bot) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+	act := turn.Activity()
+	switch {
+	case act.Type == "message":
+		return nil, b.message(ctx, turn, strings.Join(strings.Fields(act.Text), " "))
+	case act.Type == "invoke" && strings.HasPrefix(act.Name, "composeExtension/"):
+		return &machine.Answer{Status: http.StatusOK, Body: noResults()}, nil
+	}
+	return nil, nil //nolint:nilnil // "not mine" in the interface's own words
+}
+
+// composeAnswer is the answer to a message extension.
+type composeAnswer struct {
+	ComposeExtension composeResult `json:"composeExtension"`
+}
+
+type composeResult struct {
+	Type             string            `json:"type"`
+	AttachmentLayout string            `json:"attachmentLayout"`
+	Attachments      []json.RawMessage `json:"attachments"`
+}
+
+// noResults is the answer of a bot without a message extension.
+func noResults() composeAnswer {
+	return composeAnswer{composeResult{Type: "result", AttachmentLayout: "list", Attachments: []json.RawMessage{}}}
+}
+
+func (b *Bot) message(ctx context.Context, turn *machine.Turn, text string) error {
+	word, rest, _ := strings.Cut(text, " ")
+	switch word = strings.ToLower(word); {
+	case word == "login" && rest == "":
+		return b.each(func(c *connection) error { return c.login(ctx, turn) })
+	case word == "login":
+		return b.named(ctx, turn, rest, func(c *connection) error { return c.login(ctx, turn) })
+	case word == "logout" && rest == "":
+		return b.logout(ctx, turn)
+	case word == "logout":
+		return b.named(ctx, turn, rest, func(c *connection) error { return c.logout(ctx, turn) })
+	case word == "status" && rest == "":
+		return b.status(ctx, turn)
+	}
+	for i := range b.connections {
+		c := &b.connections[i]
+		if c.Profile != nil && hasPrefixFold(text, c.Profile.Command) {
+			return b.profile(ctx, turn, c)
+		}
+	}
+	return turn.Send(ctx, b.help())
+}
+
+// hasPrefixFold: the seed's route is (?i)^my ad user.
+func hasPrefixFold(text, prefix string) bool {
+	return len(text) >= len(prefix) && strings.EqualFold(text[:len(prefix)], prefix)
+}
+
+// each goes on after an error, so that one connection does not hide another.
+func (b *Bot) each(do func(*connection) error) error {
+	var all error
+	for i := range b.connections {
+		all = errors.Join(all, do(&b.connections[i]))
+	}
+	return all
+}
+
+// named does it for the connection that users call alias.
+func (b *Bot) named(ctx context.Context, turn *machine.Turn, alias string, do func(*connection) error) error {
+	for i := range b.connections {
+		if c := &b.connections[i]; strings.EqualFold(alias, c.Alias) || strings.EqualFold(alias, c.Name) {
+			return do(c)
+		}
+	}
+	return turn.Send(ctx, "There is no such connection.\n"+b.help())
+}
+
+func (c *connection) login(ctx context.Context, turn *machine.Turn) error {
+	token, err := c.flow.SignIn(ctx, turn)
+	if err != nil {
+		return sorry(ctx, turn, err)
+	}
+	if token.Token.Empty() {
+		return nil // the card is out, or an earlier one is still waiting
+	}
+	return turn.Send(ctx, fmt.Sprintf("Already signed in to %s.", c.DisplayName))
+}
+
+func (c *connection) logout(ctx context.Context, turn *machine.Turn) error {
+	if err := c.flow.SignOut(ctx, turn); err != nil {
+		return sorry(ctx, turn, err)
+	}
+	return turn.Send(ctx, fmt.Sprintf("Signed out from %s.", c.DisplayName))
+}
+
+func (b *Bot) logout(ctx context.Context, turn *machine.Turn) error {
+	if err := turn.SignOutAll(ctx); err != nil {
+		return sorry(ctx, turn, err)
+	}
+	return turn.Send(ctx, "Signed out from all connections.")
+}
+
+// sorry tells the user, and the log by way of the error.
+func sorry(ctx context.Context, turn *machine.Turn, err error) error {
+	return errors.Join(err, turn.Send(ctx, unavailable))
+}
+
+// status has the layout of the design's sample [S 004].
+func (b *Bot) status(ctx context.Context, turn *machine.Turn) error {
+	statuses, err := turn.ConnectionStatus(ctx)
+	if err != nil {
+		return sorry(ctx, turn, err)
+	}
+	text := "OAuth connections:"
+	for i := range b.connections {
+		c := &b.connections[i]
+		word := "not connected"
+		for _, s := range statuses {
+			if strings.EqualFold(s.Connection, c.Name) && s.HasToken {
+				word = "connected"
+			}
+		}
+		text += fmt.Sprintf("\n- **%s** (%s): %s", c.Name, c.DisplayName, word)
+	}
+	return turn.Send(ctx, text)
+}
+
+func (b *Bot) help() string {
+	lines := []string{"You can say:", "- help", "- login", "- status", "- logout"}
+	for i := range b.connections {
+		c := &b.connections[i]
+		lines = append(lines, "- login "+c.Alias, "- logout "+c.Alias)
+		if c.Profile != nil {
+			lines = append(lines, "- "+c.Profile.Command)
+		}
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,194 @@
+package config
+
+import (
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/operator"
+	"github.com/signin-engine/signin-engine/transport/teams"
+)
+
+// readSecret reads client_secret_file.
+func (c *Config) readSecret() Errors {
+	var problems Errors
+	if !c.ClientSecret.Empty() {
+		problems.add("client_secret_file", "is set together with client_secret: use one")
+		return problems
+	}
+	b, err := os.ReadFile(c.ClientSecretFile)
+	if err != nil {
+		problems.add("client_secret_file", "%v", err)
+		return problems
+	}
+	c.ClientSecret = tokensvc.NewSecret(strings.TrimSpace(string(b)))
+	if c.ClientSecret.Empty() {
+		problems.add("client_secret_file", "%s is empty", c.ClientSecretFile)
+	}
+	return problems
+}
+
+// Check says everything that is wrong for a bot that is to be served, as
+// [Errors], before anything listens.
+func (c *Config) Check() error {
+	var p Errors
+	if c.AppID == "" {
+		p.add("app_id", "is missing")
+	}
+	c.checkUpstream(&p)
+	c.checkInbound(&p)
+	c.checkStore(&p)
+	c.checkConnections(&p)
+	c.checkNumbers(&p)
+	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
+		p.add("log.level", "%q is none of trace, debug, info, warn, error", c.Log.Level)
+	}
+	if !slices.Contains([]string{"auto", "console", "json"}, c.Log.Format) {
+		p.add("log.format", "%q is none of auto, console, json", c.Log.Format)
+	}
+	if c.MessageExtension != nil {
+		p.add("message_extension", "is not available in this version: remove it")
+	}
+	return p.err()
+}
+
+func (c *Config) checkUpstream(p *Errors) {
+	for _, u := range []struct{ key, value string }{
+		{"token_service_url", c.TokenServiceURL},
+		{"login_url", c.LoginURL},
+		{"openid_metadata_url", c.OpenIDMetadataURL},
+	} {
+		if _, ok := webURL(u.value); !ok {
+			p.add(u.key, "is no http or https URL")
+		}
+	}
+	if c.ClientSecret.Empty() && c.ClientSecretFile == "" && !c.Emulated() {
+		p.add("client_secret", "is missing: set it, client_secret_file, or %sCLIENT_SECRET", EnvPrefix)
+	}
+}
+
+// Emulated reports whether the Token Service is on this machine, where no
+// credentials are needed.
+func (c *Config) Emulated() bool {
+	u, ok := webURL(c.TokenServiceURL)
+	return ok && loopback(u.Hostname())
+}
+
+// webURL never repeats a URL in an error: a user may have put a password in.
+func webURL(s string) (*url.URL, bool) {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, false
+	}
+	return u, true
+}
+
+func loopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func (c *Config) checkInbound(p *Errors) {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		p.add("listen", "%q is no host:port", c.Listen)
+	}
+	switch c.InboundAuth {
+	case AuthNone:
+		if err := teams.CheckListener(c.Listen); err != nil {
+			p.add("inbound_auth", "none needs a loopback listener, and listen is %q", c.Listen)
+		}
+	case AuthJWT:
+		p.add("inbound_auth", "jwt is not available in this version: use none on a loopback listener")
+	default:
+		p.add("inbound_auth", "%q is neither jwt nor none", c.InboundAuth)
+	}
+	if _, err := teams.NewAllowList(c.ServiceURLs, false); err != nil {
+		p.add("service_urls", "%v", err)
+	}
+}
+
+func (c *Config) checkStore(p *Errors) {
+	if _, err := ParseStore(c.Store); err != nil {
+		p.add("store", "%v", err)
+	}
+	if c.Operator == "" {
+		return
+	}
+	e, err := operator.ParseEndpoint(c.Operator)
+	switch {
+	case err != nil:
+		p.add("operator", "%q %v", c.Operator, err)
+	case e.Network == "tcp" && c.OperatorToken.Empty():
+		p.add("operator_token", "is missing: an operator endpoint on TCP needs one")
+	}
+}
+
+// reserved are the reference bot's own words.
+func reserved(command string) bool {
+	word, _, _ := strings.Cut(command, " ")
+	return slices.Contains([]string{"help", "login", "logout", "status"}, word)
+}
+
+func (c *Config) checkConnections(p *Errors) {
+	if len(c.Connections) == 0 {
+		p.add("connections", "at least one is needed")
+	}
+	taken := map[string]string{} // word in lower case → key that has it
+	take := func(key, word string) {
+		word = strings.ToLower(word)
+		if first, ok := taken[word]; ok {
+			p.add(key, "%q is taken by %s", word, first)
+			return
+		}
+		taken[word] = key
+	}
+	commands := map[string]string{}
+	for i, conn := range c.Connections {
+		key := "connections[" + strconv.Itoa(i) + "]"
+		if strings.TrimSpace(conn.Name) == "" {
+			p.add(key+".name", "is missing")
+			continue
+		}
+		take(key+".name", conn.Name)
+		if conn.Alias != "" && !strings.EqualFold(conn.Alias, conn.Name) {
+			take(key+".alias", conn.Alias)
+		}
+		if conn.Profile == nil {
+			continue
+		}
+		command := strings.ToLower(strings.TrimSpace(conn.Profile.Command))
+		first, again := commands[command]
+		switch {
+		case command == "":
+			p.add(key+".profile.command", "is missing")
+		case reserved(command):
+			p.add(key+".profile.command", "%q begins with a word of the bot itself", command)
+		case again:
+			p.add(key+".profile.command", "%q is taken by %s", command, first)
+		}
+		commands[command] = key + ".profile.command"
+		if u, ok := webURL(conn.Profile.URL); !ok || u.Scheme != "https" && !loopback(u.Hostname()) {
+			p.add(key+".profile.url", "is no https URL: the user's token goes there")
+		}
+	}
+}
+
+// checkNumbers asks the machine, whose messages begin with the key.
+func (c *Config) checkNumbers(p *Errors) {
+	for _, err := range []error{c.Policy.Validate(), c.Timeouts.Validate()} {
+		if err == nil {
+			continue
+		}
+		key, text, _ := strings.Cut(err.Error(), ": ")
+		p.add(key, "%s", text)
+	}
+}

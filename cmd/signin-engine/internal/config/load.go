@@ -1,0 +1,304 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+)
+
+// Source is where settings come from.
+type Source struct {
+	File    string         // YAML; "" = none
+	Environ []string       // KEY=value, as os.Environ gives it
+	Flags   *pflag.FlagSet // flags that [FlagKey] knows; nil = none
+}
+
+// Error is one thing that is wrong with the settings. It names the key and
+// never repeats a secret.
+type Error struct {
+	Key     string
+	Problem string
+}
+
+// Error is "key: problem".
+func (e *Error) Error() string { return e.Key + ": " + e.Problem }
+
+// Errors are all the things that are wrong.
+type Errors []*Error
+
+// Error is one line per problem.
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, p := range e {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (e *Errors) add(key, format string, args ...any) {
+	*e = append(*e, &Error{Key: key, Problem: fmt.Sprintf(format, args...)})
+}
+
+// err is e as an error, nil when it is empty.
+func (e Errors) err() error {
+	if len(e) == 0 {
+		return nil
+	}
+	return e
+}
+
+// later are keys of product.md §4 that this version refuses, with what to do.
+func later(key string) (string, bool) {
+	switch key {
+	case "certificate_file", "managed_identity":
+		return "is not available in this version: use client_secret or client_secret_file", true
+	case "auto_migrate":
+		return "is for a Postgres store, which is not available in this version", true
+	}
+	return "", false
+}
+
+// Load reads the settings without judging them: unknown keys and values of
+// the wrong kind are [Errors]; see [Config.Check] for the rest.
+func Load(src Source) (Config, error) {
+	ko := koanf.New(".")
+	var problems Errors
+	if src.File != "" {
+		file, err := readYAML(src.File)
+		if err != nil {
+			return Config{}, err
+		}
+		if err = ko.Load(confmap.Provider(file, ""), nil); err != nil {
+			return Config{}, fmt.Errorf("%s: %w", src.File, err)
+		}
+	}
+	if err := ko.Load(environment(src.Environ, &problems), nil); err != nil {
+		return Config{}, fmt.Errorf("environment: %w", err)
+	}
+	if src.Flags != nil {
+		flags := posflag.ProviderWithFlag(src.Flags, ".", ko, func(f *pflag.Flag) (string, any) {
+			if key, ok := FlagKey(f.Name); ok && f.Changed {
+				return key, posflag.FlagVal(src.Flags, f)
+			}
+			return "", nil
+		})
+		if err := ko.Load(flags, nil); err != nil {
+			return Config{}, fmt.Errorf("flags: %w", err)
+		}
+	}
+	cfg := Default()
+	problems = append(problems, decode(ko, &cfg)...)
+	if cfg.ClientSecretFile != "" {
+		problems = append(problems, cfg.readSecret()...)
+	}
+	return cfg, problems.err()
+}
+
+// readYAML reads a file; a key without a value counts as not set.
+func readYAML(path string) (map[string]any, error) {
+	b, err := os.ReadFile(path) //nolint:gosec // the user names the file
+	if err != nil {
+		return nil, Errors{{Key: "--config", Problem: err.Error()}}
+	}
+	m, err := yaml.Parser().Unmarshal(b)
+	if err != nil {
+		return nil, Errors{{Key: "--config", Problem: path + ": " + strings.ReplaceAll(err.Error(), "\n", " ")}}
+	}
+	dropNil(m)
+	return m, nil
+}
+
+func dropNil(m map[string]any) {
+	for k, v := range m {
+		switch v := v.(type) {
+		case nil:
+			delete(m, k)
+		case map[string]any:
+			dropNil(v)
+		}
+	}
+}
+
+// commandEnv are variables of the command line that are no settings.
+var commandEnv = [...]string{EnvPrefix + "CONFIG"}
+
+// environment maps SIGNIN_ENGINE_POLICY_DUPLICATE_WAIT to its key. A name
+// that no key has is a problem, unless Kubernetes made it: a Service called
+// signin-engine puts SIGNIN_ENGINE_SERVICE_HOST and the like into every pod.
+func environment(environ []string, problems *Errors) koanf.Provider {
+	known := map[string]string{}
+	for _, key := range keys(reflect.TypeFor[Config](), "") {
+		known[EnvPrefix+strings.ToUpper(strings.ReplaceAll(key, ".", "_"))] = key
+	}
+	return env.Provider(".", env.Opt{
+		Prefix:      EnvPrefix,
+		EnvironFunc: func() []string { return environ },
+		TransformFunc: func(name, value string) (string, any) {
+			key, ok := known[name]
+			switch {
+			case !ok && slices.Contains(commandEnv[:], name), !ok && kubernetes(name), ok && value == "":
+				return "", nil
+			case !ok:
+				problems.add(name, "unknown environment variable")
+				return "", nil
+			case key == "service_urls":
+				return key, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
+			}
+			return key, value
+		},
+	})
+}
+
+func kubernetes(name string) bool {
+	rest := strings.TrimPrefix(name, EnvPrefix)
+	return rest == "PORT" || strings.HasPrefix(rest, "PORT_") ||
+		rest == "SERVICE_HOST" || rest == "SERVICE_PORT" || strings.HasPrefix(rest, "SERVICE_PORT_")
+}
+
+// keys lists the settings of t that one value can set.
+func keys(t reflect.Type, prefix string) []string {
+	var all []string
+	for f := range t.Fields() {
+		key := prefix + keyOf(f)
+		switch {
+		case f.Name == "Connections" || f.Name == "MessageExtension":
+		case f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeOf(Config{}.ClientSecret):
+			all = append(all, keys(f.Type, key+".")...)
+		default:
+			all = append(all, key)
+		}
+	}
+	return all
+}
+
+func keyOf(f reflect.StructField) string {
+	if tag := f.Tag.Get("koanf"); tag != "" {
+		return tag
+	}
+	return snake(f.Name)
+}
+
+// snake is the key of a Go name: DuplicateWait is duplicate_wait, GroupSSO
+// is group_sso.
+func snake(name string) string {
+	var b strings.Builder
+	runes := []rune(name)
+	for i, r := range runes {
+		if unicode.IsUpper(r) && i > 0 &&
+			(unicode.IsLower(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1]) && unicode.IsUpper(runes[i-1])) {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// decode fills cfg and says what did not fit.
+func decode(ko *koanf.Koanf, cfg *Config) Errors {
+	var problems Errors
+	var meta mapstructure.Metadata
+	err := ko.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		DecodeHook:       mapstructure.ComposeDecodeHookFunc(durations, mapstructure.TextUnmarshallerHookFunc()),
+		WeaklyTypedInput: true, // the environment has strings only
+		MatchName:        func(key, field string) bool { return key == field || key == snake(field) },
+		Metadata:         &meta,
+	}})
+	explain(err, &problems)
+	slices.Sort(meta.Unused)
+	for _, path := range meta.Unused {
+		key := keyPath(path)
+		if text, ok := later(key); ok {
+			problems.add(key, "%s", text)
+		} else {
+			problems.add(key, "unknown key")
+		}
+	}
+	slices.SortStableFunc(problems, func(a, b *Error) int { return strings.Compare(a.Key, b.Key) })
+	return problems
+}
+
+// durations reads "3s"; a bare number would be nanoseconds, which nobody means.
+func durations(from, to reflect.Type, data any) (any, error) {
+	if to != reflect.TypeFor[time.Duration]() || from == to {
+		return data, nil
+	}
+	s := fmt.Sprint(data)
+	if s == "0" {
+		return time.Duration(0), nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return nil, errors.New(strconv.Quote(s) + " is no duration such as 3s, 15m or 720h")
+	}
+	return d, nil
+}
+
+// explain finds the leaves of a decoding error: each knows its key.
+func explain(err error, problems *Errors) bool {
+	if err == nil {
+		return false
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // walks the tree itself
+		found := false
+		for _, e := range many.Unwrap() {
+			found = explain(e, problems) || found
+		}
+		return found
+	}
+	cause := errors.Unwrap(err)
+	de, ok := err.(*mapstructure.DecodeError) //nolint:errorlint // walks the tree itself
+	if !ok {
+		return explain(cause, problems)
+	}
+	if explain(cause, problems) {
+		return true
+	}
+	var kind *mapstructure.UnconvertibleTypeError
+	var parse *mapstructure.ParseError
+	text := cause.Error()
+	switch {
+	case errors.As(cause, &kind):
+		text = "has the wrong kind of value"
+	case errors.As(cause, &parse):
+		text = "has a value that cannot be read"
+	}
+	problems.add(keyPath(de.Name()), "%s", strings.ReplaceAll(text, "\n", " "))
+	return true
+}
+
+// keyPath turns "policy.DuplicateWait" into "policy.duplicate_wait".
+func keyPath(path string) string {
+	parts := strings.Split(path, ".")
+	for i, p := range parts {
+		parts[i] = snake(p)
+	}
+	return strings.Join(parts, ".")
+}
+
+// FlagKey is the key that a flag sets, if it sets one.
+func FlagKey(flag string) (string, bool) {
+	switch flag {
+	case "app-id", "tenant-id", "client-secret-file", "listen", "store", "token-service-url", "login-url",
+		"inbound-auth", "operator":
+		return strings.ReplaceAll(flag, "-", "_"), true
+	case "service-url":
+		return "service_urls", true
+	case "log-level", "log-format":
+		return strings.ReplaceAll(flag, "-", "."), true
+	}
+	return "", false
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+func (c *cli) listCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List attempts, newest first",
+		Example: `  signin-engine list --state CardSent,Exchanging --age-gt 2m
+  signin-engine list --user 29:1cgs… --since 24h -o json`,
+		Args: args(cobra.NoArgs),
+	}
+	f := filterFlags(cmd)
+	c.idsFlag(cmd)
+	c.formatFlag(cmd, formatTable, formatWide, formatJSON, formatJSONL, formatCSV)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		q, err := f.read(c.now())
+		if err != nil {
+			return err
+		}
+		return c.with(cmd, func(ctx context.Context, s *source) error {
+			page, err := s.List(ctx, q)
+			if err != nil {
+				return err
+			}
+			return c.printPage(page)
+		})
+	}
+	return cmd
+}
+
+// printPage prints a page in the format that was asked for.
+func (c *cli) printPage(page operator.Page) error {
+	switch c.format {
+	case formatJSON:
+		return c.printJSON(page)
+	case formatJSONL:
+		for i := range page.Attempts {
+			if err := c.printJSONLine(page.Attempts[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	case formatCSV:
+		return c.printCSV(flat(page.Attempts))
+	}
+	if len(page.Attempts) == 0 {
+		return c.printf("No attempts.\n")
+	}
+	if err := c.printGrid(c.attemptGrid(page.Attempts)); err != nil {
+		return err
+	}
+	if page.NextCursor != "" {
+		return c.printf("\nMore: --cursor %s\n", page.NextCursor)
+	}
+	return nil
+}
+
+// attemptGrid is the table for people.
+func (c *cli) attemptGrid(attempts []operator.View) *grid {
+	g := &grid{head: []string{"id", "state", "why", "user", "connection", "entered", "age", "callback", "stuck"}}
+	wide := c.format == formatWide
+	if wide {
+		g.head = append(g.head, "tenant", "conversation", "origin", "version", "created", "expires", "lease", "failure", "superseded by")
+	}
+	now := c.now()
+	for i := range attempts {
+		v := &attempts[i]
+		row := []string{
+			c.attemptID(v.ID), c.stateColor(v.State), why(v), c.id(v.Key.User), v.Key.Connection,
+			c.time(v.Entered.Time), age(now.Sub(v.Entered.Time)), callback(v.Callback), c.stuck(v.Stuck),
+		}
+		if wide {
+			row = append(row, c.id(v.Tenant), c.id(v.Conversation.ID), string(v.Origin), strconv.FormatInt(v.Version, 10),
+				c.time(v.Created.Time), c.time(v.Expires.Time), lease(v.Lease), failure(v.Failure), c.attemptID(v.SupersededBy))
+		}
+		g.add(row...)
+	}
+	return g
+}
+
+// why is how the attempt completed, or why it failed.
+func why(v *operator.View) string { return cmp.Or(string(v.Method), string(v.Reason)) }
+
+func callback(cb operator.CallbackView) string {
+	if cb.Tries > 1 {
+		return cb.Status + " (" + strconv.Itoa(cb.Tries) + " tries)"
+	}
+	return cb.Status
+}
+
+func (c *cli) stuck(s *operator.StuckView) string {
+	if s == nil {
+		return ""
+	}
+	return c.levelColor(s.Level, s.Rule)
+}
+
+func lease(l operator.LeaseView) string {
+	switch {
+	case l.Owner == "":
+		return ""
+	case l.Expired:
+		return l.Owner + " (over)"
+	default:
+		return l.Owner
+	}
+}
+
+func failure(f *operator.FailureView) string {
+	if f == nil {
+		return ""
+	}
+	text := f.Source
+	if f.HTTPStatus != 0 {
+		text += " " + strconv.Itoa(f.HTTPStatus)
+	}
+	if f.Code != "" {
+		text += " " + f.Code
+	}
+	return text
+}
+
+// flat is the CSV: every member of the JSON under its path.
+func flat(attempts []operator.View) *grid {
+	g := &grid{head: []string{
+		"id", "app", "channel", "user", "connection", "tenant", "user_aad", "state", "version", "origin", "method", "reason",
+		"sso_offered", "exchange_id", "card_activity_id", "conversation_type", "conversation_id", "created", "entered",
+		"expires", "lease_owner", "lease_fence", "lease_until", "lease_expired", "verify_tries", "supersedes", "superseded_by",
+		"failure_source", "failure_http_status", "failure_code", "failure_message", "callback_status", "callback_tries",
+		"stuck_rule", "stuck_level", "stuck_age_ms",
+	}}
+	for i := range attempts {
+		v := &attempts[i]
+		f := operator.FailureView{}
+		if v.Failure != nil {
+			f = *v.Failure
+		}
+		s := operator.StuckView{}
+		if v.Stuck != nil {
+			s = *v.Stuck
+		}
+		g.add(v.ID, v.Key.App, v.Key.Channel, v.Key.User, v.Key.Connection, v.Tenant, v.UserAAD, string(v.State),
+			strconv.FormatInt(v.Version, 10), string(v.Origin), string(v.Method), string(v.Reason),
+			strconv.FormatBool(v.SSOOffered), v.ExchangeID, v.CardActivityID, v.Conversation.Type, v.Conversation.ID,
+			v.Created.String(), v.Entered.String(), v.Expires.String(), v.Lease.Owner,
+			strconv.FormatInt(v.Lease.Fence, 10), v.Lease.Until.String(), strconv.FormatBool(v.Lease.Expired),
+			strconv.Itoa(v.VerifyTries), v.Supersedes, v.SupersededBy, f.Source, strconv.Itoa(f.HTTPStatus), f.Code, f.Message,
+			v.Callback.Status, strconv.Itoa(v.Callback.Tries), s.Rule, s.Level,
+			strconv.FormatInt(time.Duration(s.Age).Milliseconds(), 10))
+	}
+	return g
+}

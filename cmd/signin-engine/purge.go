@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// purgeStep is how many attempts go in one transaction, so that a running bot
+// is never kept waiting.
+const purgeStep = 500
+
+func (c *cli) purgeCommand() *cobra.Command {
+	var older time.Duration
+	var yes, dry bool
+	cmd := &cobra.Command{
+		Use:     "purge --older-than 720h",
+		Short:   "Delete attempts that ended long ago, with their audit lines",
+		Example: "  signin-engine purge --older-than 720h --dry-run\n  signin-engine purge --older-than 720h --yes",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			switch {
+			case older <= 0:
+				return usage("purge: --older-than is needed, a positive duration such as 720h")
+			case !yes && !dry:
+				return fmt.Errorf("%w: purge needs --yes, or --dry-run to count only", errRefused)
+			}
+			store, release, err := c.purger(cmd)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, release()) }()
+			if dry {
+				n, err := store.Purge(cmd.Context(), older, maxDryRun, true)
+				if err != nil {
+					return err
+				}
+				return c.printPurged(n, true)
+			}
+			total := 0
+			for {
+				n, err := store.Purge(cmd.Context(), older, purgeStep, false)
+				total += n
+				if err != nil {
+					return errors.Join(c.printPurged(total, false), err)
+				}
+				c.progress("purged %d attempts", total)
+				if n < purgeStep {
+					return c.printPurged(total, false)
+				}
+			}
+		},
+	}
+	cmd.Flags().DurationVar(&older, "older-than", 0, "ended longer ago than this `duration`")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "count only")
+	cmd.MarkFlagsMutuallyExclusive("yes", "dry-run")
+	c.formatFlag(cmd, formatTable, formatJSON)
+	return cmd
+}
+
+// maxDryRun bounds what a dry run counts.
+const maxDryRun = 10_000
+
+func (c *cli) printPurged(n int, dry bool) error {
+	switch {
+	case c.format == formatJSON:
+		return c.printJSON(struct {
+			Purged int  `json:"purged"`
+			DryRun bool `json:"dry_run"`
+		}{n, dry})
+	case dry && n >= maxDryRun:
+		return c.printf("Would purge at least %d attempts.\n", n)
+	case dry:
+		return c.printf("Would purge %d attempts.\n", n)
+	default:
+		return c.printf("Purged %d attempts.\n", n)
+	}
+}
+
+// progress overwrites one line on a terminal and says nothing elsewhere.
+func (c *cli) progress(format string, a ...any) {
+	if terminal(c.stderr) {
+		fmt.Fprintf(c.stderr, "\r"+format+" ", a...) //nolint:errcheck // decoration
+	}
+}
+
+// progressDone ends the line.
+func (c *cli) progressDone() {
+	if terminal(c.stderr) {
+		fmt.Fprintln(c.stderr) //nolint:errcheck // decoration
+	}
+}

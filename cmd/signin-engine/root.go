@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+)
+
+// cli is what every command shares: where it writes and the flags of the root.
+type cli struct {
+	stdout, stderr io.Writer
+	environ        []string
+	now            func() time.Time
+	home           *time.Location // of the times on a terminal
+
+	configFile string
+	format     string
+	noColor    bool
+	showIDs    bool
+}
+
+// run is the program: it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
+	c := &cli{stdout: stdout, stderr: stderr, environ: environ, now: time.Now, home: time.Local}
+	root := c.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		report(stderr, err)
+	}
+	return exitCode(err)
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "signin-engine",
+		Short: "Durable sign-in for Microsoft Teams bots",
+		Long: `signin-engine runs the sign-in of a Microsoft Teams bot as explicit, persisted
+state machines: one attempt per user and connection, with a full audit trail.
+
+Settings come from flags, then SIGNIN_ENGINE_… variables, then the --config file.
+
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 not found, 4 store locked,
+unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
+7 refused, 8 ambiguous id prefix.`,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		Args:              noCommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetOut(c.stdout)
+	root.SetErr(c.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%w", err) })
+
+	pf := root.PersistentFlags()
+	pf.StringVar(&c.configFile, "config", c.env("CONFIG"), "YAML `file` with the settings")
+	pf.String("store", config.Default().Store, "where attempts are kept: bolt:PATH or memory:")
+	pf.String("operator", "", "operator endpoint of a running bot: unix:PATH or http://HOST:PORT")
+	pf.String("log-level", config.Default().Log.Level, "trace, debug, info, warn or error")
+	pf.String("log-format", config.Default().Log.Format, "auto, console or json")
+	pf.BoolVar(&c.noColor, "no-color", false, "no colours (also NO_COLOR)")
+
+	root.AddCommand(
+		c.serveCommand(), c.devCommand(),
+		c.inspectCommand(), c.listCommand(), c.watchCommand(), c.diagramCommand(), c.explainCommand(),
+		c.reconcileCommand(), c.cancelCommand(), c.redeliverCommand(),
+		c.exportCommand(), c.purgeCommand(), c.snapshotCommand(), c.doctorCommand(), c.versionCommand(),
+	)
+	return root
+}
+
+// noCommand refuses a word that is no command, with a guess.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if guesses := cmd.SuggestionsFor(args[0]); len(guesses) > 0 {
+		return usage("unknown command %q: did you mean %s?", args[0], strings.Join(guesses, " or "))
+	}
+	return usage("unknown command %q: see signin-engine help", args[0])
+}
+
+// args wraps cobra's argument checks, so that what they refuse is usage.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if err := check(cmd, given); err != nil {
+			return usage("%s: %w", cmd.Name(), err)
+		}
+		return nil
+	}
+}
+
+// env is SIGNIN_ENGINE_name, "" when it is not set.
+func (c *cli) env(name string) string { return c.lookup(config.EnvPrefix + name) }
+
+func (c *cli) lookup(name string) string {
+	for _, kv := range c.environ {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
+			return v
+		}
+	}
+	return ""
+}
+
+// settings loads the configuration without judging it as a bot's.
+func (c *cli) settings(cmd *cobra.Command) (config.Config, error) {
+	return config.Load(config.Source{File: c.configFile, Environ: c.environ, Flags: cmd.Flags()})
+}
+
+// terminal reports whether w is one.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits
+}
+
+func (c *cli) color() bool {
+	return !c.noColor && c.lookup("NO_COLOR") == "" && terminal(c.stdout)
+}
+
+// logger writes to stderr: for people on a terminal, else JSON.
+func (c *cli) logger(l config.Log) zerolog.Logger {
+	level, err := zerolog.ParseLevel(l.Level)
+	if err != nil {
+		level = zerolog.InfoLevel
+	}
+	var w io.Writer = c.stderr
+	if l.Format == "console" || l.Format == "auto" && terminal(c.stderr) {
+		w = zerolog.ConsoleWriter{
+			Out: c.stderr, TimeFormat: time.TimeOnly,
+			NoColor: c.noColor || c.lookup("NO_COLOR") != "" || !terminal(c.stderr),
+		}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the reference bot on POST /api/messages",
+		Long: `Serves the reference bot with durable sign-in on the configured connections.
+
+Beside the bot's listener it opens an operator endpoint, by default a unix
+socket beside the bbolt file (signin.db.sock), which the reading commands find
+by themselves. SIGTERM stops it gracefully: no new activities, those in flight
+are finished, every attempt is left consistent.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := c.settings(cmd)
+			if err != nil {
+				return err
+			}
+			if err = cfg.Check(); err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, c.logger(cfg.Log))
+		},
+	}
+	botFlags(cmd)
+	return cmd
+}
+
+// botFlags are the settings that one value can change.
+func botFlags(cmd *cobra.Command) {
+	d := config.Default()
+	f := cmd.Flags()
+	f.String("app-id", "", "the bot's app `id`")
+	f.String("tenant-id", "", "tenant of a single-tenant bot")
+	f.String("client-secret-file", "", "`file` with the bot's client secret")
+	f.String("listen", d.Listen, "`host:port` of the bot")
+	f.String("token-service-url", d.TokenServiceURL, "`URL` of the Token Service")
+	f.String("login-url", d.LoginURL, "`URL` of Entra")
+	f.String("inbound-auth", d.InboundAuth, "jwt, or none on a loopback listener")
+	f.StringSlice("service-url", nil, "`host` that activities may come from, beside Microsoft's")
+}
+
+// serve runs the bot until ctx is done.
+func serve(ctx context.Context, cfg config.Config, log zerolog.Logger) error {
+	listener, err := listenTCP(ctx, cfg.Listen)
+	if err != nil {
+		return err
+	}
+	s, err := newService(cfg, listener.Addr().String(), log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	var operators []door
+	endpoint, wanted, err := operatorEndpoint(cfg)
+	if err == nil && wanted {
+		var l net.Listener
+		if l, err = endpoint.Listen(ctx); err == nil {
+			var token tokensvc.Secret // the socket's mode is enough
+			if endpoint.Network == "tcp" {
+				token = cfg.OperatorToken
+			}
+			operators = append(operators, door{l, s.operatorHandler(token, listener.Addr().String())})
+			log.Info().Str("operator", endpoint.String()).Msg("operator endpoint")
+		}
+	}
+	if err != nil {
+		return errors.Join(err, listener.Close(), s.close())
+	}
+	log.Info().Str("listen", listener.Addr().String()).Str("store", cfg.Store).Int("connections", len(cfg.Connections)).
+		Msg("serving POST /api/messages")
+	return s.run(ctx, listener, operators...)
+}
+
+func listenTCP(ctx context.Context, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}

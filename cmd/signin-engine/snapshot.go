@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+func (c *cli) snapshotCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "snapshot FILE",
+		Short: "Write a consistent copy of a bbolt store, live or not",
+		Long: `Writes a consistent copy of the bbolt store to FILE, which must not exist, while
+the bot goes on. FILE is complete or not there at all.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			return c.with(cmd, func(ctx context.Context, s *source) error {
+				from, ok := s.Closer.(operator.Snapshotter)
+				if !ok {
+					return fmt.Errorf("snapshot: %w: only a bbolt store has one", operator.ErrUnsupported)
+				}
+				n, err := c.writeFile(given[0], func(w io.Writer) error {
+					_, err := from.Snapshot(ctx, w)
+					return err
+				})
+				if err != nil {
+					return fmt.Errorf("snapshot: %w", err)
+				}
+				return c.printf("%s: %d bytes\n", given[0], n)
+			})
+		},
+	}
+}
+
+// writeFile writes beside path and moves the finished file there: synced, mode
+// 0600, and never over a file that exists.
+func (c *cli) writeFile(path string, write func(io.Writer) error) (n int64, err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".snapshot-*")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(tmp.Name())) }()
+	counted := &progressWriter{w: tmp, tell: func(n int64) { c.progress("%d bytes", n) }}
+	err = write(counted)
+	c.progressDone()
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return 0, err
+	}
+	return counted.n, os.Link(tmp.Name(), path)
+}
+
+// progressWriter tells how much went through, every 8 MiB.
+type progressWriter struct {
+	w    io.Writer
+	n    int64
+	told int64
+	tell func(int64)
+}
+
+func (p *progressWriter) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.n += int64(n)
+	if p.n-p.told > 8<<20 {
+		p.told = p.n
+		p.tell(p.n)
+	}
+	return n, err
+}

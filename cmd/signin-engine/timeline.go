@@ -1,0 +1,190 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+// printDetail is the human form of one attempt: header, timeline, the last
+// failure explained, callbacks, and what is stuck.
+func (c *cli) printDetail(d operator.Detail) error {
+	if err := c.printf("%s", c.header(d)); err != nil {
+		return err
+	}
+	if err := c.printf("\n"); err != nil {
+		return err
+	}
+	if err := c.printGrid(c.timeline(d)); err != nil {
+		return err
+	}
+	if text := explainFailure(d); text != "" {
+		if err := c.printf("\n%s", text); err != nil {
+			return err
+		}
+	}
+	for _, cb := range d.Deliveries {
+		if err := c.printf("\nCallback %s: %s%s\n", cb.Key, cb.Status, deliveryDetail(c, cb)); err != nil {
+			return err
+		}
+	}
+	for _, f := range d.Findings {
+		if err := c.printf("\nStuck: %s (%s) for %s\n  %s\n",
+			c.levelColor(f.Level, f.Rule), f.Level, age(f.Age.Duration()), f.Advice); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func deliveryDetail(c *cli, cb operator.DeliveryView) string {
+	text := ""
+	if cb.Tries > 0 {
+		text += ", tries " + strconv.Itoa(cb.Tries)
+	}
+	if cb.Status == store.DeliveryPending {
+		text += ", next " + c.time(cb.NextAt.Time)
+	}
+	if cb.Error != "" {
+		text += ", last error: " + cb.Error
+	}
+	return text
+}
+
+func (c *cli) header(d operator.Detail) string {
+	var b strings.Builder
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%-13s %s\n", name, value)
+		}
+	}
+	state := c.stateColor(d.State)
+	if w := why(&d.View); w != "" {
+		state += " (" + w + ")"
+	}
+	line("Attempt", d.ID)
+	line("State", state+" for "+age(d.Now.Sub(d.Entered.Time)))
+	line("User", joined(c.id(d.Key.User), named("Entra", c.id(d.UserAAD))))
+	line("Connection", d.Key.Connection)
+	line("Tenant", c.id(d.Tenant))
+	line("Conversation", joined(d.Conversation.Type, c.id(d.Conversation.ID)))
+	line("Client", d.Platform)
+	line("Card", joined(d.CardActivityID, sso(d), flag(d.DeliveryUnknown, "delivery unknown"), flag(d.PopupClosed, "popup closed")))
+	line("Created", c.time(d.Created.Time))
+	if !d.State.Terminal() {
+		line("Expires", c.time(d.Expires.Time))
+	}
+	if d.Lease.Owner != "" {
+		line("Lease", joined(lease(d.Lease), named("fence", strconv.FormatInt(d.Lease.Fence, 10))))
+	}
+	line("Code tries", positive(d.VerifyTries))
+	line("Supersedes", c.attemptID(d.Supersedes))
+	line("Superseded by", c.attemptID(d.SupersededBy))
+	line("Version", strconv.FormatInt(d.Version, 10)+", origin "+string(d.Origin))
+	return b.String()
+}
+
+func sso(d operator.Detail) string {
+	switch {
+	case !d.SSOOffered:
+		return "no SSO"
+	case d.SSOOutcome != "":
+		return "SSO " + d.SSOOutcome
+	default:
+		return "SSO offered"
+	}
+}
+
+func joined(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), ", ")
+}
+
+func named(name, value string) string {
+	if value == "" {
+		return ""
+	}
+	return name + " " + value
+}
+
+func flag(on bool, word string) string {
+	if on {
+		return word
+	}
+	return ""
+}
+
+func positive(n int) string {
+	if n <= 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// timeline is one row per audit line.
+func (c *cli) timeline(d operator.Detail) *grid {
+	g := &grid{head: []string{"time", "+", "kind", "row", "transition", "what", "status", "took", "detail"}}
+	var before time.Time
+	for _, e := range d.Events {
+		delta := ""
+		if !before.IsZero() {
+			delta = "+" + age(e.Time.Sub(before))
+		}
+		before = e.Time.Time
+		status, took := "", ""
+		if e.Status != 0 {
+			status = strconv.Itoa(e.Status)
+		}
+		if e.Duration > 0 {
+			took = age(e.Duration.Duration())
+		}
+		g.add(c.clock(e.Time.Time), delta, string(e.Kind), e.Row, transition(e), e.Invoke, status, took,
+			joined(e.Detail, named("by", e.Actor)))
+	}
+	return g
+}
+
+// clock is a time of day on a terminal; the header has the date.
+func (c *cli) clock(t time.Time) string {
+	if terminal(c.stdout) {
+		return t.In(c.home).Format("15:04:05.000")
+	}
+	return c.time(t)
+}
+
+func transition(e operator.EventView) string {
+	switch {
+	case e.Kind != store.EventTransition && e.From == e.To:
+		return ""
+	case e.From == e.To:
+		return "= " + string(e.To)
+	default:
+		return cmp.Or(string(e.From), "(new)") + " → " + string(e.To)
+	}
+}
+
+// explainFailure says in plain words what went wrong last.
+func explainFailure(d operator.Detail) string {
+	code := string(d.Reason)
+	var b strings.Builder
+	if f := d.Failure; f != nil {
+		fmt.Fprintf(&b, "Last failure: %s\n", joined(failure(f), f.Message))
+		code = cmp.Or(f.Code, code)
+	}
+	if code == "" {
+		return b.String()
+	}
+	if e, ok := machine.Explain(code); ok {
+		fmt.Fprintf(&b, "%s: %s\n  %s\n", e.Code, e.Meaning, e.Advice)
+	}
+	return b.String()
+}
+
+func sortedNames(m map[string]int) []string { return slices.Sorted(maps.Keys(m)) }
