@@ -112,6 +112,7 @@ var attemptFields = [...]field[Attempt]{
 	49: text(func(a *Attempt) *string { return &a.SupersededBy }),
 	50: number(func(a *Attempt) *int64 { return &a.Generation }),
 	51: blob(func(a *Attempt) *[]byte { return &a.Request }),
+	52: number(func(a *Attempt) *int { return &a.CodeStatus }),
 }
 
 var eventFields = [...]field[Event]{

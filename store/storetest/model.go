@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -278,6 +279,9 @@ func (m *model) same(rt *rapid.T, what string, want, got error) {
 }
 
 func (m *model) equal(rt *rapid.T, what string, want, got any) {
+	if reflect.DeepEqual(want, got) {
+		return
+	}
 	if diff := cmp.Diff(want, got, append(m.opts, equateEmpty)...); diff != "" {
 		rt.Fatalf("%s (-twin +store):\n%s", what, diff)
 	}

@@ -1,0 +1,240 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// recorder notes what arrives in which group. Its other methods are not called.
+type recorder struct {
+	store.Store
+
+	gate chan struct{} // each Apply takes one, unless nil
+	mu   sync.Mutex
+	seen [][]string
+	err  func(name string) error
+}
+
+func named(name string) store.Commit { return store.Commit{Marks: []store.Mark{{Name: name}}} }
+
+func (r *recorder) Apply(ctx context.Context, commits []store.Commit) []error {
+	if r.gate != nil {
+		<-r.gate
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	errs := make([]error, len(commits))
+	var names []string
+	for i := range commits {
+		name := commits[i].Marks[0].Name
+		names = append(names, name)
+		if r.err != nil {
+			errs[i] = r.err(name)
+		}
+		if ctx.Err() != nil {
+			errs[i] = ctx.Err()
+		}
+	}
+	r.seen = append(r.seen, names)
+	return errs
+}
+
+func (r *recorder) groups() [][]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.seen)
+}
+
+func (r *recorder) Close() error { return nil }
+
+func TestGroupGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{gate: make(chan struct{})}
+		g := store.NewGroup(r)
+		var wg sync.WaitGroup
+		commit := func(name string) {
+			wg.Go(func() {
+				if err := g.Commit(t.Context(), named(name)); err != nil {
+					t.Errorf("Commit %s: %v", name, err)
+				}
+			})
+			synctest.Wait()
+		}
+		commit("leader")
+		g.Later(named("line"))
+		for i := range 5 {
+			commit(fmt.Sprint(i))
+		}
+		r.gate <- struct{}{}
+		r.gate <- struct{}{}
+		wg.Wait()
+		want := [][]string{{"leader"}, {"line", "0", "1", "2", "3", "4"}}
+		if got := r.groups(); !slices.EqualFunc(got, want, slices.Equal[[]string]) {
+			t.Errorf("groups %v, want %v", got, want)
+		}
+	})
+}
+
+func TestGroupResults(t *testing.T) {
+	r := &recorder{err: func(name string) error {
+		if name == "bad" {
+			return fmt.Errorf("no: %w", store.ErrConflict)
+		}
+		return nil
+	}}
+	g := store.NewGroup(r)
+	errs := g.Apply(t.Context(), []store.Commit{named("a"), named("bad"), named("b")})
+	if errs[0] != nil || !errors.Is(errs[1], store.ErrConflict) || errs[2] != nil {
+		t.Errorf("results %v", errs)
+	}
+	if len(r.groups()) != 1 {
+		t.Errorf("groups %v, want one", r.groups())
+	}
+}
+
+func TestGroupCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{gate: make(chan struct{})}
+		g := store.NewGroup(r)
+		var wg sync.WaitGroup
+		commit := func(ctx context.Context, name string, want error) {
+			wg.Go(func() {
+				if err := g.Commit(ctx, named(name)); !errors.Is(err, want) {
+					t.Errorf("Commit %s: %v, want %v", name, err, want)
+				}
+			})
+			synctest.Wait()
+		}
+		first, cancelFirst := context.WithCancel(t.Context())
+		gone, cancelGone := context.WithCancel(t.Context())
+		commit(first, "first", nil)
+		commit(gone, "gone", context.Canceled)
+		commit(t.Context(), "follower", nil)
+		cancelFirst() // the one who writes: nobody may suffer
+		cancelGone()  // one who waits: taken back
+		synctest.Wait()
+		r.gate <- struct{}{}
+		r.gate <- struct{}{}
+		wg.Wait()
+		want := [][]string{{"first"}, {"follower"}}
+		if got := r.groups(); !slices.EqualFunc(got, want, slices.Equal[[]string]) {
+			t.Errorf("groups %v, want %v", got, want)
+		}
+		if err := g.Commit(gone, named("late")); !errors.Is(err, context.Canceled) {
+			t.Errorf("Commit with a context that is done: %v", err)
+		}
+	})
+}
+
+func TestGroupBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{gate: make(chan struct{})}
+		g := store.NewGroup(r)
+		const n = store.MaxGroup + store.MaxGroup/2
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				if err := g.Commit(t.Context(), named(fmt.Sprint(i))); err != nil {
+					t.Errorf("Commit: %v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		for range store.MaxGroup {
+			g.Later(named("line"))
+		}
+		close(r.gate) // from now on nothing is held up
+		wg.Wait()
+		if err := g.Flush(t.Context()); err != nil {
+			t.Errorf("Flush: %v", err)
+		}
+		total := 0
+		for _, group := range r.groups() {
+			total += len(group)
+			if len(group) > store.MaxGroup {
+				t.Errorf("a group of %d", len(group))
+			}
+		}
+		if total != n+store.MaxGroup {
+			t.Errorf("%d commits arrived, want %d", total, n+store.MaxGroup)
+		}
+	})
+}
+
+func TestGroupLater(t *testing.T) {
+	down := true
+	r := &recorder{err: func(name string) error {
+		switch {
+		case down:
+			return fmt.Errorf("down: %w", store.ErrUnavailable)
+		case name == "refused":
+			return fmt.Errorf("no: %w", store.ErrNotFound)
+		}
+		return nil
+	}}
+	g := store.NewGroup(r)
+	g.Later(named("a"))
+	g.Later(named("refused"))
+	if err := g.Flush(t.Context()); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Flush while down: %v, want ErrUnavailable", err)
+	}
+	down = false
+	r.seen = nil
+	if err := g.Flush(t.Context()); err != nil {
+		t.Errorf("Flush: %v", err)
+	}
+	if err := g.Flush(t.Context()); err != nil {
+		t.Errorf("Flush of nothing: %v", err)
+	}
+	if want := [][]string{{"a", "refused"}}; !slices.EqualFunc(r.seen, want, slices.Equal[[]string]) {
+		t.Errorf("groups %v, want %v", r.seen, want)
+	}
+	down = true
+	for i := range store.MaxLater + 10 {
+		g.Later(named(fmt.Sprint(i)))
+	}
+	if d := g.Dropped(); d < 9 || d > 11 {
+		t.Errorf("%d dropped, want the oldest ten or so", d)
+	}
+	down = false
+	r.seen = nil
+	if err := g.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	var all []string
+	for _, group := range r.seen {
+		all = append(all, group...)
+	}
+	if len(all) == 0 || all[len(all)-1] != fmt.Sprint(store.MaxLater+9) {
+		t.Errorf("the newest line is lost: %d arrived", len(all))
+	}
+}
+
+func TestNotifierLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n store.Notifier
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := n.Wait(ctx, "id", func() (bool, error) { return false, nil })
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Wait: %v, want DeadlineExceeded", err)
+		}
+		n.Wake("id")
+		n.Close()
+		if err := n.Wait(t.Context(), "id", func() (bool, error) { return false, nil }); err != nil {
+			t.Errorf("Wait when closed: %v", err)
+		}
+	})
+}
