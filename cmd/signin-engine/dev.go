@@ -38,7 +38,7 @@ const (
 )
 
 func (c *cli) devCommand() *cobra.Command {
-	var once, print bool
+	var once, show bool
 	var listen, emulated string
 	cmd := &cobra.Command{
 		Use:   "dev",
@@ -60,7 +60,7 @@ not complete.`,
 			if err = d.listen(cmd, listen, emulated); err != nil {
 				return err
 			}
-			if print {
+			if show {
 				return errors.Join(d.printConfig(), d.closeListeners())
 			}
 			return d.run(cmd.Context(), once)
@@ -68,7 +68,7 @@ not complete.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&once, "once", false, "play the sign-ins, print the timelines, end")
-	f.BoolVar(&print, "print-config", false, "print URLs and settings as YAML, a configuration for serve, and end")
+	f.BoolVar(&show, "print-config", false, "print URLs and settings as YAML, a configuration for serve, and end")
 	f.StringVar(&listen, "listen", devListen, "`host:port` of the bot")
 	f.StringVar(&emulated, "emulator", devEmulator, "`host:port` of the emulator")
 	c.idsFlag(cmd)

@@ -54,7 +54,8 @@ func exitCode(err error) int {
 	if err == nil {
 		return exitDone
 	}
-	if problems := (config.Errors)(nil); errors.As(err, &problems) {
+	var settings config.Errors
+	if errors.As(err, &settings) {
 		return exitUsage
 	}
 	for _, e := range []struct {

@@ -27,12 +27,13 @@ const (
 // formatFlag adds -o with the formats that the command has; the first is the
 // default.
 func (c *cli) formatFlag(cmd *cobra.Command, formats ...string) {
-	cmd.Flags().StringVarP(&c.format, "output", "o", formats[0], strings.Join(formats, ", "))
+	format := cmd.Flags().StringP("output", "o", formats[0], strings.Join(formats, ", "))
 	next := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, given []string) error {
-		if !slices.Contains(formats, c.format) {
-			return usage("%s: -o %q is none of %s", cmd.Name(), c.format, strings.Join(formats, ", "))
+		if !slices.Contains(formats, *format) {
+			return usage("%s: -o %q is none of %s", cmd.Name(), *format, strings.Join(formats, ", "))
 		}
+		c.format = *format
 		return next(cmd, given)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))

@@ -30,7 +30,7 @@ type cli struct {
 // run is the program: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
 	c := &cli{stdout: stdout, stderr: stderr, environ: environ, now: time.Now, home: time.Local}
-	root := c.root()
+	root := c.root() //nolint:contextcheck // commands get ctx when they run
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *cli) settings(cmd *cobra.Command) (config.Config, error) {
 // terminal reports whether w is one.
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func (c *cli) color() bool {
@@ -132,7 +132,7 @@ func (c *cli) logger(l config.Log) zerolog.Logger {
 	if err != nil {
 		level = zerolog.InfoLevel
 	}
-	var w io.Writer = c.stderr
+	w := c.stderr
 	if l.Format == "console" || l.Format == "auto" && terminal(c.stderr) {
 		w = zerolog.ConsoleWriter{
 			Out: c.stderr, TimeFormat: time.TimeOnly,

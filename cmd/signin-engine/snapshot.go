@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -42,6 +43,9 @@ the bot goes on. FILE is complete or not there at all.`,
 // writeFile writes beside path and moves the finished file there: synced, mode
 // 0600, and never over a file that exists.
 func (c *cli) writeFile(path string, write func(io.Writer) error) (n int64, err error) {
+	if _, err = os.Lstat(path); err == nil {
+		return 0, fmt.Errorf("%w: %s exists", errRefused, path)
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".snapshot-*")
 	if err != nil {
 		return 0, err
@@ -56,7 +60,10 @@ func (c *cli) writeFile(path string, write func(io.Writer) error) (n int64, err 
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return 0, err
 	}
-	return counted.n, os.Link(tmp.Name(), path)
+	if err = os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
+		return 0, fmt.Errorf("%w: %s exists", errRefused, path)
+	}
+	return counted.n, err
 }
 
 // progressWriter tells how much went through, every 8 MiB.

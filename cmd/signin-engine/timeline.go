@@ -82,7 +82,7 @@ func (c *cli) header(d operator.Detail) string {
 	if !d.State.Terminal() {
 		line("Expires", c.time(d.Expires.Time))
 	}
-	if d.Lease.Owner != "" {
+	if d.Lease.Owner != "" && !d.State.Terminal() {
 		line("Lease", joined(lease(d.Lease), named("fence", strconv.FormatInt(d.Lease.Fence, 10))))
 	}
 	line("Code tries", positive(d.VerifyTries))

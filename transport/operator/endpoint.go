@@ -58,7 +58,7 @@ func (e Endpoint) String() string {
 	return "http://" + e.Address
 }
 
-// ErrInUse: another process serves this endpoint.
+// ErrInUse says that another process serves this endpoint.
 var ErrInUse = errors.New("another process serves it")
 
 // dialTimeout bounds the look whether anybody is behind a socket.

@@ -230,7 +230,7 @@ func NewView(now time.Time, a *store.Attempt, deliveries []store.Delivery, findi
 		Expires:        Time{a.Expires},
 		Lease: LeaseView{
 			Owner: a.Lease.Owner, Fence: a.Lease.Fence, Until: Time{a.Lease.Until},
-			Expired: a.Lease.Owner != "" && !a.Lease.Live(now),
+			Expired: !a.Lease.Until.IsZero() && !a.Lease.Live(now),
 		},
 		VerifyTries:  a.VerifyTries,
 		Supersedes:   a.Supersedes,
@@ -316,7 +316,7 @@ func deliveryViews(id string, deliveries []store.Delivery) []DeliveryView {
 			continue
 		}
 		views = append(views, DeliveryView{
-			Key: d.DeliveryKey.String(), Kind: d.Kind, Round: d.Round, Status: d.Status, Tries: d.Tries,
+			Key: d.String(), Kind: d.Kind, Round: d.Round, Status: d.Status, Tries: d.Tries,
 			Created: Time{d.Created}, NextAt: Time{d.NextAt}, Owner: d.Owner,
 			Failure: failureView(d.Failure), Error: d.Error,
 		})

@@ -252,7 +252,7 @@ func explain(err error, problems *Errors) bool {
 	if err == nil {
 		return false
 	}
-	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // walks the tree itself
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		found := false
 		for _, e := range many.Unwrap() {
 			found = explain(e, problems) || found

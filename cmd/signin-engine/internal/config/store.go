@@ -32,6 +32,6 @@ func ParseStore(s string) (Store, error) {
 	case ok && (scheme == "postgres" || scheme == "postgresql"):
 		return Store{}, errors.New("postgres is not available in this version: use bolt:PATH")
 	default:
-		return Store{}, errors.New("is neither bolt:PATH nor memory:")
+		return Store{}, errors.New("is neither memory: nor bolt:PATH")
 	}
 }
