@@ -1,0 +1,74 @@
+# signin-engine. `make help` lists the targets.
+
+GO      ?= go
+BIN     := bin
+LINT    := $(BIN)/golangci-lint
+LINT_VERSION := v2.15.0
+PKGS    := ./...
+RUNS    ?= 100000
+SEED    ?= 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/signin-engine
+	$(GO) build -trimpath -o $(BIN)/signin-engine ./cmd/signin-engine
+
+.PHONY: run
+run: build ## a running sign-in on this machine: no Azure, no database
+	$(BIN)/signin-engine dev
+
+.PHONY: test
+test: verify ## everything that must pass: brings its own Postgres
+	./.ci/postgres
+	$(GO) test -race -shuffle=on -timeout 18m $(PKGS)
+
+.PHONY: test-short
+test-short: ## the inner loop, under a minute
+	$(GO) test -short -timeout 2m $(PKGS)
+
+.PHONY: verify
+verify: ## what is generated is up to date, code is formatted and vetted
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt differs'; exit 1; }
+	$(GO) vet $(PKGS)
+	$(GO) mod tidy -diff
+	@mkdir -p $(BIN)/diagrams && $(MAKE) --no-print-directory draw INTO=$(BIN)/diagrams
+	@diff -r diagrams $(BIN)/diagrams || { echo 'diagrams/ differ from the table: make generate'; exit 1; }
+
+.PHONY: generate
+generate: ## draw diagrams/ from the table
+	@$(MAKE) --no-print-directory draw INTO=diagrams
+
+.PHONY: draw
+draw: build
+	$(BIN)/signin-engine diagram --format mermaid  > $(INTO)/signin.mmd
+	$(BIN)/signin-engine diagram --format dot      > $(INTO)/signin.dot
+	$(BIN)/signin-engine diagram --format svg      > $(INTO)/signin.svg
+	$(BIN)/signin-engine diagram --format markdown > $(INTO)/signin.md
+
+.PHONY: lint
+lint: $(LINT) ## golangci-lint with the project's rules
+	$(LINT) run --allow-parallel-runners $(PKGS)
+
+$(LINT):
+	GOBIN=$(CURDIR)/$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+.PHONY: simulate
+simulate: ## RUNS random runs of the simulation from SEED
+	$(GO) test ./machine -run 'TestSimulation$$' -count=1 -timeout 120m -v -sim.runs=$(RUNS) -sim.seed=$(SEED)
+
+.PHONY: scenarios
+scenarios: ## write the scenarios anew with what came of them
+	$(GO) test ./machine -run TestScenarios -rewrite
+
+.PHONY: bench
+bench: ## measure against a bare handler; writes bench/RESULTS.md
+	$(GO) run ./bench
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN)
