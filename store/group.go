@@ -67,6 +67,12 @@ func (g *Group) Commit(ctx context.Context, c Commit) error {
 // stand between them.
 func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
 	errs := make([]error, len(commits))
+	if err := ctx.Err(); err != nil {
+		for i := range errs {
+			errs[i] = fmt.Errorf("apply: %w", err)
+		}
+		return errs
+	}
 	for i, p := range g.enqueue(commits) {
 		errs[i] = g.wait(ctx, p)
 	}

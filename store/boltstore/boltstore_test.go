@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/store/storetest"
@@ -67,5 +65,3 @@ func TestChangedParks(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "signin.db")
 	storetest.ChangedParks(t, func() store.Store { return mustOpen(t, path, boltstore.WithoutSync()) })
 }
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
