@@ -189,7 +189,7 @@ func (g *Group) take(ctx context.Context) error {
 	case <-g.turn:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("waiting for the running group: %w", ctx.Err())
 	}
 }
 

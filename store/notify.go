@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 )
@@ -39,7 +40,7 @@ func (n *Notifier) Wait(ctx context.Context, id string, stale func() (bool, erro
 	case <-ch:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("wait: %w", ctx.Err())
 	}
 }
 

@@ -74,8 +74,11 @@ func writeForever(path string) error {
 						exit(err)
 					}
 					out.Lock()
-					fmt.Println(a.ID, a.Version)
+					_, err := fmt.Fprintln(os.Stdout, a.ID, a.Version)
 					out.Unlock()
+					if err != nil {
+						exit(err)
+					}
 				}
 			}
 		})
@@ -126,7 +129,7 @@ func TestKilled(t *testing.T) {
 // notes them.
 func killed(t *testing.T, path string, acked map[string]int64) int {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this test binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), envWriter+"="+path)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -136,7 +139,7 @@ func killed(t *testing.T, path string, acked map[string]int64) int {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	limit, n := 50+rand.IntN(500), 0 //nolint:gosec // any number will do
+	limit, n := 50+rand.IntN(500), 0
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var id string
@@ -152,7 +155,7 @@ func killed(t *testing.T, path string, acked map[string]int64) int {
 		}
 	}
 	var exit *exec.ExitError
-	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL { //nolint:forcetypeassert,errcheck // of this platform
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the writer ended with %v after %d acknowledgements", err, n)
 	}
 	return n
@@ -203,7 +206,7 @@ func fillDisk(path string) error {
 		return err
 	}
 	full := old
-	full.Cur = uint64(info.Size()) //nolint:gosec // a size
+	full.Cur = uint64(info.Size())
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
 		return err
 	}
@@ -253,7 +256,7 @@ func fillDisk(path string) error {
 
 func TestDiskFull(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "signin.db")
-	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this test binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), envDiskFull+"="+path)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -150,7 +150,7 @@ func (s *Store) openDB() (db *bbolt.DB, err error) {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("waited %v: %w", s.opts.timeout, store.ErrLocked)
 	case errors.As(err, &pathErr), errors.As(err, &errno):
-		return nil, err
+		return nil, fmt.Errorf("bbolt: %w", err)
 	default:
 		return nil, fmt.Errorf("no bbolt database: %w (%w)", store.ErrCorrupt, err)
 	}
@@ -170,22 +170,24 @@ func (s *Store) prepare() error {
 		return s.checkMeta(tx, meta)
 	})
 	switch {
-	case err != nil || found:
-		return err
+	case err != nil:
+		return fmt.Errorf("check: %w", err)
+	case found:
+		return nil
 	case foreign:
 		return fmt.Errorf("a bbolt database of another program: %w", store.ErrSchema)
 	case s.opts.readOnly:
 		return fmt.Errorf("the file is empty: %w", store.ErrSchema)
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	err = s.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketRows, bucketLive, bucketIndex} {
 			if _, err := tx.CreateBucket(name); err != nil {
-				return err
+				return fmt.Errorf("bucket %s: %w", name, err)
 			}
 		}
 		meta, err := tx.CreateBucket(bucketMeta)
 		if err != nil {
-			return err
+			return fmt.Errorf("bucket %s: %w", bucketMeta, err)
 		}
 		s.secret = make([]byte, secretSize)
 		_, _ = rand.Read(s.secret) // never fails, by its contract
@@ -195,6 +197,10 @@ func (s *Store) prepare() error {
 			meta.Put(metaFormat, strconv.AppendInt(nil, Format, 10)),
 		)
 	})
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	return nil
 }
 
 func (s *Store) checkMeta(tx *bbolt.Tx, meta *bbolt.Bucket) error {
@@ -216,9 +222,9 @@ func (s *Store) checkMeta(tx *bbolt.Tx, meta *bbolt.Bucket) error {
 
 // syncDir makes a new file's name survive a power loss.
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the directory of the file that the caller named
+	d, err := os.Open(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("sync directory: %w", err)
 	}
 	return errors.Join(d.Sync(), d.Close())
 }

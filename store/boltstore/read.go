@@ -204,7 +204,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 		}
 		for id := next(); id != ""; id = next() {
 			if err := ctx.Err(); err != nil {
-				return err
+				return fmt.Errorf("interrupted: %w", err)
 			}
 			a, err := t.mustAttempt(id, "attempts")
 			if err != nil {
@@ -337,17 +337,17 @@ func readLines(key, b []byte) ([]store.Event, error) {
 		if w <= 0 || n > uint64(len(b)-w) {
 			return nil, fmt.Errorf("audit row of attempt %q: %w", id, store.ErrCorrupt)
 		}
-		e, err := store.DecodeEvent(b[w : w+int(n)]) //nolint:gosec // not above len(b)
+		e, err := store.DecodeEvent(b[w : w+int(n)])
 		if err != nil {
 			return nil, fmt.Errorf("audit row of attempt %q: %w", id, err)
 		}
 		e.Attempt = id
 		lines = append(lines, e)
-		b = b[w+int(n):] //nolint:gosec // not above len(b)
+		b = b[w+int(n):]
 	}
 	last := binary.BigEndian.Uint64(rest[1:])
 	for i := range lines {
-		lines[i].Seq = int64(last) - int64(len(lines)-1-i) //nolint:gosec // a count of rows
+		lines[i].Seq = int64(last) - int64(len(lines)-1-i)
 	}
 	return lines, nil
 }
@@ -416,7 +416,7 @@ func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Even
 		}
 		if len(out) > 2*f.Max()+store.DefaultEventLimit {
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("interrupted: %w", err)
 			}
 			cut()
 		}
@@ -482,10 +482,13 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 // Snapshot writes a consistent copy of the file to w while the store goes on,
 // and returns its size in bytes. Pages that are freed meanwhile are not reused
 // before it ends. It ends early, with an error, when ctx is done.
-func (s *Store) Snapshot(ctx context.Context, w io.Writer) (n int64, err error) {
-	err = s.view(ctx, "snapshot", func(t *txn) error {
-		n, err = t.tx.WriteTo(ctxWriter{ctx: ctx, w: w})
-		return err
+func (s *Store) Snapshot(ctx context.Context, w io.Writer) (int64, error) {
+	var n int64
+	err := s.view(ctx, "snapshot", func(t *txn) (err error) {
+		if n, err = t.tx.WriteTo(ctxWriter{ctx: ctx, w: w}); err != nil {
+			return fmt.Errorf("copy: %w", err)
+		}
+		return nil
 	})
 	return n, err
 }
@@ -499,7 +502,7 @@ type ctxWriter struct {
 // Write passes b on.
 func (c ctxWriter) Write(b []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("interrupted: %w", err)
 	}
-	return c.w.Write(b)
+	return c.w.Write(b) //nolint:wrapcheck // io.Copy compares a writer's errors
 }

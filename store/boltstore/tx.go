@@ -52,7 +52,7 @@ func (s *Store) begin(write bool) (*txn, error) {
 // if a write failed before; or with an error.
 func (s *Store) ready(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
-		return err
+		return fmt.Errorf("not begun: %w", err)
 	}
 	for {
 		s.mu.RLock()

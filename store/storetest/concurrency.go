@@ -39,6 +39,7 @@ func race(t *testing.T, h Harness, fn func(s store.Store, n int)) {
 
 // Uniqueness is at most one open attempt per key.
 func Uniqueness(t *testing.T, open New) {
+	t.Helper()
 	s := open(t).Store
 	at := now(t, s)
 	first := NewAttempt(at, user(1), "Graph")
@@ -73,6 +74,7 @@ func Uniqueness(t *testing.T, open New) {
 
 // Groups is what commits of one Apply owe each other: nothing but order.
 func Groups(t *testing.T, open New) {
+	t.Helper()
 	s := open(t).Store
 	at := now(t, s)
 	a, b := NewAttempt(at, user(1), "graph"), NewAttempt(at, user(2), "graph")
@@ -116,6 +118,7 @@ func Groups(t *testing.T, open New) {
 
 // Concurrency is that of several writers one wins, and that nothing is lost.
 func Concurrency(t *testing.T, open New) {
+	t.Helper()
 	t.Run("Insert", func(t *testing.T) {
 		h := open(t)
 		at := now(t, h.Store)

@@ -22,6 +22,7 @@ const (
 
 // Outbox is the claiming of deliveries.
 func Outbox(t *testing.T, open New) {
+	t.Helper()
 	t.Run("Claim", func(t *testing.T) {
 		h := open(t)
 		s := h.Store
@@ -152,6 +153,7 @@ func due(t *testing.T, s store.Store, limit int, hold time.Duration) []string {
 
 // Due is the sweeper's read.
 func Due(t *testing.T, open New) {
+	t.Helper()
 	h := open(t)
 	s := h.Store
 	at := now(t, s)
@@ -239,6 +241,7 @@ func Due(t *testing.T, open New) {
 
 // Changed is the waking of waiters.
 func Changed(t *testing.T, open New) {
+	t.Helper()
 	h := open(t)
 	s := h.Store
 	at := now(t, s)
@@ -308,12 +311,15 @@ func ChangedParks(t *testing.T, open func() store.Store) {
 		if err := s.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
-		<-woken // closing wakes
+		if err := <-woken; err != nil && !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("Changed on a store that closes: %v", err)
+		}
 	})
 }
 
 // Marks is names that are taken once.
 func Marks(t *testing.T, open New) {
+	t.Helper()
 	h := open(t)
 	s := h.Store
 	take := func(name string, forHowLong time.Duration) error {

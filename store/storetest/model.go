@@ -19,6 +19,7 @@ import (
 // Model runs random operations against a store and against memstore, and
 // compares all that can be seen of both.
 func Model(t *testing.T, open New) {
+	t.Helper()
 	rapid.Check(t, func(rt *rapid.T) {
 		h := open(t)
 		m := &model{h: h, real: h.Store}
@@ -158,7 +159,7 @@ func (m *model) apply(rt *rapid.T) {
 	want := m.twin.Apply(rt.Context(), commits)
 	got := m.real.Apply(rt.Context(), commits)
 	for i := range commits {
-		if reason(want[i]) != reason(got[i]) {
+		if !errors.Is(reason(got[i]), reason(want[i])) {
 			rt.Fatalf("commit %d: %v, want %v", i, got[i], want[i])
 		}
 	}
@@ -273,7 +274,7 @@ func (m *model) compare(rt *rapid.T) {
 }
 
 func (m *model) same(rt *rapid.T, what string, want, got error) {
-	if reason(want) != reason(got) {
+	if !errors.Is(reason(got), reason(want)) {
 		rt.Fatalf("%s: %v, want %v", what, got, want)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 // Lists is the operator's reads: filters, order, paging, counts.
 func Lists(t *testing.T, open New) {
+	t.Helper()
 	t.Run("Filters", func(t *testing.T) { filters(t, open(t).Store) })
 	t.Run("Pages", func(t *testing.T) { pages(t, open(t).Store) })
 	t.Run("Counts", func(t *testing.T) { counts(t, open(t).Store) })
@@ -20,6 +21,7 @@ func Lists(t *testing.T, open New) {
 }
 
 func filters(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s).Add(-time.Hour)
 	// Index: 0 open idle, 1 failed, 2 complete, 3 open card sent.
 	var all []store.Attempt
@@ -99,6 +101,7 @@ func filters(t *testing.T, s store.Store) {
 }
 
 func pages(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s)
 	const total = 11
 	var want []string
@@ -133,6 +136,7 @@ func pages(t *testing.T, s store.Store) {
 }
 
 func counts(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s)
 	old, young := NewAttempt(at, user(1), "graph"), NewAttempt(at, user(2), "graph")
 	old.Entered = at.Add(-time.Minute)
@@ -166,6 +170,7 @@ func counts(t *testing.T, s store.Store) {
 
 // oddIDs are no ULIDs, and one is the beginning of another.
 func oddIDs(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s)
 	want := []string{"zü", "ab", "a", "A"}
 	for i, id := range want {
@@ -187,6 +192,7 @@ func oddIDs(t *testing.T, s store.Store) {
 
 // Purge is the end of the retention.
 func Purge(t *testing.T, open New) {
+	t.Helper()
 	s := open(t).Store
 	at := now(t, s)
 	long := at.Add(-48 * time.Hour)
@@ -269,6 +275,7 @@ func Purge(t *testing.T, open New) {
 
 // Reopen is that what was acknowledged is there after the store was closed.
 func Reopen(t *testing.T, open New) {
+	t.Helper()
 	h := open(t)
 	if h.Reopen == nil {
 		return

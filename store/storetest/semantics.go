@@ -13,6 +13,7 @@ import (
 
 // Semantics is every method on its own: results, errors and their reasons.
 func Semantics(t *testing.T, open New) {
+	t.Helper()
 	t.Run("RoundTrip", func(t *testing.T) {
 		s := open(t).Store
 		at := now(t, s)
@@ -112,6 +113,7 @@ func Semantics(t *testing.T, open New) {
 }
 
 func refusals(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s)
 	stored := NewAttempt(at, user(1), "graph")
 	insert(t, s, stored)
@@ -171,6 +173,7 @@ func refusals(t *testing.T, s store.Store) {
 }
 
 func find(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s)
 	// Three ended attempts of graph, the last one open; two ended of github.
 	var all []store.Attempt
@@ -243,6 +246,7 @@ func find(t *testing.T, s store.Store) {
 }
 
 func exchangeIDs(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s)
 	old := NewAttempt(at, user(1), "graph")
 	old.ExchangeID = "ex-1"
@@ -283,6 +287,7 @@ func exchangeIDs(t *testing.T, s store.Store) {
 }
 
 func events(t *testing.T, s store.Store) {
+	t.Helper()
 	at := now(t, s)
 	a, b := NewAttempt(at, user(1), "graph"), NewAttempt(at, user(2), "graph")
 	note := func(id, detail string, after time.Duration) store.Event {
