@@ -1,0 +1,111 @@
+package operator_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+func TestGetByPrefix(t *testing.T) {
+	d := direct(fixture(t))
+	for _, tc := range []struct {
+		id   string
+		want string
+		err  error
+	}{
+		{id: stuckID, want: stuckID},
+		{id: "01jsd4k2q80000000000000002", want: doneID},
+		{id: prefix, err: operator.ErrAmbiguous},
+		{id: "01ZZ", err: store.ErrNotFound},
+		{id: "", err: operator.ErrBadRequest},
+	} {
+		got, err := d.Get(t.Context(), tc.id)
+		if !errors.Is(err, tc.err) || got.ID != tc.want {
+			t.Errorf("%q: %s, %v; want %s, %v", tc.id, got.ID, err, tc.want, tc.err)
+		}
+	}
+}
+
+func TestListFilters(t *testing.T) {
+	d := direct(fixture(t))
+	for name, tc := range map[string]struct {
+		query operator.Query
+		want  []string
+	}{
+		"all, newest first": {operator.Query{}, []string{doneID, stuckID}},
+		"connection":        {operator.Query{Connection: "GRAPH"}, []string{stuckID}},
+		"age":               {operator.Query{AgeGT: time.Minute}, []string{stuckID}},
+		"stuck":             {operator.Query{Stuck: true}, []string{doneID, stuckID}},
+		"stuck and failed":  {operator.Query{Stuck: true, States: []store.State{store.Failed}}, []string{doneID}},
+		"code":              {operator.Query{FailureCode: "resourcematchfailed"}, []string{doneID}},
+		"nobody":            {operator.Query{User: "29:9"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			page, err := d.List(t.Context(), tc.query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, v := range page.Attempts {
+				got = append(got, v.ID)
+			}
+			if !equal(got, tc.want) {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+func equal(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func TestStuckPages(t *testing.T) {
+	d := direct(fixture(t))
+	first, err := d.List(t.Context(), operator.Query{Stuck: true, Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(first.Attempts) != 1 || first.NextCursor == "" {
+		t.Fatalf("first page: %d attempts, cursor %q", len(first.Attempts), first.NextCursor)
+	}
+	second, err := d.List(t.Context(), operator.Query{Stuck: true, Limit: 1, Cursor: first.NextCursor})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(second.Attempts) != 1 || second.Attempts[0].ID != stuckID {
+		t.Fatalf("second page: %+v", second.Attempts)
+	}
+}
+
+// A fleet rule shows in the overview: many attempts of one key.
+func TestOverviewKnowsTheFleet(t *testing.T) {
+	st := fixture(t)
+	for i := range 4 {
+		a := doneAttempt()
+		a.ID = "01JSD4K2Q9000000000000000" + string(rune('1'+i))
+		commit(t, st, store.Commit{Put: []store.Attempt{a}})
+	}
+	o, err := direct(st).Overview(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := map[string]int{}
+	for _, f := range o.Stuck {
+		rules[f.Rule]++
+	}
+	if rules["flapping"] != 1 || rules["failure-burst"] != 1 || rules["lease-expired"] != 1 || rules["callback-lag"] != 1 {
+		t.Errorf("stuck: %v", rules)
+	}
+}
