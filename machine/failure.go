@@ -98,7 +98,7 @@ func attributeFailure(snap store.Snapshot, act *Activity) (target *store.Attempt
 // warnFailure logs what every SDK used to swallow [S 000].
 func (e *Engine) warnFailure(ctx context.Context, turn *Turn, f Failure) {
 	line := e.log.Warn().Str("user", turn.to.UserID).Str("conversation", turn.to.ID).
-		Str("code", f.Code).Str("message", f.Message)
+		Str("code", f.Code).Str("client_message", f.Message)
 	if strings.EqualFold(f.Code, "resourcematchfailed") {
 		line = line.Str("hint", "check the Entra app's Expose an API: its Application ID URI must match the connection's Token Exchange URL")
 	}

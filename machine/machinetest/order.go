@@ -2,13 +2,10 @@ package machinetest
 
 import (
 	"context"
-	"fmt"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
-	"github.com/signin-engine/signin-engine/store"
 )
 
 // policy sets members of the policy and the timeouts: policy late_invoke=reject.
@@ -97,7 +94,8 @@ func (w *world) script(c command, word string) script {
 }
 
 // hold stops the next call of an operation ("card" is the connector's) until
-// it is released.
+// it is released. Two calls of one operation are told apart by a name of the
+// gate: hold GetToken gate=first, release first.
 func (w *world) hold(_ context.Context, c command) string {
 	gate := make(chan struct{})
 	if c.word(0) == "card" {
@@ -111,7 +109,7 @@ func (w *world) hold(_ context.Context, c command) string {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held(c.word(0), gate)
+	w.held(c.opt("gate", c.word(0)), gate)
 	return ""
 }
 
@@ -133,69 +131,4 @@ func (w *world) release(_ context.Context, c command) string {
 	}
 	close(gate)
 	return ""
-}
-
-// faultStore is a store that is out of order on demand: "down" fails every
-// call, "readonly" fails writes, "up" works.
-type faultStore struct {
-	store.Store
-	reads, writes atomic.Bool
-}
-
-func (s *faultStore) set(how string) {
-	s.reads.Store(how == "down")
-	s.writes.Store(how == "down" || how == "readonly")
-}
-
-func (s *faultStore) fault(what *atomic.Bool) error {
-	if what.Load() {
-		return fmt.Errorf("fault: %w", store.ErrUnavailable)
-	}
-	return nil
-}
-
-func (s *faultStore) Apply(ctx context.Context, commits []store.Commit) []error {
-	if err := s.fault(&s.writes); err != nil {
-		errs := make([]error, len(commits))
-		for i := range errs {
-			errs[i] = err
-		}
-		return errs
-	}
-	return s.Store.Apply(ctx, commits)
-}
-
-func (s *faultStore) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
-	if err := s.fault(&s.reads); err != nil {
-		return store.Snapshot{}, err
-	}
-	return s.Store.Find(ctx, q)
-}
-
-func (s *faultStore) Get(ctx context.Context, id string) (store.Snapshot, error) {
-	if err := s.fault(&s.reads); err != nil {
-		return store.Snapshot{}, err
-	}
-	return s.Store.Get(ctx, id)
-}
-
-func (s *faultStore) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
-	if err := s.fault(&s.reads); err != nil {
-		return store.Snapshot{}, err
-	}
-	return s.Store.Due(ctx, limit, hold)
-}
-
-func (s *faultStore) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
-	if err := s.fault(&s.writes); err != nil {
-		return nil, err
-	}
-	return s.Store.Claim(ctx, owner, limit, hold)
-}
-
-func (s *faultStore) Info(ctx context.Context) (store.Info, error) {
-	if err := s.fault(&s.reads); err != nil {
-		return store.Info{}, err
-	}
-	return s.Store.Info(ctx)
 }

@@ -33,9 +33,13 @@ const separator = "----"
 //	card 400                            the next answer to a card
 //	hold exchange … release exchange    a call that takes its time
 //	start NAME command … wait NAME      a command in the background
-//	advance 15m, sweep, deliver, kill a, store down, purge 720h
+//	advance 15m, sweep, deliver, kill a, purge 720h, ready
+//	store down | readonly | lost | up   after=N: once N writes went well
+//	callbacks complete fail=1 panic=1 slow=7s
 //	reconcile #1, cancel #1, redeliver #1
-//	show, audit #1, audit orphans
+//	show, outbox, audit #1, audit orphans
+//	watch                               log warnings and error events are shown
+//	answers failure 418                 the bot answers signin/failure itself
 //
 // Options: as=USER, on=INSTANCE, device=PLATFORM, chat=ID, type=channel.
 func Run(t *testing.T, dir string, rewrite bool) {

@@ -33,6 +33,7 @@ type world struct {
 	config machine.Config
 	names  []string // of connections
 	engine map[string]*machine.Engine
+	living map[string]*process
 
 	mu      sync.Mutex
 	out     []string
@@ -40,12 +41,13 @@ type world struct {
 	seq     int            // activities sent
 	waiting map[string]chan string
 	fails   map[string]int // callbacks that are to fail: name -> how often
+	panics  map[string]int // … that are to panic
 	slow    map[string]time.Duration
 	gates   map[string]chan struct{}
 }
 
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, ids: map[string]int{}, engine: map[string]*machine.Engine{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
+	w := &world{t: t, ids: map[string]int{}, engine: map[string]*machine.Engine{}, living: map[string]*process{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
 	w.mem = memstore.New(time.Now)
 	w.store = &faultStore{Store: w.mem}
 	w.tokens = NewTokenService(w.say)
@@ -98,6 +100,8 @@ func (w *world) on(instance string) *machine.Engine {
 	}
 	cfg := w.config
 	cfg.Instance = instance
+	proc := &process{Store: w.store}
+	cfg.Store = proc
 	cfg.Connections = nil
 	for _, n := range w.names {
 		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n})
@@ -116,21 +120,21 @@ func (w *world) on(instance string) *machine.Engine {
 			if tok.Token.Empty() {
 				what = "the token is gone"
 			}
-			return w.callback(ctx, turn, "complete", fmt.Sprintf("OnSignInComplete %s, %s", n, what))
+			return w.callback(ctx, proc, turn, "complete", fmt.Sprintf("OnSignInComplete %s, %s", n, what))
 		})
 		f.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, fail *machine.Failure) error {
 			what := "server side"
 			if fail != nil {
 				what = "client: " + fail.Code
 			}
-			return w.callback(ctx, turn, "failure", fmt.Sprintf("OnSignInFailure %s, %s", n, what))
+			return w.callback(ctx, proc, turn, "failure", fmt.Sprintf("OnSignInFailure %s, %s", n, what))
 		})
 	}
-	w.engine[instance] = e
+	w.engine[instance], w.living[instance] = e, proc
 	return e
 }
 
-func (w *world) callback(ctx context.Context, turn *machine.Turn, kind, line string) error {
+func (w *world) callback(ctx context.Context, proc *process, turn *machine.Turn, kind, line string) error {
 	if key := turn.DeliveryKey(); key != "" {
 		id, rest, _ := strings.Cut(key, "/")
 		line += fmt.Sprintf("  [#%d/%s]", w.number(id), rest)
@@ -144,14 +148,28 @@ func (w *world) callback(ctx context.Context, turn *machine.Turn, kind, line str
 	if fail {
 		w.fails[kind]--
 	}
+	panics := w.panics[kind] > 0
+	if panics {
+		w.panics[kind]--
+	}
 	w.mu.Unlock()
 	if slow > 0 {
 		w.say("callback %s begins", line)
 		select {
 		case <-time.After(slow):
 		case <-ctx.Done():
+			if !proc.dead.Load() {
+				w.say("callback %s: out of time", line)
+			}
 			return ctx.Err()
 		}
+	}
+	if proc.dead.Load() {
+		return nil
+	}
+	if panics {
+		w.say("callback %s: the handler panics", line)
+		panic("the handler panicked")
 	}
 	if fail {
 		w.say("callback %s: the handler fails", line)
@@ -242,19 +260,27 @@ func verbs() map[string]func(*world, context.Context, command) string {
 		},
 		"down": func(w *world, _ context.Context, _ command) string { w.tokens.down = true; return "" },
 		"up":   func(w *world, _ context.Context, _ command) string { w.tokens.down = false; return "" },
-		"store": func(w *world, _ context.Context, c command) string {
-			w.store.set(c.word(0))
-			return ""
+		"store": (*world).disturb,
+		"ready": func(w *world, ctx context.Context, c command) string {
+			if err := w.on(c.opt("on", "a")).Ready(ctx); err != nil {
+				return "not ready: " + err.Error()
+			}
+			return "ready"
 		},
-		"callbacks": func(w *world, _ context.Context, c command) string { // callbacks complete fail=2 slow=7s
+		"callbacks": func(w *world, _ context.Context, c command) string { // callbacks complete fail=2 panic=1 slow=7s
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.fails[c.word(0)], _ = strconv.Atoi(c.opt("fail", "0"))
+			w.panics[c.word(0)], _ = strconv.Atoi(c.opt("panic", "0"))
 			w.slow[c.word(0)], _ = time.ParseDuration(c.opt("slow", "0s"))
 			return ""
 		},
 		"kill": func(w *world, _ context.Context, c command) string { // the process is gone; a new one starts under its name
+			if p := w.living[c.word(0)]; p != nil {
+				p.dead.Store(true)
+			}
 			delete(w.engine, c.word(0))
+			delete(w.living, c.word(0))
 			return ""
 		},
 		"signin":    (*world).signIn,
@@ -272,6 +298,9 @@ func verbs() map[string]func(*world, context.Context, command) string {
 		"redeliver": (*world).operate,
 		"purge":     (*world).purge,
 		"show":      (*world).show,
+		"outbox":    (*world).outbox,
+		"watch":     (*world).watch,
+		"answers":   (*world).answers,
 		"audit":     (*world).audit,
 	}
 }
