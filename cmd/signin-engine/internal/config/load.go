@@ -210,17 +210,21 @@ func snake(name string) string {
 // decode fills cfg and says what did not fit.
 func decode(ko *koanf.Koanf, cfg *Config) Errors {
 	var problems Errors
+	goNames(ko.Raw(), "", &problems)
 	var meta mapstructure.Metadata
 	err := ko.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
 		DecodeHook:       mapstructure.ComposeDecodeHookFunc(durations, mapstructure.TextUnmarshallerHookFunc()),
 		WeaklyTypedInput: true, // the environment has strings only
-		MatchName:        func(key, field string) bool { return key == field || key == snake(field) },
+		MatchName:        func(key, field string) bool { return key == snake(field) },
 		Metadata:         &meta,
 	}})
 	explain(err, &problems)
 	slices.Sort(meta.Unused)
 	for _, path := range meta.Unused {
 		key := keyPath(path)
+		if strings.ContainsFunc(path[strings.LastIndexByte(path, '.')+1:], unicode.IsUpper) {
+			continue // said already
+		}
 		if text, ok := later(key); ok {
 			problems.add(key, "%s", text)
 		} else {
@@ -229,6 +233,25 @@ func decode(ko *koanf.Koanf, cfg *Config) Errors {
 	}
 	slices.SortStableFunc(problems, func(a, b *Error) int { return strings.Compare(a.Key, b.Key) })
 	return problems
+}
+
+// goNames refuses keys with capitals: the decoder would take DuplicateWait for
+// duplicate_wait.
+func goNames(v any, path string, problems *Errors) {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, inner := range v {
+			if strings.ContainsFunc(key, unicode.IsUpper) {
+				problems.add(path+key, "unknown key")
+			} else if path+key != "message_extension" {
+				goNames(inner, path+key+".", problems)
+			}
+		}
+	case []any:
+		for i, inner := range v {
+			goNames(inner, strings.TrimSuffix(path, ".")+"["+strconv.Itoa(i)+"].", problems)
+		}
+	}
 }
 
 // durations reads "3s"; a bare number would be nanoseconds, which nobody means.
@@ -242,10 +265,15 @@ func durations(from, to reflect.Type, data any) (any, error) {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return nil, errors.New(strconv.Quote(s) + " is no duration such as 3s, 15m or 720h")
+		return nil, valueError(strconv.Quote(s) + " is no duration such as 3s, 15m or 720h")
 	}
 	return d, nil
 }
+
+// valueError says what is wrong with a value; it is shown to the user.
+type valueError string
+
+func (e valueError) Error() string { return string(e) }
 
 // explain finds the leaves of a decoding error: each knows its key.
 func explain(err error, problems *Errors) bool {
@@ -267,16 +295,16 @@ func explain(err error, problems *Errors) bool {
 	if explain(cause, problems) {
 		return true
 	}
-	var kind *mapstructure.UnconvertibleTypeError
+	var value valueError
 	var parse *mapstructure.ParseError
-	text := cause.Error()
+	text := "has the wrong kind of value"
 	switch {
-	case errors.As(cause, &kind):
-		text = "has the wrong kind of value"
+	case errors.As(cause, &value):
+		text = value.Error()
 	case errors.As(cause, &parse):
 		text = "has a value that cannot be read"
 	}
-	problems.add(keyPath(de.Name()), "%s", strings.ReplaceAll(text, "\n", " "))
+	problems.add(keyPath(de.Name()), "%s", text)
 	return true
 }
 

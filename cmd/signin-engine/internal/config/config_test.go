@@ -1,0 +1,269 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/machine"
+)
+
+// good is the smallest configuration that can be served.
+const good = `
+app_id: 00000000-0000-4000-8000-0000000000b0
+client_secret: hunter2
+inbound_auth: none
+connections: [{name: teamsgraph}]
+`
+
+func load(t *testing.T, yaml string, environ ...string) (config.Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config.Load(config.Source{File: path, Environ: environ})
+}
+
+// check loads and checks, as serve does.
+func check(t *testing.T, yaml string, environ ...string) error {
+	t.Helper()
+	cfg, err := load(t, yaml, environ...)
+	if err != nil {
+		return err
+	}
+	return cfg.Check()
+}
+
+func TestGood(t *testing.T) {
+	if err := check(t, good); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := load(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(machine.DefaultPolicy(), cfg.Policy); diff != "" {
+		t.Errorf("policy: %s", diff)
+	}
+	if diff := cmp.Diff(machine.DefaultTimeouts(), cfg.Timeouts); diff != "" {
+		t.Errorf("timeouts: %s", diff)
+	}
+}
+
+// Every key of the documented file is known, and lands where it should.
+func TestEveryKey(t *testing.T) {
+	cfg, err := load(t, `
+app_id: a
+tenant_id: t
+client_secret: s
+listen: 127.0.0.1:1
+store: "bolt:x.db"
+token_service_url: https://token.example
+login_url: https://login.example
+openid_metadata_url: https://meta.example
+inbound_auth: none
+service_urls: ["*.example.com"]
+operator: "unix:x.sock"
+operator_token: o
+connections:
+  - name: teamsgraph
+    alias: graph
+    display_name: Microsoft Graph
+    card_text: Please Sign In
+    button_text: Sign In
+    profile: {command: my ad user, url: https://graph.microsoft.com/v1.0/me}
+policy: {duplicate_wait: 0s, failed_duplicate: noop, failure_fanout: all, late_invoke: reject, resend_cooldown: 1s, max_code_tries: 2, on_silent_error: card, group_chat: one_to_one, group_sso: false, success_body: echo, popup_closed: fail, compose_cooldown: 31s, combined_lookup: true, callback_budget: 6s, callback_mode: at_most_once}
+timeouts: {attempt: 16m, upstream: 11s, lease: 31s, outbox_lease: 61s, sweep: 6s, retention: 721h}
+log: {level: debug, format: json}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = cfg.Check(); err != nil {
+		t.Fatal(err)
+	}
+	wantPolicy := machine.Policy{
+		FailedDuplicate: machine.Noop, FailureFanout: machine.All, LateInvoke: machine.Reject, ResendCooldown: time.Second,
+		MaxCodeTries: 2, OnSilentError: machine.CardAnyway, GroupChat: machine.OneToOne, SuccessBody: machine.Echo,
+		PopupClosed: machine.Fail, ComposeCooldown: 31 * time.Second, CombinedLookup: true, CallbackBudget: 6 * time.Second,
+		CallbackMode: machine.AtMostOnce,
+	}
+	if diff := cmp.Diff(wantPolicy, cfg.Policy); diff != "" {
+		t.Errorf("policy: %s", diff)
+	}
+	wantTimeouts := machine.Timeouts{
+		Attempt: 16 * time.Minute, Upstream: 11 * time.Second, Lease: 31 * time.Second, OutboxLease: 61 * time.Second,
+		Sweep: 6 * time.Second, Retention: 721 * time.Hour,
+	}
+	if diff := cmp.Diff(wantTimeouts, cfg.Timeouts); diff != "" {
+		t.Errorf("timeouts: %s", diff)
+	}
+	wantConnection := config.Connection{
+		Name: "teamsgraph", Alias: "graph", DisplayName: "Microsoft Graph", CardText: "Please Sign In", ButtonText: "Sign In",
+		Profile: &config.Profile{Command: "my ad user", URL: "https://graph.microsoft.com/v1.0/me"},
+	}
+	if diff := cmp.Diff([]config.Connection{wantConnection}, cfg.Connections); diff != "" {
+		t.Errorf("connections: %s", diff)
+	}
+	if cfg.ClientSecret.Reveal() != "s" || cfg.OperatorToken.Reveal() != "o" || cfg.Log != (config.Log{Level: "debug", Format: "json"}) {
+		t.Errorf("%+v", cfg)
+	}
+}
+
+// Each mistake is one line that names its key.
+func TestMistakes(t *testing.T) {
+	const connection = "\nconnections: [{name: teamsgraph}]\n"
+	for name, tc := range map[string]struct {
+		yaml    string
+		environ []string
+		want    string
+	}{
+		"unknown key":            {yaml: good + "listn: x", want: "listn: unknown key"},
+		"unknown nested key":     {yaml: good + "policy: {duplicate: 3s}", want: "policy.duplicate: unknown key"},
+		"unknown connection key": {yaml: "app_id: a\nconnections: [{nam: x}]", want: "connections[0].nam: unknown key"},
+		"go name as a key":       {yaml: good + "policy: {DuplicateWait: 3s}", want: "policy.DuplicateWait: unknown key"},
+		"unknown variable":       {yaml: good, environ: []string{"SIGNIN_ENGINE_LISTN=x"}, want: "SIGNIN_ENGINE_LISTN: unknown environment variable"},
+		"broken yaml":            {yaml: "a: [", want: "--config: "},
+		"later key":              {yaml: good + "certificate_file: x", want: "certificate_file: is not available in this version"},
+		"no duration":            {yaml: good + "timeouts: {sweep: soon}", want: `timeouts.sweep: "soon" is no duration`},
+		"duration without unit":  {yaml: good + "timeouts: {sweep: 5}", want: `timeouts.sweep: "5" is no duration`},
+		"variable no duration":   {yaml: good, environ: []string{"SIGNIN_ENGINE_TIMEOUTS_SWEEP=x"}, want: `timeouts.sweep: "x" is no duration`},
+		"no number":              {yaml: good + "policy: {max_code_tries: many}", want: "policy.max_code_tries: has a value that cannot be read"},
+		"secret is a list":       {yaml: "client_secret: [hunter2]" + connection, want: "client_secret: has the wrong kind of value"},
+		"zero duration":          {yaml: good + "timeouts: {sweep: 0s}", want: "timeouts.sweep: must be positive"},
+		"negative wait":          {yaml: good + "policy: {duplicate_wait: -1s}", want: "policy.duplicate_wait: must not be negative"},
+		"unknown word":           {yaml: good + "policy: {late_invoke: maybe}", want: `policy.late_invoke: "maybe" is neither`},
+		"upstream not < lease":   {yaml: good + "timeouts: {upstream: 30s}", want: "timeouts.upstream: 30s is not shorter than timeouts.lease"},
+		"no app id":              {yaml: "inbound_auth: none\nclient_secret: x" + connection, want: "app_id: is missing"},
+		"no secret":              {yaml: "inbound_auth: none\napp_id: a" + connection, want: "client_secret: is missing"},
+		"no secret file":         {yaml: "inbound_auth: none\napp_id: a\nclient_secret_file: /nonexistent" + connection, want: "client_secret_file: "},
+		"two secrets":            {yaml: good + "client_secret_file: x", want: "client_secret_file: is set together with client_secret"},
+		"no connection":          {yaml: "inbound_auth: none\napp_id: a\nclient_secret: x", want: "connections: at least one"},
+		"nameless connection":    {yaml: "inbound_auth: none\napp_id: a\nclient_secret: x\nconnections: [{alias: x}]", want: "connections[0].name: is missing"},
+		"jwt":                    {yaml: good + "listen: 127.0.0.1:0", environ: []string{"SIGNIN_ENGINE_INBOUND_AUTH=jwt"}, want: "inbound_auth: jwt is not available"},
+		"none off loopback":      {yaml: good + "listen: 0.0.0.0:3978", want: "inbound_auth: none needs a loopback listener"},
+		"none on every address":  {yaml: good + `listen: ":3978"`, want: "inbound_auth: none needs a loopback listener"},
+		"other auth":             {yaml: good, environ: []string{"SIGNIN_ENGINE_INBOUND_AUTH=basic"}, want: `inbound_auth: "basic" is neither`},
+		"no listener":            {yaml: good + "listen: here", want: `listen: "here" is no host:port`},
+		"service url star":       {yaml: good + `service_urls: ["*"]`, want: "service_urls: "},
+		"postgres":               {yaml: good + "store: postgres://u:hunter2@h/d", want: "store: postgres is not available"},
+		"other store":            {yaml: good + "store: signin.db", want: "store: is neither"},
+		"tcp without token":      {yaml: good + `operator: "127.0.0.1:3980"`, want: "operator_token: is missing"},
+		"odd operator":           {yaml: good + "operator: ftp://x", want: `operator: "ftp://x" is neither`},
+		"odd url":                {yaml: good + "token_service_url: token.example", want: "token_service_url: is no http or https URL"},
+		"log level":              {yaml: good + "log: {level: loud}", want: `log.level: "loud" is none of`},
+		"log format":             {yaml: good + "log: {format: xml}", want: `log.format: "xml" is none of`},
+		"message extension":      {yaml: good + "message_extension: {connection: wiki}", want: "message_extension: is not available in this version"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := check(t, tc.yaml, tc.environ...)
+			var all config.Errors
+			if !errors.As(err, &all) {
+				t.Fatalf("%v, want config.Errors", err)
+			}
+			if !hasLine(err, tc.want) {
+				t.Errorf("%q has no line %q", err, tc.want)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("a secret is in %q", err)
+			}
+		})
+	}
+}
+
+func hasLine(err error, start string) bool {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if strings.HasPrefix(line, start) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestConnectionsTwice(t *testing.T) {
+	const head = "app_id: a\nclient_secret: x\ninbound_auth: none\n"
+	for name, tc := range map[string]struct{ connections, want string }{
+		"name":          {"[{name: a}, {name: A}]", "connections[1].name: "},
+		"alias":         {"[{name: a, alias: x}, {name: b, alias: X}]", "connections[1].alias: "},
+		"alias is name": {"[{name: a}, {name: b, alias: a}]", "connections[1].alias: "},
+		"own alias":     {"[{name: a, alias: A}]", ""},
+		"command": {
+			"[{name: a, profile: {command: me, url: https://x.example}}, {name: b, profile: {command: Me, url: https://x.example}}]",
+			"connections[1].profile.command: ",
+		},
+		"bot's own word": {"[{name: a, profile: {command: login now, url: https://x.example}}]", "connections[0].profile.command: "},
+		"plain http":     {"[{name: a, profile: {command: me, url: http://x.example}}]", "connections[0].profile.url: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := check(t, head+"connections: "+tc.connections)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !hasLine(err, tc.want)) {
+				t.Errorf("%v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte("store: bolt:file.db\nlisten: 127.0.0.1:1\napp_id: file\nlogin_url:\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	flags.String("store", "bolt:default.db", "")
+	flags.String("listen", "default", "")
+	flags.String("app-id", "", "")
+	flags.StringSlice("service-url", nil, "")
+	if err := flags.Parse([]string{"--store", "bolt:flag.db", "--service-url", "a.example,b.example"}); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(config.Source{File: path, Flags: flags, Environ: []string{
+		"SIGNIN_ENGINE_STORE=bolt:env.db", "SIGNIN_ENGINE_LISTEN=127.0.0.1:2", "SIGNIN_ENGINE_POLICY_GROUP_SSO=false",
+		"SIGNIN_ENGINE_CLIENT_SECRET=", "SIGNIN_ENGINE_CONFIG=x", "SIGNIN_ENGINE_SERVICE_HOST=10.0.0.1",
+		"SIGNIN_ENGINE_PORT=tcp://10.0.0.1:80", "SIGNIN_ENGINE_PORT_80_TCP=tcp://10.0.0.1:80", "OTHER=1",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Store != "bolt:flag.db" || cfg.Listen != "127.0.0.1:2" || cfg.AppID != "file" || cfg.Policy.GroupSSO {
+		t.Errorf("%+v", cfg)
+	}
+	if cfg.LoginURL != config.Default().LoginURL {
+		t.Errorf("a key without a value is not set: %q", cfg.LoginURL)
+	}
+	if diff := cmp.Diff([]string{"a.example", "b.example"}, cfg.ServiceURLs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSecretFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("hunter2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := load(t, strings.Replace(good, "client_secret: hunter2", "client_secret_file: "+path, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = cfg.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.ClientSecret.Reveal() != "hunter2" {
+		t.Error("the secret is not the file's content")
+	}
+}
+
+// A loopback Token Service is the emulator: no secret is needed.
+func TestEmulatorNeedsNoSecret(t *testing.T) {
+	err := check(t, strings.Replace(good, "client_secret: hunter2", "token_service_url: http://127.0.0.1:3979", 1))
+	if err != nil {
+		t.Error(err)
+	}
+}
