@@ -27,7 +27,9 @@ func (c *call) perform(ctx context.Context, act Act, a *store.Attempt, ev Event)
 	bounded, cancel := context.WithTimeout(ctx, c.eng.timeouts.Upstream)
 	defer cancel()
 	began := c.eng.clock()
+	failpoint("before", string(act))
 	c.reach(bounded, act, a, &out)
+	failpoint("after", string(act))
 	took := c.eng.clock().Sub(began)
 
 	line := store.Event{
