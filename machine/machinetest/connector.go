@@ -65,14 +65,14 @@ func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.M
 		select {
 		case <-gate:
 		case <-ctx.Done():
-			c.log("%s: no answer", about)
+			c.log("%s: %s", about, unanswered(ctx))
 			return "", ctx.Err()
 		}
 	}
 	switch {
 	case next.silent:
 		<-ctx.Done()
-		c.log("%s: no answer", about)
+		c.log("%s: %s", about, unanswered(ctx))
 		return "", errors.Join(errors.New("connector: no answer"), ctx.Err())
 	case next.status >= 300:
 		c.log("%s: %d", about, next.status)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -118,50 +117,4 @@ func (s *faultStore) Info(ctx context.Context) (store.Info, error) {
 		return store.Info{}, err
 	}
 	return s.Store.Info(ctx)
-}
-
-// process is what dies with an instance: from then on its engine reaches the
-// store no more, and its callbacks are not heard.
-type process struct {
-	store.Store
-	dead atomic.Bool
-}
-
-func (p *process) alive() error {
-	if p.dead.Load() {
-		return outOfOrder()
-	}
-	return nil
-}
-
-func (p *process) Apply(ctx context.Context, commits []store.Commit) []error {
-	if err := p.alive(); err != nil {
-		errs := make([]error, len(commits))
-		for i := range errs {
-			errs[i] = err
-		}
-		return errs
-	}
-	return p.Store.Apply(ctx, commits)
-}
-
-func (p *process) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
-	if err := p.alive(); err != nil {
-		return store.Snapshot{}, err
-	}
-	return p.Store.Find(ctx, q)
-}
-
-func (p *process) Get(ctx context.Context, id string) (store.Snapshot, error) {
-	if err := p.alive(); err != nil {
-		return store.Snapshot{}, err
-	}
-	return p.Store.Get(ctx, id)
-}
-
-func (p *process) List(ctx context.Context, f store.Filter) (store.Page, error) {
-	if err := p.alive(); err != nil {
-		return store.Page{}, err
-	}
-	return p.Store.List(ctx, f)
 }

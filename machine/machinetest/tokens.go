@@ -55,7 +55,7 @@ func (s *TokenService) enter(ctx context.Context, op, about string) (script, err
 		select {
 		case <-gate:
 		case <-ctx.Done():
-			s.log("%s %s: no answer", op, about)
+			s.log("%s %s: %s", op, about, unanswered(ctx))
 			return script{}, &tokensvc.Error{Op: op, Err: ctx.Err()}
 		}
 	}
@@ -72,7 +72,7 @@ func (s *TokenService) enter(ctx context.Context, op, about string) (script, err
 		return script{}, &tokensvc.Error{Op: op, Status: 503}
 	case next.silent:
 		<-ctx.Done()
-		s.log("%s %s: no answer", op, about)
+		s.log("%s %s: %s", op, about, unanswered(ctx))
 		return script{}, &tokensvc.Error{Op: op, Err: ctx.Err()}
 	case next.status == 404 && op != "exchange":
 		s.log("%s %s: 404", op, about)

@@ -33,9 +33,10 @@ type world struct {
 	config machine.Config
 	names  []string // of connections
 	engine map[string]*machine.Engine
-	living map[string]*process
 
 	mu      sync.Mutex
+	procs   map[string]*process // the newest of each instance
+	killAt  map[string]string   // instance -> the row after which it dies
 	out     []string
 	ids     map[string]int // attempt id -> #n
 	seq     int            // activities sent
@@ -47,7 +48,8 @@ type world struct {
 }
 
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, ids: map[string]int{}, engine: map[string]*machine.Engine{}, living: map[string]*process{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
+	w := &world{t: t, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
+	w.procs, w.killAt = map[string]*process{}, map[string]string{}
 	w.mem = memstore.New(time.Now)
 	w.store = &faultStore{Store: w.mem}
 	w.tokens = NewTokenService(w.say)
@@ -66,6 +68,7 @@ func newWorld(t testing.TB) *world {
 				line += "  " + e.Detail
 			}
 			w.say("%s", line)
+			w.dieAt(e.Instance, e.Row)
 		}},
 	}
 	return w
@@ -95,13 +98,15 @@ func (w *world) number(id string) int {
 
 // on returns the engine of an instance, made at first use.
 func (w *world) on(instance string) *machine.Engine {
-	if e := w.engine[instance]; e != nil {
+	if e := w.engine[instance]; e != nil && !w.process(instance).killed() {
 		return e
 	}
 	cfg := w.config
 	cfg.Instance = instance
-	proc := &process{Store: w.store}
-	cfg.Store = proc
+	p := newProcess()
+	cfg.Store = processStore{Store: w.store, p: p}
+	cfg.Tokens = processTokens{svc: w.tokens, p: p}
+	cfg.Messenger = processConnector{conn: w.conn, p: p}
 	cfg.Connections = nil
 	for _, n := range w.names {
 		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n})
@@ -120,21 +125,61 @@ func (w *world) on(instance string) *machine.Engine {
 			if tok.Token.Empty() {
 				what = "the token is gone"
 			}
-			return w.callback(ctx, proc, turn, "complete", fmt.Sprintf("OnSignInComplete %s, %s", n, what))
+			return w.callback(ctx, p, turn, "complete", fmt.Sprintf("OnSignInComplete %s, %s", n, what))
 		})
 		f.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, fail *machine.Failure) error {
 			what := "server side"
 			if fail != nil {
 				what = "client: " + fail.Code
 			}
-			return w.callback(ctx, proc, turn, "failure", fmt.Sprintf("OnSignInFailure %s, %s", n, what))
+			return w.callback(ctx, p, turn, "failure", fmt.Sprintf("OnSignInFailure %s, %s", n, what))
 		})
 	}
-	w.engine[instance], w.living[instance] = e, proc
+	w.engine[instance] = e
+	w.mu.Lock()
+	w.procs[instance] = p
+	w.mu.Unlock()
 	return e
 }
 
-func (w *world) callback(ctx context.Context, proc *process, turn *machine.Turn, kind, line string) error {
+// process is the newest of an instance, nil if there was none yet.
+func (w *world) process(instance string) *process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.procs[instance]
+}
+
+// kill ends a process, at once or right after a row has become durable:
+// kill a, kill a at=B2. What is asked of the instance next starts a new one.
+func (w *world) kill(_ context.Context, c command) string {
+	if row := c.opt("at", ""); row != "" {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.killAt[c.word(0)] = row
+		return ""
+	}
+	if p := w.process(c.word(0)); p != nil {
+		p.kill()
+	}
+	return ""
+}
+
+func (w *world) dieAt(instance, row string) {
+	w.mu.Lock()
+	p, at := w.procs[instance], w.killAt[instance]
+	if at == row {
+		delete(w.killAt, instance)
+	}
+	w.mu.Unlock()
+	if at == row && p != nil {
+		p.kill()
+	}
+}
+
+func (w *world) callback(ctx context.Context, p *process, turn *machine.Turn, kind, line string) error {
+	if p.killed() {
+		return errGone
+	}
 	if key := turn.DeliveryKey(); key != "" {
 		id, rest, _ := strings.Cut(key, "/")
 		line += fmt.Sprintf("  [#%d/%s]", w.number(id), rest)
@@ -158,14 +203,11 @@ func (w *world) callback(ctx context.Context, proc *process, turn *machine.Turn,
 		select {
 		case <-time.After(slow):
 		case <-ctx.Done():
-			if !proc.dead.Load() {
-				w.say("callback %s: out of time", line)
-			}
+			w.say("callback %s: out of time", line)
 			return ctx.Err()
+		case <-p.gone:
+			return errGone
 		}
-	}
-	if proc.dead.Load() {
-		return nil
 	}
 	if panics {
 		w.say("callback %s: the handler panics", line)
@@ -233,7 +275,17 @@ func (w *world) run(ctx context.Context, line string) string {
 	if !ok {
 		w.t.Fatalf("scenario: unknown verb %q", c.verb)
 	}
-	return do(w, ctx, c)
+	instance := c.opt("on", "a")
+	p := w.process(instance)
+	ran := p != nil && !p.killed()
+	said := do(w, ctx, c)
+	if !ran {
+		p = w.process(instance)
+	}
+	if said != "" && p != nil && p.killed() {
+		return "no answer: " + errGone.Error()
+	}
+	return said
 }
 
 func verbs() map[string]func(*world, context.Context, command) string {
@@ -258,8 +310,8 @@ func verbs() map[string]func(*world, context.Context, command) string {
 			w.tokens.codes[c.word(0)] = owner(user(c), c.opt("for", w.names[0]))
 			return ""
 		},
-		"down": func(w *world, _ context.Context, _ command) string { w.tokens.down = true; return "" },
-		"up":   func(w *world, _ context.Context, _ command) string { w.tokens.down = false; return "" },
+		"down":  func(w *world, _ context.Context, _ command) string { w.tokens.down = true; return "" },
+		"up":    func(w *world, _ context.Context, _ command) string { w.tokens.down = false; return "" },
 		"store": (*world).disturb,
 		"ready": func(w *world, ctx context.Context, c command) string {
 			if err := w.on(c.opt("on", "a")).Ready(ctx); err != nil {
@@ -275,14 +327,7 @@ func verbs() map[string]func(*world, context.Context, command) string {
 			w.slow[c.word(0)], _ = time.ParseDuration(c.opt("slow", "0s"))
 			return ""
 		},
-		"kill": func(w *world, _ context.Context, c command) string { // the process is gone; a new one starts under its name
-			if p := w.living[c.word(0)]; p != nil {
-				p.dead.Store(true)
-			}
-			delete(w.engine, c.word(0))
-			delete(w.living, c.word(0))
-			return ""
-		},
+		"kill":      (*world).kill,
 		"signin":    (*world).signIn,
 		"signout":   (*world).signOut,
 		"exchange":  (*world).exchange,
@@ -543,6 +588,9 @@ func (w *world) audit(ctx context.Context, c command) string {
 
 func (w *world) flush(ctx context.Context) {
 	for _, name := range slices.Sorted(maps.Keys(w.engine)) {
+		if w.process(name).killed() {
+			continue
+		}
 		if err := w.engine[name].Drain(ctx); err != nil {
 			w.t.Fatalf("scenario: %v", err)
 		}
