@@ -124,7 +124,11 @@ func duration[T any](at func(*T) *time.Duration) field[T] {
 			return dst
 		},
 		get: func(v *T, val value) error {
-			*at(v) = time.Duration(val.signed()) * time.Microsecond
+			d := time.Duration(val.signed()) * time.Microsecond
+			if d.Microseconds() != val.signed() {
+				return corrupt("duration out of range")
+			}
+			*at(v) = d
 			return nil
 		},
 	}

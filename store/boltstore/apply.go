@@ -413,12 +413,11 @@ func (t *txn) putOrphan(e *store.Event) error {
 
 // appendLine appends length and encoding; what the key says is left out.
 func (t *txn) appendLine(e *store.Event) {
-	line := *e
-	line.Attempt, line.Seq = "", 0
-	var buf [512]byte
-	b := store.AppendEvent(buf[:0], &line)
-	t.s.arena = binary.AppendUvarint(t.s.arena, uint64(len(b)))
-	t.s.arena = append(t.s.arena, b...)
+	t.line = *e
+	t.line.Attempt, t.line.Seq = "", 0
+	t.encoded = store.AppendEvent(t.encoded[:0], &t.line)
+	t.s.arena = binary.AppendUvarint(t.s.arena, uint64(len(t.encoded)))
+	t.s.arena = append(t.s.arena, t.encoded...)
 }
 
 // lastSeq is the Seq of the attempt's last line, 0 for none.

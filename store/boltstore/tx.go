@@ -28,6 +28,9 @@ type txn struct {
 	seek  *bbolt.Cursor // over rows, positioned anew by each use
 	woken []string      // attempts that changed
 	put   store.Attempt // the one that is being written
+	line  store.Event   // likewise
+
+	encoded []byte // of line
 
 	skewRead  bool
 	skewValue uint64 // microseconds

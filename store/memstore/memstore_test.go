@@ -32,9 +32,14 @@ func TestConformanceRealClock(t *testing.T) {
 }
 
 func TestConformanceGrouped(t *testing.T) {
-	storetest.Run(t, func(*testing.T) storetest.Harness {
+	grouped := func(*testing.T) storetest.Harness {
 		return storetest.Harness{Store: store.NewGroup(memstore.New(nil))}
-	})
+	}
+	for _, suite := range []func(*testing.T, storetest.New){
+		storetest.Semantics, storetest.Uniqueness, storetest.Groups, storetest.Concurrency, storetest.Outbox, storetest.Marks, storetest.Changed,
+	} {
+		suite(t, grouped)
+	}
 }
 
 func TestChangedParks(t *testing.T) {
