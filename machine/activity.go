@@ -37,12 +37,3 @@ type Failure struct {
 	Code    string
 	Message string
 }
-
-// userKey is who sent the activity, to which bot.
-func (a *Activity) userKey(app string) store.UserKey {
-	return store.UserKey{
-		App:     app,
-		Channel: store.BaseChannel(a.Conversation.Channel),
-		User:    a.Conversation.UserID,
-	}
-}

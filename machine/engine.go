@@ -24,6 +24,7 @@ type Connection struct {
 	Name        string // as in the Azure Bot resource; compared without regard to case
 	DisplayName string // for people; "" = Name
 	CardText    string // "" = "Please Sign In" [S 004]
+	DoneText    string // what takes the card's place once the user is signed in; "" = the card stays
 	ButtonText  string // "" = "Sign In" [S 004]
 }
 
@@ -47,6 +48,16 @@ type Config struct {
 	Log         zerolog.Logger
 	Clock       func() time.Time // nil = time.Now; only durations are taken from it
 	Hooks       Hooks
+
+	// KeepRequest keeps the activity with which the user asked, sealed, for as
+	// long as the attempt lives: [Turn.Request] of the completion has it.
+	KeepRequest bool
+	// TypedCodes takes a message of six digits for a verification code while a
+	// popup is pending.
+	TypedCodes bool
+	// Prefetch names the connections whose tokens are fetched before the bot
+	// sees an activity.
+	Prefetch []string
 }
 
 // Engine runs the sign-ins of one bot in one process. Its methods may be
@@ -69,6 +80,10 @@ type Engine struct {
 
 	flows  []*Flow // in the order of registration
 	byName map[string]*Flow
+
+	keepRequest bool
+	typedCodes  bool
+	prefetch    []*Flow
 
 	silentHits counter
 	detached   sync.WaitGroup // callbacks that went on over their budget
@@ -134,6 +149,14 @@ func New(cfg Config) (*Engine, error) {
 		if err := e.register(c); err != nil {
 			return nil, err
 		}
+	}
+	e.keepRequest, e.typedCodes = cfg.KeepRequest, cfg.TypedCodes
+	for _, name := range cfg.Prefetch {
+		f, err := e.Flow(name)
+		if err != nil {
+			return nil, fmt.Errorf("machine: prefetch: %w", err)
+		}
+		e.prefetch = append(e.prefetch, f)
 	}
 	return e, nil
 }

@@ -63,6 +63,9 @@ func (f *Flow) SignIn(ctx context.Context, turn *Turn, opts ...SignInOption) (to
 
 // Token is [Turn.Token] for this connection.
 func (f *Flow) Token(ctx context.Context, turn *Turn) (tokensvc.Token, error) {
+	if tok, ok := turn.fetched[f]; ok {
+		return tok, nil
+	}
 	tok, err := f.eng.tokens.GetToken(ctx, tokensvc.UserConnection{
 		UserID: turn.to.UserID, Connection: f.conn.Name, ChannelID: store.BaseChannel(turn.to.Channel),
 	}, tokensvc.Secret{})
@@ -82,7 +85,10 @@ func (f *Flow) SignedIn(ctx context.Context, turn *Turn) (bool, error) {
 }
 
 // SignOut is [Turn.SignOut] for this connection.
-func (f *Flow) SignOut(ctx context.Context, turn *Turn) error { return f.eng.signOut(ctx, turn, f) }
+func (f *Flow) SignOut(ctx context.Context, turn *Turn) error {
+	delete(turn.fetched, f)
+	return f.eng.signOut(ctx, turn, f)
+}
 
 // ConnectionStatus is [Turn.ConnectionStatus].
 func (f *Flow) ConnectionStatus(ctx context.Context, turn *Turn) ([]tokensvc.TokenStatus, error) {

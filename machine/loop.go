@@ -25,6 +25,7 @@ type call struct {
 
 	ssoToken tokensvc.Secret
 	code     tokensvc.Secret
+	request  []byte // the activity that asked, sealed
 	cardText string
 	button   string
 	cardTo   store.Conversation // where the card goes
@@ -101,6 +102,9 @@ func (c *call) drive(ctx context.Context, ev Event) (Outcome, error) {
 		}
 		here.attempt = d.Attempt
 		c.tell(ctx, &d, ev)
+		if d.Rule.To == store.Complete {
+			c.eng.retire(ctx, d.Attempt, c.flow)
+		}
 
 		switch d.Rule.Then {
 		case Nothing:
@@ -141,7 +145,7 @@ func (c *call) input(here sighting, ev Event) *Input {
 	in.NewID = c.eng.ids.next(in.Now)
 	if c.turn != nil {
 		in.Conversation = c.turn.to
-		in.Request = c.turn.request
+		in.Request = c.request
 	} else if here.attempt != nil {
 		in.Conversation = here.attempt.Conversation
 	}
@@ -224,7 +228,7 @@ func (c *call) commit(ctx context.Context, d *Decision, ev Event) error {
 	if len(d.Puts) > 0 && until.IsZero() {
 		until = c.now().Add(c.eng.timeouts.Lease - c.eng.timeouts.Upstream)
 	}
-	for pause := retryMin; ; pause = min(2*pause, retryMax) {
+	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		err := c.eng.store.Commit(ctx, w)
 		switch {
 		case err == nil:
@@ -243,8 +247,8 @@ func (c *call) commit(ctx context.Context, d *Decision, ev Event) error {
 
 // The pauses between two tries of a settling commit.
 const (
-	retryMin = 20 * time.Millisecond
-	retryMax = time.Second
+	shortPause = 20 * time.Millisecond
+	longPause  = time.Second
 )
 
 // flushable are the lines collected so far and those of the decision. Lines

@@ -24,6 +24,17 @@ func newSealer(key []byte) (*sealer, error) {
 	return &sealer{aead: aead}, nil
 }
 
+// maxRequest bounds what is kept of an activity, in bytes.
+const maxRequest = 64 << 10
+
+// sealed is the activity as it is kept; nil if it is not.
+func (e *Engine) sealed(act *Activity) []byte {
+	if !e.keepRequest || act == nil || len(act.Raw) == 0 || len(act.Raw) > maxRequest {
+		return nil
+	}
+	return e.sealer.seal(act.Raw)
+}
+
 func (s *sealer) seal(plain []byte) []byte {
 	nonce := make([]byte, s.aead.NonceSize())
 	_, _ = rand.Read(nonce) // never fails since Go 1.24

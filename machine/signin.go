@@ -16,6 +16,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	}
 	c := e.call(turn, f)
 	c.cardText, c.button = o.text, o.button
+	c.token, c.request = turn.fetched[f], e.sealed(turn.act)
 	c.locate = c.byKey
 	c.received("SignIn")
 	out, err := c.drive(context.WithoutCancel(ctx), Event{Kind: SignInAsked})

@@ -16,8 +16,8 @@ type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
 	to       store.Conversation
-	request  []byte // the activity that asked, sealed
 	original json.RawMessage
+	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch
 	delivery store.DeliveryKey
 }
 
@@ -127,7 +127,10 @@ func (t *Turn) SignOut(ctx context.Context, connection ...string) error {
 }
 
 // SignOutAll signs the user out of every connection of the bot (E4).
-func (t *Turn) SignOutAll(ctx context.Context) error { return t.eng.signOutAll(ctx, t) }
+func (t *Turn) SignOutAll(ctx context.Context) error {
+	t.fetched = nil
+	return t.eng.signOutAll(ctx, t)
+}
 
 // ConnectionStatus lists the user's connections and whether each has a token.
 func (t *Turn) ConnectionStatus(ctx context.Context) ([]tokensvc.TokenStatus, error) {

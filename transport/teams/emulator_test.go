@@ -25,6 +25,8 @@ type popup struct {
 	card      string
 }
 
+func (*popup) Before(context.Context, *machine.Turn) bool { return false }
+
 func (p *popup) Turn(a *machine.Activity) *machine.Turn {
 	p.last = a
 	return new(machine.Turn)

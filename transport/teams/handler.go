@@ -42,6 +42,8 @@ type Engine interface {
 	HandleInvoke(ctx context.Context, a *machine.Activity) (machine.Answer, bool)
 	// Turn gives the bot's own code its view of an activity.
 	Turn(a *machine.Activity) *machine.Turn
+	// Before does what comes before the bot; true = the bot need not see it.
+	Before(ctx context.Context, turn *machine.Turn) bool
 }
 
 // Bot is the bot's own code. It gets every activity that the engine does not
@@ -260,7 +262,11 @@ func (h *handler) route(ctx context.Context, a *machine.Activity) (answer machin
 			return answer, nil
 		}
 	}
-	given, err := h.bot.OnActivity(ctx, h.engine.Turn(a))
+	turn := h.engine.Turn(a)
+	if h.engine.Before(ctx, turn) {
+		return machine.Answer{Status: http.StatusOK}, nil
+	}
+	given, err := h.bot.OnActivity(ctx, turn)
 	switch {
 	case err != nil:
 		return machine.Answer{}, fmt.Errorf("bot: %w", err)

@@ -35,6 +35,8 @@ func (e *fakeEngine) HandleInvoke(ctx context.Context, a *machine.Activity) (mac
 	return e.handle(ctx, a)
 }
 
+func (*fakeEngine) Before(context.Context, *machine.Turn) bool { return false }
+
 func (e *fakeEngine) Turn(a *machine.Activity) *machine.Turn {
 	e.turns = append(e.turns, a)
 	return new(machine.Turn)

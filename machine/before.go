@@ -1,0 +1,63 @@
+package machine
+
+import (
+	"context"
+	"net/http"
+	"regexp"
+	"sync"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// sixDigits is a verification code as a user types it.
+var sixDigits = regexp.MustCompile(`^\d{6}$`)
+
+// Before does what is to be done with an activity before the bot's own code
+// sees it: a typed code is redeemed ([Config.TypedCodes]; then it reports true
+// and the bot does not see the message), tokens are fetched
+// ([Config.Prefetch]). Adapters call it for every activity that
+// [Engine.HandleInvoke] did not answer.
+func (e *Engine) Before(ctx context.Context, turn *Turn) bool {
+	if e.typedCodes && turn.act.Type == "message" && sixDigits.MatchString(turn.act.Text) && e.typedCode(ctx, turn) {
+		return true
+	}
+	e.fetch(ctx, turn)
+	return false
+}
+
+// typedCode redeems a code that was typed while a popup is pending.
+func (e *Engine) typedCode(ctx context.Context, turn *Turn) bool {
+	snap, err := e.store.Find(ctx, store.Query{User: store.UserKey(turn.userKey())})
+	if err != nil || len(snap.Attempts) == 0 || snap.Attempts[0].State.Terminal() {
+		return false
+	}
+	answer := e.redeemCode(context.WithoutCancel(ctx), turn, tokensvc.NewSecret(turn.act.Text))
+	return answer.Status != http.StatusServiceUnavailable
+}
+
+// fetch gets the tokens of the connections that the bot wants ahead. One that
+// is not to be had is not there: the bot's own call will say why.
+func (e *Engine) fetch(ctx context.Context, turn *Turn) {
+	if len(e.prefetch) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)
+	defer cancel()
+	var (
+		wg sync.WaitGroup
+		mu sync.Mutex
+	)
+	found := map[*Flow]tokensvc.Token{}
+	for _, f := range e.prefetch {
+		wg.Go(func() {
+			if tok, err := f.Token(ctx, turn); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				found[f] = tok
+			}
+		})
+	}
+	wg.Wait()
+	turn.fetched = found
+}
