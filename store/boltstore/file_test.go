@@ -187,7 +187,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// TestNoSecondSizeOfPurge checks that the file does not grow when the same
+// TestPurgeFreesPages checks that the file does not grow when the same
 // number of attempts comes and goes.
 func TestPurgeFreesPages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "signin.db")
