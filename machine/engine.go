@@ -119,6 +119,12 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("machine: %w", err)
 	}
+	return build(cfg, def)
+}
+
+// build makes an engine that runs a definition. The definition may serve many
+// engines.
+func build(cfg Config, def *definition) (*Engine, error) {
 	e := &Engine{
 		app: cfg.AppID, store: store.NewGroup(cfg.Store), tokens: cfg.Tokens, out: cfg.Messenger,
 		policy: DefaultPolicy(), timeouts: DefaultTimeouts(),
@@ -142,6 +148,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	secret := cfg.Store.Secret()
 	e.markKey = derive(secret, "marks")
+	var err error
 	if e.sealer, err = newSealer(derive(secret, "seals")); err != nil {
 		return nil, fmt.Errorf("machine: %w", err)
 	}
