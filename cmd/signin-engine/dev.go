@@ -52,6 +52,9 @@ there is something to look at; then it stays.
 not complete.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if once && show {
+				return usage("dev: --once and --print-config exclude each other")
+			}
 			cfg, err := c.settings(cmd)
 			if err != nil {
 				return err
@@ -72,7 +75,6 @@ not complete.`,
 	f.StringVar(&listen, "listen", devListen, "`host:port` of the bot")
 	f.StringVar(&emulated, "emulator", devEmulator, "`host:port` of the emulator")
 	c.idsFlag(cmd)
-	cmd.MarkFlagsMutuallyExclusive("once", "print-config")
 	return cmd
 }
 

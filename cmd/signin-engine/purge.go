@@ -24,6 +24,8 @@ func (c *cli) purgeCommand() *cobra.Command {
 			switch {
 			case older <= 0:
 				return usage("purge: --older-than is needed, a positive duration such as 720h")
+			case yes && dry:
+				return usage("purge: --yes and --dry-run exclude each other")
 			case !yes && !dry:
 				return fmt.Errorf("%w: purge needs --yes, or --dry-run to count only", errRefused)
 			}
@@ -56,7 +58,6 @@ func (c *cli) purgeCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&older, "older-than", 0, "ended longer ago than this `duration`")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "count only")
-	cmd.MarkFlagsMutuallyExclusive("yes", "dry-run")
 	c.formatFlag(cmd, formatTable, formatJSON)
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 func (c *cli) watchCommand() *cobra.Command {
 	var events bool
 	var interval time.Duration
+	var count int
 	cmd := &cobra.Command{
 		Use:   "watch",
 		Short: "Show a list that refreshes itself, or tail the audit trail",
@@ -24,6 +25,7 @@ tails the audit trail from now on (--since goes back).`,
 	c.idsFlag(cmd)
 	cmd.Flags().BoolVar(&events, "events", false, "tail the audit trail")
 	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "between two looks")
+	cmd.Flags().IntVar(&count, "count", 0, "end after this many looks (0: when interrupted)")
 	c.formatFlag(cmd, formatTable, formatWide, formatJSONL)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		q, err := f.read(c.now())
@@ -38,7 +40,7 @@ tails the audit trail from now on (--since goes back).`,
 			if events {
 				look = c.tail(s, q.Since)
 			}
-			return ignoreCanceled(repeat(ctx, interval, look))
+			return ignoreCanceled(repeat(ctx, interval, count, look))
 		})
 	}
 	return cmd
@@ -46,12 +48,12 @@ tails the audit trail from now on (--since goes back).`,
 
 const minInterval = 100 * time.Millisecond
 
-// repeat looks until ctx is done or a look fails.
-func repeat(ctx context.Context, interval time.Duration, look func(context.Context) error) error {
+// repeat looks count times, 0 for ever, until ctx is done or a look fails.
+func repeat(ctx context.Context, interval time.Duration, count int, look func(context.Context) error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	for {
-		if err := look(ctx); err != nil {
+	for n := 1; ; n++ {
+		if err := look(ctx); err != nil || n == count {
 			return err
 		}
 		select {

@@ -150,7 +150,7 @@ func environment(environ []string, problems *Errors) koanf.Provider {
 		TransformFunc: func(name, value string) (string, any) {
 			key, ok := known[name]
 			switch {
-			case !ok && slices.Contains(commandEnv[:], name), !ok && kubernetes(name), ok && value == "":
+			case value == "", !ok && (slices.Contains(commandEnv[:], name) || kubernetes(name)):
 				return "", nil
 			case !ok:
 				problems.add(name, "unknown environment variable")

@@ -1,0 +1,327 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+// patience bounds every wait for something that must happen.
+const patience = 45 * time.Second
+
+// bot is `signin-engine serve` on one bbolt file, through all its processes.
+type bot struct {
+	program string
+	config  string // path of the YAML file
+	db      string // path of the bbolt file
+
+	mu      sync.Mutex
+	now     *process      // nil while none serves
+	changed chan struct{} // closed when now changes
+	logs    bytes.Buffer  // stdout and stderr of all processes
+}
+
+// process is one run of the program.
+type process struct {
+	cmd     *exec.Cmd
+	address string
+	exited  chan struct{} // closed when err stands
+	err     error
+}
+
+// newBot writes the configuration, to which extra is appended. Whatever runs
+// at the end of the test is killed.
+func newBot(t testing.TB, w *world, program, extra string) *bot {
+	t.Helper()
+	dir := t.TempDir()
+	b := &bot{
+		program: program,
+		config:  filepath.Join(dir, "config.yaml"),
+		db:      filepath.Join(dir, "signin.db"),
+		changed: make(chan struct{}),
+	}
+	yaml := fmt.Sprintf(`
+app_id: %[1]s
+client_secret: %[2]s
+listen: 127.0.0.1:0
+store: bolt:%[3]s
+token_service_url: %[4]s
+login_url: %[4]s
+inbound_auth: none
+service_urls: [%[5]s]
+log: {level: debug, format: json}
+connections:
+  - name: teamsgraph
+    alias: graph
+    display_name: Microsoft Graph
+    profile: {command: my ad user, url: %[4]s/v1.0/me}
+`, appID, clientSecret, b.db, w.url, w.host()) + extra
+	if err := os.WriteFile(b.config, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.mu.Lock()
+		p := b.now
+		b.mu.Unlock()
+		if p != nil {
+			p.kill()
+		}
+		if t.Failed() {
+			t.Logf("the bot's log ends with:\n%s", tail(b.log(), 8<<10))
+		}
+	})
+	return b
+}
+
+// quick are durations that let a test see recovery without waiting for long.
+// A duplicate waits for longer than a dead owner's lease lasts.
+const quick = `
+policy: {duplicate_wait: 4s}
+timeouts: {upstream: 1500ms, lease: 2500ms, outbox_lease: 2s, sweep: 200ms}
+`
+
+func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
+
+// start runs the program and returns when it serves.
+func (b *bot) start(t testing.TB, env ...string) *process {
+	t.Helper()
+	p, err := b.tryStart(env...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (b *bot) tryStart(env ...string) (*process, error) {
+	p := &process{exited: make(chan struct{})}
+	out := &console{bot: b, serving: make(chan string, 1)}
+	p.cmd = exec.Command(b.program, "serve", "--config", b.config)
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		b.become(p, nil)
+		close(p.exited)
+	}()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	select {
+	case p.address = <-out.serving:
+		b.become(nil, p)
+		return p, nil
+	case <-p.exited:
+		return nil, fmt.Errorf("serve: %w: %s", p.err, tail(b.log(), 1<<10))
+	case <-deadline.C:
+		p.kill()
+		return nil, errors.New("serve: does not come up")
+	}
+}
+
+// become notes which process serves: the new one if none does, none if the old
+// one did.
+func (b *bot) become(old, next *process) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.now != old {
+		return
+	}
+	if next != nil {
+		select {
+		case <-next.exited: // died as soon as it had come up
+			return
+		default:
+		}
+	}
+	b.now = next
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// console takes what a process writes and finds the line that says where it
+// listens.
+type console struct {
+	bot     *bot
+	serving chan string
+	line    []byte
+}
+
+func (c *console) Write(p []byte) (int, error) {
+	c.bot.mu.Lock()
+	c.bot.logs.Write(p)
+	c.bot.mu.Unlock()
+	c.line = append(c.line, p...)
+	for {
+		line, rest, ended := bytes.Cut(c.line, []byte("\n"))
+		if !ended {
+			return len(p), nil
+		}
+		c.line = rest
+		var said struct{ Message, Listen string }
+		if json.Unmarshal(line, &said) == nil && said.Message == "serving POST /api/messages" {
+			c.serving <- said.Listen
+		}
+	}
+}
+
+// log is what all processes wrote so far.
+func (b *bot) log() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Clone(b.logs.Bytes())
+}
+
+// kill is kill -9; it returns when the process is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // fails if it is gone already
+	<-p.exited
+}
+
+// stop is SIGTERM; it returns how the process ended.
+func (p *process) stop() error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-p.exited
+	return p.err
+}
+
+// stopped stops a process that must end well.
+func (p *process) stopped(t testing.TB) {
+	t.Helper()
+	if err := p.stop(); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+}
+
+// killed reports whether the process ended by SIGKILL.
+func (p *process) killed() bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// dial connects to whatever process serves, and waits for one.
+func (b *bot) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	var d net.Dialer
+	for {
+		b.mu.Lock()
+		p, changed := b.now, b.changed
+		b.mu.Unlock()
+		if p != nil {
+			if c, err := d.DialContext(ctx, network, p.address); err == nil {
+				return c, nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// client speaks to the bot, whichever process it is.
+func (b *bot) client(t testing.TB) *http.Client {
+	t.Helper()
+	transport := &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// patient is client, but sends again as Teams does.
+func (b *bot) patient(t testing.TB) *http.Client {
+	t.Helper()
+	c := b.client(t)
+	c.Transport = redelivery{c.Transport}
+	return c
+}
+
+// run runs another command of the program and returns what it wrote and its
+// exit code.
+func (b *bot) run(t testing.TB, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), b.program, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// operator asks the running bot through its socket.
+func (b *bot) operator(t testing.TB) *operator.Client {
+	t.Helper()
+	c := operator.NewClient(operator.SocketBeside(b.db), operatorToken())
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// open opens the file of a bot that has stopped.
+func (b *bot) open(t testing.TB) store.Store {
+	t.Helper()
+	s, err := boltstore.Open(b.db, boltstore.WithReadOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// eventually polls until done holds.
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// settled waits until nothing is under way and no callback is owed. Cards may
+// still wait for their users.
+func (b *bot) settled(t testing.TB) {
+	t.Helper()
+	op := b.operator(t)
+	var last string
+	eventually(t, "nothing is under way", func() bool {
+		o, err := op.Overview(t.Context())
+		if err != nil {
+			return false
+		}
+		busy := o.Owed
+		for _, s := range o.States {
+			if s.State != store.CardSent {
+				busy += s.Count
+			}
+		}
+		last = fmt.Sprintf("%+v, %d owed", o.States, o.Owed)
+		return busy == 0
+	})
+	_ = last
+}

@@ -1,0 +1,61 @@
+// Package e2e tests the program as users run it: signin-engine is built, runs
+// as a child process on a bbolt file, and is killed and started again. The
+// test process stands in for Teams, Token Service, Entra, connector and Graph.
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// rounds of TestRandomKills.
+var rounds = flag.Int("e2e.rounds", 20, "how often TestRandomKills kills the bot")
+
+// The programs, built when first needed into a directory of this run.
+var (
+	buildDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "signin-engine-e2e") })
+	released = sync.OnceValues(func() (string, error) { return build("released") })
+	mined    = sync.OnceValues(func() (string, error) { return build("mined", "-tags", "failpoints") })
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	dir, err := buildDir()
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+func build(name string, flags ...string) (string, error) {
+	dir, err := buildDir()
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(dir, name)
+	args := append([]string{"build", "-o", program}, flags...)
+	if out, err := exec.Command("go", append(args, "..")...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w: %s", err, out)
+	}
+	return program, nil
+}
+
+// program returns the path of a build.
+func program(t testing.TB, built func() (string, error)) string {
+	t.Helper()
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

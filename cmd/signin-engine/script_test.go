@@ -1,0 +1,151 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"os/signal"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/signin-engine/signin-engine/store/boltstore"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"signin-engine": main,
+		"seed":          seed,
+		"hold":          hold,
+	})
+}
+
+// TestScript runs a script per command: what a user types, sees, and gets as
+// an exit code.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits,
+			"until": until,
+			"await": await,
+			"mode":  mode,
+
+			"terminate": terminate,
+		},
+		Setup: func(e *testscript.Env) error {
+			e.Vars = append(e.Vars, "TZ=UTC", "USER=eve")
+			return nil
+		},
+		RequireUniqueNames: true,
+	})
+}
+
+// exits CODE COMMAND…: the command ends with exactly this code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND…")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if want, err := strconv.Atoi(args[0]); err != nil || code != want {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// patience bounds every wait of a script.
+const patience = 20 * time.Second
+
+func poll(ts *testscript.TestScript, what string, done func() bool) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			ts.Fatalf("%s: not within %s", what, patience)
+		}
+	}
+}
+
+// until REGEXP COMMAND…: runs the command until its output matches.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP COMMAND…")
+	}
+	want := regexp.MustCompile(args[0])
+	poll(ts, "until "+args[0], func() bool {
+		return ts.Exec(args[1], args[2:]...) == nil && want.MatchString(ts.ReadFile("stdout"))
+	})
+}
+
+// await FILE: waits for a file or socket, or with ! for its removal.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: await FILE")
+	}
+	path := ts.MkAbs(args[0])
+	poll(ts, "await "+args[0], func() bool {
+		_, err := os.Lstat(path)
+		return (err == nil) != neg
+	})
+}
+
+// mode FILE PERMISSIONS: the file's permissions are exactly these.
+func mode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: mode FILE PERMISSIONS")
+	}
+	info, err := os.Lstat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := strconv.FormatUint(uint64(info.Mode().Perm()), 8); got != strings.TrimPrefix(args[1], "0") {
+		ts.Fatalf("mode %s, want %s", got, args[1])
+	}
+}
+
+// terminate sends SIGTERM to the process that doctor has just found.
+func terminate(ts *testscript.TestScript, neg bool, args []string) {
+	found := regexp.MustCompile(`, process (\d+),`).FindStringSubmatch(ts.ReadFile("stdout"))
+	if neg || len(args) > 0 || found == nil {
+		ts.Fatalf("usage: terminate, after signin-engine doctor")
+	}
+	pid, err := strconv.Atoi(found[1])
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGTERM))
+}
+
+// hold keeps a bbolt file open, without an operator endpoint, until it is
+// interrupted; the file beside it says that it is held.
+func hold() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt)
+	st, err := boltstore.Open(os.Args[1])
+	if err == nil {
+		err = os.WriteFile(os.Args[1]+".held", nil, 0o600)
+	}
+	if err != nil {
+		fatal(err)
+	}
+	<-stop
+	if err = st.Close(); err != nil {
+		fatal(err)
+	}
+}
+
+func fatal(err error) {
+	report(os.Stderr, err)
+	os.Exit(1)
+}

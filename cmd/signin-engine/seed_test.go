@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore"
+)
+
+// The attempts that seed writes.
+const (
+	seededStuck   = "01JSD4K2Q80000000000000001" // Exchanging, its instance died
+	seededFailed  = "01JSD4K2Q80000000000000002" // Failed, callback dead
+	seededWaiting = "01JSD4M0000000000000000003" // CardSent, fine
+	seededDone    = "01JSD4N0000000000000000004" // Complete
+)
+
+// seed FILE writes a store with one attempt of each kind.
+func seed() {
+	if err := seedStore(os.Args[1]); err != nil {
+		fatal(err)
+	}
+}
+
+func seedStore(path string) (err error) {
+	st, err := boltstore.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	now := time.Now()
+	var commits []store.Commit
+	for _, c := range []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)} {
+		commits = append(commits, c)
+	}
+	return errors.Join(st.Apply(context.Background(), commits)...)
+}
+
+func seeded(id, user, connection string, state store.State, created, entered time.Time) store.Attempt {
+	return store.Attempt{
+		ID: id, Version: 1, State: state, Origin: store.OriginSignIn,
+		Key: store.Key{App: "00000000-0000-4000-8000-0000000000b0", Channel: "msteams", User: user, Connection: connection},
+		Conversation: store.Conversation{
+			ServiceURL: "http://127.0.0.1:9/", Channel: "msteams", Type: "personal", ID: "a:1xH4HncZ6ly", Tenant: "tenant-3f3d",
+			UserID: user, UserAAD: "aad-0350",
+		},
+		Platform: "Web", Created: created, Entered: entered, Expires: created.Add(15 * time.Minute),
+	}
+}
+
+func stuckExchange(now time.Time) store.Commit {
+	a := seeded(seededStuck, "29:stuck", "graph", store.Exchanging, now.Add(-90*time.Second), now.Add(-78*time.Second))
+	a.ExchangeID, a.SSOOffered, a.Invokes, a.Rounds = "fc67", true, 1, 1
+	a.Lease = store.Lease{Owner: "bot-b", Fence: 1, Until: now.Add(-48 * time.Second)}
+	return store.Commit{Put: []store.Attempt{a}, Events: []store.Event{
+		{Attempt: a.ID, Time: a.Created, Kind: store.EventTransition, Row: "A3", Version: 1, To: store.Idle},
+		{Attempt: a.ID, Time: a.Created.Add(time.Second), Kind: store.EventTransition, Row: "A6", From: store.Idle, To: store.CardSent},
+		{Attempt: a.ID, Time: a.Entered, Kind: store.EventTransition, Row: "B1", From: store.CardSent, To: store.Exchanging, Invoke: "signin/tokenExchange"},
+	}}
+}
+
+func failedClient(now time.Time) store.Commit {
+	a := seeded(seededFailed, "29:failed", "graph", store.Failed, now.Add(-time.Minute), now.Add(-50*time.Second))
+	a.Reason = store.ReasonClientFailure
+	a.Failure = &store.Failure{Source: "client", Code: "resourcematchfailed", Message: "Resource match failed"}
+	return store.Commit{
+		Put: []store.Attempt{a},
+		Events: []store.Event{
+			{Attempt: a.ID, Time: a.Entered, Kind: store.EventTransition, Row: "D1", Version: 1, From: store.CardSent, To: store.Failed, Invoke: "signin/failure"},
+		},
+		Deliveries: []store.Delivery{{
+			DeliveryKey: store.DeliveryKey{Attempt: a.ID, Kind: store.DeliverFailure, Round: 1},
+			Status:      store.DeliveryDead, Tries: 10, Created: a.Entered, NextAt: a.Entered, Error: "boom",
+		}},
+	}
+}
+
+func waiting(now time.Time) store.Commit {
+	a := seeded(seededWaiting, "29:waiting", "github", store.CardSent, now.Add(-20*time.Second), now.Add(-19*time.Second))
+	return store.Commit{Put: []store.Attempt{a}}
+}
+
+func done(now time.Time) store.Commit {
+	a := seeded(seededDone, "29:done", "github", store.Complete, now.Add(-10*time.Second), now.Add(-9*time.Second))
+	a.Method = store.MethodVerifyState
+	return store.Commit{Put: []store.Attempt{a}}
+}
