@@ -27,8 +27,9 @@ type Store struct {
 	mu         sync.Mutex
 	closed     bool
 	attempts   map[string]*store.Attempt
-	open       map[string]string    // Key.Index of the non-terminal attempts, to id
-	due        map[string]time.Time // when Due shows an attempt next: its Due, or the end of a hold
+	users      map[store.UserKey]map[string]bool // ids of each user's attempts
+	open       map[string]string                 // Key.Index of the non-terminal attempts, to id
+	due        map[string]time.Time              // when Due shows an attempt next: its Due, or the end of a hold
 	exchange   map[exchangeKey]string
 	events     map[string][]store.Event // by attempt, "" for orphans
 	orphans    int64                    // last Seq of an orphan
@@ -55,6 +56,7 @@ func New(clock func() time.Time) *Store {
 		clock:      clock,
 		secret:     secret,
 		attempts:   map[string]*store.Attempt{},
+		users:      map[store.UserKey]map[string]bool{},
 		open:       map[string]string{},
 		due:        map[string]time.Time{},
 		exchange:   map[exchangeKey]string{},
@@ -175,7 +177,11 @@ func (s *Store) write(c *store.Commit, now time.Time) {
 		if a.ExchangeID != "" {
 			s.exchange[exchangeKey{a.Key.App, a.ExchangeID}] = a.ID
 		}
+		if old := s.attempts[a.ID]; old != nil {
+			s.disown(old)
+		}
 		s.attempts[a.ID] = &a
+		s.own(&a)
 		s.notify.Wake(a.ID)
 	}
 	for _, e := range c.Events {
@@ -211,8 +217,8 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 		snap.ByExchangeID = &a
 	}
 	key := q.Key()
-	for _, a := range s.attempts {
-		if a.Key.UserKey() == q.User && (q.Connection == "" || a.Key.Same(key)) {
+	for id := range s.users[q.User] {
+		if a := s.attempts[id]; q.Connection == "" || a.Key.Same(key) {
 			snap.Attempts = append(snap.Attempts, a.Clone())
 		}
 	}
@@ -357,7 +363,25 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 	return len(ids), nil
 }
 
+func (s *Store) own(a *store.Attempt) {
+	user := a.Key.UserKey()
+	if s.users[user] == nil {
+		s.users[user] = map[string]bool{}
+	}
+	s.users[user][a.ID] = true
+}
+
+func (s *Store) disown(a *store.Attempt) {
+	user := a.Key.UserKey()
+	if delete(s.users[user], a.ID); len(s.users[user]) == 0 {
+		delete(s.users, user)
+	}
+}
+
 func (s *Store) remove(id string) {
+	if a := s.attempts[id]; a != nil {
+		s.disown(a)
+	}
 	delete(s.attempts, id)
 	delete(s.events, id)
 	for k := range s.deliveries {

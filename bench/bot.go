@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"os/signal"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore"
+	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/teams"
+)
+
+// The bots under test.
+const (
+	kindBare     = "bare" // the ceiling
+	kindMemory   = "memory"
+	kindBolt     = "bolt"
+	kindPostgres = "postgres"
+)
+
+const (
+	appID      = "00000000-0000-0000-0000-0000000000b0"
+	connection = "graph"
+)
+
+// stats is what a bot knows of itself.
+type stats struct {
+	CPU     time.Duration // user and system
+	MaxRSS  int64         // bytes
+	Commits int64
+	Written int64 // bytes that went to the block layer
+}
+
+// runBot is the child: it prints its address and serves until it is stopped.
+func runBot(ctx context.Context, kind, upstream, where string) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: upstream})
+	if err != nil {
+		return err
+	}
+	hosts, err := teams.NewAllowList(nil, true)
+	if err != nil {
+		return err
+	}
+	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: tokensvc.Static(tokensvc.NewSecret("bot")), ServiceURLs: hosts})
+	if err != nil {
+		return err
+	}
+	var h http.Handler
+	counted := &countingStore{}
+	finish := func() error { return nil }
+	if kind == kindBare {
+		h = &bare{tokens: tokens, out: connector}
+	} else {
+		if counted.Store, err = openStore(ctx, kind, where); err != nil {
+			return err
+		}
+		var eng *machine.Engine
+		if eng, h, err = engineBot(counted, tokens, connector, hosts); err != nil {
+			return err
+		}
+		ran := make(chan error, 1)
+		go func() { ran <- eng.Run(ctx) }()
+		finish = func() error {
+			drained, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			return errors.Join(<-ran, eng.Drain(drained), counted.Close())
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/api/messages", h)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.Handle("/debug/pprof/allocs", pprof.Handler("allocs"))
+	mux.HandleFunc("/stats", func(w http.ResponseWriter, _ *http.Request) {
+		s, err := ownStats()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s.Commits = counted.commits.Load()
+		_ = json.NewEncoder(w).Encode(s)
+	})
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(os.Stdout, "http://%s\n", l.Addr()); err != nil {
+		return err
+	}
+	srv := teams.NewServer("", mux)
+	go func() {
+		<-ctx.Done()
+		_ = srv.Close()
+	}()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return finish()
+}
+
+func openStore(ctx context.Context, kind, where string) (store.Store, error) {
+	switch kind {
+	case kindMemory:
+		return memstore.New(time.Now), nil
+	case kindBolt:
+		return boltstore.Open(where)
+	default:
+		return nil, fmt.Errorf("unknown kind of bot %q", kind)
+	}
+}
+
+// countingStore counts commits that were applied.
+type countingStore struct {
+	store.Store
+	commits atomic.Int64
+}
+
+func (s *countingStore) Apply(ctx context.Context, commits []store.Commit) []error {
+	errs := s.Store.Apply(ctx, commits)
+	for i, err := range errs {
+		if err == nil && len(commits[i].Put) > 0 {
+			s.commits.Add(1)
+		}
+	}
+	return errs
+}
+
+func engineBot(st store.Store, tokens *tokensvc.Client, connector *teams.Connector, hosts *teams.AllowList) (*machine.Engine, http.Handler, error) {
+	eng, err := machine.New(machine.Config{
+		AppID: appID, Store: st, Tokens: tokens, Messenger: connector,
+		Connections: []machine.Connection{{Name: connection}}, Log: zerolog.Nop(),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	flow, err := eng.Flow(connection)
+	if err != nil {
+		return nil, nil, err
+	}
+	flow.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+		return turn.Send(ctx, "Connected!")
+	})
+	h, err := teams.NewHandler(eng, teams.Config{
+		InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts, Log: zerolog.Nop(),
+	}, teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+		_, err := flow.SignIn(ctx, turn)
+		return nil, err
+	}))
+	return eng, h, err
+}
+
+// bare is the ceiling: the same calls, nothing remembered.
+type bare struct {
+	tokens *tokensvc.Client
+	out    *teams.Connector
+}
+
+func (b *bare) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Type, Name, ID, ServiceURL, ChannelID string
+		From, Recipient                       struct{ ID, Name string }
+		Conversation                          struct{ ID, ConversationType, TenantID string }
+		Value                                 struct{ Token, State string }
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, teams.MaxBody)).Decode(&in); err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	ctx := r.Context()
+	uc := tokensvc.UserConnection{UserID: in.From.ID, Connection: connection, ChannelID: in.ChannelID}
+	to := store.Conversation{
+		ServiceURL: in.ServiceURL, Channel: in.ChannelID, ID: in.Conversation.ID, Type: in.Conversation.ConversationType,
+		Tenant: in.Conversation.TenantID, BotID: in.Recipient.ID, BotName: in.Recipient.Name, UserID: in.From.ID, UserName: in.From.Name,
+	}
+	var err error
+	switch {
+	case in.Type == "message":
+		err = b.signIn(ctx, uc, to, in.ID)
+	case strings.HasSuffix(in.Name, "tokenExchange"):
+		if _, err = b.tokens.Exchange(ctx, uc, tokensvc.NewSecret(in.Value.Token)); err == nil {
+			_, err = b.out.Send(ctx, to, machine.Message{ReplyTo: in.ID, Text: "Connected!"})
+		}
+	default:
+		if _, err = b.tokens.GetToken(ctx, uc, tokensvc.NewSecret(in.Value.State)); err == nil {
+			_, err = b.out.Send(ctx, to, machine.Message{ReplyTo: in.ID, Text: "Connected!"})
+		}
+	}
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+	}
+}
+
+func (b *bare) signIn(ctx context.Context, uc tokensvc.UserConnection, to store.Conversation, id string) error {
+	_, err := b.tokens.GetToken(ctx, uc, tokensvc.Secret{})
+	if !errors.Is(err, tokensvc.ErrNoToken) {
+		return err
+	}
+	res, err := b.tokens.GetSignInResource(ctx, tokensvc.State{
+		Connection: uc.Connection, ActivityID: id, BotID: to.BotID, ChannelID: uc.ChannelID,
+		ConversationID: to.ID, ServiceURL: to.ServiceURL, UserID: uc.UserID, MsAppID: appID,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = b.out.Send(ctx, to, machine.Message{ReplyTo: id, Card: &machine.OAuthCard{
+		Text: "Please Sign In", Connection: uc.Connection, Button: "Sign In", Resource: res,
+	}})
+	return err
+}
+
+func ownStats() (stats, error) {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return stats{}, err
+	}
+	s := stats{
+		CPU:    time.Duration(u.Utime.Nano() + u.Stime.Nano()),
+		MaxRSS: u.Maxrss * 1024,
+	}
+	raw, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		return s, nil //nolint:nilerr // not every system tells
+	}
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		if v, ok := strings.CutPrefix(line, "write_bytes: "); ok {
+			_, _ = fmt.Sscan(v, &s.Written)
+		}
+	}
+	return s, nil
+}

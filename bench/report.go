@@ -1,0 +1,143 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// cell is what was measured.
+type cell struct {
+	flow  string
+	users int
+	kind  string
+}
+
+// table holds the rounds of every cell; round i of one kind is paired with
+// round i of the ceiling.
+type table struct {
+	order  []cell
+	rounds map[cell][]result
+}
+
+func (t *table) add(c cell, r result) {
+	if t.rounds == nil {
+		t.rounds = map[cell][]result{}
+	}
+	if t.rounds[c] == nil {
+		t.order = append(t.order, c)
+	}
+	t.rounds[c] = append(t.rounds[c], r)
+}
+
+// line is one row of the report: medians.
+type line struct {
+	cell
+	rate, ratio, cpu, cpuRatio float64
+	p50, p99                   time.Duration
+	rss                        int64
+	commits, written           float64
+	failed                     int
+}
+
+func (t *table) line(c cell) line {
+	own, top := t.rounds[c], t.rounds[cell{c.flow, c.users, kindBare}]
+	l := line{cell: c}
+	pick := func(f func(i int) float64) float64 {
+		var all []float64
+		for i := range own {
+			all = append(all, f(i))
+		}
+		return median(all)
+	}
+	l.rate = pick(func(i int) float64 { return own[i].perSecond() })
+	l.ratio = pick(func(i int) float64 { return own[i].perSecond() / top[i].perSecond() })
+	l.cpu = pick(func(i int) float64 { return own[i].cpuPer() })
+	l.cpuRatio = pick(func(i int) float64 { return own[i].cpuPer() / top[i].cpuPer() })
+	l.p50 = time.Duration(pick(func(i int) float64 { return float64(own[i].P50) }))
+	l.p99 = time.Duration(pick(func(i int) float64 { return float64(own[i].P99) }))
+	l.commits = pick(func(i int) float64 { return float64(own[i].Commits) / float64(max(own[i].Done, 1)) })
+	l.written = pick(func(i int) float64 { return float64(own[i].Written) / float64(max(own[i].Done, 1)) })
+	for _, r := range own {
+		l.rss = max(l.rss, r.MaxRSS)
+		l.failed += r.Failed
+	}
+	return l
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	slices.Sort(v)
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+func (t *table) print(w io.Writer, flow string, users int, kinds []string) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintf(tw, "%s, %d users\tper s\tratio\tp50\tp99\tCPU s/1000\tratio\tpeak MB\tcommits\tkB written\tfailed\t\n", flow, users)
+	for _, k := range kinds {
+		l := t.line(cell{flow, users, k})
+		_, _ = fmt.Fprintf(tw, "%s\t%.0f\t%.2f\t%s\t%s\t%.2f\t%.2f\t%d\t%.1f\t%.1f\t%d\t\n", k, l.rate, l.ratio,
+			l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.cpu, l.cpuRatio, l.rss>>20, l.commits, l.written/1024, l.failed)
+	}
+	_ = tw.Flush()
+	_, _ = fmt.Fprintln(w)
+}
+
+// write makes RESULTS.md and a plot per flow.
+func (t *table) write(dir string, o options) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Results\n\nMedians of %d paired rounds of %s; ratios are to the ceiling (a bare net/http handler that makes the same upstream calls with the same clients and remembers nothing) in the same round. "+
+		"Users, upstreams, bot and database share the machine's %d processors (%s, %s/%s). `make bench` makes this page.\n", o.rounds, o.duration, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	for _, f := range o.flows {
+		fmt.Fprintf(&b, "\n## %s\n\n![sign-ins per second as a share of the ceiling](%s)\n\n", f, plotName(f))
+		b.WriteString("| Users | Bot | per s | ratio | p50 | p99 | CPU s per 1,000 | ratio | peak MB | commits | kB written |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+		var bars []bar
+		for _, c := range t.order {
+			if c.flow != f {
+				continue
+			}
+			l := t.line(c)
+			fmt.Fprintf(&b, "| %d | %s | %.0f | %.2f | %s | %s | %.2f | %.2f | %d | %.1f | %.1f |\n", c.users, c.kind, l.rate, l.ratio,
+				l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.cpu, l.cpuRatio, l.rss>>20, l.commits, l.written/1024)
+			bars = append(bars, bar{fmt.Sprintf("%s, %d users", c.kind, c.users), l.ratio})
+		}
+		if err := os.WriteFile(filepath.Join(dir, plotName(f)), []byte(plot(f, bars)), 0o600); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(b.String()), 0o600)
+}
+
+func plotName(flow string) string { return strings.ReplaceAll(flow, " ", "-") + ".svg" }
+
+type bar struct {
+	name  string
+	value float64
+}
+
+// plot draws horizontal bars; 1 is the ceiling.
+func plot(title string, bars []bar) string {
+	const left, width, height = 170, 420, 22
+	var b strings.Builder
+	total := 50 + height*len(bars)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="Helvetica, sans-serif" font-size="12">`+"\n", left+width+80, total)
+	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="#ffffff"/><text x="10" y="20" font-weight="bold">%s: sign-ins per second, ceiling = 1</text>`+"\n", title)
+	for i, x := range bars {
+		y := 34 + i*height
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text><rect x="%d" y="%d" width="%.0f" height="%d" fill="#1d4ed8"/><text x="%.0f" y="%d">%.2f</text>`+"\n",
+			left-8, y+13, x.name, left, y, x.value*width, height-6, left+x.value*width+6, y+13, x.value)
+	}
+	b.WriteString("</svg>\n")
+	return b.String()
+}
