@@ -1,0 +1,294 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Apply writes the commits; see [store.Store]. Those that touch one attempt
+// each, which is nearly all, go as one statement in one transaction and one
+// round trip; those that build on others of the call as a second one in the
+// same round trip. Commits of several attempts, or with marks, have a
+// transaction each. Where the connection is lost the outcome is unknown to the
+// caller as it is to us: ErrUnavailable, and the commits may be there.
+func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
+	w := &writer{commits: commits, errs: make([]error, len(commits))}
+	w.plan()
+	if len(w.steps) == 0 {
+		if err := ctx.Err(); err != nil {
+			w.all(classify(ctx, "apply", err))
+		}
+		return w.errs
+	}
+	for _, step := range w.steps {
+		s.run(ctx, w, step)
+	}
+	s.tell(ctx, w)
+	return w.errs
+}
+
+// writer is one call of Apply.
+type writer struct {
+	commits []store.Commit
+	errs    []error
+	shapes  []shape
+	steps   []group
+}
+
+// group goes as one transaction: levels of commits that do not meet, each a
+// statement, or one commit alone.
+type group struct {
+	levels [][]int
+	alone  int
+}
+
+// shape is what plan has found out about a commit.
+type shape struct {
+	simple bool   // it touches one attempt at most, and has no marks
+	id     string // of that attempt, "" for none
+	prev   int64
+	put    *store.Attempt // nil: lines and deliveries only
+	claims bool
+}
+
+func (w *writer) all(err error) {
+	for i := range w.errs {
+		if w.errs[i] == nil {
+			w.errs[i] = err
+		}
+	}
+}
+
+// plan puts every commit behind those before it that it may depend on.
+func (w *writer) plan() {
+	w.shapes = make([]shape, len(w.commits))
+	last := make(map[string]int, 2*len(w.commits)) // name of what is touched, to level of the last who did
+	var levels [][]int
+	var alone [][]int
+	for i := range w.commits {
+		c := &w.commits[i]
+		if err := validate(c); err != nil {
+			w.errs[i] = fmt.Errorf("pgstore: apply: %w", err)
+			continue
+		}
+		w.shapes[i] = shapeOf(c)
+		names := touched(c)
+		level := 0
+		for _, name := range names {
+			if l, ok := last[name]; ok {
+				level = max(level, l+1)
+			}
+		}
+		for _, name := range names {
+			last[name] = level
+		}
+		for len(levels) <= level {
+			levels, alone = append(levels, nil), append(alone, nil)
+		}
+		if w.shapes[i].simple {
+			levels[level] = append(levels[level], i)
+		} else {
+			alone[level] = append(alone[level], i)
+		}
+	}
+	var open [][]int
+	for level := range levels {
+		// Rows in one order, lest two instances wait for each other.
+		slices.SortFunc(levels[level], func(i, j int) int { return strings.Compare(w.shapes[i].id, w.shapes[j].id) })
+		if len(levels[level]) > 0 {
+			open = append(open, levels[level])
+		}
+		if len(alone[level]) == 0 && level < len(levels)-1 {
+			continue
+		}
+		if len(open) > 0 {
+			w.steps = append(w.steps, group{levels: open})
+			open = nil
+		}
+		for _, i := range alone[level] {
+			w.steps = append(w.steps, group{alone: i})
+		}
+	}
+}
+
+// validate refuses what the store or Postgres cannot keep.
+func validate(c *store.Commit) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	ok := true
+	for i := range c.Put {
+		ok = ok && utf8.ValidString(c.Put[i].ID)
+	}
+	for i := range c.Events {
+		ok = ok && clean(c.Events[i].Attempt) == c.Events[i].Attempt
+	}
+	for i := range c.Deliveries {
+		ok = ok && clean(c.Deliveries[i].Attempt) == c.Deliveries[i].Attempt
+	}
+	if !ok {
+		return fmt.Errorf("attempt id is no text: %w", store.ErrInvalid)
+	}
+	return nil
+}
+
+// touched names what must not be touched twice by one statement.
+func touched(c *store.Commit) []string {
+	names := make([]string, 0, 3*len(c.Put)+len(c.Marks)+1)
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for i := range c.Put {
+		a := &c.Put[i]
+		add("a" + a.ID)
+		add("k" + a.Key.Index())
+		if a.ExchangeID != "" {
+			add("x" + a.Key.App + "\x1f" + a.ExchangeID)
+		}
+	}
+	for i := range c.Events {
+		if id := c.Events[i].Attempt; id != "" {
+			add("a" + id)
+		}
+	}
+	for i := range c.Deliveries {
+		add("a" + c.Deliveries[i].Attempt)
+	}
+	for _, m := range c.Marks {
+		add("m" + m.Name)
+	}
+	return names
+}
+
+// shapeOf folds the Puts of a commit into one touch where that means the same
+// as one after the other.
+func shapeOf(c *store.Commit) shape {
+	if len(c.Marks) > 0 {
+		return shape{}
+	}
+	s := shape{simple: true, prev: prevNone}
+	same := func(id string) bool {
+		if s.id == "" {
+			s.id = id
+		}
+		return s.id == id
+	}
+	for i := range c.Put {
+		a := &c.Put[i]
+		if !same(a.ID) {
+			return shape{}
+		}
+		if i == 0 {
+			s.prev = a.Version - 1
+		} else if b := &c.Put[i-1]; b.State.Terminal() || a.Version != b.Version+1 || a.Key != b.Key ||
+			b.ExchangeID != "" && b.ExchangeID != a.ExchangeID {
+			return shape{}
+		}
+		s.claims = s.claims || !a.State.Terminal()
+		s.put = a
+	}
+	for i := range c.Events {
+		if id := c.Events[i].Attempt; id != "" && !same(id) {
+			return shape{}
+		}
+	}
+	for i := range c.Deliveries {
+		if !same(c.Deliveries[i].Attempt) {
+			return shape{}
+		}
+	}
+	return s
+}
+
+// run executes one step of the plan.
+func (s *Store) run(ctx context.Context, w *writer, g group) {
+	if g.levels == nil {
+		w.errs[g.alone] = s.applyAlone(ctx, &w.commits[g.alone])
+		return
+	}
+	err := s.use(ctx, "apply", func(ctx context.Context, conn *pgxpool.Conn) error { return w.together(ctx, conn, g.levels) })
+	if err == nil {
+		return
+	}
+	bad := poisoned(err)
+	for _, level := range g.levels {
+		for _, i := range level {
+			if bad {
+				// One of them made the statement fail: find out which.
+				w.errs[i] = s.applyAlone(ctx, &w.commits[i])
+			} else {
+				w.errs[i] = err
+			}
+		}
+	}
+}
+
+// together sends the statements of all levels; the server runs them as one
+// transaction.
+func (w *writer) together(ctx context.Context, conn *pgxpool.Conn, levels [][]int) error {
+	var b pgx.Batch
+	refused := map[int]error{}
+	locked := false
+	for _, level := range levels {
+		t := &touches{}
+		for _, i := range level {
+			w.collect(t, i)
+		}
+		if t.empty() {
+			continue
+		}
+		if len(t.orphanN) > 0 && !locked {
+			b.Queue(orphanLockSQL)
+			locked = true
+		}
+		t.queue(&b).Query(func(rows pgx.Rows) error {
+			var (
+				n     int
+				found *int64
+				open  bool
+			)
+			_, err := pgx.ForEachRow(rows, []any{&n, &found, &open}, func() error {
+				shape := &w.shapes[n]
+				refused[n] = refusal(shape.id, shape.prev, found, open, shape.claims)
+				return nil
+			})
+			return err
+		})
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+		return err
+	}
+	for i, err := range refused {
+		w.errs[i] = fmt.Errorf("pgstore: apply: %w", err)
+	}
+	return nil
+}
+
+// collect adds a simple commit to a statement.
+func (w *writer) collect(t *touches, i int) {
+	c, shape := &w.commits[i], &w.shapes[i]
+	n := i
+	switch {
+	case shape.put != nil:
+		t.put(n, shape.put, shape.prev, shape.claims, c.Events)
+	case shape.id != "":
+		t.touch(n, shape.id, c.Events)
+	default:
+		n = -1
+	}
+	t.orphans(n, c.Events)
+	t.owe(n, c.Deliveries)
+}

@@ -1,0 +1,150 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// moveWakeSQL brings wake up to due where it fell behind: see the migration.
+const moveWakeSQL = `
+update attempts a set wake = a.due
+from (select user_hash, id from attempts
+  where ended is null and wake <= now() and due > now()
+  for update skip locked) late
+where a.user_hash = late.user_hash and a.id = late.id`
+
+const dueSQL = `
+with late as (
+  select user_hash, id, due from attempts
+  where ended is null and wake <= now() and due <= now()
+  order by due, id
+  limit $1
+  for update skip locked
+), held as (
+  update attempts a set due = now() + $2, wake = now() + $2
+  from late
+  where a.user_hash = late.user_hash and a.id = late.id
+  returning late.due, a.id, a.record
+)
+select now(), held.due, held.record from (select) one left join held on true
+order by held.due, held.id`
+
+// Due takes attempts whose time has come; see [store.Store]. Several instances
+// share them: none waits for the rows of another.
+func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
+	var snap store.Snapshot
+	err := s.use(ctx, "due", func(ctx context.Context, conn *pgxpool.Conn) error {
+		snap = store.Snapshot{}
+		var b pgx.Batch
+		b.Queue(moveWakeSQL)
+		b.Queue(dueSQL, max(limit, 0), hold).Query(func(rows pgx.Rows) error {
+			var (
+				due    *time.Time
+				record []byte
+			)
+			_, err := pgx.ForEachRow(rows, []any{&snap.Now, &due, &record}, func() error {
+				if record == nil {
+					return nil
+				}
+				a, err := store.DecodeAttempt(record)
+				snap.Attempts = append(snap.Attempts, a)
+				return err
+			})
+			return err
+		})
+		err := conn.SendBatch(ctx, &b).Close()
+		snap.Now = store.Time(snap.Now)
+		return err
+	})
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	return snap, nil
+}
+
+const claimSQL = `
+with ready as (
+  select home, attempt, kind, round, next_at from deliveries
+  where status = 'pending' and next_at <= now()
+  order by next_at, attempt, kind, round
+  limit $1
+  for update skip locked
+), taken as (
+  update deliveries d set owner = $2, tries = d.tries + 1, next_at = now() + $3
+  from ready
+  where d.home = ready.home and d.attempt = ready.attempt and d.kind = ready.kind and d.round = ready.round
+  returning d.*, ready.next_at as was
+)
+select ` + deliveryColumns + ` from taken d order by d.was, d.attempt, d.kind, d.round`
+
+// Claim takes deliveries whose time has come; see [store.Store].
+func (s *Store) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
+	var out []store.Delivery
+	err := s.use(ctx, "claim", func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, claimSQL, max(limit, 0), clean(owner), hold)
+		if err != nil {
+			return err
+		}
+		out, err = pgx.CollectRows(rows, scanDelivery)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].Owner = owner
+	}
+	return out, nil
+}
+
+// AckInTx acknowledges a callback in a transaction that fn may write to: its
+// writes and the acknowledgement are there together or not at all, which makes
+// a callback effectively once (state-machine.md §6). row is the delivery as it
+// was claimed or written.
+//
+// It is [store.ErrConflict], and fn is not called, unless the row is still
+// pending and with the same owner and try. An error of fn is returned as it
+// is, and undoes everything. In tx the search path is the store's schema: fn
+// names its own tables with theirs. fn must not end tx. The row is locked
+// meanwhile, so fn has to be quick; statements of tx are bound by the store's
+// statement timeout.
+func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx pgx.Tx) error) error {
+	done := row.Clone()
+	done.Status = store.DeliveryDone
+	done.Normalize()
+	if err := validate(&store.Commit{Deliveries: []store.Delivery{done}}); err != nil {
+		return classify(ctx, "acknowledge", err)
+	}
+	var handler error
+	acked, cancel := context.WithTimeout(ctx, s.opts.acquire)
+	conn, err := s.pool.Acquire(acked)
+	cancel()
+	if err != nil {
+		return classify(ctx, "acknowledge", err)
+	}
+	defer conn.Release()
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `update deliveries set status = 'delivered', record = $1
+			where home = (select a.home from attempts a where a.id = $2 limit 1) and attempt = $2 and kind = $3 and round = $4
+				and status = 'pending' and owner = $5 and tries = $6`,
+			store.AppendDelivery(nil, &done), row.Attempt, string(row.Kind), row.Round, clean(row.Owner), row.Tries)
+		switch {
+		case err != nil:
+			return err
+		case tag.RowsAffected() == 0:
+			return fmt.Errorf("delivery %s: %w", row.DeliveryKey, store.ErrConflict)
+		}
+		handler = fn(ctx, tx)
+		return handler
+	})
+	if handler != nil {
+		return fmt.Errorf("pgstore: acknowledge: %w", handler)
+	}
+	return classify(ctx, "acknowledge", err)
+}

@@ -1,0 +1,81 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// SQLSTATEs that are told apart, see the appendix "PostgreSQL Error Codes".
+const (
+	codeUniqueViolation = "23505"
+	codeSerialization   = "40001"
+	codeDeadlock        = "40P01"
+
+	classData       = "22" // a value that Postgres cannot keep
+	classConstraint = "23"
+	cardinality     = "21000" // two rows of one statement meet
+)
+
+// sqlState is the server's code in err, "" when it is not the server's.
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// again reports whether trying once more may help: the server ended the
+// transaction in favour of another one, or nothing was ever sent.
+func again(err error) bool {
+	code := sqlState(err)
+	return code == codeSerialization || code == codeDeadlock || pgconn.SafeToRetry(err)
+}
+
+// poisoned reports whether the values of a statement made it fail, not the
+// server's condition: without them their neighbours would pass.
+func poisoned(err error) bool {
+	code := sqlState(err)
+	return strings.HasPrefix(code, classData) || strings.HasPrefix(code, classConstraint) || code == cardinality
+}
+
+// classify gives err the meaning that package store knows. ctx is the
+// caller's: what ended by its will is its own error. The cause is kept, with
+// its SQLSTATE; pgx names host, user and database in it, never the password.
+func classify(ctx context.Context, op string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("pgstore: %s: %w", op, ctx.Err())
+	case isStoreError(err):
+		return fmt.Errorf("pgstore: %s: %w", op, err)
+	case sqlState(err) == codeUniqueViolation:
+		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrExists, err)
+	case strings.HasPrefix(sqlState(err), classData):
+		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrInvalid, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		// Our own deadline: it must not look like the caller's.
+		return fmt.Errorf("pgstore: %s: %w: no answer in time", op, store.ErrUnavailable)
+	default:
+		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrUnavailable, err)
+	}
+}
+
+func isStoreError(err error) bool {
+	for _, target := range []error{
+		store.ErrNotFound, store.ErrExists, store.ErrConflict, store.ErrDuplicate,
+		store.ErrInvalid, store.ErrCorrupt, store.ErrSchema, store.ErrUnavailable,
+	} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,186 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+const (
+	// maxPayload is below the 8000 bytes that a notification may have.
+	maxPayload = 7000
+	// calmFactor stretches the polling while notifications come.
+	calmFactor = 4
+
+	minReconnect = 100 * time.Millisecond
+	maxReconnect = 5 * time.Second
+)
+
+// channel is the name that the schema's stores listen to.
+func (o *options) channel() string { return "signin:" + o.schema }
+
+// settles reports whether somebody may wait for an attempt to come to where it
+// is now: those who find a sign-in under way wait for what comes of it.
+func settles(a *store.Attempt) bool {
+	switch a.State {
+	case store.CardSent, store.Complete, store.Failed:
+		return a.Version > 1
+	case store.Idle, store.Exchanging, store.Verifying, store.None:
+		return false
+	}
+	return false
+}
+
+// tell wakes those who wait for the attempts that were written: here at once,
+// elsewhere by notification. It has a transaction of its own, after the one
+// that wrote: notifying holds a lock of the whole server until the commit is
+// on the disk, and this one has nothing to put there. Should it fail, polling
+// finds the change.
+func (s *Store) tell(ctx context.Context, w *writer) {
+	var payloads []string
+	var b strings.Builder
+	for i := range w.commits {
+		if w.errs[i] != nil {
+			continue
+		}
+		for j := range w.commits[i].Put {
+			a := &w.commits[i].Put[j]
+			s.notify.Wake(a.ID)
+			if !settles(a) {
+				continue
+			}
+			if b.Len() > maxPayload {
+				payloads = append(payloads, b.String())
+				b.Reset()
+			}
+			if b.Len() > 0 {
+				b.WriteByte('\n')
+			}
+			b.WriteString(strconv.FormatInt(a.Version, 10))
+			b.WriteByte(' ')
+			b.WriteString(a.ID)
+		}
+	}
+	if b.Len() == 0 {
+		return
+	}
+	payloads = append(payloads, b.String())
+	_ = s.use(ctx, "notify", func(ctx context.Context, conn *pgxpool.Conn) error {
+		_, err := conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
+		return err
+	})
+}
+
+// Changed waits for a newer version; see [store.Store]. Writes of this Store
+// wake it at once, those of others by notification: the first who waits opens
+// a connection for that, beside the pool, and starts the goroutine that reads
+// it; [Store.Close] ends both. While it is down, Changed looks for itself.
+func (s *Store) Changed(ctx context.Context, id string, version int64) error {
+	l, err := s.listen()
+	if err != nil {
+		return classify(ctx, "changed", err)
+	}
+	for {
+		pause := s.opts.poll
+		if l.up.Load() {
+			pause *= calmFactor
+		}
+		look, cancel := context.WithTimeout(ctx, pause)
+		err := s.notify.Wait(look, id, func() (bool, error) {
+			stored, err := s.versionOf(ctx, id)
+			return stored > version || stored == 0 && version > 0, err
+		})
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			continue
+		}
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return classify(ctx, "changed", err)
+	}
+}
+
+// listen returns the listener; the first call starts it.
+func (s *Store) listen() (*listener, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, fmt.Errorf("closed: %w", store.ErrUnavailable)
+	}
+	if s.listener == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		s.listener = &listener{cancel: cancel, ended: make(chan struct{})}
+		cfg := s.opts.admin()
+		go s.listener.run(ctx, cfg, s.opts.channel(), &s.notify)
+	}
+	return s.listener, nil
+}
+
+// listener is the connection on which notifications come.
+type listener struct {
+	up     atomic.Bool
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+func (l *listener) stop() {
+	l.cancel()
+	<-l.ended
+}
+
+// run listens, and connects again when the connection is lost.
+func (l *listener) run(ctx context.Context, cfg *pgx.ConnConfig, channel string, notify *store.Notifier) {
+	defer close(l.ended)
+	for pause := minReconnect; ctx.Err() == nil; pause = min(2*pause, maxReconnect) {
+		if l.hear(ctx, cfg, channel, notify) {
+			pause = minReconnect
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+// hear listens on one connection until that ends; it reports whether there was
+// one. Why it ended does not matter: the pool's users see the same trouble.
+func (l *listener) hear(ctx context.Context, cfg *pgx.ConnConfig, channel string, notify *store.Notifier) bool {
+	dial, cancel := context.WithTimeout(ctx, maxReconnect)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(dial, cfg)
+	if err != nil {
+		return false
+	}
+	defer func() {
+		l.up.Store(false)
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(bye)
+	}()
+	if _, err := conn.Exec(dial, `listen `+pgx.Identifier{channel}.Sanitize()); err != nil {
+		return false
+	}
+	l.up.Store(true)
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return true
+		}
+		for line := range strings.Lines(n.Payload) {
+			_, id, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			notify.Wake(id)
+		}
+	}
+}

@@ -1,0 +1,105 @@
+-- Names and values of the store itself: its random key.
+create table meta (
+  name  text primary key,
+  value bytea not null
+);
+
+-- One row per sign-in attempt. record is the whole of it; the other columns are
+-- what is searched for, and what people want to see.
+--
+-- home is the user's hash at insertion and never changes: with it the rows of
+-- an attempt stay together when the tables are distributed.
+-- due is when the sweeper looks at it, wake a bound below due that is indexed
+-- and seldom moves, so that an update need not touch an index.
+create table attempts (
+  user_hash    bytea       not null,
+  id           text        collate "C" not null,
+  key_hash     bytea       not null,
+  home         bytea       not null,
+  version      bigint      not null check (version > 0),
+  state        text        not null check (state in ('Idle', 'CardSent', 'Exchanging', 'Verifying', 'Complete', 'Failed')),
+  method       text        not null,
+  reason       text        not null,
+  failure_code text        not null,
+  app          text        not null,
+  channel      text        not null,
+  user_id      text        not null,
+  user_aad     text        not null,
+  connection   text        not null,
+  tenant       text        not null,
+  conversation text        not null,
+  platform     text        not null,
+  instance     text        not null,
+  created      timestamptz not null,
+  entered      timestamptz not null,
+  ended        timestamptz,
+  due          timestamptz,
+  wake         timestamptz,
+  born         timestamptz not null,
+  lines        bigint      not null,
+  record       bytea       not null,
+  primary key (user_hash, id),
+  check ((ended is null) = (state not in ('Complete', 'Failed'))),
+  check (wake <= due)
+) with (fillfactor = 70);
+
+create unique index attempts_open on attempts (user_hash, key_hash) where ended is null;
+create index attempts_id on attempts (id);
+create index attempts_wake on attempts (wake) where ended is null;
+create index attempts_aad on attempts (user_aad) where user_aad <> '';
+create index attempts_ended on attempts (ended) where ended is not null;
+create index attempts_time on attempts using brin (created, born) with (pages_per_range = 16, autosummarize = on);
+
+-- The audit trail: all lines of one commit about one attempt share a row, seq
+-- is that of the last. attempt is empty for lines of no attempt, each in a row
+-- of its own. Partitioned by the birth of the attempt, so that its lines stand
+-- together and a partition can go when its attempts have gone.
+create table events (
+  born    timestamptz not null,
+  home    bytea       not null,
+  attempt text        collate "C" not null,
+  seq     bigint      not null,
+  at      timestamptz not null,
+  lines   bytea       not null
+) partition by range (born);
+
+create index events_attempt on events (attempt, seq);
+create table events_default partition of events default;
+create sequence orphan_seq;
+
+-- The outbox.
+create table deliveries (
+  home    bytea       not null,
+  attempt text        collate "C" not null,
+  kind    text        collate "C" not null check (kind in ('complete', 'failure')),
+  round   integer     not null,
+  status  text        not null check (status in ('pending', 'delivered', 'dead', 'dropped', 'silent')),
+  tries   bigint      not null,
+  owner   text        not null,
+  created timestamptz not null,
+  next_at timestamptz not null,
+  record  bytea       not null,
+  primary key (home, attempt, kind, round)
+) with (fillfactor = 80);
+
+create index deliveries_pending on deliveries (next_at) where status = 'pending';
+create index deliveries_dead on deliveries (attempt) where status = 'dead';
+
+-- Where an exchange id of a card leads: hash of app and id, to attempt.
+create table exchange_ids (
+  hash    bytea primary key,
+  home    bytea not null,
+  attempt text  collate "C" not null
+);
+
+create index exchange_ids_attempt on exchange_ids (attempt);
+
+-- Names that are taken once.
+create table marks (
+  hash    bytea       primary key,
+  created timestamptz not null,
+  expires timestamptz
+);
+
+create index marks_created on marks (created);
+create index marks_expires on marks (expires);

@@ -1,0 +1,224 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	startTimeout = 30 * time.Second
+	initTimeout  = 2 * time.Minute
+)
+
+// Mode is how a server is shut down.
+type Mode string
+
+// The modes, from polite to rude.
+const (
+	Smart     Mode = "smart"     // waits until every client has gone
+	Fast      Mode = "fast"      // ends the sessions, then writes a checkpoint
+	Immediate Mode = "immediate" // as a crash: recovers from the log at the next start
+)
+
+func (m Mode) signal() (os.Signal, error) {
+	switch m {
+	case Smart:
+		return syscall.SIGTERM, nil
+	case Fast:
+		return syscall.SIGINT, nil
+	case Immediate:
+		return syscall.SIGQUIT, nil
+	default:
+		return nil, fmt.Errorf("unknown mode %q", string(m))
+	}
+}
+
+// Cluster is a throw-away server, reached through a unix socket in a directory
+// that only its user may enter. Its writes are synced as in production.
+type Cluster struct {
+	dir    string
+	server string // path of the server's program
+	cred   *syscall.Credential
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when cmd has ended
+}
+
+// NewCluster starts a server that ends with the test.
+func NewCluster(tb testing.TB) *Cluster {
+	tb.Helper()
+	c, err := startCluster()
+	if err != nil {
+		tb.Fatalf("pgtest: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := c.remove(); err != nil {
+			tb.Errorf("pgtest: %v", err)
+		}
+	})
+	return c
+}
+
+// DSN is the address of the server's superuser.
+func (c *Cluster) DSN() string { return "postgres://postgres@/postgres?host=" + c.dir }
+
+func startCluster() (c *Cluster, err error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	cred, err := credential()
+	if err != nil {
+		return nil, err
+	}
+	// A socket's path has at most 107 bytes: the test's own directory may be
+	// longer than that, and another user may not enter it.
+	dir, err := os.MkdirTemp("", "pgtest")
+	if err != nil {
+		return nil, fmt.Errorf("directory of the cluster: %w", err)
+	}
+	c = &Cluster{dir: dir, server: filepath.Join(bin, "postgres"), cred: cred}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	if cred != nil {
+		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
+			return nil, fmt.Errorf("directory of the cluster: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), initTimeout)
+	defer cancel()
+	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), //nolint:gosec // an installed program
+		"--pgdata", c.data(), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+	initdb.Dir = dir
+	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	if err := c.Start(ctx); err != nil {
+		return nil, errors.Join(err, c.Stop(Immediate))
+	}
+	return c, nil
+}
+
+func (c *Cluster) data() string { return filepath.Join(c.dir, "data") }
+
+// Start starts the server and returns when it takes connections.
+func (c *Cluster) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if c.running() {
+		return errors.New("start: the server is running")
+	}
+	log, err := os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	defer func() { _ = log.Close() }()
+	// It outlives ctx: Stop ends it.
+	cmd := exec.Command(c.server, "-D", c.data(), "-k", c.dir, "-c", "listen_addresses=", "-c", "max_connections=100") //nolint:gosec,noctx // an installed program
+	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, log, log
+	// The server dies with the test program, even if that is killed. The
+	// kernel looks at the thread that started it, so that thread has to stay.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred, Pdeathsig: syscall.SIGQUIT}
+	started, exited := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer close(exited)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is in its log
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	c.cmd, c.exited = cmd, exited
+	return c.ready(ctx)
+}
+
+func (c *Cluster) ready(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := pgx.Connect(ctx, c.DSN())
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-c.exited:
+			log, _ := os.ReadFile(filepath.Join(c.dir, "log"))
+			return fmt.Errorf("start: the server ended: %s", log)
+		case <-ctx.Done():
+			return fmt.Errorf("start: %w: %w", ctx.Err(), err)
+		}
+	}
+}
+
+func (c *Cluster) running() bool {
+	if c.cmd == nil {
+		return false
+	}
+	select {
+	case <-c.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Stop shuts the server down and returns when it is gone.
+func (c *Cluster) Stop(mode Mode) error {
+	if !c.running() {
+		return nil
+	}
+	sig, err := mode.signal()
+	if err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	if err := c.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop: %w", err)
+	}
+	<-c.exited
+	return nil
+}
+
+// Restart is Stop and Start.
+func (c *Cluster) Restart(ctx context.Context, mode Mode) error {
+	if err := c.Stop(mode); err != nil {
+		return err
+	}
+	return c.Start(ctx)
+}
+
+// TerminateBackends ends every other session and returns how many there were.
+func (c *Cluster) TerminateBackends(ctx context.Context) (n int, err error) {
+	conn, err := pgx.Connect(ctx, c.DSN())
+	if err != nil {
+		return 0, fmt.Errorf("terminate backends: %w", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	err = conn.QueryRow(ctx, `select count(pg_terminate_backend(pid)) from pg_stat_activity
+		where pid <> pg_backend_pid() and backend_type = 'client backend'`).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("terminate backends: %w", err)
+	}
+	return n, nil
+}
+
+func (c *Cluster) remove() error {
+	return errors.Join(c.Stop(Immediate), os.RemoveAll(c.dir))
+}

@@ -1,0 +1,96 @@
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Env names the variable with the address of a server for tests: a URL or
+// keywords and values, of a role that may create schemas.
+const Env = "SIGNIN_TEST_POSTGRES"
+
+const cleanupTimeout = 30 * time.Second
+
+// Main runs a package's tests on one shared cluster:
+//
+//	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+//
+// It starts the cluster unless [Env] names one, and returns the exit code.
+func Main(m *testing.M) int {
+	if os.Getenv(Env) != "" {
+		return m.Run()
+	}
+	c, err := startCluster()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
+		return 1
+	}
+	if err := os.Setenv(Env, c.DSN()); err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
+		return 1
+	}
+	code := m.Run()
+	if err := c.remove(); err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
+		return 1
+	}
+	return code
+}
+
+// Start returns the address of a server, with a schema parameter that names a
+// schema of the test's own: it is not created, and is dropped after the test.
+func Start(tb testing.TB) string {
+	tb.Helper()
+	dsn := os.Getenv(Env)
+	if dsn == "" {
+		dsn = NewCluster(tb).DSN()
+	}
+	return Schema(tb, dsn)
+}
+
+// Schema is [Start] on a server of the caller's choice.
+func Schema(tb testing.TB, dsn string) string {
+	tb.Helper()
+	schema := "test_" + strings.ToLower(rand.Text())
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		defer cancel()
+		if err := Exec(ctx, dsn, "drop schema if exists "+schema+" cascade"); err != nil {
+			tb.Errorf("pgtest: drop schema: %v", err)
+		}
+	})
+	return WithParam(dsn, "schema", schema)
+}
+
+// WithParam adds a parameter to an address, be it a URL or keywords and values.
+func WithParam(dsn, name, value string) string {
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		return dsn + " " + name + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
+	}
+	sep := "?"
+	if strings.Contains(dsn, "?") {
+		sep = "&"
+	}
+	return dsn + sep + url.QueryEscape(name) + "=" + url.QueryEscape(value)
+}
+
+// Exec runs statements on a connection of their own.
+func Exec(ctx context.Context, dsn, sql string) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("exec: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,415 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// What a row of findSQL is.
+const (
+	rowNothing  = 0
+	rowExchange = 1
+	rowOpen     = 2
+	rowEnded    = 3
+)
+
+// findSQL reads in one round trip: the clock, the attempt that an exchange id
+// leads to, the user's open attempts and the newest of the others. Key hash
+// null: of every connection.
+const findSQL = `
+select now(), coalesce(r.kind, 0), r.record
+from (select) one left join lateral (
+  select 1 as kind, '' as id, a.record
+  from exchange_ids x join attempts a on a.id = x.attempt
+  where x.hash = $1
+  union all
+  select 2, a.id, a.record
+  from attempts a
+  where a.user_hash = $2 and a.ended is null and ($3::bytea is null or a.key_hash = $3) and a.app = $4 and a.channel = $5
+  union all
+  (select 3, a.id, a.record
+  from attempts a
+  where a.user_hash = $2 and a.ended is not null and ($3::bytea is null or a.key_hash = $3) and a.app = $4 and a.channel = $5
+  order by a.id desc limit $6)
+) r on true
+order by r.kind, r.id desc`
+
+// Find is the engine's read; see [store.Store].
+func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	var exchange, key []byte
+	if q.ExchangeID != "" {
+		exchange = exchangeHash(q.User.App, q.ExchangeID)
+	}
+	if q.Connection != "" {
+		key = keyHash(q.Key())
+	}
+	var snap store.Snapshot
+	err := s.use(ctx, "find", func(ctx context.Context, conn *pgxpool.Conn) error {
+		snap = store.Snapshot{}
+		rows, err := conn.Query(ctx, findSQL, exchange, userHash(q.User.User), key, clean(q.User.App), clean(q.User.Channel), q.Max())
+		if err != nil {
+			return err
+		}
+		var (
+			kind   int
+			record []byte
+		)
+		_, err = pgx.ForEachRow(rows, []any{&snap.Now, &kind, &record}, func() error {
+			if kind == rowNothing {
+				return nil
+			}
+			a, err := store.DecodeAttempt(record)
+			switch {
+			case err != nil:
+				return err
+			case kind == rowExchange:
+				snap.ByExchangeID = &a
+			case a.Key.UserKey() == q.User && (kind == rowOpen || len(snap.Attempts) < q.Max()):
+				snap.Attempts = append(snap.Attempts, a)
+			}
+			return nil
+		})
+		snap.Now = store.Time(snap.Now)
+		return err
+	})
+	if err != nil {
+		return store.Snapshot{}, err
+	}
+	return snap, nil
+}
+
+// Get returns one attempt; see [store.Store].
+func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
+	var snap store.Snapshot
+	err := s.use(ctx, "get", func(ctx context.Context, conn *pgxpool.Conn) error {
+		var record []byte
+		err := conn.QueryRow(ctx, `select now(), a.record from (select) one left join attempts a on a.id = $1`, clean(id)).Scan(&snap.Now, &record)
+		if err != nil {
+			return err
+		}
+		snap.Now = store.Time(snap.Now)
+		if record == nil || clean(id) != id {
+			return fmt.Errorf("attempt %q: %w", id, store.ErrNotFound)
+		}
+		a, err := store.DecodeAttempt(record)
+		if err != nil {
+			return err
+		}
+		snap.Attempts = []store.Attempt{a}
+		return nil
+	})
+	return snap, err
+}
+
+// versionOf is the attempt's version, 0 when there is none.
+func (s *Store) versionOf(ctx context.Context, id string) (version int64, err error) {
+	err = s.use(ctx, "changed", func(ctx context.Context, conn *pgxpool.Conn) error {
+		return conn.QueryRow(ctx, `select coalesce(max(version), 0) from attempts where id = $1`, clean(id)).Scan(&version)
+	})
+	return version, err
+}
+
+// deliveryColumns are what scanDelivery reads: what the outbox changes in SQL
+// has columns, the record has the rest.
+const deliveryColumns = `d.record, d.status, d.tries, d.owner, d.next_at`
+
+func scanDelivery(row pgx.CollectableRow) (store.Delivery, error) {
+	var (
+		record []byte
+		status string
+		tries  int64
+		owner  string
+		next   time.Time
+	)
+	if err := row.Scan(&record, &status, &tries, &owner, &next); err != nil {
+		return store.Delivery{}, err
+	}
+	d, err := store.DecodeDelivery(record)
+	if err != nil {
+		return store.Delivery{}, err
+	}
+	d.Status, d.Tries, d.NextAt = store.DeliveryStatus(status), int(tries), store.Time(next)
+	if clean(d.Owner) != owner {
+		d.Owner = owner
+	}
+	return d, nil
+}
+
+// List is the operator's list; see [store.Store].
+func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
+	var page store.Page
+	err := s.use(ctx, "list", func(ctx context.Context, conn *pgxpool.Conn) error {
+		page = store.Page{}
+		if err := conn.QueryRow(ctx, `select now()`).Scan(&page.Now); err != nil {
+			return err
+		}
+		page.Now = store.Time(page.Now)
+		sql, args := listSQL(&f)
+		rows, err := conn.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		var ids []string
+		for rows.Next() {
+			var record []byte
+			if err := rows.Scan(&record); err != nil {
+				return err
+			}
+			a, err := store.DecodeAttempt(record)
+			if err != nil {
+				return err
+			}
+			if !f.Match(&a) {
+				continue
+			}
+			if n := len(ids); n == f.Max() {
+				page.Next = ids[n-1]
+				break
+			}
+			page.Attempts = append(page.Attempts, a)
+			ids = append(ids, a.ID)
+		}
+		rows.Close()
+		if err := rows.Err(); err != nil || len(ids) == 0 {
+			return err
+		}
+		page.Deliveries, err = s.deliveriesOf(ctx, conn, ids)
+		return err
+	})
+	if err != nil {
+		return store.Page{}, err
+	}
+	return page, nil
+}
+
+func (s *Store) deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) ([]store.Delivery, error) {
+	rows, err := conn.Query(ctx, `select `+deliveryColumns+` from attempts a
+		join deliveries d on d.home = a.home and d.attempt = a.id
+		where a.id = any($1) order by a.id desc, d.kind, d.round`, ids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanDelivery)
+}
+
+// listSQL is the query of a filter. It may let through what the filter does
+// not match (texts that had to be cleaned), never keep back what it does.
+func listSQL(f *store.Filter) (string, []any) {
+	var (
+		where []string
+		args  []any
+	)
+	add := func(cond string, arg any) {
+		args = append(args, arg)
+		where = append(where, strings.ReplaceAll(cond, "?", fmt.Sprintf("$%d", len(args))))
+	}
+	text := func(cond, value string) {
+		if value != "" {
+			add(cond, clean(value))
+		}
+	}
+	when := func(cond string, t time.Time) {
+		if !t.IsZero() {
+			add(cond, t)
+		}
+	}
+	text("id >= ?", f.IDPrefix)
+	if f.IDPrefix != "" && f.IDPrefix == clean(f.IDPrefix) {
+		add("starts_with(id, ?)", f.IDPrefix)
+		if end := after(f.IDPrefix); end != "" {
+			add("id < ?", end)
+		}
+	}
+	text("id < ?", f.Cursor)
+	if f.User != "" {
+		args = append(args, userHash(f.User), fold(f.User))
+		where = append(where, fmt.Sprintf("(user_hash = $%d or user_aad <> '' and user_aad = $%d)", len(args)-1, len(args)))
+	}
+	if f.OpenOnly() {
+		where = append(where, "ended is null")
+	}
+	if len(f.States) > 0 {
+		add("state = any(?)", f.States)
+	}
+	text("app = ?", f.App)
+	text("tenant = ?", f.Tenant)
+	text("conversation = ?", f.Conversation)
+	text("reason = ?", string(f.Reason))
+	text("failure_code = ?", f.FailureCode)
+	text("method = ?", string(f.Method))
+	text("platform = ?", string(f.Platform))
+	text("instance = ?", f.Instance)
+	if f.Connection != "" && isASCII(f.Connection) {
+		add("lower(connection) = ?", strings.ToLower(f.Connection))
+	}
+	when("created >= ?", f.Since)
+	when("created < ?", f.Until)
+	when("entered >= ?", f.EnteredSince)
+	when("entered < ?", f.EnteredUntil)
+	// Nothing ends before it is entered, so an index serves both.
+	sql := "select record from attempts"
+	if len(where) > 0 {
+		sql += " where " + strings.Join(where, " and ")
+	}
+	return sql + " order by id desc", args
+}
+
+// after is the smallest text behind all that begin with prefix, "" for none.
+func after(prefix string) string {
+	last := prefix[len(prefix)-1]
+	if last >= 0x7e {
+		return ""
+	}
+	return prefix[:len(prefix)-1] + string(last+1)
+}
+
+func isASCII(s string) bool {
+	return !slices.ContainsFunc([]byte(s), func(b byte) bool { return b >= 0x80 })
+}
+
+// Events returns audit lines; see [store.Store].
+func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
+	var out []store.Event
+	err := s.use(ctx, "events", func(ctx context.Context, conn *pgxpool.Conn) (err error) {
+		switch {
+		case f.Attempt != "":
+			// Where the attempt was born its lines are: one partition.
+			out, err = readEvents(ctx, conn, &f, `select attempt, seq, lines from events
+				where attempt = $1 and born = (select a.born from attempts a where a.id = $1 limit 1) and seq > $2 and at >= $3
+				order by seq limit $4`, clean(f.Attempt), f.After, f.Since, f.Max())
+		case f.Orphans:
+			out, err = readEvents(ctx, conn, &f, `select attempt, seq, lines from events
+				where attempt = '' and seq > $1 and at >= $2 order by seq limit $3`, f.After, f.Since, f.Max())
+		default:
+			out, err = allEvents(ctx, conn, &f)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// eachLine reads rows of audit lines.
+func eachLine(rows pgx.Rows, fn func([]store.Event) error) error {
+	var (
+		attempt string
+		seq     int64
+		packed  []byte
+	)
+	_, err := pgx.ForEachRow(rows, []any{&attempt, &seq, &packed}, func() error {
+		lines, err := readLines(attempt, seq, packed)
+		if err != nil {
+			return err
+		}
+		return fn(lines)
+	})
+	return err
+}
+
+func readEvents(ctx context.Context, conn *pgxpool.Conn, f *store.EventFilter, sql string, args ...any) ([]store.Event, error) {
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	var out []store.Event
+	err = eachLine(rows, func(lines []store.Event) error {
+		for i := range lines {
+			if lines[i].Seq > f.After && !lines[i].Time.Before(f.Since) {
+				out = append(out, lines[i])
+			}
+		}
+		return nil
+	})
+	return out[:min(len(out), f.Max())], err
+}
+
+// allEvents scans every line and keeps the first Limit of them by time.
+func allEvents(ctx context.Context, conn *pgxpool.Conn, f *store.EventFilter) ([]store.Event, error) {
+	rows, err := conn.Query(ctx, `select attempt, seq, lines from events where at >= $1`, f.Since)
+	if err != nil {
+		return nil, err
+	}
+	var out []store.Event
+	cut := func() {
+		slices.SortFunc(out, byTime)
+		out = out[:min(len(out), f.Max())]
+	}
+	err = eachLine(rows, func(lines []store.Event) error {
+		for i := range lines {
+			if !lines[i].Time.Before(f.Since) {
+				out = append(out, lines[i])
+			}
+		}
+		if len(out) > 2*f.Max()+store.DefaultEventLimit {
+			cut()
+		}
+		return nil
+	})
+	cut()
+	return out, err
+}
+
+func byTime(a, b store.Event) int {
+	if c := a.Time.Compare(b.Time); c != 0 {
+		return c
+	}
+	if c := strings.Compare(a.Attempt, b.Attempt); c != 0 {
+		return c
+	}
+	return int(a.Seq - b.Seq)
+}
+
+// Counts is the operator's overview; see [store.Store].
+func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
+	var c store.Counts
+	err := s.use(ctx, "counts", func(ctx context.Context, conn *pgxpool.Conn) error {
+		c = store.Counts{Open: map[store.State]int{}, Oldest: map[store.State]time.Time{}, Ended: map[string]int{}}
+		var b pgx.Batch
+		b.Queue(`select now(), (select count(*) from deliveries where status = 'pending'),
+			(select count(*) from deliveries where status = 'dead')`).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&c.Now, &c.Owed, &c.Dead)
+		})
+		b.Queue(`select state, count(*), min(entered) from attempts where ended is null group by state`).Query(func(rows pgx.Rows) error {
+			var (
+				state  store.State
+				n      int
+				oldest time.Time
+			)
+			_, err := pgx.ForEachRow(rows, []any{&state, &n, &oldest}, func() error {
+				c.Open[state], c.Oldest[state] = n, store.Time(oldest)
+				return nil
+			})
+			return err
+		})
+		b.Queue(`select state, method, reason, count(*) from attempts where ended >= $1 group by state, method, reason`,
+			since.Truncate(time.Minute)).Query(func(rows pgx.Rows) error {
+			var (
+				a store.Attempt
+				n int
+			)
+			_, err := pgx.ForEachRow(rows, []any{&a.State, &a.Method, &a.Reason, &n}, func() error {
+				c.Ended[a.Outcome()] += n
+				return nil
+			})
+			return err
+		})
+		err := conn.SendBatch(ctx, &b).Close()
+		c.Now = store.Time(c.Now)
+		return err
+	})
+	if err != nil {
+		return store.Counts{}, err
+	}
+	return c, nil
+}
