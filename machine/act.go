@@ -17,6 +17,7 @@ import (
 func (c *call) perform(ctx context.Context, act Act, a *store.Attempt, ev Event) Event {
 	out := ev
 	out.Status, out.Code, out.Message, out.Detail, out.Fence = 0, "", "", "", 0
+	out.Raced, out.Another = false, false
 	if underClaim(act, a) && a.Lease.Owner == c.eng.instance {
 		out.Fence = a.Lease.Fence
 		if a.Lease.Until.Sub(c.now()) < c.eng.timeouts.Upstream {
@@ -99,7 +100,7 @@ func (c *call) unanswered(act Act, ev Event) Event {
 func (c *call) reach(ctx context.Context, act Act, a *store.Attempt, out *Event) {
 	switch act {
 	case AskToken:
-		c.askToken(ctx, a, out)
+		c.askToken(ctx, out)
 	case AskResource:
 		c.askResource(ctx, out)
 	case PostCard:
@@ -148,24 +149,29 @@ func (c *call) describe(ev *Event, err error) {
 
 // short is a failureDetail: what a person may read, never a stack or a token.
 func short(err error) string {
-	var te *tokensvc.Error
+	var (
+		known interface{ HTTPStatus() int }
+		te    *tokensvc.Error
+	)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
 	case errors.Is(err, tokensvc.ErrNoToken):
 		return "no token"
-	case errors.As(err, &te) && te.Status != 0 && te.Code != "":
-		return http.StatusText(te.Status) + " (" + te.Code + ")"
-	case errors.As(err, &te) && te.Status != 0:
-		return http.StatusText(te.Status)
-	default:
+	case !errors.As(err, &known) || known.HTTPStatus() == 0:
 		return "no answer"
+	case known.HTTPStatus() == http.StatusOK:
+		return "no token"
+	case errors.As(err, &te) && te.Code != "":
+		return http.StatusText(te.Status) + " (" + te.Code + ")"
+	default:
+		return http.StatusText(known.HTTPStatus())
 	}
 }
 
 // askToken asks whether the user is signed in. A recovery that has just asked
 // the same is not repeated.
-func (c *call) askToken(ctx context.Context, a *store.Attempt, out *Event) {
+func (c *call) askToken(ctx context.Context, out *Event) {
 	switch {
 	case !c.token.Token.Empty():
 		out.Kind, out.Status = TokenFound, http.StatusOK
@@ -173,7 +179,7 @@ func (c *call) askToken(ctx context.Context, a *store.Attempt, out *Event) {
 	case c.missed:
 		out.Kind, out.Status = NoToken, http.StatusNotFound
 		return
-	case c.eng.policy.CombinedLookup && a == nil:
+	case c.eng.policy.CombinedLookup && !c.movesToChat():
 		c.askBoth(ctx, out)
 		return
 	}
@@ -228,7 +234,7 @@ func (c *call) state() tokensvc.State {
 // and with group_chat one_to_one, the user's own chat with the bot.
 func (c *call) openChat(ctx context.Context, out *Event) error {
 	c.cardTo = c.turn.to
-	if c.eng.policy.GroupChat != OneToOne || !isGroup(c.cardTo) {
+	if !c.movesToChat() {
 		return nil
 	}
 	id, err := c.eng.out.CreateConversation(ctx, c.cardTo)
@@ -238,6 +244,12 @@ func (c *call) openChat(ctx context.Context, out *Event) error {
 	c.cardTo.ID, c.cardTo.Type, c.cardTo.IsGroup = id, "personal", false
 	out.CardConversation = id
 	return nil
+}
+
+// movesToChat reports whether the card goes elsewhere than where the user
+// asked. Then no resource can be asked for before that chat is open.
+func (c *call) movesToChat() bool {
+	return c.eng.policy.GroupChat == OneToOne && isGroup(c.turn.to)
 }
 
 func isGroup(conv store.Conversation) bool {

@@ -22,6 +22,9 @@ const (
 	notWaited         Guard = "has not waited"
 	waitedForExchange Guard = "has waited for an exchange"
 	waitedForVerify   Guard = "has waited for a verification"
+	asked             Guard = "upstream was asked"
+	raced             Guard = "others were faster"
+	another           Guard = "another attempt took its place"
 	withinCooldown    Guard = "within the cool-down"
 	answered          Guard = "an answer is on record"
 	codeAnswered      Guard = "an answer to the code is on record"
@@ -67,6 +70,10 @@ func guards() map[Guard]func(*Input) bool {
 		waitedForExchange: func(in *Input) bool { return in.Event.Waited == store.Exchanging },
 		waitedForVerify:   func(in *Input) bool { return in.Event.Waited == store.Verifying },
 
+		asked:   func(in *Input) bool { return in.Event.Asked },
+		raced:   func(in *Input) bool { return in.Event.Raced },
+		another: func(in *Input) bool { return in.Event.Another },
+
 		withinCooldown: func(in *Input) bool { return in.Now.Sub(in.Attempt.Entered) < cooldown(in) },
 
 		answered:     func(in *Input) bool { return in.Attempt.AnswerStatus != 0 },
@@ -108,7 +115,7 @@ func guards() map[Guard]func(*Input) bool {
 // in a rule for none.
 func aboutEvent() map[Guard]bool {
 	return map[Guard]bool{
-		claimed: true, waited: true, notWaited: true, waitedForExchange: true, waitedForVerify: true,
+		claimed: true, asked: true, raced: true, another: true, waited: true, notWaited: true, waitedForExchange: true, waitedForVerify: true,
 		oldCard: true, statusRejects: true, noStatus: true, ssoWithheld: true, endsSSO: true,
 		only: true, first: true, attributed: true, codeTook: true, unclear: true,
 		policyNoop: true, policyReject: true, policyPopupFails: true, policyCardAnyway: true,

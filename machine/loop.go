@@ -88,9 +88,12 @@ func (c *call) drive(ctx context.Context, ev Event) (Outcome, error) {
 				if races++; races > maxRaces {
 					return Outcome{}, fmt.Errorf("%s: %w: %w", ev.Kind, errRaces, err)
 				}
+				before := here.attempt
 				if here, err = c.again(ctx, here, ev); err != nil {
 					return Outcome{}, err
 				}
+				ev.Raced = true
+				ev.Another = ev.Another || here.attempt != nil && (before == nil || before.ID != here.attempt.ID)
 				continue
 			}
 			if err != nil {
@@ -126,6 +129,7 @@ func (c *call) drive(ctx context.Context, ev Event) (Outcome, error) {
 			ev, interrupted = *interrupted, nil
 		case Recover:
 			before := ev
+			before.Asked = true
 			interrupted = &before
 			ev = c.perform(ctx, d.Rule.Then, d.Attempt, ev)
 		case DeleteAgain:
@@ -267,6 +271,10 @@ func (c *call) flushable(d *Decision) []store.Event {
 // owed are the completions of an attempt that nobody has been told of, as
 // dropped.
 func (c *call) owed(ctx context.Context, id string) ([]store.Delivery, error) {
+	// What was told must not count as dropped because its acknowledgement is still waiting.
+	if err := c.eng.store.Flush(ctx); err != nil {
+		return nil, fmt.Errorf("flush acknowledgements of %s: %w", id, err)
+	}
 	page, err := c.eng.store.List(ctx, store.Filter{IDPrefix: id, Limit: 1})
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of %s: %w", id, err)

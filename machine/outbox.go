@@ -266,6 +266,11 @@ func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
 		e.store.Later(store.Commit{Deliveries: []store.Delivery{row}})
 		return
 	}
+	if row.Tries > maxTries { // no try has come back: each ended with its process
+		row.Status, row.Owner = store.DeliveryDead, ""
+		e.acknowledge(row, snap.Now)
+		return
+	}
 	turn := e.proactive(a)
 	turn.delivery, turn.original = row.DeliveryKey, e.unsealed(a, snap.Now)
 	t := &telling{row: row, turn: turn, flow: e.byName[strings.ToLower(a.Key.Connection)], began: snap.Now}

@@ -72,6 +72,9 @@ type Event struct {
 	Attributed bool        // verifyState: replyToId names this attempt, or it is the only candidate
 	First      bool        // verifyState: the best candidate
 	Unclear    bool        // NoMatch: an upstream failure hid the truth
+	Asked      bool        // upstream has been asked for its truth (E8)
+	Raced      bool        // others changed the attempt since the last upstream call
+	Another    bool        // … or put another in its place
 	OldCard    bool        // the exchange id is of an attempt that this one superseded
 	Actor      string      // operator
 	Invoke     string      // the invoke that brought it, for the audit trail

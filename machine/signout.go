@@ -40,27 +40,28 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 	}
 	// Sign-ins under way are ended first, so that none completes after the
 	// DELETE (E2).
-	newest := map[string]bool{}
-	var keys []store.Key
+	seen := map[string]bool{}
+	var newest []store.Attempt
 	for _, a := range snap.Attempts {
-		if i := a.Key.Index(); !newest[i] {
-			newest[i] = true
-			keys = append(keys, a.Key)
+		if i := a.Key.Index(); !seen[i] {
+			seen[i] = true
+			newest = append(newest, a)
 		}
 	}
-	for _, k := range keys {
-		if err := e.settleSignOut(ctx, turn, k, true); err != nil {
+	for i := range newest {
+		if err := e.settleSignOut(ctx, turn, &newest[i], true); err != nil {
 			return err
 		}
 	}
+	c.received("SignOut")
 	ev := c.perform(ctx, Delete, nil, Event{Kind: SignOutAsked})
-	c.noted = true
+	c.note(store.Event{Kind: store.EventNote, Row: "E4", Status: ev.Status, Detail: "sign-out of every connection"})
 	c.finish(nil)
 	if ev.Kind == SignOutError {
 		return fmt.Errorf("sign out of all connections: %w", c.upstream)
 	}
-	for _, k := range keys {
-		if err := e.settleSignOut(ctx, turn, k, false); err != nil {
+	for i := range newest {
+		if err := e.settleSignOut(ctx, turn, &newest[i], false); err != nil {
 			return err
 		}
 	}
@@ -69,7 +70,8 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 
 // settleSignOut settles one key of a user without a DELETE of its own: before
 // the one for all, only what talks to an upstream; after it, the rest.
-func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, k store.Key, before bool) error {
+func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, seen *store.Attempt, before bool) error {
+	k := seen.Key
 	c := e.call(turn, &Flow{eng: e, conn: Connection{Name: k.Connection}})
 	c.locate = c.byKey
 	here, err := c.byKey(ctx)
@@ -80,11 +82,18 @@ func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, k store.Key, bef
 		return nil
 	}
 	c.received("SignOut")
-	out, err := c.drive(ctx, Event{Kind: SignedOut})
+	ev := Event{Kind: SignedOut}
+	if here.attempt.State == store.Complete && (here.attempt.ID != seen.ID || seen.State != store.Complete) {
+		ev.Kind = SignOutAsked // complete since: its token may be younger than the DELETE for all
+	}
+	out, err := c.drive(ctx, ev)
 	c.finish(out.Attempt)
 	var illegal *IllegalTransitionError
-	if err != nil && !errors.As(err, &illegal) {
+	switch {
+	case err != nil && !errors.As(err, &illegal):
 		return fmt.Errorf("sign out of %s: %w", k.Connection, err)
+	case err == nil && out.Rule.Reply == ReplyError:
+		return fmt.Errorf("sign out of %s: %w", k.Connection, c.upstream)
 	}
 	return nil
 }
