@@ -32,10 +32,7 @@ func seedStore(path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	now := time.Now()
-	var commits []store.Commit
-	for _, c := range []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)} {
-		commits = append(commits, c)
-	}
+	commits := []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)}
 	return errors.Join(st.Apply(context.Background(), commits)...)
 }
 

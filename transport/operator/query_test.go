@@ -38,7 +38,7 @@ func TestQueryRoundTrip(t *testing.T) {
 func TestQueryRefuses(t *testing.T) {
 	for _, query := range []string{
 		"state=Asleep", "since=yesterday", "until=-3h", "age_gt=-1m", "age_gt=5", "stuck=perhaps", "limit=-1", "limit=5000",
-		"limit=x", "usr=29:1", "conection=graph",
+		"limit=x", "usr=29:1", "connections=graph",
 	} {
 		v, err := url.ParseQuery(query)
 		if err != nil {
