@@ -156,7 +156,7 @@ func short(err error) string {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
-	case errors.Is(err, tokensvc.ErrNoToken):
+	case errors.Is(err, tokensvc.ErrNoToken), errors.As(err, &te) && te.Status == http.StatusOK:
 		return "no token"
 	case !errors.As(err, &known) || known.HTTPStatus() == 0:
 		return "no answer"

@@ -51,7 +51,7 @@ func (e *Engine) exchangeAnswer(out Outcome, body ExchangeResponse) Answer {
 	case ReplyRecord:
 		return e.exchanged(out.Attempt.AnswerStatus, out.Attempt.AnswerDetail, body)
 	case ReplyStatus:
-		return e.exchanged(out.Event.Status, "", body)
+		return e.exchanged(statusOr412(out.Event.Status), out.Event.Detail, body)
 	case ReplyBad:
 		body.FailureDetail = out.Rule.Note
 		return Answer{Status: http.StatusBadRequest, Body: body}
@@ -88,7 +88,8 @@ func (c *call) byExchange(ctx context.Context, ev Event) (sighting, error) {
 	}
 	pending := newest != nil && !newest.State.Terminal()
 	owner := snap.ByExchangeID
-	if owner != nil && owner.Key.UserKey() != c.key.UserKey() {
+	foreign := owner != nil && owner.Key.UserKey() != c.key.UserKey()
+	if foreign {
 		c.foreign(owner)
 		owner = nil
 	}
@@ -111,10 +112,12 @@ func (c *call) byExchange(ctx context.Context, ev Event) (sighting, error) {
 		}
 		return here, nil
 	}
-	if pending || newest != nil && ev.ExchangeID == "" && bytes.Equal(newest.TokenMark, ev.TokenMark) {
-		return sighting{attempt: newest}, nil
+	// An id that is missing or another user's says nothing: the token does (B17, B18).
+	nameless := ev.ExchangeID == "" || foreign
+	if pending || newest != nil && nameless && bytes.Equal(newest.TokenMark, ev.TokenMark) {
+		return sighting{attempt: newest, foreign: foreign}, nil
 	}
-	return sighting{}, nil
+	return sighting{foreign: foreign}, nil
 }
 
 // goesOn reports whether an exchange for an attempt that ended is handed to

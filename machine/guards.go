@@ -32,6 +32,7 @@ const (
 	sameCode          Guard = "same code"
 	byCode            Guard = "completed by a code"
 	oldCard           Guard = "id of a superseded card"
+	foreignCard       Guard = "id of another user's card"
 	upstreamFailed    Guard = "failed upstream"
 	signedOut         Guard = "signed out"
 	statusRejects     Guard = "status rejects"
@@ -82,6 +83,7 @@ func guards() map[Guard]func(*Input) bool {
 		sameCode:     func(in *Input) bool { return bytes.Equal(in.Attempt.CodeMark, in.Event.CodeMark) },
 		byCode:       func(in *Input) bool { return in.Attempt.Method == store.MethodVerifyState },
 		oldCard:      func(in *Input) bool { return in.Event.OldCard },
+		foreignCard:  func(in *Input) bool { return in.Event.Foreign },
 
 		upstreamFailed: func(in *Input) bool {
 			return in.Attempt.Reason == store.ReasonUpstreamRejected || in.Attempt.Reason == store.ReasonUpstreamUnavailable
@@ -116,7 +118,7 @@ func guards() map[Guard]func(*Input) bool {
 func aboutEvent() map[Guard]bool {
 	return map[Guard]bool{
 		claimed: true, asked: true, raced: true, another: true, waited: true, notWaited: true, waitedForExchange: true, waitedForVerify: true,
-		oldCard: true, statusRejects: true, noStatus: true, ssoWithheld: true, endsSSO: true,
+		oldCard: true, foreignCard: true, statusRejects: true, noStatus: true, ssoWithheld: true, endsSSO: true,
 		only: true, first: true, attributed: true, codeTook: true, unclear: true,
 		policyNoop: true, policyReject: true, policyPopupFails: true, policyCardAnyway: true,
 	}

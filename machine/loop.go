@@ -47,6 +47,7 @@ type call struct {
 type sighting struct {
 	attempt *store.Attempt
 	oldCard bool // the event named a card that this attempt superseded
+	foreign bool // the event named another user's card
 }
 
 // Outcome is how an event ended.
@@ -77,7 +78,7 @@ func (c *call) drive(ctx context.Context, ev Event) (Outcome, error) {
 	var interrupted *Event
 	races := 0
 	for {
-		ev.OldCard = here.oldCard
+		ev.OldCard, ev.Foreign = here.oldCard, here.foreign
 		d, err := c.eng.def.step(c.input(here, ev))
 		if err != nil {
 			return Outcome{Attempt: here.attempt, Event: ev}, err
@@ -161,17 +162,32 @@ func lostRace(err error) bool {
 }
 
 // again finds the attempt after a lost race. What an upstream said is about
-// the attempt for which it was asked; a success goes on to the one that
-// superseded it. Anything else is located anew.
+// the attempt for which it was asked; a success goes on to the one that took
+// its place. Anything else is located anew.
 func (c *call) again(ctx context.Context, here sighting, ev Event) (sighting, error) {
 	if here.attempt == nil || !isResult(ev.Kind) {
 		return c.locate(ctx)
 	}
 	a, err := c.get(ctx, here.attempt.ID)
-	if err == nil && isSuccess(ev.Kind) && a.Reason == store.ReasonSuperseded {
-		a, err = c.head(ctx, a)
+	if err == nil && isSuccess(ev.Kind) && a.State == store.Failed && a.Reason != store.ReasonSignedOut {
+		a, err = c.successor(ctx, a)
 	}
 	return sighting{attempt: a, oldCard: here.oldCard}, err
+}
+
+// successor is what goes on where a failed attempt ended: the newest of its
+// chain or, if that has failed too, the key's attempt that is under way, beside
+// which none may be opened.
+func (c *call) successor(ctx context.Context, a *store.Attempt) (*store.Attempt, error) {
+	a, err := c.head(ctx, a)
+	if err != nil || a.State != store.Failed || a.Reason == store.ReasonSignedOut {
+		return a, err
+	}
+	pending, err := c.byKey(ctx)
+	if err != nil || pending.attempt == nil || pending.attempt.State.Terminal() {
+		return a, err
+	}
+	return pending.attempt, nil
 }
 
 func isResult(k Kind) bool {

@@ -76,6 +76,7 @@ type Event struct {
 	Raced      bool        // others changed the attempt since the last upstream call
 	Another    bool        // … or put another in its place
 	OldCard    bool        // the exchange id is of an attempt that this one superseded
+	Foreign    bool        // the exchange id is another user's
 	Actor      string      // operator
 	Invoke     string      // the invoke that brought it, for the audit trail
 	Activity   string
@@ -171,7 +172,7 @@ type Rule struct {
 	As     Kind // with Again: as if this had happened
 	Reply  Reply
 	Call   Callback
-	Note   string // the audit line of a rule that changes nothing
+	Note   string // in the audit line: of a rule that changes nothing, or beside the transition
 }
 
 // Input is all that a step may look at.

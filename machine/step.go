@@ -193,6 +193,8 @@ func (w *writer) detail(a *store.Attempt, to store.State) string {
 		return join(string(a.Reason), w.in.Event.Detail)
 	case to == store.Complete:
 		return string(a.Method)
+	case w.rule.Note != "":
+		return join(w.rule.Note, w.in.Event.Detail)
 	default:
 		return w.in.Event.Detail
 	}

@@ -72,6 +72,7 @@ func Table() []Rule {
 		{Row: "B11", On: on(TokenExchange), From: in(complete), If: when(byCode), Reply: ReplyOK, Note: "late: signed in with a code"},
 		{Row: "B7", On: on(TokenExchange), From: in(complete), Reply: ReplyOK, Note: "duplicate of a finished exchange"},
 		{Row: "B19", On: on(TokenExchange), From: in(verifying), If: when(leaseLive, notWaited), Then: Wait},
+		{Row: "E8", On: on(TokenExchange), From: in(verifying), If: when(leaseOver), Do: do(claim), Then: Recover},
 		{Row: "B19", On: on(TokenExchange), From: in(verifying), To: exchanging, Do: do(claim, beginRound), Then: Exchange},
 		{Row: "B9", On: on(TokenExchange), From: in(cardSent), If: when(answered, sameToken, policyNoop), Reply: ReplyOK, Note: "duplicate of a refused exchange"},
 		{Row: "B9", On: on(TokenExchange), From: in(cardSent), If: when(answered, sameToken), Reply: ReplyRecord, Note: "duplicate of a refused exchange"},
@@ -86,6 +87,7 @@ func Table() []Rule {
 		{Row: "B14", On: on(TokenExchange), From: in(failed), If: when(policyReject), Reply: ReplyBad, Note: "late: the attempt has ended"},
 		{Row: "B14", On: on(TokenExchange), From: in(failed), Open: OpensLinked, Origin: store.OriginAdopted, To: exchanging, Do: do(claim, beginRound), Then: Exchange},
 		{Row: "B16", On: on(TokenExchange), From: in(none), If: when(policyReject), Reply: ReplyBad, Note: "nobody waits for this exchange"},
+		{Row: "B18", On: on(TokenExchange), From: in(none), If: when(foreignCard), Open: OpensFresh, Origin: store.OriginAdopted, To: exchanging, Do: do(claim, beginRound), Then: Exchange},
 		{Row: "B16", On: on(TokenExchange), From: in(none), Open: OpensFresh, Origin: store.OriginAdopted, To: exchanging, Do: do(claim, adoptID, beginRound), Then: Exchange},
 
 		{Row: "B2", On: on(ExchangeOK), From: in(exchanging), If: when(mine), To: complete, Method: store.MethodTokenExchange, Do: do(keepAnswer), Reply: ReplyOK, Call: TellDone},
@@ -130,7 +132,7 @@ func Table() []Rule {
 
 		{Row: "C5", On: on(VerifyMiss), From: in(verifying), If: when(mine, only, lastTry), To: failed, Reason: store.ReasonCodeRejected, Do: do(countTry, refuseCode), Reply: ReplyRefuse, Call: TellFailed},
 		{Row: "C5", On: on(VerifyMiss), From: in(verifying), If: when(mine, only), To: cardSent, Do: do(countTry, refuseCode), Reply: ReplyRefuse, Call: TellFailed},
-		{Row: "C4", On: on(VerifyMiss), From: in(verifying), If: when(mine), To: cardSent, Reply: ReplyNext},
+		{Row: "C4", On: on(VerifyMiss), From: in(verifying), If: when(mine), To: cardSent, Reply: ReplyNext, Note: "probe_miss"},
 		{Row: "C13", On: on(VerifyMiss), From: in(none, failed), Reply: ReplyNext, Note: "probe_miss"},
 		{Row: "C4", On: on(VerifyMiss), From: in(idle, cardSent, exchanging, verifying, complete), Reply: ReplyNext, Note: "lost the claim; the miss settles nothing"},
 		{Row: "C7", On: on(VerifyRefused), From: in(verifying), If: when(mine, attributed), To: cardSent, Do: do(countTry, refuseCode, keepFailure), Reply: ReplyRefuse, Call: TellFailed},

@@ -41,7 +41,7 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 	for i := range snap.Attempts {
 		// C11 before all candidates: a code is never sent a second time.
 		if a := &snap.Attempts[i]; a.State == store.Complete && slices.Equal(a.CodeMark, p.ev.CodeMark) {
-			return p.offer(ctx, candidate{flow: e.byName[strings.ToLower(a.Key.Connection)], attempt: a}, p.ev)
+			return p.offer(ctx, candidate{flow: e.byName[strings.ToLower(a.Key.Connection)], attempt: a, byCard: true}, p.ev)
 		}
 	}
 	return p.run(ctx, e.candidates(snap.Attempts, turn.act))
@@ -205,7 +205,9 @@ func (p *prober) offer(ctx context.Context, k candidate, ev Event) Answer {
 	if k.byCard || ev.Kind == NoMatch {
 		c.locate = func(ctx context.Context) (sighting, error) { return c.byID(ctx, k.attempt) }
 	}
-	c.received(ev.Invoke)
+	if ev.Kind == VerifyState { // NoMatch is the same invoke once more
+		c.received(ev.Invoke)
+	}
 	out, err := c.drive(ctx, ev)
 	if err != nil {
 		return c.broken(ctx, out, err)
@@ -222,10 +224,7 @@ func (p *prober) offer(ctx context.Context, k candidate, ev Event) Answer {
 	case ReplyWorst:
 		return c.answer(out, Answer{Status: out.Event.Status})
 	case ReplyStatus: // the recovery before the code got no clear answer (C9c)
-		if out.Event.Status == 0 {
-			return c.answer(out, Answer{Status: http.StatusPreconditionFailed})
-		}
-		return c.answer(out, Answer{Status: out.Event.Status})
+		return c.answer(out, Answer{Status: statusOr412(out.Event.Status)})
 	}
 	p.remember(out.Event)
 	c.finish(out.Attempt)
@@ -277,7 +276,7 @@ func (e *Engine) popupClosed(ctx context.Context, turn *Turn) Answer {
 			return sighting{}, err
 		}
 		for _, k := range e.candidates(snap.Attempts, turn.act) {
-			if k.attempt != nil && !k.attempt.State.Terminal() {
+			if k.attempt != nil && (k.byCard || !k.attempt.State.Terminal()) {
 				c.flow, c.key = k.flow, k.attempt.Key
 				return sighting{attempt: k.attempt}, nil
 			}
