@@ -81,6 +81,9 @@ func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, seen *store.Atte
 	if a := here.attempt; a == nil || before && a.State != store.Exchanging && a.State != store.Verifying {
 		return nil
 	}
+	if before {
+		c.locate = c.underWay // what has come back to its card by now is E1's, after the DELETE
+	}
 	c.received("SignOut")
 	ev := Event{Kind: SignedOut}
 	if here.attempt.State == store.Complete && (here.attempt.ID != seen.ID || seen.State != store.Complete) {
@@ -96,4 +99,13 @@ func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, seen *store.Atte
 		return fmt.Errorf("sign out of %s: %w", k.Connection, c.upstream)
 	}
 	return nil
+}
+
+// underWay is byKey for an attempt that talks to an upstream; none otherwise.
+func (c *call) underWay(ctx context.Context) (sighting, error) {
+	here, err := c.byKey(ctx)
+	if a := here.attempt; a != nil && a.State != store.Exchanging && a.State != store.Verifying {
+		return sighting{}, err
+	}
+	return here, err
 }
