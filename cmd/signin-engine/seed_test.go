@@ -49,9 +49,9 @@ func seeded(id, user, connection string, state store.State, created, entered tim
 }
 
 func stuckExchange(now time.Time) store.Commit {
-	a := seeded(seededStuck, "29:stuck", "graph", store.Exchanging, now.Add(-90*time.Second), now.Add(-78*time.Second))
+	a := seeded(seededStuck, "29:stuck", "graph", store.Exchanging, now.Add(-12*time.Minute), now.Add(-11*time.Minute))
 	a.ExchangeID, a.SSOOffered, a.Invokes, a.Rounds = "fc67", true, 1, 1
-	a.Lease = store.Lease{Owner: "bot-b", Fence: 1, Until: now.Add(-48 * time.Second)}
+	a.Lease = store.Lease{Owner: "bot-b", Fence: 1, Until: now.Add(-10 * time.Minute)}
 	return store.Commit{Put: []store.Attempt{a}, Events: []store.Event{
 		{Attempt: a.ID, Time: a.Created, Kind: store.EventTransition, Row: "A3", Version: 1, To: store.Idle},
 		{Attempt: a.ID, Time: a.Created.Add(time.Second), Kind: store.EventTransition, Row: "A6", From: store.Idle, To: store.CardSent},
@@ -60,7 +60,7 @@ func stuckExchange(now time.Time) store.Commit {
 }
 
 func failedClient(now time.Time) store.Commit {
-	a := seeded(seededFailed, "29:failed", "graph", store.Failed, now.Add(-time.Minute), now.Add(-50*time.Second))
+	a := seeded(seededFailed, "29:failed", "graph", store.Failed, now.Add(-11*time.Minute), now.Add(-10*time.Minute))
 	a.Reason = store.ReasonClientFailure
 	a.Failure = &store.Failure{Source: "client", Code: "resourcematchfailed", Message: "Resource match failed"}
 	return store.Commit{
@@ -76,7 +76,7 @@ func failedClient(now time.Time) store.Commit {
 }
 
 func waiting(now time.Time) store.Commit {
-	a := seeded(seededWaiting, "29:waiting", "github", store.CardSent, now.Add(-20*time.Second), now.Add(-19*time.Second))
+	a := seeded(seededWaiting, "29:waiting", "github", store.CardSent, now.Add(-9*time.Minute), now.Add(-10*time.Second))
 	return store.Commit{Put: []store.Attempt{a}}
 }
 
