@@ -205,7 +205,7 @@ func (c *call) askBoth(ctx context.Context, out *Event) {
 		out.Kind, out.Status = TokenFound, http.StatusOK
 	case err == nil && res != nil:
 		c.resource = *res
-		out.Kind, out.Status = NoToken, http.StatusOK
+		out.Kind, out.Status, out.Detail = NoToken, http.StatusOK, "no token, but a resource"
 	case err == nil, errors.Is(err, tokensvc.ErrNoToken):
 		out.Kind, out.Status = NoToken, http.StatusNotFound
 	default:
@@ -262,7 +262,9 @@ func (c *call) askResource(ctx context.Context, out *Event) {
 		c.describe(out, err)
 		return
 	}
-	if c.resource.SignInLink.Empty() { // else it came with the combined look-up
+	out.Detail = "came with the look-up"
+	if c.resource.SignInLink.Empty() {
+		out.Detail = ""
 		res, err := c.eng.tokens.GetSignInResource(ctx, c.state())
 		if err != nil {
 			out.Kind = ResourceFailed

@@ -1,10 +1,12 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -240,10 +242,17 @@ func (e *Engine) acknowledge(row store.Delivery, now time.Time) {
 
 // redeliver brings callbacks that are due and reports how many it took.
 func (e *Engine) redeliver(ctx context.Context, limit int) (int, error) {
+	// What was told already must not look as if it were still owed.
+	if err := e.store.Flush(ctx); err != nil {
+		return 0, fmt.Errorf("acknowledge callbacks: %w", err)
+	}
 	rows, err := e.store.Claim(ctx, e.instance, limit, e.timeouts.OutboxLease)
 	if err != nil {
 		return 0, fmt.Errorf("claim callbacks: %w", err)
 	}
+	slices.SortStableFunc(rows, func(a, b store.Delivery) int {
+		return cmp.Or(strings.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Round, b.Round))
+	})
 	for _, row := range rows {
 		e.redeliverOne(ctx, row)
 	}
@@ -257,12 +266,18 @@ func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
 		return // the row stays leased and comes again
 	}
 	a := &snap.Attempts[0]
+	if row.Round > 1 && e.store.Flush(ctx) != nil {
+		return // the one before may have been told a moment ago
+	}
 	rows, err := e.deliveries(ctx, row.Attempt)
 	if err != nil {
 		return
 	}
 	if before, waits := earlier(rows, row); waits {
 		row.Owner, row.Tries, row.NextAt = "", row.Tries-1, before.NextAt.Add(time.Millisecond)
+		if before.Owner != "" { // it is being told right now
+			row.NextAt = snap.Now.Add(firstRetry)
+		}
 		e.store.Later(store.Commit{Deliveries: []store.Delivery{row}})
 		return
 	}

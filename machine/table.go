@@ -38,7 +38,7 @@ func Table() []Rule {
 		{Row: "A2", On: on(TokenFound), From: in(idle, cardSent), To: complete, Method: store.MethodSilent, Reply: ReplyToken, Call: TellNobody},
 		{Row: "A1", On: on(TokenFound), From: in(none, complete, failed, exchanging, verifying), Reply: ReplyToken},
 
-		{Row: "A4", On: on(LookupFailed), From: in(none, idle, cardSent, exchanging, verifying, complete, failed), If: when(policyCardAnyway), Then: Again, As: NoToken},
+		{Row: "A4", On: on(LookupFailed), From: in(none, idle, cardSent, exchanging, verifying, complete, failed), If: when(policyCardAnyway), Then: Again, As: NoToken, Note: "no clear answer: on to the card"},
 		{Row: "A4", On: on(LookupFailed), From: in(none, idle, cardSent, exchanging, verifying, complete, failed), Reply: ReplyError, Note: "no card: the token service gave no clear answer"},
 
 		{Row: "A3", On: on(NoToken), From: in(none), Open: OpensFresh, Origin: store.OriginSignIn, To: idle, Do: do(claim), Then: AskResource},

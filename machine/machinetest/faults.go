@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -110,6 +111,22 @@ func (s *faultStore) List(ctx context.Context, f store.Filter) (store.Page, erro
 		return store.Page{}, err
 	}
 	return s.Store.List(ctx, f)
+}
+
+// moment lies between something and those who hear of it from afar, so that
+// what a process does by itself comes first, and scenarios always read alike.
+const moment = time.Microsecond
+
+// settle returns when nothing happens any more without somebody waiting.
+func settle() {
+	time.Sleep(100 * moment)
+	synctest.Wait()
+}
+
+func (s *faultStore) Changed(ctx context.Context, id string, version int64) error {
+	err := s.Store.Changed(ctx, id, version)
+	time.Sleep(moment)
+	return err
 }
 
 func (s *faultStore) Info(ctx context.Context) (store.Info, error) {

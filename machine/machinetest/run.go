@@ -91,7 +91,7 @@ func play(t *testing.T, text string) string {
 			if said := w.run(t.Context(), line); said != "" {
 				w.say("%s", said)
 			}
-			synctest.Wait()
+			settle()
 		}
 		if commands {
 			out.WriteString(separator + "\n")

@@ -46,6 +46,7 @@ func owner(user, connection string) string { return user + "/" + strings.ToLower
 
 // enter waits at the operation's gate and takes the next ordered answer.
 func (s *TokenService) enter(ctx context.Context, op, about string) (script, error) {
+	time.Sleep(moment)
 	s.mu.Lock()
 	gate := s.gates[op]
 	delete(s.gates, op)

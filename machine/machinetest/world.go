@@ -268,7 +268,7 @@ func (w *world) run(ctx context.Context, line string) string {
 		w.waiting[name] = done
 		w.on(parse(rest).opt("on", "a"))
 		go func() { done <- w.run(ctx, rest) }()
-		synctest.Wait()
+		settle()
 		return ""
 	}
 	do, ok := verbs()[c.verb]
@@ -462,6 +462,14 @@ func (w *world) sweep(ctx context.Context, c command) string {
 
 func (w *world) deliver(ctx context.Context, c command) string {
 	e := w.on(c.opt("on", "a"))
+	// The others have long written what nobody waits for, as Run does it.
+	for name, other := range w.engine {
+		if !w.process(name).killed() {
+			brief, cancel := context.WithTimeout(ctx, time.Microsecond) // not for a callback that still runs
+			_ = other.Drain(brief)
+			cancel()
+		}
+	}
 	if err := e.DeliverDue(ctx); err != nil {
 		return "error: " + err.Error()
 	}
