@@ -62,9 +62,6 @@ func play(ctx context.Context, tx pgx.Tx, c *store.Commit) error {
 		})
 	}
 	lines := byAttempt(c)
-	if _, ok := lines[""]; ok {
-		b.Queue(orphanLockSQL)
-	}
 	for i := range c.Put {
 		a := &c.Put[i]
 		var t touches

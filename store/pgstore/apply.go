@@ -73,6 +73,7 @@ func (w *writer) plan() {
 	last := make(map[string]int, 2*len(w.commits)) // name of what is touched, to level of the last who did
 	var levels [][]int
 	var alone [][]int
+	orphans := 0 // level that the next line of no attempt may be written in: they keep their order
 	for i := range w.commits {
 		c := &w.commits[i]
 		if err := validate(c); err != nil {
@@ -85,6 +86,13 @@ func (w *writer) plan() {
 		for _, name := range names {
 			if l, ok := last[name]; ok {
 				level = max(level, l+1)
+			}
+		}
+		if hasOrphans(c) {
+			level = max(level, orphans)
+			orphans = level
+			if !w.shapes[i].simple {
+				orphans++
 			}
 		}
 		for _, name := range names {
@@ -238,18 +246,20 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 func (w *writer) together(ctx context.Context, conn *pgxpool.Conn, levels [][]int) error {
 	var b pgx.Batch
 	refused := map[int]error{}
-	locked := false
 	for _, level := range levels {
 		t := &touches{}
 		for _, i := range level {
 			w.collect(t, i)
 		}
+		for _, i := range slices.Sorted(slices.Values(level)) {
+			n := i
+			if w.shapes[i].id == "" {
+				n = -1
+			}
+			t.orphans(n, w.commits[i].Events)
+		}
 		if t.empty() {
 			continue
-		}
-		if len(t.orphanN) > 0 && !locked {
-			b.Queue(orphanLockSQL)
-			locked = true
 		}
 		t.queue(&b).Query(func(rows pgx.Rows) error {
 			var (
@@ -277,18 +287,18 @@ func (w *writer) together(ctx context.Context, conn *pgxpool.Conn, levels [][]in
 	return nil
 }
 
-// collect adds a simple commit to a statement.
+// collect adds a simple commit to a statement, but for its lines of no attempt.
 func (w *writer) collect(t *touches, i int) {
 	c, shape := &w.commits[i], &w.shapes[i]
-	n := i
 	switch {
 	case shape.put != nil:
-		t.put(n, shape.put, shape.prev, shape.claims, c.Events)
+		t.put(i, shape.put, shape.prev, shape.claims, c.Events)
 	case shape.id != "":
-		t.touch(n, shape.id, c.Events)
-	default:
-		n = -1
+		t.touch(i, shape.id, c.Events)
 	}
-	t.orphans(n, c.Events)
-	t.owe(n, c.Deliveries)
+	t.owe(i, c.Deliveries)
+}
+
+func hasOrphans(c *store.Commit) bool {
+	return slices.ContainsFunc(c.Events, func(e store.Event) bool { return e.Attempt == "" })
 }

@@ -15,14 +15,14 @@ import (
 const moveWakeSQL = `
 update attempts a set wake = a.due
 from (select user_hash, id from attempts
-  where ended is null and wake <= now() and due > now()
+  where wake <= now() and due > now()
   for update skip locked) late
 where a.user_hash = late.user_hash and a.id = late.id`
 
 const dueSQL = `
 with late as (
   select user_hash, id, due from attempts
-  where ended is null and wake <= now() and due <= now()
+  where wake <= now() and due <= now()
   order by due, id
   limit $1
   for update skip locked

@@ -96,10 +96,13 @@ func parse(dsn string, opts []Option) (*options, error) {
 	}
 	params["statement_timeout"] = strconv.FormatInt(o.statement.Milliseconds(), 10)
 	params["idle_in_transaction_session_timeout"] = strconv.FormatInt(2*o.statement.Milliseconds(), 10)
-	// The statements are made for their indexes: planning them anew for every
-	// set of values finds nothing better.
+	// The statements are made for their indexes. Planning them anew for every
+	// set of values finds nothing better, and a plan that was made while the
+	// tables were small, to read them whole, would stay when they have grown.
+	for _, name := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
+		params[name] = "off"
+	}
 	params["plan_cache_mode"] = "force_generic_plan"
-	params["jit"] = "off"
 	if o.configure != nil {
 		o.configure(cfg)
 	}

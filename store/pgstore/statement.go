@@ -17,7 +17,16 @@ import (
 // comes back with the version it found, 0 for none.
 //
 // Touches of one statement must not meet: they see the state before it.
+// Lines of no attempt are numbered by a row that is locked to the end of the
+// transaction: a reader who has seen one has seen all before it.
+//
+// The questions after an open attempt of a key are scalar subqueries, since of
+// an EXISTS the planner may think that reading all open attempts is cheaper.
+//
 // claims: the attempt is open in this touch, so nobody else may hold its key.
+//
+// Nothing joins by hash or merge, see [parse]: what an insertion gives back
+// finds its touch by its place in the arguments.
 const applySQL = `
 with t as materialized (
   select * from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::bytea[], $6::bytea[], $7::bool[],
@@ -39,8 +48,8 @@ with t as materialized (
   from t
   where prev = 0
     and not exists (select from attempts a where a.id = t.id)
-    and not (claims and exists (select from attempts a
-      where a.user_hash = t.user_hash and a.key_hash = t.key_hash and a.ended is null))
+    and (not claims or (select a.id from attempts a
+      where a.user_hash = t.user_hash and a.key_hash = t.key_hash and a.ended is null limit 1) is null)
   on conflict do nothing
   returning id, home, born, lines
 ), upd as (
@@ -56,53 +65,54 @@ with t as materialized (
   from t
   where t.prev > 0 and a.id = t.id and a.version = t.prev
     and (not t.claims or a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash
-      or not exists (select from attempts o
-        where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id))
-  returning t.n, a.home, a.born, a.lines
+      or (select o.id from attempts o
+        where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is null)
+  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange
 ), add as (
   update attempts a set lines = a.lines + t.lines
   from t
   where t.prev = -1 and a.id = t.id
-  returning t.n, a.home, a.born, a.lines
+  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange
 ), done as materialized (
-  select n, home, born, lines from upd
-  union all select n, home, born, lines from add
-  union all select t.n, ins.home, ins.born, ins.lines from ins join t on t.id = ins.id
+  select * from upd
+  union all select * from add
+  union all select ($1::int4[])[place], home, id, born, lines, ($26::int8[])[place], ($27::timestamptz[])[place],
+    ($28::bytea[])[place], ($25::bytea[])[place]
+  from (select array_position($2::text[], id) as place, * from ins) placed
 ), written as (
   insert into events (born, home, attempt, seq, at, lines)
-  select done.born, done.home, t.id, done.lines, t.at, t.audit
-  from done join t on t.n = done.n
-  where t.lines > 0
-), orphans as (
+  select born, home, id, lines, at, audit from done where added > 0
+), o as materialized (
+  select row_number() over (order by place) as i, home, at, line
+  from unnest($29::int4[], $30::bytea[], $31::timestamptz[], $32::bytea[]) with ordinality as o(n, home, at, line, place)
+  where o.n < 0 or o.n = any (array(select n from done))
+), counted as (
+  update orphans set last = last + (select count(*) from o) where exists (select from o)
+  returning last - (select count(*) from o) as last
+), orphaned as (
   insert into events (born, home, attempt, seq, at, lines)
-  select now(), o.home, '', nextval('orphan_seq'), o.at, o.line
-  from unnest($29::int4[], $30::bytea[], $31::timestamptz[], $32::bytea[]) as o(n, home, at, line)
-  where o.n < 0 or exists (select from done where done.n = o.n)
+  select now(), o.home, '', counted.last + o.i, o.at, o.line from o cross join counted
 ), owed as (
   insert into deliveries (home, attempt, kind, round, status, tries, owner, created, next_at, record)
-  select done.home, t.id, d.kind, d.round, d.status, d.tries, d.owner, d.created, d.next_at, d.record
+  select done.home, done.id, d.kind, d.round, d.status, d.tries, d.owner, d.created, d.next_at, d.record
   from unnest($33::int4[], $34::text[], $35::int4[], $36::text[], $37::int8[], $38::text[], $39::timestamptz[],
     $40::timestamptz[], $41::bytea[]) as d(n, kind, round, status, tries, owner, created, next_at, record)
-  join done on done.n = d.n join t on t.n = d.n
+  join done on done.n = d.n
   on conflict (home, attempt, kind, round) do update set status = excluded.status, tries = excluded.tries,
     owner = excluded.owner, created = excluded.created, next_at = excluded.next_at, record = excluded.record
 ), led as (
   insert into exchange_ids (hash, home, attempt)
-  select t.exchange, done.home, t.id
-  from done join t on t.n = done.n
-  where t.exchange <> ''
-    and not exists (select from exchange_ids x where x.hash = t.exchange and x.attempt = t.id)
+  select done.exchange, done.home, done.id
+  from done
+  where done.exchange <> ''
+    and not exists (select from exchange_ids x where x.hash = done.exchange and x.attempt = done.id)
   on conflict (hash) do update set home = excluded.home, attempt = excluded.attempt
 )
 select t.n, found.version, found.open
 from t cross join lateral (select max(a.version) as version, coalesce(bool_or(a.ended is null
   and a.user_hash = t.user_hash and a.key_hash = t.key_hash), false) as open
   from attempts a where a.id = t.id) found
-where not exists (select from done where done.n = t.n)`
-
-// orphanLockSQL makes the numbers of lines of no attempt appear in their order:
-// a reader that has seen one has seen all before it.
-const orphanLockSQL = `select pg_advisory_xact_lock('orphan_seq'::regclass::oid::int8)`
+where t.n <> all (array(select n from done))`
 
 const (
 	prevInsert = 0

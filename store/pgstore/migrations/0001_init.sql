@@ -45,7 +45,7 @@ create table attempts (
 
 create unique index attempts_open on attempts (user_hash, key_hash) where ended is null;
 create index attempts_id on attempts (id);
-create index attempts_wake on attempts (wake) where ended is null;
+create index attempts_wake on attempts (wake) where wake is not null;
 create index attempts_aad on attempts (user_aad) where user_aad <> '';
 create index attempts_ended on attempts (ended) where ended is not null;
 create index attempts_time on attempts using brin (created, born) with (pages_per_range = 16, autosummarize = on);
@@ -65,7 +65,10 @@ create table events (
 
 create index events_attempt on events (attempt, seq);
 create table events_default partition of events default;
-create sequence orphan_seq;
+
+-- The number of the last line of no attempt.
+create table orphans (last bigint not null);
+insert into orphans values (0);
 
 -- The outbox.
 create table deliveries (
