@@ -29,7 +29,7 @@ func (c *call) perform(ctx context.Context, act Act, a *store.Attempt, ev Event)
 	defer cancel()
 	began := c.eng.clock()
 	failpoint("before", string(act))
-	c.reach(bounded, act, a, &out)
+	c.reach(bounded, act, &out)
 	failpoint("after", string(act))
 	took := c.eng.clock().Sub(began)
 
@@ -97,7 +97,7 @@ func (c *call) unanswered(act Act, ev Event) Event {
 	return ev
 }
 
-func (c *call) reach(ctx context.Context, act Act, a *store.Attempt, out *Event) {
+func (c *call) reach(ctx context.Context, act Act, out *Event) {
 	switch act {
 	case AskToken:
 		c.askToken(ctx, out)

@@ -106,13 +106,13 @@ func replay(a *store.Attempt, events []store.Event, legal map[[2]store.State]boo
 	return bad
 }
 
-func checkInvariants(t testing.TB, w *world) {
-	t.Helper()
-	bad, err := Violations(t.Context(), w.mem)
+func checkInvariants(tb testing.TB, w *world) {
+	tb.Helper()
+	bad, err := Violations(tb.Context(), w.mem)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, b := range bad {
-		t.Errorf("invariant %s", w.renumber(b))
+		tb.Errorf("invariant %s", w.renumber(b))
 	}
 }

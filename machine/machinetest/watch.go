@@ -24,7 +24,7 @@ func (w *world) outbox(ctx context.Context, _ command) string {
 	for _, d := range page.Deliveries {
 		line := fmt.Sprintf("  #%d/%s/%d %s, %d tries", w.number(d.Attempt), d.Kind, d.Round, d.Status, d.Tries)
 		if d.Status == store.DeliveryPending {
-			line += fmt.Sprintf(", next in %s", max(0, d.NextAt.Sub(time.Now())).Round(time.Millisecond))
+			line += fmt.Sprintf(", next in %s", max(0, time.Until(d.NextAt)).Round(time.Millisecond))
 		}
 		if d.Error != "" {
 			line += " (" + d.Error + ")"

@@ -47,8 +47,8 @@ type world struct {
 	gates   map[string]chan struct{}
 }
 
-func newWorld(t testing.TB) *world {
-	w := &world{t: t, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
+func newWorld(tb testing.TB) *world {
+	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
 	w.procs, w.killAt = map[string]*process{}, map[string]string{}
 	w.mem = memstore.New(time.Now)
 	w.store = &faultStore{Store: w.mem}
