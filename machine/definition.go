@@ -1,9 +1,11 @@
 package machine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -189,6 +191,15 @@ func checkReach(rules []Rule) []error {
 	return errs
 }
 
+// compareRows sorts A2 before A12 and C9 before C9b.
+func compareRows(a, b string) int {
+	number := func(row string) int {
+		n, _ := strconv.Atoi(strings.TrimRight(row[1:], "abcdefghijklmnopqrstuvwxyz"))
+		return n
+	}
+	return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(number(a), number(b)), cmp.Compare(a, b))
+}
+
 // States are the states in the order of a sign-in.
 func States() []store.State {
 	return []store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying, store.Complete, store.Failed}
@@ -228,6 +239,7 @@ func edges(rules []Rule) []Edge {
 	for _, from := range order {
 		for _, to := range order {
 			if r := rows[arrow{from, to}]; r != nil {
+				slices.SortFunc(r, compareRows)
 				out = append(out, Edge{From: from, To: to, Rows: r})
 			}
 		}

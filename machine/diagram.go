@@ -94,7 +94,7 @@ func dot(o DiagramOptions) string {
 	b.WriteString("digraph signin {\n  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fillcolor=\"#f8fafc\", fontname=\"Helvetica\"];\n  edge [fontname=\"Helvetica\", fontsize=9];\n")
 	b.WriteString("  new [shape=point, width=0.15, label=\"\"];\n")
 	for _, s := range States() {
-		var attrs []string
+		attrs := []string{fmt.Sprintf("id=%q", nodeID(s))}
 		if s.Terminal() {
 			attrs = append(attrs, "peripheries=2")
 		}
@@ -115,10 +115,38 @@ func dot(o DiagramOptions) string {
 		if o.walked(e) {
 			extra = `, color="#1d4ed8", penwidth=2.5`
 		}
-		fmt.Fprintf(&b, "  %s -> %s [label=\"%s\"%s];\n", from, e.To, wrapRows(e.Rows), extra)
+		fmt.Fprintf(&b, "  %s -> %s [id=%q, label=\"%s\"%s];\n", from, e.To, edgeID(e), wrapRows(e.Rows), extra)
 	}
 	b.WriteString("}\n")
 	return b.String()
+}
+
+func nodeID(s store.State) string { return "state-" + string(s) }
+func edgeID(e Edge) string        { return "edge-" + string(e.From) + "-" + string(e.To) }
+
+// MarkSVG marks a path and a state in the drawing that was made of the Dot
+// diagram (diagrams/signin.svg): what is not marked stays as it was drawn.
+func MarkSVG(svg string, o DiagramOptions) string {
+	var style strings.Builder
+	for _, s := range States() {
+		switch {
+		case s == o.Current:
+			fmt.Fprintf(&style, "#%s path{fill:#1d4ed8} #%s text{fill:#ffffff;font-weight:bold} ", nodeID(s), nodeID(s))
+		case o.visited(s):
+			fmt.Fprintf(&style, "#%s path{fill:#dbeafe} ", nodeID(s))
+		}
+	}
+	for _, e := range Edges() {
+		if o.walked(e) {
+			fmt.Fprintf(&style, "#%s path{stroke:#1d4ed8;stroke-width:2.5} #%s polygon{stroke:#1d4ed8;fill:#1d4ed8} #%s text{fill:#1d4ed8;font-weight:bold} ", edgeID(e), edgeID(e), edgeID(e))
+		}
+	}
+	at := strings.Index(svg, "<svg")
+	if style.Len() == 0 || at < 0 {
+		return svg
+	}
+	at += strings.IndexByte(svg[at:], '>') + 1
+	return svg[:at] + "\n<style>" + strings.TrimSpace(style.String()) + "</style>" + svg[at:]
 }
 
 // wrapRows breaks a long label, so that the drawing stays narrow.

@@ -1,0 +1,71 @@
+// Command draw draws the transition table into a folder: signin.mmd, .dot,
+// .svg and .md.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/goccy/go-graphviz"
+
+	"github.com/signin-engine/signin-engine/machine"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: draw FOLDER")
+		os.Exit(2)
+	}
+	if err := draw(context.Background(), os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "draw:", err)
+		os.Exit(1)
+	}
+}
+
+func draw(ctx context.Context, into string) error {
+	for ext, format := range map[string]machine.DiagramFormat{"mmd": machine.Mermaid, "dot": machine.Dot, "md": machine.Markdown} {
+		text, err := machine.Diagram(machine.DiagramOptions{Format: format})
+		if err != nil {
+			return err
+		}
+		if err := write(into, ext, []byte(text)); err != nil {
+			return err
+		}
+	}
+	dot, err := machine.Diagram(machine.DiagramOptions{Format: machine.Dot})
+	if err != nil {
+		return err
+	}
+	svg, err := layOut(ctx, dot)
+	if err != nil {
+		return err
+	}
+	return write(into, "svg", svg)
+}
+
+func write(into, ext string, b []byte) error {
+	return os.WriteFile(filepath.Join(into, "signin."+ext), b, 0o644) //nolint:gosec // a page of the documentation
+}
+
+// layOut turns DOT into SVG.
+func layOut(ctx context.Context, dot string) (svg []byte, err error) {
+	g, err := graphviz.New(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("start graphviz: %w", err)
+	}
+	defer func() { err = errors.Join(err, g.Close()) }()
+	graph, err := graphviz.ParseBytes([]byte(dot))
+	if err != nil {
+		return nil, fmt.Errorf("read DOT: %w", err)
+	}
+	defer func() { err = errors.Join(err, graph.Close()) }()
+	var out bytes.Buffer
+	if err = g.Render(ctx, graph, graphviz.SVG, &out); err != nil {
+		return nil, fmt.Errorf("draw SVG: %w", err)
+	}
+	return out.Bytes(), nil
+}
