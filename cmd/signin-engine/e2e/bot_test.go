@@ -18,6 +18,7 @@ import (
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
+	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
@@ -46,7 +47,7 @@ type process struct {
 
 // newBot writes the configuration, to which extra is appended. Whatever runs
 // at the end of the test is killed.
-func newBot(t testing.TB, w *world, program, extra string) *bot {
+func newBot(t *testing.T, w *world, program, extra string) *bot {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bot{
@@ -98,7 +99,7 @@ timeouts: {upstream: 1500ms, lease: 2500ms, outbox_lease: 2s, sweep: 200ms}
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
 // start runs the program and returns when it serves.
-func (b *bot) start(t testing.TB, env ...string) *process {
+func (b *bot) start(t *testing.T, env ...string) *process {
 	t.Helper()
 	p, err := b.tryStart(env...)
 	if err != nil {
@@ -128,6 +129,11 @@ func (b *bot) tryStart(env ...string) (*process, error) {
 		b.become(nil, p)
 		return p, nil
 	case <-p.exited:
+		select {
+		case p.address = <-out.serving: // it served, and died at once
+			return p, nil
+		default:
+		}
 		return nil, fmt.Errorf("serve: %w: %s", p.err, tail(b.log(), 1<<10))
 	case <-deadline.C:
 		p.kill()
@@ -204,7 +210,7 @@ func (p *process) stop() error {
 }
 
 // stopped stops a process that must end well.
-func (p *process) stopped(t testing.TB) {
+func (p *process) stopped(t *testing.T) {
 	t.Helper()
 	if err := p.stop(); err != nil {
 		t.Errorf("SIGTERM: %v", err)
@@ -238,7 +244,7 @@ func (b *bot) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 }
 
 // client speaks to the bot, whichever process it is.
-func (b *bot) client(t testing.TB) *http.Client {
+func (b *bot) client(t *testing.T) *http.Client {
 	t.Helper()
 	transport := &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -246,7 +252,7 @@ func (b *bot) client(t testing.TB) *http.Client {
 }
 
 // patient is client, but sends again as Teams does.
-func (b *bot) patient(t testing.TB) *http.Client {
+func (b *bot) patient(t *testing.T) *http.Client {
 	t.Helper()
 	c := b.client(t)
 	c.Transport = redelivery{c.Transport}
@@ -255,7 +261,7 @@ func (b *bot) patient(t testing.TB) *http.Client {
 
 // run runs another command of the program and returns what it wrote and its
 // exit code.
-func (b *bot) run(t testing.TB, args ...string) (stdout, stderr string, code int) {
+func (b *bot) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), b.program, args...)
 	var out, errs bytes.Buffer
@@ -269,15 +275,15 @@ func (b *bot) run(t testing.TB, args ...string) (stdout, stderr string, code int
 }
 
 // operator asks the running bot through its socket.
-func (b *bot) operator(t testing.TB) *operator.Client {
+func (b *bot) operator(t *testing.T) *operator.Client {
 	t.Helper()
-	c := operator.NewClient(operator.SocketBeside(b.db), operatorToken())
+	c := operator.NewClient(operator.SocketBeside(b.db), tokensvc.Secret{}) // a unix socket asks for none
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
 // open opens the file of a bot that has stopped.
-func (b *bot) open(t testing.TB) store.Store {
+func (b *bot) open(t *testing.T) store.Store {
 	t.Helper()
 	s, err := boltstore.Open(b.db, boltstore.WithReadOnly())
 	if err != nil {
@@ -288,7 +294,7 @@ func (b *bot) open(t testing.TB) store.Store {
 }
 
 // eventually polls until done holds.
-func eventually(t testing.TB, what string, done func() bool) {
+func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -305,10 +311,9 @@ func eventually(t testing.TB, what string, done func() bool) {
 
 // settled waits until nothing is under way and no callback is owed. Cards may
 // still wait for their users.
-func (b *bot) settled(t testing.TB) {
+func (b *bot) settled(t *testing.T) {
 	t.Helper()
 	op := b.operator(t)
-	var last string
 	eventually(t, "nothing is under way", func() bool {
 		o, err := op.Overview(t.Context())
 		if err != nil {
@@ -320,8 +325,6 @@ func (b *bot) settled(t testing.TB) {
 				busy += s.Count
 			}
 		}
-		last = fmt.Sprintf("%+v, %d owed", o.States, o.Owed)
 		return busy == 0
 	})
-	_ = last
 }

@@ -11,60 +11,62 @@ import (
 // TestCrashPoints ends the bot at every point of state-machine.md §5, starts it
 // again and lets the clients go on as Teams does.
 func TestCrashPoints(t *testing.T) {
-	type way struct {
-		name  string
-		popup bool
-	}
-	sso, popup := way{"sso", false}, way{"popup", true}
+	const sso, popup = "sso", "popup"
 	for _, c := range []struct {
-		name, failpoint string
-		ways            []way
-		callbacks       int // begun for the one completion
-		texts           int // that got through
+		name, way  string
+		failpoints []string // one process after the other
+		callbacks  int      // begun for the one completion
+		texts      int      // that got through
 	}{
-		{"resource", "before POST card", []way{sso, popup}, 1, 1},
-		{"card", "after POST card", []way{sso, popup}, 1, 1},
-		{"claim", "before exchange", []way{sso}, 1, 1},
-		{"claim", "before GetToken with code", []way{popup}, 1, 1},
-		{"upstream", "after exchange", []way{sso}, 1, 1},
-		{"upstream", "after GetToken with code", []way{popup}, 1, 1},
-		{"settled", "before callback", []way{sso, popup}, 2, 1},
-		{"told", "after callback", []way{sso, popup}, 2, 2}, // the one place where a text may come twice
+		{"resource", sso, []string{"before POST card"}, 1, 1},
+		{"resource", popup, []string{"before POST card"}, 1, 1},
+		{"card", sso, []string{"after POST card"}, 1, 1},
+		{"card", popup, []string{"after POST card"}, 1, 1},
+		{"claim", sso, []string{"before exchange"}, 1, 1},
+		{"claim", popup, []string{"before GetToken with code"}, 1, 1},
+		{"upstream", sso, []string{"after exchange"}, 1, 1},
+		{"upstream", popup, []string{"after GetToken with code"}, 1, 1},
+		{"recovery", popup, []string{"after GetToken with code", "after GetToken after a crash"}, 1, 1},
+		{"settled", sso, []string{"before callback"}, 2, 1},
+		{"settled", popup, []string{"before callback"}, 2, 1},
+		// The one place where a text may come twice, or as often as the bot dies there.
+		{"told", sso, []string{"after callback"}, 2, 2},
+		{"told", popup, []string{"after callback", "after callback"}, 3, 3},
 	} {
-		for _, way := range c.ways {
-			t.Run(c.name+" "+way.name, func(t *testing.T) {
-				t.Parallel()
-				crash(t, c.failpoint, way.popup, c.callbacks, c.texts)
-			})
-		}
+		t.Run(c.name+" "+c.way, func(t *testing.T) {
+			t.Parallel()
+			crash(t, c.failpoints, c.way == popup, c.callbacks, c.texts)
+		})
 	}
 }
 
-func crash(t *testing.T, failpoint string, popup bool, callbacks, texts int) {
+func crash(t *testing.T, failpoints []string, popup bool, callbacks, texts int) {
 	t.Helper()
 	w := newWorld(t, !popup)
 	b := newBot(t, w, program(t, mined), quick)
 	p := &person{w: w, teams: w.user(b.patient(t), "robin"), popup: popup}
-	first := b.start(t, "SIGNIN_ENGINE_FAILPOINT="+failpoint)
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- p.signIn(ctx) }()
-	select {
-	case <-first.exited:
-		if !first.killed() {
-			t.Fatalf("the process ended otherwise: %v", first.err)
+	for _, name := range failpoints {
+		doomed := b.start(t, "SIGNIN_ENGINE_FAILPOINT="+name)
+		select {
+		case <-doomed.exited:
+		case <-ctx.Done():
+			t.Fatalf("the process does not come to %q", name)
 		}
-	case err := <-done:
-		t.Fatalf("the process was not killed; the sign-in ended with %v", err)
+		if !doomed.killed() {
+			t.Fatalf("the process ended otherwise: %v", doomed.err)
+		}
 	}
-	second := b.start(t)
+	last := b.start(t)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
 	b.settled(t)
-	second.stopped(t)
+	last.stopped(t)
 
 	if got := w.connected(p.teams); got != texts {
 		t.Errorf("the user was told %d times, want %d", got, texts)

@@ -26,7 +26,7 @@ func TestRandomKills(t *testing.T) {
 
 	c := newCrowd(t, w, b.patient(t))
 	for range *rounds {
-		life := time.NewTimer(20*time.Millisecond + rand.N(500*time.Millisecond)) //nolint:gosec // any moment will do
+		life := time.NewTimer(20*time.Millisecond + rand.N(500*time.Millisecond))
 		<-life.C
 		p.kill()
 		p = b.start(t)

@@ -51,7 +51,7 @@ func build(name string, flags ...string) (string, error) {
 }
 
 // program returns the path of a build.
-func program(t testing.TB, built func() (string, error)) string {
+func program(t *testing.T, built func() (string, error)) string {
 	t.Helper()
 	path, err := built()
 	if err != nil {

@@ -77,7 +77,7 @@ func (p *person) card(ctx context.Context) (*emulator.Card, error) {
 			return &card, nil
 		}
 		if p.w.signedIn(p.teams) {
-			return nil, nil //nolint:nilnil // there is none, and that is fine
+			return nil, nil
 		}
 	}
 	return nil, fmt.Errorf("%s sees no card after %d messages", p.teams.User.Name, tries)

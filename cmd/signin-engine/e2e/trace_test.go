@@ -63,6 +63,7 @@ func TestTrace(t *testing.T) {
 // bot did. With kill the bot is killed between the card and its completion,
 // and another process goes on with the file.
 func replay(t *testing.T, file string, kill bool) {
+	t.Helper()
 	t.Parallel()
 	tr := readTrace(t, file)
 	w := newWorld(t, tr.SSO)

@@ -24,9 +24,6 @@ const (
 	channel      = "msteams"
 )
 
-// operatorToken: a unix socket asks for none.
-func operatorToken() tokensvc.Secret { return tokensvc.Secret{} }
-
 // world is everything the bot talks to, with a record of what went over the
 // wire as it was, which the emulator's own does not keep.
 type world struct {
@@ -56,7 +53,7 @@ func (e *exchange) path() string {
 }
 
 // newWorld has one connection, with or without SSO.
-func newWorld(t testing.TB, sso bool) *world {
+func newWorld(t *testing.T, sso bool) *world {
 	t.Helper()
 	w := &world{
 		Server: emulator.New(emulator.Config{
@@ -142,11 +139,12 @@ func (w *world) requests() []exchange {
 	})
 }
 
-// count is how many answered requests have this path.
-func (w *world) count(path string) int {
+// count is how many requests for path were about the user and answered so.
+func (w *world) count(path string, user *emulator.Teams, status int) int {
 	n := 0
 	for _, e := range w.requests() {
-		if strings.EqualFold(e.path(), path) {
+		q, err := e.query()
+		if err == nil && e.path() == path && q["userid"] == user.User.ID && e.status == status {
 			n++
 		}
 	}
