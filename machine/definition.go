@@ -152,8 +152,8 @@ func checkRule(c *compiledRule) []error {
 			bad("changes an attempt that is not there")
 		case from.Terminal() && c.target(from) != from:
 			bad("leaves the terminal state %s", from)
-		case from.Terminal() && c.Open == OpensInstead, from == store.None && c.Open == OpensInstead:
-			bad("supersedes in state %s", fsmState(from))
+		case from == store.None && c.Open == OpensInstead:
+			bad("supersedes an attempt that is not there")
 		case !from.Terminal() && from != store.None && (c.Open == OpensLinked || c.Open == OpensFresh):
 			bad("opens a second attempt beside a %s one", from)
 		}

@@ -146,11 +146,6 @@ func (s processStore) Changed(ctx context.Context, id string, version int64) err
 	_, err := through(ctx, s.p, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.Store.Changed(ctx, id, version)
 	})
-	if err == nil {
-		// News takes a moment to arrive: whoever made the change finishes what
-		// it does first, and a scenario reads the same every time.
-		time.Sleep(time.Millisecond)
-	}
 	return lost(err)
 }
 
