@@ -463,8 +463,8 @@ func (w *world) sweep(ctx context.Context, c command) string {
 func (w *world) deliver(ctx context.Context, c command) string {
 	e := w.on(c.opt("on", "a"))
 	// The others have long written what nobody waits for, as Run does it.
-	for name, other := range w.engine {
-		if !w.process(name).killed() {
+	for _, name := range slices.Sorted(maps.Keys(w.engine)) {
+		if other := w.engine[name]; !w.process(name).killed() {
 			brief, cancel := context.WithTimeout(ctx, time.Microsecond) // not for a callback that still runs
 			_ = other.Drain(brief)
 			cancel()
