@@ -3,7 +3,6 @@ package pgstore
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -48,9 +47,13 @@ func steps() ([]Migration, error) {
 }
 
 // applied fills in what the schema has, and returns its version, 0 for none.
-func applied(ctx context.Context, q querier, steps []Migration) (version int, err error) {
+//
+// It asks a table of the catalog: to_regclass would go by a search path that
+// was resolved before another program made the schema.
+func applied(ctx context.Context, q querier, schema string, steps []Migration) (version int, err error) {
 	var there bool
-	if err := q.QueryRow(ctx, `select to_regclass('schema_migrations') is not null`).Scan(&there); err != nil || !there {
+	err = q.QueryRow(ctx, `select exists (select from pg_tables where schemaname = $1 and tablename = 'schema_migrations')`, schema).Scan(&there)
+	if err != nil || !there {
 		return 0, err
 	}
 	rows, err := q.Query(ctx, `select version, applied from schema_migrations order by version`)
@@ -90,7 +93,7 @@ func migrate(ctx context.Context, conn *pgx.Conn, schema string) error {
 			if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, "signin-engine "+schema); err != nil {
 				return err
 			}
-			version, err := applied(ctx, tx, all)
+			version, err := applied(ctx, tx, schema, all)
 			if err != nil {
 				return err
 			}
@@ -133,7 +136,7 @@ func step(ctx context.Context, tx pgx.Tx, schema string, m Migration) error {
 // [store.ErrUnavailable].
 func Migrate(ctx context.Context, dsn string, opts ...Option) ([]Migration, error) {
 	return withConn(ctx, "migrate", dsn, opts, func(conn *pgx.Conn, o *options) error {
-		return errors.Join(migrate(ctx, conn, o.schema))
+		return migrate(ctx, conn, o.schema)
 	})
 }
 
@@ -160,7 +163,7 @@ func withConn(ctx context.Context, op, dsn string, opts []Option, fn func(*pgx.C
 	if err != nil {
 		return nil, fmt.Errorf("pgstore: %s: %w", op, err)
 	}
-	version, err := applied(ctx, conn, all)
+	version, err := applied(ctx, conn, o.schema, all)
 	if err == nil && version > len(all) {
 		err = checkVersion(version, len(all))
 	}

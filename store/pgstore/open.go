@@ -175,7 +175,7 @@ func (s *Store) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	version, err := applied(ctx, conn, all)
+	version, err := applied(ctx, conn, s.opts.schema, all)
 	if err != nil {
 		return err
 	}
