@@ -59,7 +59,11 @@ const (
 // enter parks until the scheduler goes on with this goroutine. On an engine
 // that was killed nothing ever goes on.
 func (n *node) enter(ctx context.Context, at place, op, about string) verdict {
-	return n.park(ctx, &parked{at: at, op: op, key: n.name + " " + op + " " + about})
+	v := n.park(ctx, &parked{at: at, op: op, key: n.name + " " + op + " " + about})
+	if v.kill {
+		runtime.Goexit()
+	}
+	return v
 }
 
 func (n *node) park(ctx context.Context, p *parked) verdict {
@@ -67,7 +71,7 @@ func (n *node) park(ctx context.Context, p *parked) verdict {
 	w.mu.Lock()
 	if n.dead {
 		w.mu.Unlock()
-		runtime.Goexit()
+		return verdict{kill: true}
 	}
 	if w.free {
 		w.mu.Unlock()
@@ -84,9 +88,6 @@ func (n *node) park(ctx context.Context, p *parked) verdict {
 		p.late = true
 		w.mu.Unlock()
 		v = <-p.go1
-	}
-	if v.kill {
-		runtime.Goexit()
 	}
 	return v
 }
@@ -117,6 +118,12 @@ func (s *gateStore) Apply(ctx context.Context, commits []store.Commit) []error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	errs := make([]error, len(commits))
+	if v.kill { // others wait for this group: they end at their next gate
+		for i := range errs {
+			errs[i] = store.ErrReadOnly
+		}
+		return errs
+	}
 	if v.fault != failed {
 		errs = s.Store.Apply(context.WithoutCancel(ctx), commits)
 		for i := range commits {
@@ -253,7 +260,15 @@ func (s *gateTokens) ask(ctx context.Context, op string, uc tokensvc.UserConnect
 // upstream is an answer that is none of the twin's. w.mu is held.
 func (w *world) upstream(t *task, op string, status int) error {
 	t.faults++
-	t.statuses = append(t.statuses, status)
+	if status == 404 && op != "Exchange" && op != "GetToken+code" {
+		status = 500 // trouble is no lie about what the service holds
+	}
+	if op != "GetToken+code" || !t.spends {
+		t.statuses = append(t.statuses, status)
+	}
+	if op == "SignOut" {
+		t.tried = true
+	}
 	t.claimed = t.claimed || op == "Exchange" && (status == 429 || status == 503) // it may ask again
 	te := &tokensvc.Error{Op: op, Status: status}
 	switch status {

@@ -227,6 +227,9 @@ func (m *model) ends(c *store.Commit, r *row, before, a *store.Attempt, line *st
 		return
 	}
 	if a.State == store.Complete {
+		if t := m.w.byActivity[line.Activity]; t != nil {
+			t.sawDone = true
+		}
 		if !newDelivery(c, a.ID, store.DeliverComplete) {
 			m.w.violate("4", "#%d is Complete without its outbox row", r.number)
 		}
@@ -241,7 +244,7 @@ func (m *model) ends(c *store.Commit, r *row, before, a *store.Attempt, line *st
 		}
 		r.promised = false
 	}
-	if r.promised && upstreamRow(line.Row) {
+	if r.promised && upstreamRow(line.Row) && a.Reason != store.ReasonUpstreamUnavailable {
 		m.w.violate("success", "#%d: upstream granted a token under this claim, and %s makes it %s", r.number, line.Row, a.State)
 	}
 	if a.State != store.Failed {
@@ -379,9 +382,6 @@ func (m *model) head(r *row) *row {
 	}
 }
 
-// chainComplete reports whether the chain of r has completed.
-func (m *model) chainComplete(r *row) bool { return m.head(r).State == store.Complete }
-
 // anyOf reports whether an attempt of the owner is what f says.
 func (m *model) anyOf(key string, f func(*row) bool) bool {
 	for _, id := range m.ids {
@@ -392,14 +392,15 @@ func (m *model) anyOf(key string, f func(*row) bool) bool {
 	return false
 }
 
-// newer is the same for all attempts of a user.
-func (m *model) anyOfUser(user string, f func(*row) bool) bool {
+// newestComplete reports whether the owner's newest attempt is Complete.
+func (m *model) newestComplete(key string) bool {
+	done := false
 	for _, id := range m.ids {
-		if r := m.rows[id]; r.Key.User == user && f(r) {
-			return true
+		if r := m.rows[id]; owner(r.Key.User, r.Key.Connection) == key {
+			done = r.State == store.Complete
 		}
 	}
-	return false
+	return done
 }
 
 // started checks that a callback keeps the order of its attempt, has a key

@@ -47,6 +47,7 @@ func (w *world) beginCode(t *task, uc tokensvc.UserConnection, code string) {
 	defer w.mu.Unlock()
 	c := strings.ToLower(uc.Connection)
 	t.codes[c]++
+	t.spends = w.model.newestComplete(owner(uc.UserID, uc.Connection))
 	switch {
 	case code != t.code || uc.UserID != t.user:
 		w.violate("10", "t%d sends another's code", t.id)
@@ -143,7 +144,7 @@ func (w *world) judgeSuccess(t *task, wrong func(string)) {
 	})
 	switch {
 	case done:
-	case out && t.deletes > 0:
+	case out && (t.deletes > 0 || t.tried):
 	case out:
 		w.violate("table", "t%d %s: signed out meanwhile, but the token stays upstream (E2)", t.id, t.what)
 	default:

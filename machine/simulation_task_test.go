@@ -41,6 +41,8 @@ type task struct {
 	codes      map[string]int
 	granted    string
 	deletes    int
+	tried      bool // to sign out, in vain
+	spends     bool // the code goes to a connection that is complete: its result is ignored (C10)
 	faults     int
 	statuses   []int // of upstream answers that were no success
 	seen       []store.Attempt

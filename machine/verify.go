@@ -41,7 +41,7 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 	for i := range snap.Attempts {
 		// C11 before all candidates: a code is never sent a second time.
 		if a := &snap.Attempts[i]; a.State == store.Complete && slices.Equal(a.CodeMark, p.ev.CodeMark) {
-			return p.offer(ctx, candidate{flow: e.byName[strings.ToLower(a.Key.Connection)], attempt: a, byCard: true}, p.ev)
+			return p.offer(ctx, candidate{flow: e.byName[strings.ToLower(a.Key.Connection)], attempt: a, redeemed: true}, p.ev)
 		}
 	}
 	return p.run(ctx, e.candidates(snap.Attempts, turn.act))
@@ -53,6 +53,9 @@ type candidate struct {
 	attempt *store.Attempt // nil = the user never tried this connection
 	byCard  bool           // replyToId is this attempt's card
 	rank    int
+	// redeemed: this attempt is Complete and bears the code's mark. It is not
+	// read again, since another code may have taken the mark's place meanwhile.
+	redeemed bool
 }
 
 // The ranks of candidates, best first.
@@ -202,7 +205,10 @@ func (p *prober) offer(ctx context.Context, k candidate, ev Event) Answer {
 	c := p.eng.call(p.turn, k.flow)
 	c.code = p.code
 	c.locate = c.byKey
-	if k.byCard || ev.Kind == NoMatch {
+	switch {
+	case k.redeemed:
+		c.locate = func(context.Context) (sighting, error) { return sighting{attempt: k.attempt}, nil }
+	case k.byCard || ev.Kind == NoMatch:
 		c.locate = func(ctx context.Context) (sighting, error) { return c.byID(ctx, k.attempt) }
 	}
 	if ev.Kind == VerifyState { // NoMatch is the same invoke once more
