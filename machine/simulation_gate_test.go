@@ -247,7 +247,9 @@ func (s *gateTokens) ask(ctx context.Context, op string, uc tokensvc.UserConnect
 	}
 	err := do(t)
 	if v.fault == lost {
-		t.regret()
+		if op != "SignOut" {
+			t.regret()
+		}
 		return w.upstream(t, op, 0)
 	}
 	var te *tokensvc.Error
@@ -263,7 +265,7 @@ func (w *world) upstream(t *task, op string, status int) error {
 	if status == 404 && op != "Exchange" && op != "GetToken+code" {
 		status = 500 // trouble is no lie about what the service holds
 	}
-	if op != "GetToken+code" || !t.spends {
+	if op == "Exchange" || op == "GetToken" || op == "GetToken+code" && !t.spends {
 		t.statuses = append(t.statuses, status)
 	}
 	if op == "SignOut" {

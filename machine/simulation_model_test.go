@@ -30,7 +30,7 @@ type row struct {
 	claimBy   string // instance and activity of the last claim
 	claimAct  string
 	promised  bool // upstream granted a token under the claim that still holds
-	completed string
+	opener    string // activity that opened it
 }
 
 // owed is a callback that the outbox owes.
@@ -138,6 +138,9 @@ func (m *model) put(c *store.Commit, a *store.Attempt) {
 	}
 	if last == nil {
 		last = &store.Event{}
+	}
+	if before.ID == "" {
+		r.opener = last.Activity
 	}
 	m.w.trace("    #%d %s → %s v%d %s %s", r.number, before.State, a.State, a.Version, last.Row, a.Reason)
 	m.buf = store.AppendAttempt(m.buf[:0], a)

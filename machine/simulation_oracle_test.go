@@ -29,7 +29,7 @@ func (w *world) beginExchange(t *task, uc tokensvc.UserConnection) {
 	switch r := w.model.rows[t.claim]; {
 	case t.settled:
 		w.violate("5", "t%d exchanges for an id whose attempt is Complete", t.id)
-	case t.signedOut:
+	case t.signedOut && r != nil && r.opener == t.activity.ID:
 		w.violate("table", "t%d exchanges for a card that was signed out (B15)", t.id)
 	case !t.claimed || r == nil:
 		w.violate("5", "t%d exchanges without a durable claim of its own", t.id)
@@ -116,7 +116,7 @@ func (w *world) judgeInvoke(t *task) {
 		if status != want || t.exchanges > 0 || len(t.codes) > 0 {
 			wrong("malformed, or a closed popup")
 		}
-	case t.settled || t.signedOut:
+	case t.settled || t.signedOut && t.exchanges == 0:
 		if status != http.StatusOK {
 			wrong("complete, or signed out, when it arrived")
 		}
@@ -154,9 +154,7 @@ func (w *world) judgeSuccess(t *task, wrong func(string)) {
 
 func (w *world) judgeExchange(t *task, body []byte, wrong func(string)) {
 	status := t.answer.Status
-	recorded := func() bool {
-		return slices.ContainsFunc(t.seen, func(a store.Attempt) bool { return a.AnswerStatus == status })
-	}
+	recorded := slices.Contains(t.recorded, status)
 	refused := slices.ContainsFunc(t.statuses, func(s int) bool { return s == 0 || s == 200 || s == 400 || s == 404 || s == 412 })
 	switch {
 	case status == http.StatusOK:
@@ -168,14 +166,14 @@ func (w *world) judgeExchange(t *task, body []byte, wrong func(string)) {
 		if json.Unmarshal(body, &got) != nil || got.ID != t.exchange || got.ConnectionName == "" {
 			wrong("without the body of a 412")
 		}
-		if !refused && !recorded() && time.Since(t.began) < w.slow() {
+		if !refused && !recorded && time.Since(t.began) < w.slow() {
 			wrong("nothing refused it")
 		}
 	case status == http.StatusBadRequest && t.exchanges == 0:
 		if w.policy.LateInvoke != machine.Reject {
 			wrong("it was well-formed")
 		}
-	case !slices.Contains(t.statuses, status) && !recorded():
+	case !slices.Contains(t.statuses, status) && !recorded:
 		wrong("no upstream said so")
 	}
 	// The last word of an upstream is the answer, unless somebody else was faster.
@@ -204,7 +202,7 @@ func (w *world) justOK(t *task, busy store.State) bool {
 
 func (w *world) judgeCode(t *task, wrong func(string)) {
 	status := t.answer.Status
-	recorded := slices.ContainsFunc(t.seen, func(a store.Attempt) bool { return a.CodeStatus == status })
+	recorded := slices.Contains(t.recorded, status)
 	hard := slices.ContainsFunc(t.statuses, func(s int) bool { return s >= 500 || s == 401 || s == 403 || s == 409 || s == 429 })
 	soft := slices.ContainsFunc(t.statuses, func(s int) bool { return s == 0 || s == 400 || s == 412 })
 	single := len(w.connections) == 1

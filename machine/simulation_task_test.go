@@ -46,7 +46,8 @@ type task struct {
 	faults     int
 	statuses   []int // of upstream answers that were no success
 	seen       []store.Attempt
-	sawDone    bool // it read a Complete attempt of this user
+	recorded   []int // answers on record that it read
+	sawDone    bool  // it read a Complete attempt of this user
 
 	// How it ended.
 	answer machine.Answer
@@ -96,6 +97,7 @@ func (n *node) saw(ctx context.Context, snap *store.Snapshot) {
 		t.seen = snap.Attempts
 	}
 	for i := range t.seen {
+		t.recorded = append(t.recorded, t.seen[i].AnswerStatus, t.seen[i].CodeStatus)
 		t.sawDone = t.sawDone || t.seen[i].State == store.Complete && t.seen[i].Key.User == t.user
 	}
 }
