@@ -33,9 +33,11 @@ type Edge struct {
 // compiledRule is a rule with its guards and ops looked up.
 type compiledRule struct {
 	Rule
-	id     string
-	guards []func(*Input) bool
-	ops    []func(*Input, *store.Attempt)
+	id      string // event of the fsm
+	idBirth string // … of the attempt that the rule opens: it is born Idle …
+	idFirst string // … and may take its first edge in the same transaction
+	guards  []func(*Input) bool
+	ops     []func(*Input, *store.Attempt)
 }
 
 func (r *compiledRule) holds(in *Input) bool {
@@ -73,6 +75,7 @@ type pair struct {
 type definition struct {
 	rules   []*compiledRule
 	byPair  map[pair][]*compiledRule
+	opens   map[pair]bool // some rule of the pair opens an attempt
 	runners *sync.Pool
 }
 
@@ -80,11 +83,12 @@ type definition struct {
 // unknown states, guards and ops, duplicate rules, exits from terminal
 // states, states that nothing reaches, rules that can never be taken.
 func define(rules []Rule) (*definition, error) {
-	d := &definition{byPair: map[pair][]*compiledRule{}}
+	d := &definition{byPair: map[pair][]*compiledRule{}, opens: map[pair]bool{}}
 	known, doers, free := guards(), ops(), aboutEvent()
 	var errs []error
 	for n, r := range rules {
-		c := &compiledRule{Rule: r, id: ruleID(r.Row, n)}
+		id := ruleID(r.Row, n)
+		c := &compiledRule{Rule: r, id: id, idBirth: id + "/new", idFirst: id + "/first"}
 		for _, g := range r.If {
 			if known[g] == nil {
 				errs = append(errs, fmt.Errorf("rule %s: unknown guard %q", c.id, g))
@@ -112,6 +116,7 @@ func define(rules []Rule) (*definition, error) {
 					}
 				}
 				d.byPair[p] = append(d.byPair[p], c)
+				d.opens[p] = d.opens[p] || r.Open != OpensNone
 			}
 		}
 		d.rules = append(d.rules, c)

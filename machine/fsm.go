@@ -13,22 +13,15 @@ import (
 )
 
 // This is the only file that knows looplab/fsm. It is given every pair of a
-// rule and a source state as an event of its own; its before_event callback
-// holds the guards.
+// rule and a source state as an event of its own, and takes the transitions;
+// the guards have been asked before (see step).
 
 // noState is store.None as a state of the fsm, which has no empty name.
 const noState = "(new)"
 
-// runner is one fsm with the step it is running. An fsm must not be shared
-// between goroutines and is costly to build, so runners are pooled.
-type runner struct {
-	fsm  *fsm.FSM
-	rule *compiledRule
-	in   *Input
-}
-
-// errGuard cancels an event whose guards do not hold.
-var errGuard = errors.New("guard does not hold")
+// runner is one fsm. It must not be shared between goroutines and is costly to
+// build, so runners are pooled.
+type runner struct{ fsm *fsm.FSM }
 
 func newRunnerPool(rules []*compiledRule) *sync.Pool {
 	events := make([]fsm.EventDesc, 0, len(rules))
@@ -37,52 +30,26 @@ func newRunnerPool(rules []*compiledRule) *sync.Pool {
 			events = append(events, fsm.EventDesc{Name: r.id, Src: []string{fsmState(from)}, Dst: fsmState(r.target(from))})
 		}
 		if r.Open != OpensNone {
-			events = append(events, fsm.EventDesc{Name: r.id + birth, Src: []string{noState}, Dst: fsmState(store.Idle)})
+			events = append(events, fsm.EventDesc{Name: r.idBirth, Src: []string{noState}, Dst: fsmState(store.Idle)})
 			if r.To != store.Idle {
-				events = append(events, fsm.EventDesc{Name: r.id + firstEdge, Src: []string{fsmState(store.Idle)}, Dst: fsmState(r.To)})
+				events = append(events, fsm.EventDesc{Name: r.idFirst, Src: []string{fsmState(store.Idle)}, Dst: fsmState(r.To)})
 			}
 		}
 	}
-	return &sync.Pool{New: func() any {
-		r := &runner{}
-		r.fsm = fsm.NewFSM(noState, events, fsm.Callbacks{
-			"before_event": func(_ context.Context, e *fsm.Event) {
-				if r.rule != nil && !r.rule.holds(r.in) {
-					e.Cancel(errGuard)
-				}
-			},
-		})
-		return r
-	}}
+	return &sync.Pool{New: func() any { return &runner{fsm: fsm.NewFSM(noState, events, nil)} }}
 }
 
-// The events of an attempt that a rule opens: it is born Idle and may take its
-// first edge in the same transaction.
-const (
-	birth     = "/new"
-	firstEdge = "/first"
-)
-
-// fire takes the rule from a state. It returns the state that the fsm is in
-// then, or errGuard.
-func (r *runner) fire(rule *compiledRule, event string, from store.State, in *Input) (store.State, error) {
-	r.rule, r.in = rule, in
-	defer func() { r.rule, r.in = nil, nil }()
+// fire takes an event from a state and returns the state that the fsm is in
+// then.
+func (r *runner) fire(event string, from store.State) (store.State, error) {
 	r.fsm.SetState(fsmState(from))
 	// Background: a context that is cancelled in mid-event wedges the fsm.
 	err := r.fsm.Event(context.Background(), event)
-	var (
-		stays    fsm.NoTransitionError
-		canceled fsm.CanceledError
-	)
-	switch {
-	case err == nil, errors.As(err, &stays): // a self-loop is a success
-		return storeState(r.fsm.Current()), nil
-	case errors.As(err, &canceled):
-		return from, errGuard
-	default:
+	var stays fsm.NoTransitionError // a self-loop is a success
+	if err != nil && !errors.As(err, &stays) {
 		return from, fmt.Errorf("fire %s from %s: %w", event, fsmState(from), err)
 	}
+	return storeState(r.fsm.Current()), nil
 }
 
 func fsmState(s store.State) string {

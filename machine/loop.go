@@ -147,7 +147,9 @@ func (c *call) input(here sighting, ev Event) *Input {
 		Attempt: here.attempt, Event: ev, Now: c.now(), Policy: &c.eng.policy, Timeouts: &c.eng.timeouts,
 		Instance: c.eng.instance, Key: c.key,
 	}
-	in.NewID = c.eng.ids.next(in.Now)
+	if c.eng.def.opens[pair{ev.Kind, in.state()}] {
+		in.NewID = c.eng.ids.next(in.Now)
+	}
 	if c.turn != nil {
 		in.Conversation = c.turn.to
 		in.Request = c.request

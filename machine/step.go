@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -31,11 +30,11 @@ func (d *definition) step(in *Input) (Decision, error) {
 	run, _ := d.runners.Get().(*runner)
 	defer d.runners.Put(run)
 	for _, rule := range d.byPair[pair{in.Event.Kind, state}] {
-		to, err := run.fire(rule, rule.id, state, in)
-		switch {
-		case errors.Is(err, errGuard):
+		if !rule.holds(in) {
 			continue
-		case err != nil:
+		}
+		to, err := run.fire(rule.id, state)
+		if err != nil {
 			return Decision{}, err
 		}
 		return decide(run, rule, to, in)
@@ -86,7 +85,7 @@ const signInWait = 2 * time.Second
 
 // bear inserts the opened attempt as Idle and takes its first edge.
 func bear(run *runner, rule *compiledRule, a *store.Attempt, in *Input, w *writer) error {
-	born, err := run.fire(rule, rule.id+birth, store.None, in)
+	born, err := run.fire(rule.idBirth, store.None)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -96,7 +95,7 @@ func bear(run *runner, rule *compiledRule, a *store.Attempt, in *Input, w *write
 	}
 	w.touch(a)
 	if rule.To != born {
-		to, err := run.fire(rule, rule.id+firstEdge, born, in)
+		to, err := run.fire(rule.idFirst, born)
 		if err != nil {
 			return fmt.Errorf("first edge: %w", err)
 		}
