@@ -68,6 +68,9 @@ func crash(t *testing.T, failpoints []string, popup bool, callbacks, texts int) 
 	b.settled(t)
 	last.stopped(t)
 
+	if p.cards != 1 {
+		t.Errorf("it took the user %d cards: the first one must do", p.cards)
+	}
 	if got := w.connected(p.teams); got != texts {
 		t.Errorf("the user was told %d times, want %d", got, texts)
 	}

@@ -35,6 +35,7 @@ type person struct {
 	w     *world
 	teams *emulator.Teams
 	popup bool // has no SSO, or does not wait for it
+	cards int  // that it took
 }
 
 // tries bounds how often a person begins anew.
@@ -49,6 +50,7 @@ func (p *person) signIn(ctx context.Context) error {
 			return err
 		}
 		if card != nil {
+			p.cards++
 			if p.popup {
 				err = p.enterCode(ctx, card, n)
 			} else {
