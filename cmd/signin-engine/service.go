@@ -50,22 +50,17 @@ func openStore(where config.Store) (store.Store, error) {
 
 // newService builds everything from settings that were checked; listen is the
 // address that the bot is really served on.
-func newService(cfg config.Config, listen string, log zerolog.Logger) (s *service, err error) {
+func newService(cfg config.Config, listen string, log zerolog.Logger) (*service, error) {
 	where, err := config.ParseStore(cfg.Store)
 	if err != nil {
 		return nil, usage("store: %w", err)
 	}
-	s = &service{cfg: cfg, log: log}
+	s := &service{cfg: cfg, log: log}
 	if s.store, err = openStore(where); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.store.Close())
-		}
-	}()
 	if err = s.build(listen); err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.store.Close())
 	}
 	return s, nil
 }

@@ -186,6 +186,8 @@ func TestServeRefuses(t *testing.T) {
 		{"odd policy", "policy: {late_invoke: perhaps}", "policy.late_invoke"},
 		{"odd store", "store: redis:x", "store"},
 		{"odd level", "log: {level: loud}", "log.level"},
+		{"odd upstream", "token_service_url: https://user:pw@127.0.0.1", "token_service_url"},
+		{"upstream with a query", "login_url: https://127.0.0.1/?tenant=x", "login_url"},
 		{"operator without token", "operator: 127.0.0.1:0", "operator_token"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

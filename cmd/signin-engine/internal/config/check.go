@@ -64,8 +64,12 @@ func (c *Config) checkUpstream(p *Errors) {
 		{"login_url", c.LoginURL},
 		{"openid_metadata_url", c.OpenIDMetadataURL},
 	} {
-		if _, ok := webURL(u.value); !ok {
+		base, ok := webURL(u.value)
+		switch {
+		case !ok:
 			p.add(u.key, "is no http or https URL")
+		case base.User != nil || base.RawQuery != "" || base.Fragment != "":
+			p.add(u.key, "has a user, a query or a fragment, which is not allowed")
 		}
 	}
 	if c.ClientSecret.Empty() && c.ClientSecretFile == "" && !c.Emulated() {
