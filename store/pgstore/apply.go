@@ -1,3 +1,4 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
 package pgstore
 
 import (

@@ -55,6 +55,7 @@ func startLoad(t *testing.T, s store.Store, at time.Time, writers int) *load {
 // write commits one version, again and again while the store is down. It is
 // false when the load ends.
 func (l *load) write(t *testing.T, s store.Store, a *store.Attempt, from store.State) bool {
+	t.Helper()
 	c := store.Commit{Put: []store.Attempt{*a}, Events: []store.Event{storetest.Line(a, from)}}
 	for lost := false; ; {
 		select {

@@ -50,8 +50,8 @@ func oneOpen() porcupine.Model {
 		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 			byKey := map[string][]porcupine.Operation{}
 			for _, op := range history {
-				key := op.Input.(call).key
-				byKey[key] = append(byKey[key], op)
+				in, _ := op.Input.(call)
+				byKey[in.key] = append(byKey[in.key], op)
 			}
 			var out [][]porcupine.Operation
 			for _, ops := range byKey {
@@ -61,7 +61,9 @@ func oneOpen() porcupine.Model {
 		},
 		Init: func() any { return place{} },
 		Step: func(state, input, output any) (bool, any) {
-			at, in, out := state.(place), input.(call), output.(seen)
+			at, _ := state.(place)
+			in, _ := input.(call)
+			out, _ := output.(seen)
 			switch in.verb {
 			case find:
 				return out.id == at.id && out.version == at.version, at
@@ -107,7 +109,7 @@ func TestLinearizable(t *testing.T) {
 	begin := time.Now()
 	for n := range callers {
 		s := instances[n%len(instances)]
-		dice := rand.New(rand.NewPCG(uint64(n), uint64(begin.UnixNano()))) //nolint:gosec // a test's dice
+		dice := rand.New(rand.NewPCG(uint64(n), uint64(begin.UnixNano())))
 		wg.Go(func() {
 			known := map[string]store.Attempt{}
 			for range calls {
@@ -168,4 +170,3 @@ func draw(dice *rand.Rand, key string, known map[string]store.Attempt, at time.T
 		return call{key: key, verb: v, id: a.ID, version: a.Version}, store.Commit{Put: []store.Attempt{a}, Events: []store.Event{storetest.Line(&a, store.None)}}
 	}
 }
-

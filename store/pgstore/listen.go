@@ -76,7 +76,7 @@ func (s *Store) tell(ctx context.Context, w *writer) {
 	payloads = append(payloads, b.String())
 	_ = s.use(ctx, "notify", func(ctx context.Context, conn *pgxpool.Conn) error {
 		_, err := conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
-		return err
+		return err //nolint:wrapcheck // a hint: nobody sees it
 	})
 }
 
@@ -85,7 +85,7 @@ func (s *Store) tell(ctx context.Context, w *writer) {
 // a connection for that, beside the pool, and starts the goroutine that reads
 // it; [Store.Close] ends both. While it is down, Changed looks for itself.
 func (s *Store) Changed(ctx context.Context, id string, version int64) error {
-	l, err := s.listen()
+	l, err := s.listen() //nolint:contextcheck // what it starts outlives the caller
 	if err != nil {
 		return classify(ctx, "changed", err)
 	}

@@ -2,6 +2,7 @@ package pgstore_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -94,7 +95,10 @@ func TestCloseWakes(t *testing.T) {
 		t.Errorf("Close: %v", err)
 	}
 	select {
-	case <-done:
+	case err := <-done:
+		if err != nil && !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("Changed: %v", err)
+		}
 	case <-time.After(10 * time.Second):
 		t.Error("Changed did not return")
 	}

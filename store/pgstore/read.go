@@ -1,3 +1,4 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
 package pgstore
 
 import (
@@ -246,7 +247,7 @@ func listSQL(f *store.Filter) (string, []any) {
 	text("reason = ?", string(f.Reason))
 	text("failure_code = ?", f.FailureCode)
 	text("method = ?", string(f.Method))
-	text("platform = ?", string(f.Platform))
+	text("platform = ?", f.Platform)
 	text("instance = ?", f.Instance)
 	if f.Connection != "" && isASCII(f.Connection) {
 		add("lower(connection) = ?", strings.ToLower(f.Connection))

@@ -206,7 +206,7 @@ func (t *touches) touch(n int, id string, events []store.Event) {
 }
 
 func (t *touches) row(n int, id string, prev, version int64, user, key []byte, claims bool) {
-	t.n = append(t.n, int32(n)) //nolint:gosec // a place in a slice of commits
+	t.n = append(t.n, int32(n))
 	t.id = append(t.id, id)
 	t.prev = append(t.prev, prev)
 	t.version = append(t.version, version)
@@ -247,7 +247,7 @@ func (t *touches) orphans(n int, events []store.Event) {
 		}
 		line := events[i]
 		line.Normalize()
-		t.orphanN = append(t.orphanN, int32(n)) //nolint:gosec // a place in a slice of commits
+		t.orphanN = append(t.orphanN, int32(n))
 		t.orphanHome = append(t.orphanHome, userHash(line.Key.User))
 		t.orphanAt = append(t.orphanAt, line.Time)
 		t.orphanLine = append(t.orphanLine, appendLine(nil, &line))
@@ -262,9 +262,9 @@ func (t *touches) owe(n int, deliveries []store.Delivery) {
 			continue
 		}
 		d.Normalize()
-		t.owedN = append(t.owedN, int32(n)) //nolint:gosec // a place in a slice of commits
+		t.owedN = append(t.owedN, int32(n))
 		t.owedKind = append(t.owedKind, string(d.Kind))
-		t.owedRound = append(t.owedRound, int32(d.Round)) //nolint:gosec // Validate bounds it
+		t.owedRound = append(t.owedRound, int32(d.Round))
 		t.owedStatus = append(t.owedStatus, string(d.Status))
 		t.owedTries = append(t.owedTries, int64(d.Tries))
 		t.owedOwner = append(t.owedOwner, clean(d.Owner))
@@ -326,7 +326,7 @@ func readLines(attempt string, seq int64, b []byte) ([]store.Event, error) {
 		if w <= 0 || n > uint64(len(b)-w) {
 			return nil, fmt.Errorf("audit row of attempt %q: %w", attempt, store.ErrCorrupt)
 		}
-		end := w + int(n) //nolint:gosec // not above len(b)
+		end := w + int(n)
 		line, err := store.DecodeEvent(b[w:end])
 		if err != nil {
 			return nil, fmt.Errorf("audit row of attempt %q: %w", attempt, err)

@@ -99,7 +99,7 @@ func startCluster() (c *Cluster, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), initTimeout)
 	defer cancel()
-	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), //nolint:gosec // an installed program
+	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"),
 		"--pgdata", c.data(), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
 	initdb.Dir = dir
 	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
@@ -127,7 +127,7 @@ func (c *Cluster) Start(ctx context.Context) error {
 	}
 	defer func() { _ = log.Close() }()
 	// It outlives ctx: Stop ends it.
-	cmd := exec.Command(c.server, "-D", c.data(), "-k", c.dir, "-c", "listen_addresses=", "-c", "max_connections=100") //nolint:gosec,noctx // an installed program
+	cmd := exec.Command(c.server, "-D", c.data(), "-k", c.dir, "-c", "listen_addresses=", "-c", "max_connections=100")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, log, log
 	// The server dies with the test program, even if that is killed. The
 	// kernel looks at the thread that started it, so that thread has to stay.
