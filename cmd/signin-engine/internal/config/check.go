@@ -59,16 +59,19 @@ func (c *Config) Check() error {
 }
 
 func (c *Config) checkUpstream(p *Errors) {
-	for _, u := range []struct{ key, value string }{
-		{"token_service_url", c.TokenServiceURL},
-		{"login_url", c.LoginURL},
-		{"openid_metadata_url", c.OpenIDMetadataURL},
+	for _, u := range []struct {
+		key, value string
+		base       bool // paths are appended to it
+	}{
+		{"token_service_url", c.TokenServiceURL, true},
+		{"login_url", c.LoginURL, true},
+		{"openid_metadata_url", c.OpenIDMetadataURL, false},
 	} {
-		base, ok := webURL(u.value)
+		parsed, ok := webURL(u.value)
 		switch {
 		case !ok:
 			p.add(u.key, "is no http or https URL")
-		case base.User != nil || base.RawQuery != "" || base.Fragment != "":
+		case u.base && (parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != ""):
 			p.add(u.key, "has a user, a query or a fragment, which is not allowed")
 		}
 	}
