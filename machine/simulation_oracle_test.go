@@ -29,7 +29,7 @@ func (w *world) beginExchange(t *task, uc tokensvc.UserConnection) {
 	switch r := w.model.rows[t.claim]; {
 	case t.settled:
 		w.violate("5", "t%d exchanges for an id whose attempt is Complete", t.id)
-	case t.signedOut && r != nil && r.opener == t.activity.ID:
+	case w.stillOut(t) && r != nil && r.opener == t.activity.ID:
 		w.violate("table", "t%d exchanges for a card that was signed out (B15)", t.id)
 	case !t.claimed || r == nil:
 		w.violate("5", "t%d exchanges without a durable claim of its own", t.id)
@@ -39,6 +39,23 @@ func (w *world) beginExchange(t *task, uc tokensvc.UserConnection) {
 		w.violate("lease", "t%d exchanges with too little of the lease left", t.id)
 	}
 	t.claimed = false
+}
+
+// stillOut reports whether the card's sign-in ended by a sign-out and nobody
+// has gone on from it since.
+func (w *world) stillOut(t *task) bool {
+	r := w.model.rows[w.model.byExchange[t.exchange]]
+	if t.signedOut == "" || r == nil {
+		return false
+	}
+	head, out := w.model.head(r), w.model.rows[t.signedOut]
+	if head == out {
+		return true
+	}
+	between := w.model.anyOf(owner(t.user, out.Key.Connection), func(o *row) bool {
+		return o.number > out.number && o.number < head.number
+	})
+	return head.opener == t.activity.ID && !between
 }
 
 // beginCode is the moment in which an engine decides to send a code upstream.
@@ -116,7 +133,7 @@ func (w *world) judgeInvoke(t *task) {
 		if status != want || t.exchanges > 0 || len(t.codes) > 0 {
 			wrong("malformed, or a closed popup")
 		}
-	case t.settled || t.signedOut && t.exchanges == 0:
+	case t.settled || w.stillOut(t):
 		if status != http.StatusOK {
 			wrong("complete, or signed out, when it arrived")
 		}
@@ -169,7 +186,7 @@ func (w *world) judgeExchange(t *task, body []byte, wrong func(string)) {
 		if !refused && !recorded && time.Since(t.began) < w.slow() {
 			wrong("nothing refused it")
 		}
-	case status == http.StatusBadRequest && t.exchanges == 0:
+	case status == http.StatusBadRequest && !slices.Contains(t.statuses, status) && !recorded:
 		if w.policy.LateInvoke != machine.Reject {
 			wrong("it was well-formed")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,8 +30,8 @@ type task struct {
 
 	// What was true when it arrived.
 	settled   bool // the chain of the exchange id, or of this code, is complete
-	signedOut bool // … or ended by a sign-out
-	repeats   int  // store faults of the node until then
+	signedOut string // … or ended by a sign-out: that attempt
+	repeats   int    // store faults of the node until then
 
 	// What happened to it.
 	claim      string
@@ -91,15 +92,21 @@ func (n *node) saw(ctx context.Context, snap *store.Snapshot) {
 		return
 	}
 	if snap.ByExchangeID != nil {
-		t.seen = append(t.seen[:0:0], *snap.ByExchangeID)
-		t.seen = append(t.seen, snap.Attempts...)
-	} else {
-		t.seen = snap.Attempts
+		t.reads(snap.ByExchangeID)
 	}
-	for i := range t.seen {
-		t.recorded = append(t.recorded, t.seen[i].AnswerStatus, t.seen[i].CodeStatus)
-		t.sawDone = t.sawDone || t.seen[i].State == store.Complete && t.seen[i].Key.User == t.user
+	for i := range snap.Attempts {
+		t.reads(&snap.Attempts[i])
 	}
+}
+
+// reads notes an attempt as the task saw it last.
+func (t *task) reads(a *store.Attempt) {
+	if a.Key.User != t.user {
+		return
+	}
+	t.seen = append(slices.DeleteFunc(t.seen, func(o store.Attempt) bool { return o.ID == a.ID }), *a)
+	t.recorded = append(t.recorded, a.AnswerStatus, a.CodeStatus)
+	t.sawDone = t.sawDone || a.State == store.Complete
 }
 
 // start runs do on an instance as a task.
@@ -149,7 +156,9 @@ func (w *world) arrive(t *task) {
 		if r := m.rows[m.byExchange[t.exchange]]; r != nil && r.Key.User == t.user {
 			head := m.head(r)
 			t.settled = head.State == store.Complete
-			t.signedOut = head.State == store.Failed && head.Reason == store.ReasonSignedOut
+			if head.Reason == store.ReasonSignedOut {
+				t.signedOut = head.ID
+			}
 		}
 	}
 }
