@@ -43,6 +43,7 @@ type stats struct {
 	CPU     time.Duration // user and system
 	MaxRSS  int64         // bytes
 	Commits int64
+	Groups  int64 // calls of the backend that wrote
 	Written int64 // bytes that went to the block layer
 }
 
@@ -93,7 +94,7 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		s.Commits = counted.commits.Load()
+		s.Commits, s.Groups = counted.commits.Load(), counted.groups.Load()
 		_ = json.NewEncoder(w).Encode(s)
 	})
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -129,9 +130,11 @@ func openStore(ctx context.Context, kind, where string) (store.Store, error) {
 type countingStore struct {
 	store.Store
 	commits atomic.Int64
+	groups  atomic.Int64
 }
 
 func (s *countingStore) Apply(ctx context.Context, commits []store.Commit) []error {
+	s.groups.Add(1)
 	errs := s.Store.Apply(ctx, commits)
 	for i, err := range errs {
 		if err == nil && len(commits[i].Put) > 0 {

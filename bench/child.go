@@ -76,6 +76,7 @@ func sum(ctx context.Context, bots []*bot) (stats, error) {
 		all.CPU += s.CPU
 		all.MaxRSS = max(all.MaxRSS, s.MaxRSS)
 		all.Commits += s.Commits
+		all.Groups += s.Groups
 		all.Written += s.Written
 	}
 	return all, nil

@@ -137,6 +137,7 @@ type result struct {
 	CPU      time.Duration // of the bot
 	MaxRSS   int64
 	Commits  int64
+	Groups   int64
 	Written  int64
 }
 
@@ -179,6 +180,6 @@ func load(ctx context.Context, emu *emulator.Server, bots []*bot, f flow, users 
 		return result{}, err
 	}
 	r.CPU, r.MaxRSS = after.CPU-before.CPU, after.MaxRSS
-	r.Commits, r.Written = after.Commits-before.Commits, after.Written-before.Written
+	r.Commits, r.Groups, r.Written = after.Commits-before.Commits, after.Groups-before.Groups, after.Written-before.Written
 	return r, nil
 }

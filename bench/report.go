@@ -42,7 +42,7 @@ type line struct {
 	rate, ratio, cpu, cpuRatio float64
 	p50, p99                   time.Duration
 	rss                        int64
-	commits, written           float64
+	commits, group, written    float64
 	failed                     int
 }
 
@@ -63,6 +63,7 @@ func (t *table) line(c cell) line {
 	l.p50 = time.Duration(pick(func(i int) float64 { return float64(own[i].P50) }))
 	l.p99 = time.Duration(pick(func(i int) float64 { return float64(own[i].P99) }))
 	l.commits = pick(func(i int) float64 { return float64(own[i].Commits) / float64(max(own[i].Done, 1)) })
+	l.group = pick(func(i int) float64 { return float64(own[i].Commits) / float64(max(own[i].Groups, 1)) })
 	l.written = pick(func(i int) float64 { return float64(own[i].Written) / float64(max(own[i].Done, 1)) })
 	for _, r := range own {
 		l.rss = max(l.rss, r.MaxRSS)
@@ -84,11 +85,11 @@ func median(v []float64) float64 {
 
 func (t *table) print(w io.Writer, flow string, users int, kinds []string) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintf(tw, "%s, %d users\tper s\tratio\tp50\tp99\tCPU s/1000\tratio\tpeak MB\tcommits\tkB written\tfailed\t\n", flow, users)
+	_, _ = fmt.Fprintf(tw, "%s, %d users\tper s\tratio\tp50\tp99\tCPU s/1000\tratio\tpeak MB\tcommits\tper group\tkB written\tfailed\t\n", flow, users)
 	for _, k := range kinds {
 		l := t.line(cell{flow, users, k})
-		_, _ = fmt.Fprintf(tw, "%s\t%.0f\t%.2f\t%s\t%s\t%.2f\t%.2f\t%d\t%.1f\t%.1f\t%d\t\n", k, l.rate, l.ratio,
-			l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.cpu, l.cpuRatio, l.rss>>20, l.commits, l.written/1024, l.failed)
+		_, _ = fmt.Fprintf(tw, "%s\t%.0f\t%.2f\t%s\t%s\t%.2f\t%.2f\t%d\t%.1f\t%.1f\t%.1f\t%d\t\n", k, l.rate, l.ratio,
+			l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.cpu, l.cpuRatio, l.rss>>20, l.commits, l.group, l.written/1024, l.failed)
 	}
 	_ = tw.Flush()
 	_, _ = fmt.Fprintln(w)
@@ -101,15 +102,15 @@ func (t *table) write(dir string, o options) error {
 		"Users, upstreams, bot and database share the machine's %d processors (%s, %s/%s). `make bench` makes this page.\n", o.rounds, o.duration, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	for _, f := range o.flows {
 		fmt.Fprintf(&b, "\n## %s\n\n![sign-ins per second as a share of the ceiling](%s)\n\n", f, plotName(f))
-		b.WriteString("| Users | Bot | per s | ratio | p50 | p99 | CPU s per 1,000 | ratio | peak MB | commits | kB written |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+		b.WriteString("| Users | Bot | per s | ratio | p50 | p99 | CPU s per 1,000 | ratio | peak MB | commits | per group | kB written |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 		var bars []bar
 		for _, c := range t.order {
 			if c.flow != f {
 				continue
 			}
 			l := t.line(c)
-			fmt.Fprintf(&b, "| %d | %s | %.0f | %.2f | %s | %s | %.2f | %.2f | %d | %.1f | %.1f |\n", c.users, c.kind, l.rate, l.ratio,
-				l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.cpu, l.cpuRatio, l.rss>>20, l.commits, l.written/1024)
+			fmt.Fprintf(&b, "| %d | %s | %.0f | %.2f | %s | %s | %.2f | %.2f | %d | %.1f | %.1f | %.1f |\n", c.users, c.kind, l.rate, l.ratio,
+				l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.cpu, l.cpuRatio, l.rss>>20, l.commits, l.group, l.written/1024)
 			bars = append(bars, bar{fmt.Sprintf("%s, %d users", c.kind, c.users), l.ratio})
 		}
 		if err := os.WriteFile(filepath.Join(dir, plotName(f)), []byte(plot(f, bars)), 0o600); err != nil {

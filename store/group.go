@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -198,6 +199,8 @@ func (g *Group) take(ctx context.Context) error {
 func (g *Group) lead(ctx context.Context) error {
 	defer func() { g.turn <- struct{}{} }()
 
+	// Whoever is about to commit anyway may come along.
+	runtime.Gosched()
 	g.mu.Lock()
 	// Half of a group is Later's if it comes to that, lest it starve.
 	later := g.later[:min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))]
