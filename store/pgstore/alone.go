@@ -32,7 +32,10 @@ func (s *Store) applyAlone(ctx context.Context, c *store.Commit) error {
 		}
 		err = play(ctx, tx, c)
 		if err == nil {
-			return tx.Commit(ctx)
+			if err = tx.Commit(ctx); err == nil {
+				s.tell(ctx, conn, c)
+			}
+			return err
 		}
 		// A refused transaction of a dead connection is gone anyway.
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

@@ -32,7 +32,6 @@ func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 	for _, step := range w.steps {
 		s.run(ctx, w, step)
 	}
-	s.tell(ctx, w)
 	return w.errs
 }
 
@@ -225,7 +224,13 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 		w.errs[g.alone] = s.applyAlone(ctx, &w.commits[g.alone])
 		return
 	}
-	err := s.use(ctx, "apply", func(ctx context.Context, conn *pgxpool.Conn) error { return w.together(ctx, conn, g.levels) })
+	err := s.use(ctx, "apply", func(ctx context.Context, conn *pgxpool.Conn) error {
+		if err := w.together(ctx, conn, g.levels); err != nil {
+			return err
+		}
+		s.tell(ctx, conn, w.written(g.levels)...)
+		return nil
+	})
 	if err == nil {
 		return
 	}
@@ -286,6 +291,19 @@ func (w *writer) together(ctx context.Context, conn *pgxpool.Conn, levels [][]in
 		w.errs[i] = fmt.Errorf("pgstore: apply: %w", err)
 	}
 	return nil
+}
+
+// written are the commits of the levels that were not refused.
+func (w *writer) written(levels [][]int) []*store.Commit {
+	var out []*store.Commit
+	for _, level := range levels {
+		for _, i := range level {
+			if w.errs[i] == nil {
+				out = append(out, &w.commits[i])
+			}
+		}
+	}
+	return out
 }
 
 // collect adds a simple commit to a statement, but for its lines of no attempt.

@@ -3,9 +3,9 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
@@ -85,12 +85,54 @@ func BenchmarkApply(b *testing.B) {
 				for i := range commits {
 					levels = append(levels, []int{i})
 				}
-				if err := s.use(ctx, "apply", func(ctx context.Context, conn *pgxpool.Conn) error { return w.together(ctx, conn, levels) }); err != nil {
-					w.all(err)
-				}
-				s.tell(ctx, w)
+				s.run(ctx, w, group{levels: levels})
 				return w.errs
 			})
 		})
 	}
+}
+
+// BenchmarkSignIn is 64 users who sign in at the same time, each with the five
+// commits and three reads of a sign-in, through a [store.Group]. The last
+// commit is waited for by nobody.
+func BenchmarkSignIn(b *testing.B) {
+	s, err := Open(b.Context(), pgtest.Start(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	g := store.NewGroup(s)
+	defer func() { _ = g.Close() }()
+	info, err := g.Info(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	const users = 64
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range users {
+		wg.Go(func() {
+			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
+				commits := signIn(info, int(n))
+				for i, c := range commits {
+					if i == len(commits)-1 {
+						g.Later(c)
+						break
+					}
+					if i != 1 {
+						if _, err := g.Find(b.Context(), store.Query{User: store.UserKey{App: storetest.App, Channel: "msteams", User: fmt.Sprintf("29:user-%d", n)}, Connection: "graph"}); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+					if err := g.Commit(b.Context(), c); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "signins/s")
 }

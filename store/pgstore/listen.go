@@ -40,20 +40,17 @@ func settles(a *store.Attempt) bool {
 	return false
 }
 
-// tell wakes those who wait for the attempts that were written: here at once,
-// elsewhere by notification. It has a transaction of its own, after the one
-// that wrote: notifying holds a lock of the whole server until the commit is
-// on the disk, and this one has nothing to put there. Should it fail, polling
-// finds the change.
-func (s *Store) tell(ctx context.Context, w *writer) {
+// tell wakes those who wait for attempts that were just written on conn: here
+// at once, elsewhere by notification. It has a transaction of its own, after
+// the one that wrote: notifying holds a lock of the whole server until the
+// commit is on the disk, and this one has nothing to put there. Should it fail,
+// polling finds the change.
+func (s *Store) tell(ctx context.Context, conn *pgxpool.Conn, commits ...*store.Commit) {
 	var payloads []string
 	var b strings.Builder
-	for i := range w.commits {
-		if w.errs[i] != nil {
-			continue
-		}
-		for j := range w.commits[i].Put {
-			a := &w.commits[i].Put[j]
+	for _, c := range commits {
+		for i := range c.Put {
+			a := &c.Put[i]
 			s.notify.Wake(a.ID)
 			if !settles(a) {
 				continue
@@ -74,10 +71,7 @@ func (s *Store) tell(ctx context.Context, w *writer) {
 		return
 	}
 	payloads = append(payloads, b.String())
-	_ = s.use(ctx, "notify", func(ctx context.Context, conn *pgxpool.Conn) error {
-		_, err := conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
-		return err //nolint:wrapcheck // a hint: nobody sees it
-	})
+	_, _ = conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
 }
 
 // Changed waits for a newer version; see [store.Store]. Writes of this Store
@@ -104,9 +98,9 @@ func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 			continue
 		}
 		if err != nil && ctx.Err() != nil {
-			err = ctx.Err()
+			return classify(ctx, "changed", ctx.Err())
 		}
-		return classify(ctx, "changed", err)
+		return err
 	}
 }
 

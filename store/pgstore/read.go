@@ -153,37 +153,11 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 			return err
 		}
 		page.Now = store.Time(page.Now)
-		sql, args := listSQL(&f)
-		rows, err := conn.Query(ctx, sql, args...)
-		if err != nil {
+		ids, err := list(ctx, conn, f, &page)
+		if err != nil || len(ids) == 0 {
 			return err
 		}
-		defer rows.Close()
-		var ids []string
-		for rows.Next() {
-			var record []byte
-			if err := rows.Scan(&record); err != nil {
-				return err
-			}
-			a, err := store.DecodeAttempt(record)
-			if err != nil {
-				return err
-			}
-			if !f.Match(&a) {
-				continue
-			}
-			if n := len(ids); n == f.Max() {
-				page.Next = ids[n-1]
-				break
-			}
-			page.Attempts = append(page.Attempts, a)
-			ids = append(ids, a.ID)
-		}
-		rows.Close()
-		if err := rows.Err(); err != nil || len(ids) == 0 {
-			return err
-		}
-		page.Deliveries, err = s.deliveriesOf(ctx, conn, ids)
+		page.Deliveries, err = deliveriesOf(ctx, conn, ids)
 		return err
 	})
 	if err != nil {
@@ -192,7 +166,42 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	return page, nil
 }
 
-func (s *Store) deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) ([]store.Delivery, error) {
+// list fills the page and returns its ids. It asks again while rows come that
+// the filter, looking closer, does not match.
+func list(ctx context.Context, conn *pgxpool.Conn, f store.Filter, page *store.Page) (ids []string, err error) {
+	for {
+		sql, args := listSQL(&f)
+		rows, err := conn.Query(ctx, sql, args...)
+		if err != nil {
+			return nil, err
+		}
+		records, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+		if err != nil {
+			return nil, err
+		}
+		for _, record := range records {
+			a, err := store.DecodeAttempt(record)
+			if err != nil {
+				return nil, err
+			}
+			f.Cursor = a.ID
+			if !f.Match(&a) {
+				continue
+			}
+			if n := len(ids); n == f.Max() {
+				page.Next = ids[n-1]
+				return ids, nil
+			}
+			page.Attempts = append(page.Attempts, a)
+			ids = append(ids, a.ID)
+		}
+		if len(records) <= f.Max() {
+			return ids, nil
+		}
+	}
+}
+
+func deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) ([]store.Delivery, error) {
 	rows, err := conn.Query(ctx, `select `+deliveryColumns+` from attempts a
 		join deliveries d on d.home = a.home and d.attempt = a.id
 		where a.id = any($1) order by a.id desc, d.kind, d.round`, ids)
@@ -250,18 +259,18 @@ func listSQL(f *store.Filter) (string, []any) {
 	text("platform = ?", f.Platform)
 	text("instance = ?", f.Instance)
 	if f.Connection != "" && isASCII(f.Connection) {
-		add("lower(connection) = ?", strings.ToLower(f.Connection))
+		add("lower(connection) = ?", clean(strings.ToLower(f.Connection)))
 	}
 	when("created >= ?", f.Since)
 	when("created < ?", f.Until)
 	when("entered >= ?", f.EnteredSince)
 	when("entered < ?", f.EnteredUntil)
-	// Nothing ends before it is entered, so an index serves both.
 	sql := "select record from attempts"
 	if len(where) > 0 {
 		sql += " where " + strings.Join(where, " and ")
 	}
-	return sql + " order by id desc", args
+	args = append(args, f.Max()+1) // one more says that there is a next page
+	return sql + fmt.Sprintf(" order by id desc limit $%d", len(args)), args
 }
 
 // after is the smallest text behind all that begin with prefix, "" for none.
