@@ -26,11 +26,11 @@ type model struct {
 // row is an attempt as it was last written.
 type row struct {
 	store.Attempt
-	number    int
-	claimBy   string // instance and activity of the last claim
-	claimAct  string
-	promised  bool // upstream granted a token under the claim that still holds
-	opener    string // activity that opened it
+	number   int
+	claimBy  string // instance and activity of the last claim
+	claimAct string
+	promised bool   // upstream granted a token under the claim that still holds
+	opener   string // activity that opened it
 }
 
 // owed is a callback that the outbox owes.

@@ -29,21 +29,20 @@ const mutationRuns = 3000
 // engine in one place at a time and has to notice.
 func TestSimulationFindsMutations(t *testing.T) {
 	for _, m := range mutations() {
-		def, err := machine.Define(m.faults)
-		if err != nil {
-			t.Errorf("%s: %v", m.name, err)
-			continue
-		}
-		found := false
-		for seed := uint64(1); seed <= mutationRuns && !found; seed++ {
-			if out := simulate(t, seed, *simSteps, &m, def, false); len(out.violations) > 0 {
-				found = true
-				t.Logf("%-45s seed %4d  %s", m.name, seed, out.violations[0])
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			def, err := machine.Define(m.faults)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		if !found {
-			t.Errorf("%s: not found in %d runs", m.name, mutationRuns)
-		}
+			for seed := uint64(1); seed <= mutationRuns; seed++ {
+				if out := simulate(t, seed, *simSteps, &m, def, false); len(out.violations) > 0 {
+					t.Logf("seed %d: invariant %s", seed, out.violations[0])
+					return
+				}
+			}
+			t.Errorf("not found in %d runs", mutationRuns)
+		})
 	}
 }
 
@@ -142,7 +141,12 @@ func mutations() []mutation {
 				Row: "E5", On: []machine.Kind{machine.SignOutError}, From: []store.State{store.Idle, store.CardSent},
 				To: store.Failed, Reason: store.ReasonSignedOut, Do: []machine.Op{"move fence"}, Reply: machine.ReplyError,
 			}
-			return append([]machine.Rule{extra}, table...)
+			for i := range table {
+				if table[i].Row == "E5" {
+					table[i].From = slices.DeleteFunc(table[i].From, func(s store.State) bool { return slices.Contains(extra.From, s) })
+				}
+			}
+			return append(table, extra)
 		}}),
 		inTable("a client's failure ends a card without SSO", guard("SSO offered", always)),
 		inTable("answer 200 to a code nobody took", machine.Faults{Table: func(table []machine.Rule) []machine.Rule {

@@ -35,7 +35,7 @@ func (w *world) beginExchange(t *task, uc tokensvc.UserConnection) {
 		w.violate("5", "t%d exchanges without a durable claim of its own", t.id)
 	case owner(r.Key.User, r.Key.Connection) != owner(uc.UserID, uc.Connection):
 		w.violate("10", "t%d exchanges for another key than it has claimed", t.id)
-	case t.claimUntil.Sub(time.Now()) < w.timeouts.Upstream && len(t.statuses) == 0:
+	case time.Until(t.claimUntil) < w.timeouts.Upstream && len(t.statuses) == 0:
 		w.violate("lease", "t%d exchanges with too little of the lease left", t.id)
 	}
 	t.claimed = false

@@ -29,7 +29,7 @@ type task struct {
 	plain    bool   // malformed, or CancelledByUser: no upstream call
 
 	// What was true when it arrived.
-	settled   bool // the chain of the exchange id, or of this code, is complete
+	settled   bool   // the chain of the exchange id, or of this code, is complete
 	signedOut string // … or ended by a sign-out: that attempt
 	repeats   int    // store faults of the node until then
 

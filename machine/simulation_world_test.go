@@ -78,7 +78,6 @@ type node struct {
 // card is what a user sees.
 type card struct {
 	user, connection, exchange, activity, chat string
-	tokens                                     int
 	last                                       string // SSO token that its clients sent last
 }
 
@@ -259,6 +258,8 @@ func (w *world) did(parts ...string) {
 		_, _ = h.Write([]byte{0})
 	}
 	w.hash = h.Sum64()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.tracing {
 		at := time.Since(epoch).Truncate(time.Millisecond)
 		w.lines = append(w.lines, fmt.Sprintf("%4d %12s  %s", w.steps, at, strings.Join(parts, " ")))
