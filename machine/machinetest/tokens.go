@@ -42,6 +42,13 @@ func NewTokenService(log func(format string, args ...any)) *TokenService {
 	}
 }
 
+// IssueCode makes a verification code that the popup handed out to the user.
+func (s *TokenService) IssueCode(code, user, connection string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.codes[code] = owner(user, connection)
+}
+
 func owner(user, connection string) string { return user + "/" + strings.ToLower(connection) }
 
 // enter waits at the operation's gate and takes the next ordered answer.
