@@ -41,6 +41,9 @@ type person struct {
 // tries bounds how often a person begins anew.
 const tries = 20
 
+// redeliveries bounds how often an activity is sent again.
+const redeliveries = 500
+
 // signIn says "login graph", lets the clients do their part, and begins anew
 // while the Token Service holds no token.
 func (p *person) signIn(ctx context.Context) error {
@@ -114,11 +117,12 @@ func (p *person) enterCode(ctx context.Context, card *emulator.Card, n int) erro
 }
 
 // redelivery sends as Teams does: the very same activity again when the
-// connection broke or the answer is 5xx. After enough of that it gives up.
+// connection broke or the answer is 5xx. It is more patient than Teams: under
+// TestRandomKills one invoke may see dozens of processes die.
 type redelivery struct{ http.RoundTripper }
 
 func (r redelivery) RoundTrip(req *http.Request) (resp *http.Response, err error) {
-	for n := range tries {
+	for n := range redeliveries {
 		again := req.Clone(req.Context())
 		if n > 0 {
 			if again.Body, err = req.GetBody(); err != nil {
@@ -135,7 +139,7 @@ func (r redelivery) RoundTrip(req *http.Request) (resp *http.Response, err error
 				return resp, nil
 			}
 		}
-		if err == nil && n < tries-1 {
+		if err == nil && n < redeliveries-1 {
 			err = resp.Body.Close()
 		}
 		if req.Context().Err() != nil {
