@@ -32,13 +32,13 @@ const (
 
 // parked is a goroutine at a gate.
 type parked struct {
-	key   string // who is where: the same in every run of the seed
-	at    place
-	op    string
-	node  *node
-	go1   chan verdict
-	late  bool // its deadline is over: it gets no answer any more
-	alone bool // an Apply whose failure would wake several goroutines at one instant
+	key    string // who is where: the same in every run of the seed
+	at     place
+	op     string
+	node   *node
+	resume chan verdict
+	late   bool // its deadline is over: it gets no answer any more
+	alone  bool // an Apply whose failure would wake several goroutines at one instant
 }
 
 // verdict is what the scheduler lets a call come to.
@@ -77,17 +77,17 @@ func (n *node) park(ctx context.Context, p *parked) verdict {
 		w.mu.Unlock()
 		return verdict{}
 	}
-	p.node, p.go1 = n, make(chan verdict, 1)
+	p.node, p.resume = n, make(chan verdict, 1)
 	w.parked = append(w.parked, p)
 	w.mu.Unlock()
 	var v verdict
 	select {
-	case v = <-p.go1:
+	case v = <-p.resume:
 	case <-ctx.Done():
 		w.mu.Lock()
 		p.late = true
 		w.mu.Unlock()
-		v = <-p.go1
+		v = <-p.resume
 	}
 	return v
 }

@@ -325,7 +325,7 @@ func (w *world) next(healed time.Time) (next time.Time, late string) {
 		}
 		soonest(r.Due())
 	}
-	page, err := w.mem.List(w.background(), store.Filter{Limit: 1000})
+	page, err := w.mem.List(contextOf(nil), store.Filter{Limit: 1000})
 	if err != nil {
 		return next, err.Error()
 	}
@@ -349,7 +349,7 @@ func (w *world) owedAreTold() {
 			}
 		}
 	}
-	bad, err := machinetest.Violations(w.background(), w.mem)
+	bad, err := machinetest.Violations(contextOf(nil), w.mem)
 	if err != nil {
 		w.violate("2", "%v", err)
 	}

@@ -66,6 +66,7 @@ func taskOf(ctx context.Context) string {
 	return "t" + strconv.Itoa(t.id)
 }
 
+// task is whose call arrives at a gate; nil for none.
 func (w *world) task(ctx context.Context) *task {
 	t, _ := ctx.Value(taskKey{}).(*task)
 	return t

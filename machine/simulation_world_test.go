@@ -3,6 +3,7 @@ package machine_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -72,7 +73,6 @@ type node struct {
 	eng         *machine.Engine
 	dead        bool
 	storeFaults int
-	wrapped     store.Store
 }
 
 // card is what a user sees.
@@ -177,7 +177,7 @@ func (w *world) boot() {
 	if err != nil {
 		panic(err)
 	}
-	n.eng, n.wrapped = eng, st
+	n.eng = eng
 	for _, c := range w.connections {
 		f, err := eng.Flow(c)
 		if err != nil {
@@ -213,7 +213,7 @@ func (w *world) kill(n *node) {
 	var left []*parked
 	for _, p := range w.parked {
 		if p.node == n {
-			p.go1 <- verdict{kill: true}
+			p.resume <- verdict{kill: true}
 		} else {
 			left = append(left, p)
 		}
@@ -295,6 +295,11 @@ func (w *world) choose() {
 	r := w.rng
 	w.mu.Lock()
 	slices.SortFunc(w.parked, func(a, b *parked) int { return strings.Compare(a.key, b.key) })
+	for i := 1; i < len(w.parked); i++ {
+		if w.parked[i].key == w.parked[i-1].key {
+			w.violate("replay", "two goroutines at %s: the seed cannot tell them apart", w.parked[i].key)
+		}
+	}
 	waiting, active := len(w.parked), w.active
 	w.mu.Unlock()
 	switch dice := r.Float64(); {
@@ -397,7 +402,7 @@ func (w *world) release(p *parked, v verdict) {
 	w.mu.Lock()
 	w.parked = slices.DeleteFunc(w.parked, func(o *parked) bool { return o == p })
 	w.mu.Unlock()
-	p.go1 <- v
+	p.resume <- v
 }
 
 // showCard puts a card on the user's screen. w.mu is held.
@@ -430,7 +435,7 @@ func (n *node) callback(ctx context.Context, turn *machine.Turn, connection stri
 	}
 	switch v.fault {
 	case failed:
-		return fmt.Errorf("the handler failed")
+		return errors.New("the handler failed")
 	case lost:
 		panic("the handler panics")
 	case sound:
