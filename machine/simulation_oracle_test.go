@@ -64,7 +64,9 @@ func (w *world) beginCode(t *task, uc tokensvc.UserConnection, code string) {
 	defer w.mu.Unlock()
 	c := strings.ToLower(uc.Connection)
 	t.codes[c]++
-	t.spends = w.model.newestComplete(owner(uc.UserID, uc.Connection))
+	key := owner(uc.UserID, uc.Connection)
+	r := w.model.rows[t.claim]
+	t.spends = w.model.newestComplete(key) && (r == nil || owner(r.Key.User, r.Key.Connection) != key)
 	switch {
 	case code != t.code || uc.UserID != t.user:
 		w.violate("10", "t%d sends another's code", t.id)

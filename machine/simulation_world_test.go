@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -165,8 +166,8 @@ func (w *world) boot() {
 			OnTransition: func(e store.Event) {
 				n.enter(context.Background(), atHook, "OnTransition", w.number(e.Attempt)+" v"+strconv.FormatInt(e.Version, 10)+" "+e.Row+" "+string(e.To))
 			},
-			OnError: func(ctx context.Context, _ *machine.Activity, _ error) {
-				n.enter(ctx, atHook, "OnError", taskOf(ctx))
+			OnError: func(ctx context.Context, _ *machine.Activity, err error) {
+				n.enter(ctx, atHook, "OnError", taskOf(ctx)+" "+w.renumber(err.Error()))
 			},
 		},
 	}
@@ -235,6 +236,11 @@ func (w *world) number(id string) string {
 	defer w.mu.Unlock()
 	return w.model.name(id)
 }
+
+// renumber writes #n for an attempt's id, which is another in every run.
+func (w *world) renumber(s string) string { return ulids.ReplaceAllStringFunc(s, w.number) }
+
+var ulids = regexp.MustCompile(`[0-9A-HJKMNP-TV-Z]{26}`)
 
 // violate notes a broken invariant. w.mu is held.
 func (w *world) violate(invariant, format string, args ...any) {
