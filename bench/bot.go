@@ -115,7 +115,7 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 	return finish()
 }
 
-func openStore(ctx context.Context, kind, where string) (store.Store, error) {
+func openStore(_ context.Context, kind, where string) (store.Store, error) {
 	switch kind {
 	case kindMemory:
 		return memstore.New(time.Now), nil

@@ -26,7 +26,7 @@ func startBot(ctx context.Context, kind, upstream, where string) (*bot, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bot{kind: kind, cmd: exec.CommandContext(ctx, self, "-bot", kind, "-upstream", upstream, "-store", where)}
+	b := &bot{kind: kind, cmd: exec.CommandContext(ctx, self, "-bot", kind, "-upstream", upstream, "-store", where)} //nolint:gosec // this program itself
 	b.cmd.Stderr = os.Stderr
 	out, err := b.cmd.StdoutPipe()
 	if err != nil {

@@ -23,7 +23,7 @@ type Activity struct {
 
 // The invokes that the engine answers (wire.md §1).
 const (
-	InvokeTokenExchange = "signin/tokenExchange"
+	InvokeTokenExchange = "signin/tokenExchange" //nolint:gosec // the name of an invoke
 	InvokeVerifyState   = "signin/verifyState"
 	InvokeFailure       = "signin/failure"
 )

@@ -40,12 +40,12 @@ func (e *Engine) tokenExchange(ctx context.Context, act *Activity) Answer {
 		return c.broken(ctx, out, err)
 	}
 	body := ExchangeResponse{ID: value.ID, ConnectionName: value.ConnectionName}
-	return c.answer(out, e.exchangeAnswer(out, body))
+	return c.answer(ctx, out, e.exchangeAnswer(out, body))
 }
 
 // exchangeAnswer is the table's reply as an invoke answer.
 func (e *Engine) exchangeAnswer(out Outcome, body ExchangeResponse) Answer {
-	switch out.Rule.Reply { //nolint:exhaustive // an exchange ends in these
+	switch out.Rule.Reply {
 	case ReplyBody:
 		return e.exchanged(http.StatusPreconditionFailed, out.Event.Detail, body)
 	case ReplyRecord:
@@ -173,13 +173,13 @@ func (e *Engine) refuse(ctx context.Context, turn *Turn, row string, status int,
 	if err := e.Ready(ctx); err != nil {
 		return c.broken(ctx, Outcome{}, err)
 	}
-	c.finish(nil)
+	c.finish(ctx, nil)
 	return Answer{Status: status}
 }
 
 // answer writes the audit line of an invoke's answer and hands everything that
 // is left to the next group of commits.
-func (c *call) answer(out Outcome, a Answer) Answer {
+func (c *call) answer(ctx context.Context, out Outcome, a Answer) Answer {
 	line := store.Event{
 		Kind: store.EventAnswer, Row: out.Rule.Row, Status: a.Status, Duration: c.eng.clock().Sub(c.begun),
 		Invoke: out.Event.Invoke, Activity: out.Event.Activity,
@@ -188,7 +188,7 @@ func (c *call) answer(out Outcome, a Answer) Answer {
 		line.Attempt = out.Attempt.ID
 	}
 	c.note(line)
-	c.finish(out.Attempt)
+	c.finish(ctx, out.Attempt)
 	return a
 }
 
@@ -196,6 +196,6 @@ func (c *call) answer(out Outcome, a Answer) Answer {
 func (c *call) broken(ctx context.Context, out Outcome, err error) Answer {
 	c.eng.log.Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("store unavailable: invoke answered 503")
 	c.eng.report(ctx, c.act, err)
-	c.finish(out.Attempt)
+	c.finish(ctx, out.Attempt)
 	return unavailable()
 }

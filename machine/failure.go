@@ -58,7 +58,7 @@ func (e *Engine) signInFailure(ctx context.Context, act *Activity) Answer {
 			answer = *own
 		}
 	}
-	return c.answer(out, answer)
+	return c.answer(ctx, out, answer)
 }
 
 // attributeFailure picks the attempt that a signin/failure is about: a pending

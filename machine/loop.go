@@ -79,7 +79,7 @@ func (c *call) drive(ctx context.Context, ev Event) (Outcome, error) {
 	races := 0
 	for {
 		ev.OldCard, ev.Foreign = here.oldCard, here.foreign
-		d, err := c.eng.def.step(c.input(here, ev))
+		d, err := c.eng.def.step(c.input(here, ev)) //nolint:contextcheck // the step is pure: see fsm.go
 		if err != nil {
 			return Outcome{Attempt: here.attempt, Event: ev}, err
 		}
@@ -358,7 +358,7 @@ func (c *call) received(name string) {
 
 // finish hands the remaining lines and acknowledgements to the next group of
 // commits; nobody waits for them.
-func (c *call) finish(a *store.Attempt) {
+func (c *call) finish(ctx context.Context, a *store.Attempt) {
 	if !c.noted && len(c.acks) == 0 {
 		c.lines = nil
 		return
@@ -368,7 +368,7 @@ func (c *call) finish(a *store.Attempt) {
 			c.lines[i].Attempt, c.lines[i].Key = a.ID, store.Key{}
 		}
 	}
-	c.eng.store.Later(store.Commit{Events: c.lines, Deliveries: c.acks})
+	c.eng.store.Later(ctx, store.Commit{Events: c.lines, Deliveries: c.acks})
 	c.lines, c.acks, c.noted = nil, nil, false
 }
 

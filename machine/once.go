@@ -8,7 +8,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// ErrInProgress: another handler is doing the same right now.
+// ErrInProgress says that another handler is doing the same right now.
 var ErrInProgress = errors.New("already in progress")
 
 // Once runs fn unless it has run to its end under this key before, on any

@@ -48,7 +48,7 @@ func (e *Engine) operate(ctx context.Context, id string, op Operator, what Kind)
 	case err != nil:
 		return *a, fmt.Errorf("%s %s: %w", what, id, err)
 	}
-	c.finish(out.Attempt)
+	c.finish(ctx, out.Attempt)
 	if err := e.store.Flush(ctx); err != nil {
 		return *out.Attempt, fmt.Errorf("%s %s: %w", what, id, err)
 	}

@@ -162,21 +162,21 @@ func (b broken) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 	if b.reads {
 		return store.Snapshot{}, store.ErrUnavailable
 	}
-	return b.Store.Find(ctx, q) //nolint:wrapcheck // a test's wrapper
+	return b.Store.Find(ctx, q)
 }
 
 func (b broken) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	if b.reads {
 		return store.Snapshot{}, store.ErrUnavailable
 	}
-	return b.Store.Get(ctx, id) //nolint:wrapcheck // a test's wrapper
+	return b.Store.Get(ctx, id)
 }
 
 func (b broken) Info(ctx context.Context) (store.Info, error) {
 	if b.reads {
 		return store.Info{}, store.ErrUnavailable
 	}
-	return b.Store.Info(ctx) //nolint:wrapcheck // a test's wrapper
+	return b.Store.Info(ctx)
 }
 
 // hanging is a Token Service that never answers.
@@ -206,6 +206,7 @@ func everyPair(t *testing.T, f func(t *testing.T, s standing, a arrival)) {
 // TestStoreDown: 503 with Retry-After, no upstream call, nothing written (S).
 func TestStoreDown(t *testing.T) {
 	everyPair(t, func(t *testing.T, s standing, a arrival) {
+		t.Helper()
 		sc := setScene(t, s, a, func(st store.Store) store.Store { return broken{st, true} }, false)
 		before := dump(t, sc.mem)
 		answer, ok := sc.eng.HandleInvoke(t.Context(), sc.act)
@@ -225,6 +226,7 @@ func TestStoreDown(t *testing.T) {
 // upstream call that a claim announces; what needs no write is answered as ever.
 func TestStoreReadOnly(t *testing.T) {
 	everyPair(t, func(t *testing.T, s standing, a arrival) {
+		t.Helper()
 		sc := setScene(t, s, a, func(st store.Store) store.Store { return broken{Store: st} }, false)
 		before := dump(t, sc.mem)
 		answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act)
@@ -250,6 +252,7 @@ func TestTokenServiceHangs(t *testing.T) {
 	limit := 2*machine.DefaultTimeouts().Upstream + machine.DefaultPolicy().DuplicateWait + time.Second
 	allowed := []int{http.StatusOK, http.StatusPreconditionFailed, http.StatusBadRequest, http.StatusNotFound}
 	everyPair(t, func(t *testing.T, s standing, a arrival) {
+		t.Helper()
 		sc := setScene(t, s, a, func(st store.Store) store.Store { return st }, true)
 		began := time.Now()
 		answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act)

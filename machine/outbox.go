@@ -62,7 +62,7 @@ func (c *call) tell(ctx context.Context, d *Decision, ev Event) {
 	turn.delivery, turn.original = row.DeliveryKey, c.eng.unsealed(d.Attempt, c.now())
 	c.eng.deliver(ctx, &telling{
 		row: row, turn: turn, flow: c.flow, token: c.token, began: c.now(),
-		done: func(settled store.Delivery) { c.eng.acknowledge(settled, c.now()) },
+		done: func(settled store.Delivery) { c.eng.acknowledge(ctx, settled, c.now()) },
 	})
 }
 
@@ -230,8 +230,8 @@ func guarded(f func() error) (err error) {
 
 // acknowledge hands a delivery to the next group of commits (T3): losing it
 // only repeats a callback.
-func (e *Engine) acknowledge(row store.Delivery, now time.Time) {
-	e.store.Later(store.Commit{
+func (e *Engine) acknowledge(ctx context.Context, row store.Delivery, now time.Time) {
+	e.store.Later(ctx, store.Commit{
 		Deliveries: []store.Delivery{row},
 		Events: []store.Event{{
 			Attempt: row.Attempt, Time: now, Instance: e.instance, Kind: store.EventCallback,
@@ -278,18 +278,18 @@ func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
 		if before.Owner != "" { // it is being told right now
 			row.NextAt = snap.Now.Add(firstRetry)
 		}
-		e.store.Later(store.Commit{Deliveries: []store.Delivery{row}})
+		e.store.Later(ctx, store.Commit{Deliveries: []store.Delivery{row}})
 		return
 	}
 	if row.Tries > maxTries { // no try has come back: each ended with its process
 		row.Status, row.Owner = store.DeliveryDead, ""
-		e.acknowledge(row, snap.Now)
+		e.acknowledge(ctx, row, snap.Now)
 		return
 	}
 	turn := e.proactive(a)
 	turn.delivery, turn.original = row.DeliveryKey, e.unsealed(a, snap.Now)
 	t := &telling{row: row, turn: turn, flow: e.byName[strings.ToLower(a.Key.Connection)], began: snap.Now}
-	t.done = func(settled store.Delivery) { e.acknowledge(settled, snap.Now) }
+	t.done = func(settled store.Delivery) { e.acknowledge(ctx, settled, snap.Now) }
 	if row.Kind == store.DeliverComplete && e.handler(t) != nil {
 		// A token is never stored: it is fetched again, and may be gone.
 		bounded, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)

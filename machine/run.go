@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -65,8 +66,11 @@ func (e *Engine) Sweep(ctx context.Context) error {
 			})
 		}
 		wg.Wait()
-		if len(snap.Attempts) < batch || ctx.Err() != nil {
+		if len(snap.Attempts) < batch {
 			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("sweep: %w", err)
 		}
 	}
 }
@@ -74,7 +78,7 @@ func (e *Engine) Sweep(ctx context.Context) error {
 func (e *Engine) sweepOne(ctx context.Context, a *store.Attempt) {
 	c := e.background(a)
 	out, err := c.drive(ctx, Event{Kind: Sweep})
-	c.finish(out.Attempt)
+	c.finish(ctx, out.Attempt)
 	var raced *IllegalTransitionError
 	if err != nil && !errors.As(err, &raced) && ctx.Err() == nil {
 		e.log.Error().Str("attempt", a.ID).Err(err).Msg("sweep")

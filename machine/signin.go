@@ -20,12 +20,12 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	c.locate = c.byKey
 	c.received("SignIn")
 	out, err := c.drive(context.WithoutCancel(ctx), Event{Kind: SignInAsked})
-	defer func() { c.finish(out.Attempt) }()
+	defer func() { c.finish(ctx, out.Attempt) }()
 	if err != nil {
 		e.report(ctx, turn.act, err)
 		return tokensvc.Token{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
 	}
-	switch out.Rule.Reply { //nolint:exhaustive // SignIn ends in these; the others answer invokes
+	switch out.Rule.Reply {
 	case ReplyToken:
 		if out.Rule.Row == "A1" {
 			e.silentHits.add()

@@ -18,7 +18,7 @@ func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) error {
 func (c *call) signOut(ctx context.Context, name string) error {
 	c.received(name)
 	out, err := c.drive(ctx, Event{Kind: SignOutAsked})
-	defer func() { c.finish(out.Attempt) }()
+	defer func() { c.finish(ctx, out.Attempt) }()
 	if err != nil {
 		return fmt.Errorf("sign out of %s: %w", c.key.Connection, err)
 	}
@@ -56,7 +56,7 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 	c.received("SignOut")
 	ev := c.perform(ctx, Delete, nil, Event{Kind: SignOutAsked})
 	c.note(store.Event{Kind: store.EventNote, Row: "E4", Status: ev.Status, Detail: "sign-out of every connection"})
-	c.finish(nil)
+	c.finish(ctx, nil)
 	if ev.Kind == SignOutError {
 		return fmt.Errorf("sign out of all connections: %w", c.upstream)
 	}
@@ -90,7 +90,7 @@ func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, seen *store.Atte
 		ev.Kind = SignOutAsked // complete since: its token may be younger than the DELETE for all
 	}
 	out, err := c.drive(ctx, ev)
-	c.finish(out.Attempt)
+	c.finish(ctx, out.Attempt)
 	var illegal *IllegalTransitionError
 	switch {
 	case err != nil && !errors.As(err, &illegal):

@@ -222,18 +222,18 @@ func (p *prober) offer(ctx context.Context, k candidate, ev Event) Answer {
 	p.matched = out.Rule.Reply == ReplyOK
 	switch out.Rule.Reply { //nolint:exhaustive // a verification ends in these
 	case ReplyOK:
-		return c.answer(out, Answer{Status: http.StatusOK})
+		return c.answer(ctx, out, Answer{Status: http.StatusOK})
 	case ReplyRefuse:
-		return c.answer(out, Answer{Status: http.StatusPreconditionFailed})
+		return c.answer(ctx, out, Answer{Status: http.StatusPreconditionFailed})
 	case ReplyRecord:
-		return c.answer(out, Answer{Status: out.Attempt.CodeStatus})
+		return c.answer(ctx, out, Answer{Status: out.Attempt.CodeStatus})
 	case ReplyWorst:
-		return c.answer(out, Answer{Status: out.Event.Status})
+		return c.answer(ctx, out, Answer{Status: out.Event.Status})
 	case ReplyStatus: // the recovery before the code got no clear answer (C9c)
-		return c.answer(out, Answer{Status: statusOr412(out.Event.Status)})
+		return c.answer(ctx, out, Answer{Status: statusOr412(out.Event.Status)})
 	}
 	p.remember(out.Event)
-	c.finish(out.Attempt)
+	c.finish(ctx, out.Attempt)
 	return Answer{}
 }
 
@@ -294,5 +294,5 @@ func (e *Engine) popupClosed(ctx context.Context, turn *Turn) Answer {
 	if err != nil {
 		return c.broken(ctx, out, err)
 	}
-	return c.answer(out, Answer{Status: http.StatusOK})
+	return c.answer(ctx, out, Answer{Status: http.StatusOK})
 }

@@ -84,13 +84,13 @@ func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
 // group, or by [Group.Flush]. Refusals go unseen. When the backend is
 // unavailable it is kept for the next try; beyond [MaxLater] the oldest are
 // dropped, see [Group.Dropped]. A caller that finds the queue full writes it.
-func (g *Group) Later(c Commit) {
+func (g *Group) Later(ctx context.Context, c Commit) {
 	g.mu.Lock()
 	g.later = append(g.later, c)
 	full := len(g.later) >= MaxLater
 	g.mu.Unlock()
 	if full {
-		ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
 		defer cancel()
 		_ = g.Flush(ctx) // what could not be written is kept or counted
 		g.mu.Lock()

@@ -73,7 +73,7 @@ func TestGroupGathers(t *testing.T) {
 			synctest.Wait()
 		}
 		commit("leader")
-		g.Later(named("line"))
+		g.Later(t.Context(), named("line"))
 		for i := range 5 {
 			commit(fmt.Sprint(i))
 		}
@@ -153,7 +153,7 @@ func TestGroupBounds(t *testing.T) {
 		}
 		synctest.Wait()
 		for range store.MaxGroup {
-			g.Later(named("line"))
+			g.Later(t.Context(), named("line"))
 		}
 		close(r.gate) // from now on nothing is held up
 		wg.Wait()
@@ -185,8 +185,8 @@ func TestGroupLater(t *testing.T) {
 		return nil
 	}}
 	g := store.NewGroup(r)
-	g.Later(named("a"))
-	g.Later(named("refused"))
+	g.Later(t.Context(), named("a"))
+	g.Later(t.Context(), named("refused"))
 	if err := g.Flush(t.Context()); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("Flush while down: %v, want ErrUnavailable", err)
 	}
@@ -203,7 +203,7 @@ func TestGroupLater(t *testing.T) {
 	}
 	down = true
 	for i := range store.MaxLater + 10 {
-		g.Later(named(fmt.Sprint(i)))
+		g.Later(t.Context(), named(fmt.Sprint(i)))
 	}
 	if d := g.Dropped(); d < 9 || d > 11 {
 		t.Errorf("%d dropped, want the oldest ten or so", d)

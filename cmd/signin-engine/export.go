@@ -107,7 +107,7 @@ type pseudonyms struct{ key []byte }
 // newPseudonyms takes the key from a file, or a random one.
 func newPseudonyms(file string) (*pseudonyms, error) {
 	if file != "" {
-		key, err := os.ReadFile(file) //nolint:gosec // the user names the file
+		key, err := os.ReadFile(file)
 		if err != nil {
 			return nil, usage("--anonymize-key-file: %w", err)
 		}

@@ -134,7 +134,7 @@ func hold() {
 	signal.Notify(stop, os.Interrupt)
 	st, err := boltstore.Open(os.Args[1])
 	if err == nil {
-		err = os.WriteFile(os.Args[1]+".held", nil, 0o600) //nolint:gosec // a script names the file
+		err = os.WriteFile(os.Args[1]+".held", nil, 0o600)
 	}
 	if err != nil {
 		fatal(err)

@@ -48,7 +48,10 @@ func draw(ctx context.Context, into string) error {
 }
 
 func write(into, ext string, b []byte) error {
-	return os.WriteFile(filepath.Join(into, "signin."+ext), b, 0o644) //nolint:gosec // a page of the documentation
+	if err := os.WriteFile(filepath.Join(into, "signin."+ext), b, 0o644); err != nil { //nolint:gosec // a page of the documentation
+		return fmt.Errorf("write the drawing: %w", err)
+	}
+	return nil
 }
 
 // layOut turns DOT into SVG.

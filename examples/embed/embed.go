@@ -25,10 +25,10 @@ func Bot(ctx context.Context, st store.Store, tokens *tokensvc.Client, connector
 		return nil, err
 	}
 	graph, _ := eng.Flow("graph")
-	graph.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, tok tokensvc.Token) error {
+	graph.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 		return turn.Send(ctx, "You are signed in.")
 	})
-	go eng.Run(ctx) // sweeper, recovery, redelivery: yours to start and to stop
+	go func() { _ = eng.Run(ctx) }() // sweeper, recovery, redelivery: yours to start and to stop
 	return teams.NewHandler(eng, cfg, teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 		_, err := graph.SignIn(ctx, turn) // a token, or a card is on its way
 		return nil, err

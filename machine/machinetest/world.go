@@ -48,6 +48,7 @@ type world struct {
 }
 
 func newWorld(tb testing.TB) *world {
+	tb.Helper()
 	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
 	w.procs, w.killAt = map[string]*process{}, map[string]string{}
 	w.mem = memstore.New(time.Now)

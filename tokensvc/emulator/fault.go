@@ -196,5 +196,5 @@ func drop(w http.ResponseWriter) {
 	if err != nil {
 		panic(http.ErrAbortHandler) // HTTP/2: resets the stream
 	}
-	conn.Close() //nolint:errcheck,gosec // closing it is all there is to do
+	conn.Close() //nolint:errcheck // closing it is all there is to do
 }

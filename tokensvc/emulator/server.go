@@ -327,7 +327,7 @@ func (w *statusWriter) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = statusOK
 	}
-	return w.ResponseWriter.Write(b) //nolint:wrapcheck // an http.ResponseWriter hands on what the one below says
+	return w.ResponseWriter.Write(b)
 }
 
 // Unwrap is for http.ResponseController.

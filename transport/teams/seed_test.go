@@ -40,7 +40,7 @@ func seedReference() store.Conversation {
 // recorded reads a file of the trace as it is.
 func recorded(tb testing.TB, name string) []byte {
 	tb.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", name)) //nolint:gosec // names are constants of the tests
+	b, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		tb.Fatal(err)
 	}

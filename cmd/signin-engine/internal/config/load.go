@@ -110,7 +110,7 @@ func Load(src Source) (Config, error) {
 
 // readYAML reads a file; a key without a value counts as not set.
 func readYAML(path string) (map[string]any, error) {
-	b, err := os.ReadFile(path) //nolint:gosec // the user names the file
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, Errors{{Key: "--config", Problem: err.Error()}}
 	}
