@@ -265,7 +265,7 @@ type renumbering struct{ store.Store }
 func (s *renumbering) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
 	rows, err := s.Store.Claim(ctx, owner, limit, hold)
 	for i := range rows {
-		rows[i].Round += 100
+		rows[i].Round = 0
 	}
 	return rows, err
 }
