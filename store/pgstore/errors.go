@@ -16,6 +16,7 @@ const (
 	codeUniqueViolation = "23505"
 	codeSerialization   = "40001"
 	codeDeadlock        = "40P01"
+	codeReadOnly        = "25006"
 
 	classData       = "22" // a value that Postgres cannot keep
 	classConstraint = "23"
@@ -58,6 +59,8 @@ func classify(ctx context.Context, op string, err error) error {
 		return fmt.Errorf("pgstore: %s: %w", op, err)
 	case sqlState(err) == codeUniqueViolation:
 		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrExists, err)
+	case sqlState(err) == codeReadOnly:
+		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrReadOnly, err)
 	case strings.HasPrefix(sqlState(err), classData):
 		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrInvalid, err)
 	case errors.Is(err, context.DeadlineExceeded):

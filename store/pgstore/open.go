@@ -24,6 +24,7 @@ const (
 	DefaultPollInterval     = 250 * time.Millisecond
 	DefaultStatementTimeout = 10 * time.Second
 	DefaultAcquireTimeout   = 3 * time.Second
+	DefaultConnectTimeout   = 5 * time.Second // unless the address has connect_timeout
 )
 
 const secretSize = 32
@@ -34,6 +35,7 @@ const maxSchema = 50
 type options struct {
 	schema    string
 	migrate   bool
+	readOnly  bool
 	poll      time.Duration
 	statement time.Duration
 	acquire   time.Duration
@@ -52,6 +54,11 @@ func WithSchema(name string) Option { return func(o *options) { o.schema = name 
 // is the default, or refuses it.
 func WithAutoMigrate(on bool) Option { return func(o *options) { o.migrate = on } }
 
+// WithReadOnly opens the store for reading: Open changes nothing, not even an
+// older schema, and what would write is [store.ErrReadOnly]. A role that may
+// only select is enough.
+func WithReadOnly() Option { return func(o *options) { o.readOnly, o.migrate = true, false } }
+
 // WithPollInterval sets how often [Store.Changed] looks for itself while it
 // cannot listen; the default is [DefaultPollInterval].
 func WithPollInterval(d time.Duration) Option { return func(o *options) { o.poll = d } }
@@ -67,6 +74,13 @@ func WithAcquireTimeout(d time.Duration) Option { return func(o *options) { o.ac
 // WithPoolConfig lets fn change the pool before it is made: its size, hooks,
 // TLS. The address may do that too (pool_max_conns and the like).
 func WithPoolConfig(fn func(*pgxpool.Config)) Option { return func(o *options) { o.configure = fn } }
+
+// Check says what is wrong with an address and its schema parameter, without
+// connecting and without repeating it: there may be a password in it.
+func Check(dsn string) error {
+	_, err := parse(dsn, nil)
+	return err
+}
 
 // parse reads an address. What pgx says about a bad one may quote it, password
 // and all, so it is not repeated.
@@ -89,6 +103,12 @@ func parse(dsn string, opts []Option) (*options, error) {
 	}
 	if o.schema != clean(o.schema) || len(o.schema) > maxSchema {
 		return nil, fmt.Errorf("schema name %q is not a text of at most %d bytes", o.schema, maxSchema)
+	}
+	if cfg.ConnConfig.ConnectTimeout == 0 {
+		cfg.ConnConfig.ConnectTimeout = DefaultConnectTimeout
+	}
+	if o.readOnly {
+		params["default_transaction_read_only"] = "on"
 	}
 	params["search_path"] = pgx.Identifier{o.schema}.Sanitize()
 	params["timezone"] = "UTC"
@@ -187,8 +207,10 @@ func (s *Store) prepare(ctx context.Context) error {
 	} else if err := checkVersion(version, len(all)); err != nil {
 		return err
 	}
-	if err := partitions(ctx, conn); err != nil {
-		return err
+	if !s.opts.readOnly {
+		if err := partitions(ctx, conn); err != nil {
+			return err
+		}
 	}
 	return s.readSecret(ctx, conn)
 }
@@ -199,6 +221,9 @@ func (s *Store) readSecret(ctx context.Context, conn *pgx.Conn) error {
 	const read = `select value from meta where name = 'secret'`
 	err := conn.QueryRow(ctx, read).Scan(&s.secret)
 	if errors.Is(err, pgx.ErrNoRows) {
+		if s.opts.readOnly {
+			return nil
+		}
 		fresh := make([]byte, secretSize)
 		_, _ = rand.Read(fresh) // never fails, by its contract
 		if _, err = conn.Exec(ctx, `insert into meta values ('secret', $1) on conflict do nothing`, fresh); err == nil {
