@@ -3,6 +3,7 @@ package pgstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -231,17 +232,18 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 		s.tell(ctx, conn, w.written(g.levels)...)
 		return nil
 	})
-	if err == nil {
-		return
-	}
-	bad := poisoned(err)
 	for _, level := range g.levels {
 		for _, i := range level {
-			if bad {
+			switch {
+			case poisoned(err):
 				// One of them made the statement fail: find out which.
 				w.errs[i] = s.applyAlone(ctx, &w.commits[i])
-			} else {
+			case err != nil:
 				w.errs[i] = err
+			case len(level) > 1 && errors.Is(w.errs[i], store.ErrExists):
+				// Its key may have been given up beside it, by an attempt
+				// that took another key: no plan sees that coming.
+				w.errs[i] = s.applyAlone(ctx, &w.commits[i])
 			}
 		}
 	}

@@ -116,7 +116,7 @@ func BenchmarkSignIn(b *testing.B) {
 				commits := signIn(info, int(n))
 				for i, c := range commits {
 					if i == len(commits)-1 {
-						g.Later(c)
+						g.Later(b.Context(), c)
 						break
 					}
 					if i != 1 {
@@ -134,5 +134,5 @@ func BenchmarkSignIn(b *testing.B) {
 		})
 	}
 	wg.Wait()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "signins/s")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "sign-ins/s")
 }

@@ -3,7 +3,6 @@ package pgstore_test
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +18,8 @@ func mustExecCleanup(tb testing.TB, dsn, sql string) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := pgtest.Exec(ctx, dsn[:strings.LastIndex(dsn, "schema=")-1], sql); err != nil {
+	server, _ := split(dsn)
+	if err := pgtest.Exec(ctx, server, sql); err != nil {
 		tb.Errorf("exec: %v", err)
 	}
 }
@@ -54,12 +54,13 @@ func TestAckInTx(t *testing.T) {
 			t.Errorf("Owed %d, %v; want %d", c.Owed, err, owed)
 		}
 		var n int
-		conn, err := pgx.Connect(t.Context(), dsn[:strings.LastIndex(dsn, "schema=")-1])
+		server, schema := split(dsn)
+		conn, err := pgx.Connect(t.Context(), server)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close(t.Context()) }()
-		if err := conn.QueryRow(t.Context(), `select count(*) from `+dsn[strings.LastIndex(dsn, "schema=")+len("schema="):]+`.told`).Scan(&n); err != nil || n != told {
+		if err := conn.QueryRow(t.Context(), `select count(*) from `+schema+`.told`).Scan(&n); err != nil || n != told {
 			t.Errorf("told %d, %v; want %d", n, err, told)
 		}
 	}

@@ -1,6 +1,7 @@
 package pgstore_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"slices"
 	"strings"
@@ -15,10 +16,15 @@ import (
 	"github.com/signin-engine/signin-engine/store/storetest"
 )
 
+// split takes an address of pgtest apart: the server's, and the schema.
+func split(dsn string) (server, schema string) {
+	i := strings.LastIndex(dsn, "schema=")
+	return dsn[:i-1], strings.Trim(dsn[i+len("schema="):], "'")
+}
+
 func mustExec(tb testing.TB, dsn, sql string) {
 	tb.Helper()
-	schema := dsn[strings.LastIndex(dsn, "schema=")+len("schema="):]
-	server := dsn[:strings.LastIndex(dsn, "schema=")-1]
+	server, schema := split(dsn)
 	if err := pgtest.Exec(tb.Context(), server, strings.ReplaceAll(sql, "SCHEMA", schema)); err != nil {
 		tb.Fatalf("exec: %v", err)
 	}
@@ -113,11 +119,11 @@ func TestNoSecretInErrors(t *testing.T) {
 func TestNoRights(t *testing.T) {
 	dsn := pgtest.Start(t)
 	owner := mustOpen(t, dsn)
-	schema := dsn[strings.LastIndex(dsn, "schema=")+len("schema="):]
-	role := "role_" + schema
-	mustExec(t, dsn, `create role `+role+` login; grant usage on schema SCHEMA to `+role+`; grant select on SCHEMA.schema_migrations, SCHEMA.meta to `+role)
+	_, schema := split(dsn)
+	role, password := "role_"+schema, rand.Text()
+	mustExec(t, dsn, `create role `+role+` login password '`+password+`'; grant usage on schema SCHEMA to `+role+`; grant select on SCHEMA.schema_migrations, SCHEMA.meta to `+role)
 	t.Cleanup(func() { mustExecCleanup(t, dsn, `drop owned by `+role+`; drop role `+role) })
-	s := mustOpen(t, pgtest.WithParam(dsn, "user", role))
+	s := mustOpen(t, pgtest.WithParam(pgtest.WithParam(dsn, "user", role), "password", password))
 	info, err := owner.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)

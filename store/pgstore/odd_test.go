@@ -120,3 +120,18 @@ func TestHugeGroup(t *testing.T) {
 		t.Errorf("Purge = %d, %v; want %d", n, err, len(commits))
 	}
 }
+
+// TestKeyGivenUp: an attempt that takes another key leaves the old one to the
+// next commit of the same call.
+func TestKeyGivenUp(t *testing.T) {
+	s := mustOpen(t, pgtest.Start(t))
+	a := insertOne(t, s)
+	heir := storetest.NewAttempt(a.Created, a.Key.User, a.Key.Connection)
+	moved := storetest.Next(a, store.CardSent, a.Created)
+	moved.Key.User = "29:another"
+	for i, err := range s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{moved}}, {Put: []store.Attempt{heir}}}) {
+		if err != nil {
+			t.Errorf("commit %d: %v", i, err)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package pgstore_test
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,13 +16,13 @@ import (
 // auditTables are the partitions of the audit trail.
 func auditTables(t *testing.T, dsn string) []string {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn[:strings.LastIndex(dsn, "schema=")-1])
+	server, schema := split(dsn)
+	conn, err := pgx.Connect(t.Context(), server)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(t.Context()) }()
-	rows, err := conn.Query(t.Context(), `select tablename from pg_tables where schemaname = $1 and tablename like 'events\_%' order by 1`,
-		dsn[strings.LastIndex(dsn, "schema=")+len("schema="):])
+	rows, err := conn.Query(t.Context(), `select tablename from pg_tables where schemaname = $1 and tablename like 'events\_%' order by 1`, schema)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,11 @@
 package pgstore_test
 
 import (
+	"fmt"
 	"os"
 	"testing"
+
+	"go.uber.org/goleak"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/pgstore"
@@ -10,7 +13,15 @@ import (
 	"github.com/signin-engine/signin-engine/store/storetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+// TestMain also sees to it that a closed store leaves no goroutine behind.
+func TestMain(m *testing.M) {
+	code := pgtest.Main(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 func mustOpen(tb testing.TB, dsn string, opts ...pgstore.Option) *pgstore.Store {
 	tb.Helper()
@@ -48,3 +59,22 @@ func harness(t *testing.T) storetest.Harness {
 }
 
 func TestConformance(t *testing.T) { storetest.Run(t, harness) }
+
+// TestConformanceGrouped runs the suites as the engine runs the store.
+func TestConformanceGrouped(t *testing.T) {
+	for _, suite := range []func(*testing.T, storetest.New){
+		storetest.Semantics, storetest.Groups, storetest.Concurrency, storetest.Outbox, storetest.Due, storetest.Changed, storetest.Marks,
+	} {
+		suite(t, func(t *testing.T) storetest.Harness {
+			t.Helper()
+			dsn := pgtest.Start(t)
+			return storetest.Harness{
+				Store: store.NewGroup(mustOpen(t, dsn)),
+				Second: func(t *testing.T) store.Store {
+					t.Helper()
+					return store.NewGroup(mustOpen(t, dsn))
+				},
+			}
+		})
+	}
+}

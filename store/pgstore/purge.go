@@ -71,10 +71,14 @@ func quietly(ctx context.Context, q querier, sql string) error {
 	return errors.Join(err, back)
 }
 
+// purgeSQL deletes the lowest ids among those that ended first: what it costs
+// follows neither from what is kept nor from what is still to go.
 const purgeSQL = `
-with gone as (
+with old as materialized (
+  select id from attempts where ended < $1 order by ended limit 10000
+), gone as (
   delete from attempts
-  where id in (select id from attempts where ended < $1 order by id limit $2 for update skip locked) and ended < $1
+  where id in (select id from old order by id limit $2) and ended < $1
   returning id, home, born
 ), d as (
   delete from deliveries d using gone where d.home = gone.home and d.attempt = gone.id

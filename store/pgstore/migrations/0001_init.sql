@@ -10,7 +10,9 @@ create table meta (
 -- home is the user's hash at insertion and never changes: with it the rows of
 -- an attempt stay together when the tables are distributed.
 -- due is when the sweeper looks at it, wake a bound below due that is indexed
--- and seldom moves, so that an update need not touch an index.
+-- and seldom moves, so that an update need not touch an index. Half a page is
+-- left free for that: attempts of one page are often updated by one statement,
+-- and it has to find room beside them.
 create table attempts (
   user_hash    bytea       not null,
   id           text        collate "C" not null,
@@ -41,7 +43,7 @@ create table attempts (
   primary key (user_hash, id),
   check ((ended is null) = (state not in ('Complete', 'Failed'))),
   check (wake <= due)
-) with (fillfactor = 70);
+) with (fillfactor = 45);
 
 create unique index attempts_open on attempts (user_hash, key_hash) where ended is null;
 create index attempts_id on attempts (id);
@@ -64,6 +66,7 @@ create table events (
 ) partition by range (born);
 
 create index events_attempt on events (attempt, seq);
+create index events_orphan on events (at) where attempt = '';
 create table events_default partition of events default;
 
 -- The number of the last line of no attempt.
