@@ -21,6 +21,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -42,6 +43,7 @@ const (
 type stats struct {
 	CPU     time.Duration // user and system
 	MaxRSS  int64         // bytes
+	Anon    int64         // bytes that are the process's own: without the file that bbolt maps
 	Commits int64
 	Groups  int64 // calls of the backend that wrote
 	Written int64 // bytes that went to the block layer
@@ -115,12 +117,14 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 	return finish()
 }
 
-func openStore(_ context.Context, kind, where string) (store.Store, error) {
+func openStore(ctx context.Context, kind, where string) (store.Store, error) {
 	switch kind {
 	case kindMemory:
 		return memstore.New(time.Now), nil
 	case kindBolt:
 		return boltstore.Open(where)
+	case kindPostgres:
+		return pgstore.Open(ctx, where)
 	default:
 		return nil, fmt.Errorf("unknown kind of bot %q", kind)
 	}
@@ -236,14 +240,23 @@ func ownStats() (stats, error) {
 		CPU:    time.Duration(u.Utime.Nano() + u.Stime.Nano()),
 		MaxRSS: u.Maxrss * 1024,
 	}
-	raw, err := os.ReadFile("/proc/self/io")
+	s.Written = procNumber("/proc/self/io", "write_bytes:")
+	s.Anon = procNumber("/proc/self/status", "RssAnon:") * 1024
+	return s, nil
+}
+
+// procNumber reads one line of the kernel's accounts; 0 where there are none.
+func procNumber(file, name string) int64 {
+	raw, err := os.ReadFile(file)
 	if err != nil {
-		return s, nil //nolint:nilerr // not every system tells
+		return 0
 	}
 	for line := range strings.SplitSeq(string(raw), "\n") {
-		if v, ok := strings.CutPrefix(line, "write_bytes: "); ok {
-			_, _ = fmt.Sscan(v, &s.Written)
+		if v, ok := strings.CutPrefix(line, name); ok {
+			var n int64
+			_, _ = fmt.Sscan(v, &n)
+			return n
 		}
 	}
-	return s, nil
+	return 0
 }

@@ -75,6 +75,7 @@ func sum(ctx context.Context, bots []*bot) (stats, error) {
 		}
 		all.CPU += s.CPU
 		all.MaxRSS = max(all.MaxRSS, s.MaxRSS)
+		all.Anon = max(all.Anon, s.Anon)
 		all.Commits += s.Commits
 		all.Groups += s.Groups
 		all.Written += s.Written

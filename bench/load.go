@@ -136,6 +136,7 @@ type result struct {
 	P50, P99 time.Duration
 	CPU      time.Duration // of the bot
 	MaxRSS   int64
+	Anon     int64
 	Commits  int64
 	Groups   int64
 	Written  int64
@@ -179,7 +180,7 @@ func load(ctx context.Context, emu *emulator.Server, bots []*bot, f flow, users 
 	if err != nil {
 		return result{}, err
 	}
-	r.CPU, r.MaxRSS = after.CPU-before.CPU, after.MaxRSS
+	r.CPU, r.MaxRSS, r.Anon = after.CPU-before.CPU, after.MaxRSS, after.Anon
 	r.Commits, r.Groups, r.Written = after.Commits-before.Commits, after.Groups-before.Groups, after.Written-before.Written
 	return r, nil
 }

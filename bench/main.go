@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
@@ -23,6 +24,7 @@ type options struct {
 	users    []int
 	kinds    []string
 	flows    []string
+	parts    []string
 	dsn      string
 	out      string
 }
@@ -46,13 +48,14 @@ func run(ctx context.Context) error {
 	users := flag.String("users", "16,64", "concurrent users")
 	kinds := flag.String("kinds", "bare,memory,bolt,postgres", "bots; bare is the ceiling and always runs")
 	names := flag.String("flows", "sso,sso x3,popup,silent", "flows")
+	parts := flag.String("parts", "flows,growth,instances", "what to measure")
 	flag.StringVar(&o.dsn, "postgres", os.Getenv("SIGNIN_TEST_POSTGRES"), "DSN; empty starts a throw-away cluster")
 	flag.StringVar(&o.out, "o", "", "directory for RESULTS.md and its plots; empty prints only")
 	flag.Parse()
 	if *asBot != "" {
 		return runBot(ctx, *asBot, *upstream, *where)
 	}
-	o.kinds, o.flows = strings.Split(*kinds, ","), strings.Split(*names, ",")
+	o.kinds, o.flows, o.parts = strings.Split(*kinds, ","), strings.Split(*names, ","), strings.Split(*parts, ",")
 	for s := range strings.SplitSeq(*users, ",") {
 		var n int
 		if _, err := fmt.Sscan(s, &n); err != nil {
@@ -66,8 +69,15 @@ func run(ctx context.Context) error {
 	return measure(ctx, o)
 }
 
-// measure runs every bot on every flow, in turn, so that a drift of the
-// machine's speed falls on all of them alike.
+// bench is one run: the upstreams, a directory, a database.
+type bench struct {
+	options
+	emu  *emulator.Server
+	base string // URL of the upstreams
+	dir  string
+	dsn  string
+}
+
 func measure(ctx context.Context, o options) error {
 	emu := emulator.New(emulator.Config{Connections: []emulator.Connection{{Name: connection, SSO: true}}})
 	emu.SetRecording(false)
@@ -75,72 +85,96 @@ func measure(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	base := "http://" + l.Addr().String()
-	emu.SetBaseURL(base)
+	b := &bench{options: o, emu: emu, base: "http://" + l.Addr().String(), dsn: o.dsn}
+	emu.SetBaseURL(b.base)
 	srv := &http.Server{Handler: emu, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = srv.Serve(l) }()
 	defer func() { _ = srv.Close() }()
-
-	dir, err := os.MkdirTemp("", "signin-bench-")
-	if err != nil {
+	if b.dir, err = os.MkdirTemp("", "signin-bench-"); err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	dsn := o.dsn
-	if dsn == "" && slices.Contains(o.kinds, kindPostgres) {
-		pg, stop, err := throwawayPostgres(ctx)
+	defer func() { _ = os.RemoveAll(b.dir) }()
+	if b.dsn == "" && slices.Contains(o.kinds, kindPostgres) {
+		dsn, stop, err := pgtest.Throwaway()
 		if err != nil {
 			return err
 		}
 		defer func() { _ = stop() }()
-		dsn = pg
+		b.dsn = dsn
 	}
-	bots := map[string]*bot{}
-	defer func() {
-		for _, b := range bots {
-			_ = b.stop()
-		}
-	}()
-	for _, kind := range o.kinds {
-		where := filepath.Join(dir, "signin.db")
-		if kind == kindPostgres {
-			where = dsn
-		}
-		if bots[kind], err = startBot(ctx, kind, base, where); err != nil {
-			return err
-		}
-		fmt.Fprintf(os.Stderr, "bench: %s at %s (profiles under /debug/pprof/)\n", kind, bots[kind].url)
-	}
-	t := &table{}
-	for _, f := range flows() {
-		if !slices.Contains(o.flows, f.name) {
+	r := &report{options: o}
+	for _, part := range []struct {
+		name string
+		run  func(context.Context, *report) error
+	}{{"flows", b.flowsPart}, {"growth", b.growthPart}, {"instances", b.instancesPart}} {
+		if !slices.Contains(o.parts, part.name) {
 			continue
 		}
-		for _, n := range o.users {
-			for round := -1; round < o.rounds; round++ { // the first one warms up
-				for _, kind := range o.kinds {
-					d := o.duration
+		if err := part.run(ctx, r); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	if o.out == "" {
+		return nil
+	}
+	return r.write(o.out)
+}
+
+// start starts a bot of a kind; name tells its store from others.
+func (b *bench) start(ctx context.Context, kind, name string) (*bot, error) {
+	where := filepath.Join(b.dir, name+".db")
+	if kind == kindPostgres {
+		where = pgtest.WithParam(b.dsn, "schema", "bench_"+name)
+	}
+	one, err := startBot(ctx, kind, b.base, where)
+	if err == nil {
+		fmt.Fprintf(os.Stderr, "bench: %s at %s (profiles under /debug/pprof/)\n", kind, one.url)
+	}
+	return one, err
+}
+
+// flowsPart runs every bot on every flow, in turn, so that a drift of the
+// machine's speed falls on all of them alike.
+func (b *bench) flowsPart(ctx context.Context, r *report) error {
+	bots := map[string]*bot{}
+	defer func() {
+		for _, one := range bots {
+			_ = one.stop()
+		}
+	}()
+	for _, kind := range b.kinds {
+		one, err := b.start(ctx, kind, "flows")
+		if err != nil {
+			return err
+		}
+		bots[kind] = one
+	}
+	for _, f := range flows() {
+		if !slices.Contains(b.flows, f.name) {
+			continue
+		}
+		for _, n := range b.users {
+			for round := -1; round < b.rounds; round++ { // the first one warms up
+				for _, kind := range b.kinds {
+					d := b.duration
 					if round < 0 {
 						d = min(d, time.Second)
 					}
-					r, err := load(ctx, emu, []*bot{bots[kind]}, f, n, d)
+					got, err := load(ctx, b.emu, []*bot{bots[kind]}, f, n, d)
 					if err != nil {
 						return fmt.Errorf("%s on %s: %w", f.name, kind, err)
 					}
-					emu.Reset()
+					b.emu.Reset()
 					if round >= 0 {
-						t.add(cell{flow: f.name, users: n, kind: kind}, r)
+						r.table.add(cell{flow: f.name, users: n, kind: kind}, got)
 					}
 					if ctx.Err() != nil {
 						return errors.New("interrupted")
 					}
 				}
 			}
-			t.print(os.Stdout, f.name, n, o.kinds)
+			r.table.print(os.Stdout, f.name, n, b.kinds)
 		}
 	}
-	if o.out == "" {
-		return nil
-	}
-	return t.write(o.out, o)
+	return nil
 }

@@ -95,28 +95,43 @@ func (t *table) print(w io.Writer, flow string, users int, kinds []string) {
 	_, _ = fmt.Fprintln(w)
 }
 
-// write makes RESULTS.md and a plot per flow.
-func (t *table) write(dir string, o options) error {
+// report is everything that was measured.
+type report struct {
+	options
+	table     table
+	growth    []grown
+	instances []fleet
+}
+
+// write makes RESULTS.md and its plots.
+func (r *report) write(dir string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Results\n\nMedians of %d paired rounds of %s; ratios are to the ceiling (a bare net/http handler that makes the same upstream calls with the same clients and remembers nothing) in the same round. "+
-		"Users, upstreams, bot and database share the machine's %d processors (%s, %s/%s). `make bench` makes this page.\n", o.rounds, o.duration, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	for _, f := range o.flows {
-		fmt.Fprintf(&b, "\n## %s\n\n![sign-ins per second as a share of the ceiling](%s)\n\n", f, plotName(f))
-		b.WriteString("| Users | Bot | per s | ratio | p50 | p99 | CPU s per 1,000 | ratio | peak MB | commits | per group | kB written |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+		"Users, upstreams, bot and database share the machine's %d processors (%s, %s/%s). `make bench` makes this page.\n", r.rounds, r.duration, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	for _, f := range r.flows {
 		var bars []bar
-		for _, c := range t.order {
+		for _, c := range r.table.order {
 			if c.flow != f {
 				continue
 			}
-			l := t.line(c)
+			if len(bars) == 0 {
+				fmt.Fprintf(&b, "\n## %s\n\n![sign-ins per second as a share of the ceiling](%s)\n\n", f, plotName(f))
+				b.WriteString("| Users | Bot | per s | ratio | p50 | p99 | CPU s per 1,000 | ratio | peak MB | commits | per group | kB written |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+			}
+			l := r.table.line(c)
 			fmt.Fprintf(&b, "| %d | %s | %.0f | %.2f | %s | %s | %.2f | %.2f | %d | %.1f | %.1f | %.1f |\n", c.users, c.kind, l.rate, l.ratio,
 				l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.cpu, l.cpuRatio, l.rss>>20, l.commits, l.group, l.written/1024)
 			bars = append(bars, bar{fmt.Sprintf("%s, %d users", c.kind, c.users), l.ratio})
+		}
+		if len(bars) == 0 {
+			continue
 		}
 		if err := os.WriteFile(filepath.Join(dir, plotName(f)), []byte(plot(f, bars)), 0o600); err != nil {
 			return err
 		}
 	}
+	writeGrowth(&b, r.growth)
+	writeInstances(&b, r.instances)
 	return os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(b.String()), 0o600)
 }
 
