@@ -18,42 +18,44 @@ type Operator struct {
 // accordingly (E8). ErrTerminal if it has ended, ErrLeaseHeld while an
 // instance is talking to the Token Service.
 func (e *Engine) Reconcile(ctx context.Context, id string, op Operator) (store.Attempt, error) {
-	return e.operate(ctx, id, op, ReconcileAsk)
+	return e.operate(ctx, id, op, "reconcile", ReconcileAsk)
 }
 
 // Cancel ends an attempt, also against a live lease (E9).
 func (e *Engine) Cancel(ctx context.Context, id string, op Operator) (store.Attempt, error) {
-	return e.operate(ctx, id, op, CancelAsked)
+	return e.operate(ctx, id, op, "cancel", CancelAsked)
 }
 
-func (e *Engine) operate(ctx context.Context, id string, op Operator, what Kind) (store.Attempt, error) {
+// operate runs an operator's command: people know it by its name, the table by
+// the event.
+func (e *Engine) operate(ctx context.Context, id string, op Operator, command string, what Kind) (store.Attempt, error) {
 	snap, err := e.store.Get(ctx, id)
 	if err != nil {
-		return store.Attempt{}, fmt.Errorf("%s %s: %w", what, id, err)
+		return store.Attempt{}, fmt.Errorf("%s %s: %w", command, id, err)
 	}
 	a := &snap.Attempts[0]
 	if a.State.Terminal() {
-		return *a, fmt.Errorf("%s %s: %w (%s)", what, id, ErrTerminal, a.State)
+		return *a, fmt.Errorf("%s %s: %w (%s)", command, id, ErrTerminal, a.State)
 	}
 	c := e.background(a)
 	c.saw(snap.Now)
-	c.note(store.Event{Attempt: a.ID, Kind: store.EventOperator, Invoke: string(what), Actor: op.Actor, Detail: op.Reason})
+	c.note(store.Event{Attempt: a.ID, Kind: store.EventOperator, Invoke: command, Actor: op.Actor, Detail: op.Reason})
 	out, err := c.drive(context.WithoutCancel(ctx), Event{Kind: what, Actor: op.Actor, Detail: op.Reason})
 	var illegal *IllegalTransitionError
 	switch {
 	case errors.As(err, &illegal) && illegal.State.Terminal():
-		return *a, fmt.Errorf("%s %s: %w", what, id, ErrTerminal)
+		return *a, fmt.Errorf("%s %s: %w", command, id, ErrTerminal)
 	case errors.As(err, &illegal):
-		return *a, fmt.Errorf("%s %s: %w by %s", what, id, ErrLeaseHeld, a.Lease.Owner)
+		return *a, fmt.Errorf("%s %s: %w by %s", command, id, ErrLeaseHeld, a.Lease.Owner)
 	case err != nil:
-		return *a, fmt.Errorf("%s %s: %w", what, id, err)
+		return *a, fmt.Errorf("%s %s: %w", command, id, err)
 	}
 	c.finish(ctx, out.Attempt)
 	if err := e.store.Flush(ctx); err != nil {
-		return *out.Attempt, fmt.Errorf("%s %s: %w", what, id, err)
+		return *out.Attempt, fmt.Errorf("%s %s: %w", command, id, err)
 	}
 	if out.Rule.Reply == ReplyStatus {
-		return *out.Attempt, fmt.Errorf("%s %s: %w", what, id, c.upstream)
+		return *out.Attempt, fmt.Errorf("%s %s: %w", command, id, c.upstream)
 	}
 	return *out.Attempt, nil
 }

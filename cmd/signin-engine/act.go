@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
@@ -67,9 +66,9 @@ func (c *cli) actionCommand(use, short string,
 		Use: use, Short: short,
 		Long: short + `.
 
-Needs --yes and --reason; the audit trail keeps them with --actor. A store that
-a running bot holds is reached through its operator endpoint; otherwise the
-bot's --config is needed.`,
+Needs --yes and --reason; the audit trail keeps them with --actor. A bbolt file
+that a running bot holds is reached through its operator endpoint; otherwise,
+and on Postgres, the bot's --config is needed.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if !a.yes || a.reason == "" {
@@ -107,7 +106,7 @@ func (c *cli) printResult(v operator.View) error {
 }
 
 // acting finds who acts: the running process, or an engine of our own on a
-// file that no process holds.
+// database, which processes share, or on a file that no process holds.
 func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor) error) (err error) {
 	ctx := cmd.Context()
 	src, err := c.connect(ctx, cmd)
@@ -122,12 +121,13 @@ func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor
 		return err
 	}
 	if c.configFile == "" {
-		return usage("%s: no running bot holds %s: give the bot's --config", cmd.Name(), src.config.Store)
+		return usage("%s: no running bot is asked about %s: give the bot's --config", cmd.Name(), src.config.Store)
 	}
 	if err = src.config.Check(); err != nil {
 		return err
 	}
-	s, err := newService(src.config, src.config.Listen, c.logger(src.config.Log))
+	src.config.AutoMigrate = false // an action on one attempt is no deployment
+	s, err := newService(ctx, src.config, src.config.Listen, c.logger(src.config.Log))
 	if err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor
 	return do(ctx, operator.NewDirectActor(reader, s.engine))
 }
 
-// purger opens the store of a bot that does not run, or reaches the one that
-// does.
+// purger reaches the running bot, or opens a database or the file of a bot that
+// does not run.
 func (c *cli) purger(cmd *cobra.Command) (operator.Purger, func() error, error) {
 	src, err := c.connect(cmd.Context(), cmd)
 	if err != nil {
@@ -149,11 +149,8 @@ func (c *cli) purger(cmd *cobra.Command) (operator.Purger, func() error, error) 
 	if err = src.Close(); err != nil {
 		return nil, nil, err
 	}
-	where, err := config.ParseStore(src.config.Store)
-	if err != nil {
-		return nil, nil, usage("store: %w", err)
-	}
-	st, err := openStore(where)
+	src.config.AutoMigrate = false
+	st, err := openStore(cmd.Context(), src.config)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -14,20 +14,21 @@ import (
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
+	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// source is what a reading command reads: a running process or a file.
+// source is what a reading command reads: a running process or a store.
 type source struct {
 	operator.Reader
 	io.Closer
-	client *operator.Client // nil: a file that no process holds
+	client *operator.Client // nil: a database, or a file that no process holds
 	config config.Config
 }
 
 // connect finds what to read (product.md §3): the operator endpoint that was
-// named, else the socket beside the bbolt file, else the file itself,
-// read-only.
+// named, else the database, which everybody may read, or the socket beside the
+// bbolt file, else the file itself, read-only.
 func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) {
 	cfg, err := c.settings(cmd)
 	if err != nil {
@@ -40,12 +41,17 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 		}
 		return asked(cfg, e), nil
 	}
-	where, err := config.ParseStore(cfg.Store)
-	switch {
-	case err != nil:
-		return nil, usage("store: %w", err)
-	case where.Backend == config.Memory:
+	where := cfg.Store
+	switch where.Backend {
+	case config.Memory:
 		return nil, usage("store: memory: lives in the process that made it: name its endpoint with --operator")
+	case config.Postgres:
+		st, err := openPostgres(ctx, where, pgstore.WithReadOnly())
+		if err != nil {
+			return nil, err
+		}
+		return direct(cfg, st), nil
+	case config.Bolt:
 	}
 	socket := operator.SocketBeside(where.Path)
 	if _, err = os.Stat(socket.Address); err == nil {
@@ -61,9 +67,13 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 	if err != nil {
 		return nil, err
 	}
+	return direct(cfg, st), nil
+}
+
+func direct(cfg config.Config, st store.Store) *source {
 	return &source{
 		Reader: operator.NewDirect(st, machine.DefaultStuckRules(), operator.Info{}), Closer: st, config: cfg,
-	}, nil
+	}
 }
 
 func asked(cfg config.Config, e operator.Endpoint) *source {

@@ -104,7 +104,7 @@ type dev struct {
 	emulator *emulator.Server
 
 	bot, services, operators net.Listener
-	socket                   net.Listener // nil for a store in memory
+	socket                   net.Listener // nil unless the store is a file
 }
 
 // listen opens the listeners and writes their addresses into the settings.
@@ -197,7 +197,7 @@ func (d *dev) printConfig() error {
 		connections[i] = m
 	}
 	out, err := yaml.Parser().Marshal(map[string]any{
-		"app_id": d.cfg.AppID, "listen": d.cfg.Listen, "store": d.cfg.Store,
+		"app_id": d.cfg.AppID, "listen": d.cfg.Listen, "store": d.cfg.Store.String(),
 		"token_service_url": d.cfg.TokenServiceURL, "login_url": d.cfg.LoginURL,
 		"inbound_auth": d.cfg.InboundAuth, "service_urls": d.cfg.ServiceURLs, "connections": connections,
 	})
@@ -210,7 +210,7 @@ func (d *dev) printConfig() error {
 
 // run serves everything, plays the sign-ins, and stays unless once is set.
 func (d *dev) run(ctx context.Context, once bool) error {
-	s, err := newService(d.cfg, d.cfg.Listen, d.log)
+	s, err := newService(ctx, d.cfg, d.cfg.Listen, d.log)
 	if err != nil {
 		return errors.Join(err, d.closeListeners())
 	}
@@ -249,11 +249,11 @@ func (d *dev) doors(ctx context.Context, s *service) ([]door, error) {
 		{d.services, d.emulator},
 		{d.operators, s.operatorHandler(d.cfg.OperatorToken, d.cfg.Listen)},
 	}
-	where, err := config.ParseStore(d.cfg.Store)
-	if err != nil || where.Backend != config.Bolt {
-		return doors, err
+	if d.cfg.Store.Backend != config.Bolt {
+		return doors, nil
 	}
-	if d.socket, err = operator.SocketBeside(where.Path).Listen(ctx); err != nil {
+	var err error
+	if d.socket, err = operator.SocketBeside(d.cfg.Store.Path).Listen(ctx); err != nil {
 		return nil, err
 	}
 	return append(doors, door{d.socket, s.operatorHandler(tokensvc.Secret{}, d.cfg.Listen)}), nil

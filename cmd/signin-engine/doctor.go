@@ -96,6 +96,9 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 }
 
 func live(i operator.Info) health {
+	if !i.Live && i.Backend == string(config.Postgres) {
+		return health{"engine", healthWarn, "no running process was asked: name one's endpoint with --operator"}
+	}
 	if !i.Live {
 		return health{"engine", healthWarn, "no running process: nothing expires and no callback is repeated"}
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -15,15 +16,21 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/signin-engine/signin-engine/store/boltstore"
+	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(onPostgres{m}, map[string]func(){
 		"signin-engine": main,
 		"seed":          seed,
 		"hold":          hold,
 	})
 }
+
+// onPostgres is a test run with one Postgres for all of it.
+type onPostgres struct{ m *testing.M }
+
+func (p onPostgres) Run() int { return pgtest.Main(p.m) }
 
 // TestScript runs a script per command: what a user types, sees, and gets as
 // an exit code.
@@ -35,11 +42,28 @@ func TestScript(t *testing.T) {
 			"until": until,
 			"await": await,
 			"mode":  mode,
+			"sql":   sql,
+
+			"stop-postgres": stopPostgres,
 
 			"terminate": terminate,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Vars = append(e.Vars, "TZ=UTC", "USER=eve")
+			switch name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-"); name {
+			case "postgres":
+				address := pgtest.Start(t)
+				server, schema, _ := strings.Cut(address, "schema=")
+				e.Setenv("DSN", address)
+				e.Setenv("SERVER", server[:len(server)-1])
+				e.Setenv("SCHEMA", schema)
+			case "postgres_down":
+				return guardedPostgres(t, e)
+			case "serve":
+				port, err := freePort(t)
+				e.Setenv("PORT", port)
+				return err
+			}
 			return nil
 		},
 		RequireUniqueNames: true,

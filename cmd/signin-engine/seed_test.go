@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
+	"github.com/signin-engine/signin-engine/store/pgstore"
 )
 
 // The attempts that seed writes.
@@ -18,15 +20,21 @@ const (
 	seededDone    = "01JSD4N0000000000000000004" // Complete
 )
 
-// seed FILE writes a store with one attempt of each kind.
+// seed STORE, a file or the address of a database, writes one attempt of each
+// kind.
 func seed() {
 	if err := seedStore(os.Args[1]); err != nil {
 		fatal(err)
 	}
 }
 
-func seedStore(path string) (err error) {
-	st, err := boltstore.Open(path)
+func seedStore(where string) (err error) {
+	var st store.Store
+	if strings.HasPrefix(where, "postgres:") {
+		st, err = pgstore.Open(context.Background(), where)
+	} else {
+		st, err = boltstore.Open(where)
+	}
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ func (c *cli) serveCommand() *cobra.Command {
 
 Beside the bot's listener it opens an operator endpoint, by default a unix
 socket beside the bbolt file (signin.db.sock), which the reading commands find
-by themselves. SIGTERM stops it gracefully: no new activities, those in flight
+by themselves. On Postgres any number of processes serve one bot; the schema is
+brought up to date at the start unless auto_migrate is false. SIGTERM stops it gracefully: no new activities, those in flight
 are finished, every attempt is left consistent.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,6 +50,7 @@ func botFlags(cmd *cobra.Command) {
 	f.String("listen", d.Listen, "`host:port` of the bot")
 	f.String("token-service-url", d.TokenServiceURL, "`URL` of the Token Service")
 	f.String("login-url", d.LoginURL, "`URL` of Entra")
+	f.Bool("auto-migrate", d.AutoMigrate, "bring an older Postgres schema up to date at the start")
 	f.String("inbound-auth", d.InboundAuth, "jwt, or none on a loopback listener")
 	f.StringSlice("service-url", nil, "`host` that activities may come from, beside Microsoft's")
 }
@@ -59,9 +61,13 @@ func serve(ctx context.Context, cfg config.Config, log zerolog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s, err := newService(cfg, listener.Addr().String(), log)
+	s, err := newService(ctx, cfg, listener.Addr().String(), log)
 	if err != nil {
 		return errors.Join(err, listener.Close())
+	}
+	about, err := s.store.Info(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close(), s.close())
 	}
 	var operators []door
 	endpoint, wanted, err := operatorEndpoint(cfg)
@@ -79,7 +85,7 @@ func serve(ctx context.Context, cfg config.Config, log zerolog.Logger) error {
 	if err != nil {
 		return errors.Join(err, listener.Close(), s.close())
 	}
-	log.Info().Str("listen", listener.Addr().String()).Str("store", cfg.Store).Int("connections", len(cfg.Connections)).
+	log.Info().Str("listen", listener.Addr().String()).Str("store", about.Backend+":"+about.Where).Int("connections", len(cfg.Connections)).
 		Msg("serving POST /api/messages")
 	return s.run(ctx, listener, operators...)
 }

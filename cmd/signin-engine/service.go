@@ -18,6 +18,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
@@ -34,29 +35,30 @@ type service struct {
 }
 
 // openStore opens the store for writing.
-func openStore(where config.Store) (store.Store, error) {
-	if where.Backend == config.Memory {
+func openStore(ctx context.Context, cfg config.Config) (store.Store, error) {
+	switch where := cfg.Store; where.Backend {
+	case config.Memory:
 		return memstore.New(time.Now), nil
+	case config.Postgres:
+		return openPostgres(ctx, where, pgstore.WithAutoMigrate(cfg.AutoMigrate))
+	default:
+		st, err := boltstore.Open(where.Path)
+		switch {
+		case errors.Is(err, store.ErrLocked):
+			return nil, fmt.Errorf("%w: %s is held by another process: stop it, or use another --store", store.ErrLocked, where.Path)
+		case err != nil:
+			return nil, fmt.Errorf("open %s: %w", where.Path, err)
+		}
+		return st, nil
 	}
-	st, err := boltstore.Open(where.Path)
-	switch {
-	case errors.Is(err, store.ErrLocked):
-		return nil, fmt.Errorf("%w: %s is held by another process: stop it, or use another --store", store.ErrLocked, where.Path)
-	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", where.Path, err)
-	}
-	return st, nil
 }
 
 // newService builds everything from settings that were checked; listen is the
 // address that the bot is really served on.
-func newService(cfg config.Config, listen string, log zerolog.Logger) (*service, error) {
-	where, err := config.ParseStore(cfg.Store)
-	if err != nil {
-		return nil, usage("store: %w", err)
-	}
+func newService(ctx context.Context, cfg config.Config, listen string, log zerolog.Logger) (*service, error) {
 	s := &service{cfg: cfg, log: log}
-	if s.store, err = openStore(where); err != nil {
+	var err error
+	if s.store, err = openStore(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if err = s.build(listen); err != nil {
@@ -159,11 +161,10 @@ func operatorEndpoint(cfg config.Config) (operator.Endpoint, bool, error) {
 		e, err := operator.ParseEndpoint(cfg.Operator)
 		return e, true, err
 	}
-	where, err := config.ParseStore(cfg.Store)
-	if err != nil || where.Backend != config.Bolt {
-		return operator.Endpoint{}, false, err
+	if cfg.Store.Backend != config.Bolt {
+		return operator.Endpoint{}, false, nil
 	}
-	return operator.SocketBeside(where.Path), true, nil
+	return operator.SocketBeside(cfg.Store.Path), true, nil
 }
 
 // operatorHandler is the API over this service; a token is needed on TCP.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
@@ -23,6 +24,13 @@ the bot goes on. FILE is complete or not there at all.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return c.with(cmd, func(ctx context.Context, s *source) error {
+				info, err := s.Info(ctx)
+				if err != nil {
+					return err
+				}
+				if info.Backend == string(config.Postgres) {
+					return fmt.Errorf("%w: snapshot copies a bbolt file; for a Postgres store use pg_dump", errRefused)
+				}
 				from, ok := s.Closer.(operator.Snapshotter)
 				if !ok {
 					return fmt.Errorf("snapshot: %w: only a bbolt store has one", operator.ErrUnsupported)

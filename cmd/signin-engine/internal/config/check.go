@@ -43,7 +43,7 @@ func (c *Config) Check() error {
 	}
 	c.checkUpstream(&p)
 	c.checkInbound(&p)
-	c.checkStore(&p)
+	c.checkOperator(&p)
 	c.checkConnections(&p)
 	c.checkNumbers(&p)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
@@ -123,10 +123,7 @@ func (c *Config) checkInbound(p *Errors) {
 	}
 }
 
-func (c *Config) checkStore(p *Errors) {
-	if _, err := ParseStore(c.Store); err != nil {
-		p.add("store", "%v", err)
-	}
+func (c *Config) checkOperator(p *Errors) {
 	if c.Operator == "" {
 		return
 	}

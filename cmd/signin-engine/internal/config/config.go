@@ -20,7 +20,8 @@ type Config struct {
 	ClientSecret      tokensvc.Secret  `koanf:"client_secret"`
 	ClientSecretFile  string           `koanf:"client_secret_file"`
 	Listen            string           `koanf:"listen"`
-	Store             string           `koanf:"store"` // bolt:PATH, memory:
+	Store             Store            `koanf:"store"`
+	AutoMigrate       bool             `koanf:"auto_migrate"` // serve brings an older Postgres schema up to date
 	TokenServiceURL   string           `koanf:"token_service_url"`
 	LoginURL          string           `koanf:"login_url"`
 	OpenIDMetadataURL string           `koanf:"openid_metadata_url"`
@@ -68,7 +69,8 @@ const (
 func Default() Config {
 	return Config{
 		Listen:            "127.0.0.1:3978",
-		Store:             "bolt:signin.db",
+		Store:             Store{Backend: Bolt, Path: "signin.db"},
+		AutoMigrate:       true,
 		TokenServiceURL:   tokensvc.PublicURL,
 		LoginURL:          tokensvc.PublicLoginURL,
 		OpenIDMetadataURL: "https://login.botframework.com/v1/.well-known/openidconfiguration",

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,7 +155,10 @@ func TestMistakes(t *testing.T) {
 		"other auth":             {yaml: good, environ: []string{"SIGNIN_ENGINE_INBOUND_AUTH=basic"}, want: `inbound_auth: "basic" is neither`},
 		"no listener":            {yaml: good + "listen: here", want: `listen: "here" is no host:port`},
 		"service url star":       {yaml: good + `service_urls: ["*"]`, want: "service_urls: "},
-		"postgres":               {yaml: good + "store: postgres://u:hunter2@h/d", want: "store: postgres is not available"},
+		"odd postgres":           {yaml: good + "store: postgres://u:hunter2@h:port/d", want: "store: malformed Postgres address"},
+		"odd schema":             {yaml: good + "store: postgres://u:hunter2@h/d?schema=" + strings.Repeat("x", 51), want: "store: schema name"},
+		"store is a map":         {yaml: good + "store: {path: hunter2}", want: "store"},
+		"auto migrate":           {yaml: good + "auto_migrate: perhaps", want: "auto_migrate: has a value that cannot be read"},
 		"other store":            {yaml: good + "store: signin.db", want: "store: is neither"},
 		"tcp without token":      {yaml: good + `operator: "127.0.0.1:3980"`, want: "operator_token: is missing"},
 		"odd operator":           {yaml: good + "operator: ftp://x", want: `operator: "ftp://x" is neither`},
@@ -232,7 +236,7 @@ func TestPrecedence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Store != "bolt:flag.db" || cfg.Listen != "127.0.0.1:2" || cfg.AppID != "file" || cfg.Policy.GroupSSO {
+	if cfg.Store.String() != "bolt:flag.db" || cfg.Listen != "127.0.0.1:2" || cfg.AppID != "file" || cfg.Policy.GroupSSO {
 		t.Errorf("%+v", cfg)
 	}
 	if cfg.LoginURL != config.Default().LoginURL {
@@ -265,5 +269,27 @@ func TestEmulatorNeedsNoSecret(t *testing.T) {
 	err := check(t, strings.Replace(good, "client_secret: hunter2", "token_service_url: http://127.0.0.1:3979", 1))
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// The address of a database holds a password: it comes out where it is asked
+// for by name, and nowhere else.
+func TestPostgres(t *testing.T) {
+	const address = "postgres://bot:hunter2@db.example/bots?schema=signin"
+	cfg, err := load(t, good+"auto_migrate: false", "SIGNIN_ENGINE_STORE="+address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = cfg.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Store.Backend != config.Postgres || cfg.Store.Address.Reveal() != address || cfg.AutoMigrate {
+		t.Errorf("%+v", cfg)
+	}
+	if s := fmt.Sprintf("%v %+v %#v", cfg, cfg, cfg.Store); strings.Contains(s, "hunter2") {
+		t.Errorf("a password is in %s", s)
+	}
+	if cfg, err = load(t, good, "SIGNIN_ENGINE_AUTO_MIGRATE=true"); err != nil || !cfg.AutoMigrate {
+		t.Errorf("auto_migrate: %+v, %v", cfg, err)
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"os"
@@ -66,8 +67,6 @@ func later(key string) (string, bool) {
 	switch key {
 	case "certificate_file", "managed_identity":
 		return "is not available in this version: use client_secret or client_secret_file", true
-	case "auto_migrate":
-		return "is for a Postgres store, which is not available in this version", true
 	}
 	return "", false
 }
@@ -176,7 +175,7 @@ func keys(t reflect.Type, prefix string) []string {
 		key := prefix + keyOf(f)
 		switch {
 		case f.Name == "Connections" || f.Name == "MessageExtension":
-		case f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeOf(Config{}.ClientSecret):
+		case f.Type.Kind() == reflect.Struct && !reflect.PointerTo(f.Type).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 			all = append(all, keys(f.Type, key+".")...)
 		default:
 			all = append(all, key)
@@ -321,7 +320,7 @@ func keyPath(path string) string {
 func FlagKey(flag string) (string, bool) {
 	switch flag {
 	case "app-id", "tenant-id", "client-secret-file", "listen", "store", "token-service-url", "login-url",
-		"inbound-auth", "operator":
+		"inbound-auth", "operator", "auto-migrate":
 		return strings.ReplaceAll(flag, "-", "_"), true
 	case "service-url":
 		return "service_urls", true

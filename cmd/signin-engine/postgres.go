@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/pgstore"
+)
+
+// openPostgres opens a database.
+func openPostgres(ctx context.Context, where config.Store, opts ...pgstore.Option) (store.Store, error) {
+	st, err := pgstore.Open(ctx, where.Address.Reveal(), opts...)
+	if err != nil {
+		return nil, postgresError(err)
+	}
+	return st, nil
+}
+
+// postgresError is a database's error in one line that names the setting: the
+// driver has a line for every address that it tried.
+func postgresError(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := strings.NewReplacer(":\n\t", ": ", "\n\t", "; ", "\n", "; ").Replace(err.Error())
+	if errors.Is(err, store.ErrSchema) {
+		text += ": see signin-engine migrate status"
+	}
+	return oneLine{err, "store: " + text}
+}
+
+// oneLine is an error in other words.
+type oneLine struct {
+	error
+	text string
+}
+
+func (e oneLine) Error() string { return e.text }
+func (e oneLine) Unwrap() error { return e.error }

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
+)
+
+// sql SERVER STATEMENT: runs it on a connection of its own.
+func sql(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: sql SERVER STATEMENT")
+	}
+	ctx, cancel := scriptContext()
+	defer cancel()
+	ts.Check(pgtest.Exec(ctx, args[0], args[1]))
+}
+
+// scriptContext bounds what a script waits for.
+func scriptContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), patience)
+}
+
+type clusterKey struct{}
+
+// guardedPostgres gives a script a server of its own: at $RIGHT with the right
+// password of a role, at $WRONG with a wrong one. $SILENT is a server that takes
+// connections and says nothing.
+func guardedPostgres(t *testing.T, e *testscript.Env) error {
+	t.Helper()
+	cluster := pgtest.NewCluster(t)
+	e.Values[clusterKey{}] = cluster
+	ctx, cancel := scriptContext()
+	defer cancel()
+	if err := pgtest.Exec(ctx, cluster.DSN(), `create role bot login superuser password 'correct';
+		do $$ begin
+			execute format('copy (select unnest(array[%L, %L])) to %L', 'local all bot scram-sha-256', 'local all all trust', current_setting('hba_file'));
+		end $$;
+		select pg_reload_conf()`); err != nil {
+		return err
+	}
+	right := strings.Replace(cluster.DSN(), "postgres@", "bot:correct@", 1)
+	wrong := strings.Replace(cluster.DSN(), "postgres@", "bot:hunter2@", 1)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for pgtest.Exec(ctx, wrong, "") == nil { // the server reads its rules anew when it gets to it
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("a wrong password is taken: %w", ctx.Err())
+		}
+	}
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	e.Defer(func() { _ = l.Close() })
+	e.Setenv("RIGHT", right)
+	e.Setenv("WRONG", wrong)
+	e.Setenv("SILENT", "postgres://bot:hunter2@"+l.Addr().String()+"/bots")
+	return nil
+}
+
+// stop-postgres: the script's own server goes down.
+func stopPostgres(ts *testscript.TestScript, neg bool, args []string) {
+	cluster, ok := ts.Value(clusterKey{}).(*pgtest.Cluster)
+	if neg || len(args) > 0 || !ok {
+		ts.Fatalf("usage: stop-postgres, in a script with its own server")
+	}
+	ts.Check(cluster.Stop(pgtest.Fast))
+}
+
+// freePort is one that nobody listens on.
+func freePort(t *testing.T) (string, error) {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, errors.Join(err, l.Close())
+}
