@@ -166,7 +166,7 @@ func (p *prober) run(ctx context.Context, all []candidate) Answer {
 		ev.First = i == 0
 		ev.Only = p.single
 		ev.Attributed = k.byCard || p.single
-		if k.attempt != nil && best < 0 {
+		if k.attempt != nil && k.rank != rankDone && best < 0 {
 			best = i
 		}
 		a := p.offer(ctx, k, ev)

@@ -219,12 +219,26 @@ func (g *Group) lead(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
 	defer cancel()
-	errs := g.Store.Apply(ctx, commits)
+	errs := g.write(ctx, commits)
 	for i, p := range waiting {
 		p.err = errs[len(later)+i]
 		close(p.done)
 	}
 	return g.keep(later, errs[:len(later)])
+}
+
+// write is the backend's Apply. A panic in it must not leave those who wait
+// without an answer.
+func (g *Group) write(ctx context.Context, commits []Commit) (errs []error) {
+	defer func() {
+		if p := recover(); p != nil {
+			errs = make([]error, len(commits))
+			for i := range errs {
+				errs[i] = fmt.Errorf("%w: the backend panicked: %v", ErrUnavailable, p)
+			}
+		}
+	}()
+	return g.Store.Apply(ctx, commits)
 }
 
 // keep puts those of Later's commits back that the backend could not write.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -237,4 +238,27 @@ func TestNotifierLeavesNothing(t *testing.T) {
 			t.Errorf("Wait when closed: %v", err)
 		}
 	})
+}
+
+// panicking is a backend that panics on its first write.
+type panicking struct {
+	store.Store
+	calls atomic.Int32
+}
+
+func (p *panicking) Apply(_ context.Context, commits []store.Commit) []error {
+	if p.calls.Add(1) == 1 {
+		panic("page 7 is not a leaf")
+	}
+	return make([]error, len(commits))
+}
+
+func TestGroupOutlivesAPanic(t *testing.T) {
+	g := store.NewGroup(&panicking{})
+	if err := g.Commit(t.Context(), store.Commit{}); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("commit during the panic: %v", err)
+	}
+	if err := g.Commit(t.Context(), store.Commit{}); err != nil {
+		t.Errorf("commit after it: %v", err)
+	}
 }
