@@ -141,6 +141,13 @@ func (b *bot) tryStart(env ...string) (*process, error) {
 	}
 }
 
+// serving is the process that serves, nil if there is none.
+func (b *bot) serving() *process {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.now
+}
+
 // become notes which process serves: the new one if none does, none if the old
 // one did.
 func (b *bot) become(old, next *process) {

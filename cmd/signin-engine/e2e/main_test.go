@@ -1,5 +1,6 @@
 // Package e2e tests the program as users run it: signin-engine is built, runs
-// as a child process on a bbolt file, and is killed and started again. The
+// as a child process on a bbolt file, or as several on one Postgres, and is
+// killed and started again. The
 // test process stands in for Teams, Token Service, Entra, connector and Graph.
 package e2e
 
@@ -15,6 +16,9 @@ import (
 
 // rounds of TestRandomKills.
 var rounds = flag.Int("e2e.rounds", 20, "how often TestRandomKills kills the bot")
+
+// howMany sign-ins TestInstances and TestInstancesFail play.
+var howMany = flag.Int("e2e.signins", 600, "how many sign-ins TestInstances plays")
 
 // The programs, built when first needed into a directory of this run.
 var (

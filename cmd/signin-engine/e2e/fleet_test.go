@@ -1,0 +1,153 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/pgstore"
+	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
+	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+)
+
+// fleet is one bot that runs as several processes on one database. Each
+// request goes to the next of them, as a load balancer has it.
+type fleet struct {
+	w       *world
+	cluster *pgtest.Cluster
+	address string // of the store
+	bots    []*bot
+	clients []*http.Transport
+	turn    atomic.Uint64
+	// again: what broke or was answered 5xx is sent again, to the next process,
+	// as Teams does.
+	again bool
+}
+
+func newFleet(t *testing.T, size int, extra string, again bool) *fleet {
+	t.Helper()
+	f := &fleet{w: newWorld(t, true), cluster: pgtest.NewCluster(t), again: again}
+	f.address = pgtest.WithParam(f.cluster.DSN(), "schema", "bot")
+	for range size {
+		b := newBot(t, f.w, program(t, released), extra)
+		transport := &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: 64}
+		t.Cleanup(transport.CloseIdleConnections)
+		f.bots, f.clients = append(f.bots, b), append(f.clients, transport)
+	}
+	for i := range f.bots { // the first one makes the schema
+		if err := f.start(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+// start starts a process.
+func (f *fleet) start(i int) error {
+	_, err := f.bots[i].tryStart("SIGNIN_ENGINE_STORE="+f.address, "SIGNIN_ENGINE_LOG_LEVEL=info")
+	return err
+}
+
+// kill is kill -9.
+func (f *fleet) kill(i int) { f.bots[i].serving().kill() }
+
+// stop ends every process, and they must end well.
+func (f *fleet) stop(t *testing.T) {
+	t.Helper()
+	for _, b := range f.bots {
+		b.serving().stopped(t)
+	}
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		i := int(f.turn.Add(1) % uint64(len(f.bots)))
+		if f.again && f.bots[i].serving() == nil {
+			i = (i + 1) % len(f.bots)
+		}
+		once := req.Clone(req.Context())
+		var err error
+		if !first {
+			if once.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+		resp, err := whole(f.clients[i].RoundTrip(once))
+		if err == nil && resp.StatusCode < http.StatusInternalServerError || !f.again || req.Context().Err() != nil {
+			return resp, err
+		}
+		select {
+		case <-tick.C:
+		case <-req.Context().Done():
+		}
+	}
+}
+
+// whole reads the body: one that breaks off is a connection that broke.
+func whole(resp *http.Response, err error) (*http.Response, error) {
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
+}
+
+// user is one whose activities go to all the processes.
+func (f *fleet) user(n int) *emulator.Teams {
+	return f.w.user(&http.Client{Transport: f}, fmt.Sprintf("user-%d", n))
+}
+
+// each runs do for n users, atOnce at a time, until an error. When so many are
+// done as at has functions for, they are called.
+func (f *fleet) each(ctx context.Context, n int, at map[int]func(), do func(ctx context.Context, n int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next, done atomic.Int64
+	var wg sync.WaitGroup
+	for range atOnce {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n) && ctx.Err() == nil; i = next.Add(1) {
+				if err := do(ctx, int(i)); err != nil {
+					cancel(fmt.Errorf("user %d: %w", i, err))
+					return
+				}
+				if reached := at[int(done.Add(1))]; reached != nil {
+					reached()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// settled waits until nothing is under way and no callback is owed, and
+// returns the store.
+func (f *fleet) settled(t *testing.T) store.Store {
+	t.Helper()
+	s, err := pgstore.Open(t.Context(), f.address, pgstore.WithReadOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	eventually(t, "nothing is under way", func() bool {
+		c, err := s.Counts(t.Context(), time.Now())
+		return err == nil && c.Owed == 0 && c.Open[store.Idle]+c.Open[store.Exchanging]+c.Open[store.Verifying] == 0
+	})
+	return s
+}
