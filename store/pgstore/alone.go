@@ -52,7 +52,7 @@ func play(ctx context.Context, tx pgx.Tx, c *store.Commit) error {
 		refused []error // in the order of the commit
 	)
 	queue := func(t *touches, refuse func(found *int64, open bool) error) {
-		t.queue(&b).Query(func(rows pgx.Rows) error {
+		t.queue(&b, true).Query(func(rows pgx.Rows) error {
 			var (
 				n     int
 				found *int64

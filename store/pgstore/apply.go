@@ -3,7 +3,6 @@ package pgstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,64 +67,69 @@ func (w *writer) all(err error) {
 	}
 }
 
-// plan puts every commit behind those before it that it may depend on.
+// plan cuts the call into steps, in order: as many simple commits as follow on
+// each other, or one that is not simple.
 func (w *writer) plan() {
 	w.shapes = make([]shape, len(w.commits))
-	last := make(map[string]int, 2*len(w.commits)) // name of what is touched, to level of the last who did
-	var levels [][]int
-	var alone [][]int
-	orphans := 0 // level that the next line of no attempt may be written in: they keep their order
+	var r run
+	flush := func() {
+		if len(r.levels) > 0 {
+			w.steps = append(w.steps, group{levels: r.levels})
+		}
+		r = run{}
+	}
 	for i := range w.commits {
 		c := &w.commits[i]
 		if err := validate(c); err != nil {
 			w.errs[i] = fmt.Errorf("pgstore: apply: %w", err)
 			continue
 		}
-		w.shapes[i] = shapeOf(c)
-		names := touched(c)
-		level := 0
-		for _, name := range names {
-			if l, ok := last[name]; ok {
-				level = max(level, l+1)
-			}
-		}
-		if hasOrphans(c) {
-			level = max(level, orphans)
-			orphans = level
-			if !w.shapes[i].simple {
-				orphans++
-			}
-		}
-		for _, name := range names {
-			last[name] = level
-		}
-		for len(levels) <= level {
-			levels, alone = append(levels, nil), append(alone, nil)
-		}
-		if w.shapes[i].simple {
-			levels[level] = append(levels[level], i)
-		} else {
-			alone[level] = append(alone[level], i)
-		}
-	}
-	var open [][]int
-	for level := range levels {
-		// Rows in one order, lest two instances wait for each other.
-		slices.SortFunc(levels[level], func(i, j int) int { return strings.Compare(w.shapes[i].id, w.shapes[j].id) })
-		if len(levels[level]) > 0 {
-			open = append(open, levels[level])
-		}
-		if len(alone[level]) == 0 && level < len(levels)-1 {
+		if w.shapes[i] = shapeOf(c); w.shapes[i].simple {
+			r.add(i, c)
 			continue
 		}
-		if len(open) > 0 {
-			w.steps = append(w.steps, group{levels: open})
-			open = nil
-		}
-		for _, i := range alone[level] {
-			w.steps = append(w.steps, group{alone: i})
+		flush()
+		w.steps = append(w.steps, group{alone: i})
+	}
+	flush()
+	for _, g := range w.steps {
+		for _, level := range g.levels {
+			// Rows in one order, lest two instances wait for each other.
+			slices.SortFunc(level, func(i, j int) int { return strings.Compare(w.shapes[i].id, w.shapes[j].id) })
 		}
 	}
+}
+
+// run is simple commits that follow on each other: each is put behind those
+// that it may depend on.
+type run struct {
+	levels  [][]int
+	last    map[string]int // name of what is touched, to level of the last who did
+	orphans int            // level of the last line of no attempt: they keep their order
+}
+
+func (r *run) add(i int, c *store.Commit) {
+	if r.last == nil {
+		r.last = map[string]int{}
+	}
+	level := 0
+	names := touched(c)
+	for _, name := range names {
+		if l, ok := r.last[name]; ok {
+			level = max(level, l+1)
+		}
+	}
+	if hasOrphans(c) {
+		level = max(level, r.orphans)
+		r.orphans = level
+	}
+	for _, name := range names {
+		r.last[name] = level
+	}
+	for len(r.levels) <= level {
+		r.levels = append(r.levels, nil)
+	}
+	r.levels[level] = append(r.levels[level], i)
 }
 
 // validate refuses what the store or Postgres cannot keep.
@@ -232,19 +236,13 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 		s.tell(ctx, conn, w.written(g.levels)...)
 		return nil
 	})
-	for _, level := range g.levels {
-		for _, i := range level {
-			switch {
-			case poisoned(err):
-				// One of them made the statement fail: find out which.
-				w.errs[i] = s.applyAlone(ctx, &w.commits[i])
-			case err != nil:
-				w.errs[i] = err
-			case len(level) > 1 && errors.Is(w.errs[i], store.ErrExists):
-				// Its key may have been given up beside it, by an attempt
-				// that took another key: no plan sees that coming.
-				w.errs[i] = s.applyAlone(ctx, &w.commits[i])
-			}
+	if err == nil {
+		return
+	}
+	for _, i := range slices.Sorted(slices.Values(slices.Concat(g.levels...))) {
+		if w.errs[i] = err; poisoned(err) {
+			// One of them made the statement fail: find out which.
+			w.errs[i] = s.applyAlone(ctx, &w.commits[i])
 		}
 	}
 }
@@ -269,7 +267,7 @@ func (w *writer) together(ctx context.Context, conn *pgxpool.Conn, levels [][]in
 		if t.empty() {
 			continue
 		}
-		t.queue(&b).Query(func(rows pgx.Rows) error {
+		t.queue(&b, false).Query(func(rows pgx.Rows) error {
 			var (
 				n     int
 				found *int64

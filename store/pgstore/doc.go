@@ -13,7 +13,7 @@
 // COMMITTED. Nothing in it raises an error when a version, a key or an id does
 // not fit: that commit writes nothing, comes back with what was found, and its
 // neighbours pass. Commits of several attempts, or with marks, have a
-// transaction each. When a value makes the statement fail, its commits are
+// transaction each, between those before and after them. When a value makes the statement fail, its commits are
 // tried one by one. Serialization failures and deadlocks are tried again.
 // Wrap the store in a [store.Group], so that concurrent commits go together.
 //

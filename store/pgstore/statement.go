@@ -23,6 +23,11 @@ import (
 // The questions after an open attempt of a key are scalar subqueries, since of
 // an EXISTS the planner may think that reading all open attempts is cheaper.
 //
+// A touch that moves its attempt to another key, which the engine never does,
+// makes the statement fail by a division by zero, unless it stands alone
+// ($42): what comes next may count on the key that it gives up, and no plan
+// sees that. The commits are then played one by one.
+//
 // claims: the attempt is open in this touch, so nobody else may hold its key.
 //
 // Nothing joins by hash or merge, see [parse]: what an insertion gives back
@@ -64,6 +69,7 @@ with t as materialized (
     lines = a.lines + t.lines, record = t.record
   from t
   where t.prev > 0 and a.id = t.id and a.version = t.prev
+    and (a.key_hash = t.key_hash or $42 or 1 / (a.version - t.prev) > 0)
     and (not t.claims or a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash
       or (select o.id from attempts o
         where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is null)
@@ -283,14 +289,14 @@ func overtaken(later []store.Delivery, k store.DeliveryKey) bool {
 	return false
 }
 
-// queue adds the statement to a batch.
-func (t *touches) queue(b *pgx.Batch) *pgx.QueuedQuery {
+// queue adds the statement to a batch; alone: for one touch only.
+func (t *touches) queue(b *pgx.Batch, alone bool) *pgx.QueuedQuery {
 	return b.Queue(applySQL, t.n, t.id, t.prev, t.version, t.user, t.key, t.claims,
 		t.state, t.method, t.reason, t.code, t.app, t.channel, t.userID, t.aad, t.conn,
 		t.tenant, t.conv, t.platform, t.instance, t.created, t.entered, t.due,
 		t.record, t.exchange, t.lines, t.at, t.audit,
 		t.orphanN, t.orphanHome, t.orphanAt, t.orphanLine,
-		t.owedN, t.owedKind, t.owedRound, t.owedStatus, t.owedTries, t.owedOwner, t.owedCreated, t.owedNext, t.owedRecord)
+		t.owedN, t.owedKind, t.owedRound, t.owedStatus, t.owedTries, t.owedOwner, t.owedCreated, t.owedNext, t.owedRecord, alone)
 }
 
 // refusal says why a touch wrote nothing, from what it found.
