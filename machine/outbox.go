@@ -46,7 +46,7 @@ func (c *call) tell(ctx context.Context, d *Decision, ev Event) {
 			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
 			Fanout: true, Failure: failureOf(&ev),
 		}
-		c.eng.deliver(ctx, &telling{row: row, turn: c.turn, flow: c.flow, done: func(store.Delivery) {}})
+		c.eng.deliver(ctx, &telling{row: row, turn: c.turn, flow: c.flow, began: c.now()})
 		return
 	}
 	row := *d.Owed
@@ -60,18 +60,23 @@ func (c *call) tell(ctx context.Context, d *Decision, ev Event) {
 		turn.act, turn.to = c.turn.act, c.turn.to
 	}
 	turn.delivery, turn.original = row.DeliveryKey, c.eng.unsealed(d.Attempt, c.now())
-	c.eng.deliver(ctx, &telling{
-		row: row, turn: turn, flow: c.flow, token: c.token, began: c.now(),
-		done: func(settled store.Delivery) { c.eng.acknowledge(ctx, settled, c.now()) },
-	})
+	t := &telling{row: row, turn: turn, flow: c.flow, token: c.token, began: c.now()}
+	if c.eng.deliver(ctx, t) {
+		c.acks = append(c.acks, t.row)
+		c.note(c.eng.told(t.row, c.now()))
+	}
 }
 
 // waitsForEarlier reports whether an earlier callback of the attempt has not
 // been delivered yet: callbacks of one attempt keep their order.
 func (c *call) waitsForEarlier(ctx context.Context, row store.Delivery) bool {
+	// One that was told a moment ago may not be acknowledged yet.
+	if err := c.eng.store.Flush(ctx); err != nil {
+		return true // the outbox sorts it out
+	}
 	rows, err := c.eng.deliveries(ctx, row.Attempt)
 	if err != nil {
-		return true // the outbox sorts it out
+		return true
 	}
 	_, waits := earlier(rows, row)
 	return waits
@@ -113,43 +118,54 @@ func (e *Engine) unsealed(a *store.Attempt, now time.Time) json.RawMessage {
 
 // telling is one try to deliver a callback.
 type telling struct {
-	row   store.Delivery
+	row   store.Delivery // as it is after the try, once that is over
 	turn  *Turn
 	flow  *Flow // of the attempt's connection; nil if it is registered no more
 	token tokensvc.Token
-	began time.Time            // by the store's clock
-	done  func(store.Delivery) // gets the row as it is after the try
+	began time.Time // by the store's clock
 }
 
-// deliver runs the bot's handler, waits for it within the budget, and lets it
-// go on detached after that. A panic in it is an error.
-func (e *Engine) deliver(ctx context.Context, t *telling) {
+// deliver runs the bot's handler and waits for it within the budget. It
+// reports whether the try is over: the caller has to acknowledge t.row. A
+// handler that is not done by then goes on detached and acknowledges itself. A
+// panic in it is an error.
+func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 	run := e.handler(t)
 	if run == nil {
 		t.row.Status = store.DeliveryDone
-		t.done(t.row)
-		return
+		return true
 	}
 	// The row is this instance's for as long as its lease in the outbox.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeouts.OutboxLease)
-	finished := make(chan struct{})
+	started := e.clock()
+	inTime, late := make(chan struct{}), make(chan struct{})
 	e.detached.Add(1)
 	go func() {
 		defer e.detached.Done()
-		defer close(finished)
 		defer cancel()
 		failpoint("before", "callback")
 		err := guarded(func() error { return run(ctx) })
 		failpoint("after", "callback")
 		e.settle(ctx, t, err)
+		select {
+		case inTime <- struct{}{}:
+		case <-late:
+			if t.row.Attempt != "" {
+				e.acknowledge(ctx, t.row, t.began.Add(e.clock().Sub(started)))
+			}
+		}
 	}()
 	budget := time.NewTimer(e.policy.CallbackBudget)
 	defer budget.Stop()
+	name := t.row.String()
 	select {
-	case <-finished:
+	case <-inTime:
+		return true
 	case <-budget.C:
-		e.log.Warn().Str("callback", t.row.String()).Dur("budget", e.policy.CallbackBudget).
+		close(late)
+		e.log.Warn().Str("callback", name).Dur("budget", e.policy.CallbackBudget).
 			Msg("callback over its budget goes on detached")
+		return false
 	}
 }
 
@@ -174,7 +190,6 @@ func (e *Engine) settle(ctx context.Context, t *telling, err error) {
 		e.log.Error().Str("callback", t.row.String()).Int("tries", t.row.Tries).Err(err).Msg("callback failed")
 		e.report(ctx, t.turn.act, fmt.Errorf("callback %s: %w", t.row.String(), err))
 	}
-	t.done(t.row)
 }
 
 // handler is what a row owes to the bot's own code; nil if nobody listens.
@@ -231,13 +246,15 @@ func guarded(f func() error) (err error) {
 // acknowledge hands a delivery to the next group of commits (T3): losing it
 // only repeats a callback.
 func (e *Engine) acknowledge(ctx context.Context, row store.Delivery, now time.Time) {
-	e.store.Later(ctx, store.Commit{
-		Deliveries: []store.Delivery{row},
-		Events: []store.Event{{
-			Attempt: row.Attempt, Time: now, Instance: e.instance, Kind: store.EventCallback,
-			Invoke: row.String(), Detail: join(string(row.Status), row.Error),
-		}},
-	})
+	e.store.Later(ctx, store.Commit{Deliveries: []store.Delivery{row}, Events: []store.Event{e.told(row, now)}})
+}
+
+// told is the audit line of a try.
+func (e *Engine) told(row store.Delivery, now time.Time) store.Event {
+	return store.Event{
+		Attempt: row.Attempt, Time: now, Instance: e.instance, Kind: store.EventCallback,
+		Invoke: row.String(), Detail: join(string(row.Status), row.Error),
+	}
 }
 
 // redeliver brings callbacks that are due and reports how many it took.
@@ -289,7 +306,6 @@ func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
 	turn := e.proactive(a)
 	turn.delivery, turn.original = row.DeliveryKey, e.unsealed(a, snap.Now)
 	t := &telling{row: row, turn: turn, flow: e.byName[strings.ToLower(a.Key.Connection)], began: snap.Now}
-	t.done = func(settled store.Delivery) { e.acknowledge(ctx, settled, snap.Now) }
 	if row.Kind == store.DeliverComplete && e.handler(t) != nil {
 		// A token is never stored: it is fetched again, and may be gone.
 		bounded, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)
@@ -299,9 +315,12 @@ func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
 		cancel()
 		if err != nil && !errors.Is(err, tokensvc.ErrNoToken) {
 			e.settle(ctx, t, fmt.Errorf("fetch the token again: %w", err))
+			e.acknowledge(ctx, t.row, snap.Now)
 			return
 		}
 		t.token = tok
 	}
-	e.deliver(ctx, t)
+	if e.deliver(ctx, t) {
+		e.acknowledge(ctx, t.row, snap.Now)
+	}
 }
