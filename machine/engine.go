@@ -49,6 +49,11 @@ type Config struct {
 	Clock       func() time.Time // nil = time.Now; only durations are taken from it
 	Hooks       Hooks
 
+	// TxCallbacks runs every callback in a transaction of the store that also
+	// acknowledges it: [Turn.Tx] hands it to the handler, whose writes in the
+	// same database are then effectively once. The store has to be a
+	// [Transactor]; pgstore is.
+	TxCallbacks bool
 	// KeepRequest keeps the activity with which the user asked, sealed, for as
 	// long as the attempt lives: [Turn.Request] of the completion has it.
 	KeepRequest bool
@@ -81,6 +86,7 @@ type Engine struct {
 	flows  []*Flow // in the order of registration
 	byName map[string]*Flow
 
+	transactor  Transactor // nil = callbacks have no transaction
 	keepRequest bool
 	typedCodes  bool
 	prefetch    []*Flow
@@ -158,6 +164,13 @@ func build(cfg Config, def *definition) (*Engine, error) {
 		}
 	}
 	e.keepRequest, e.typedCodes = cfg.KeepRequest, cfg.TypedCodes
+	if cfg.TxCallbacks {
+		tx, ok := cfg.Store.(Transactor)
+		if !ok {
+			return nil, fmt.Errorf("machine: TxCallbacks: %T has no transactions to hand out", cfg.Store)
+		}
+		e.transactor = tx
+	}
 	for _, name := range cfg.Prefetch {
 		f, err := e.Flow(name)
 		if err != nil {

@@ -61,7 +61,7 @@ func (c *call) tell(ctx context.Context, d *Decision, ev Event) {
 	}
 	turn.delivery, turn.original = row.DeliveryKey, c.eng.unsealed(d.Attempt, c.now())
 	t := &telling{row: row, turn: turn, flow: c.flow, token: c.token, began: c.now()}
-	if c.eng.deliver(ctx, t) {
+	if c.eng.deliver(ctx, t) && t.row.Attempt != "" {
 		c.acks = append(c.acks, t.row)
 		c.note(c.eng.told(t.row, c.now()))
 	}
@@ -116,6 +116,15 @@ func (e *Engine) unsealed(a *store.Attempt, now time.Time) json.RawMessage {
 	return plain
 }
 
+// Transactor is a store that can run a callback and its acknowledgement in one
+// transaction.
+type Transactor interface {
+	// AckIn runs fn in a transaction and acknowledges row with it, all or
+	// nothing. store.ErrConflict: the row is no longer this caller's to
+	// deliver, and nothing was kept.
+	AckIn(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx any) error) error
+}
+
 // telling is one try to deliver a callback.
 type telling struct {
 	row   store.Delivery // as it is after the try, once that is over
@@ -137,14 +146,14 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 	}
 	// The row is this instance's for as long as its lease in the outbox.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeouts.OutboxLease)
-	started := e.clock()
+	started, name := e.clock(), t.row.String()
 	inTime, late := make(chan struct{}), make(chan struct{})
 	e.detached.Add(1)
 	go func() {
 		defer e.detached.Done()
 		defer cancel()
 		failpoint("before", "callback")
-		err := guarded(func() error { return run(ctx) })
+		err := guarded(func() error { return e.within(ctx, t, run) })
 		failpoint("after", "callback")
 		e.settle(ctx, t, err)
 		select {
@@ -157,7 +166,6 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 	}()
 	budget := time.NewTimer(e.policy.CallbackBudget)
 	defer budget.Stop()
-	name := t.row.String()
 	select {
 	case <-inTime:
 		return true
@@ -169,9 +177,24 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 	}
 }
 
+// within runs the handler, in the store's transaction where there is one.
+func (e *Engine) within(ctx context.Context, t *telling, run func(context.Context) error) error {
+	if e.transactor == nil || t.row.Attempt == "" || t.row.Status != store.DeliveryPending {
+		return run(ctx)
+	}
+	return e.transactor.AckIn(ctx, t.row, func(ctx context.Context, tx any) error {
+		t.turn.tx = tx
+		defer func() { t.turn.tx = nil }()
+		return run(ctx)
+	})
+}
+
 // settle notes how the try went.
 func (e *Engine) settle(ctx context.Context, t *telling, err error) {
 	switch {
+	case errors.Is(err, store.ErrConflict) && e.transactor != nil:
+		t.row.Attempt = "" // another instance's by now: nothing to acknowledge
+		return
 	case err == nil:
 		if t.row.Status == store.DeliveryPending {
 			t.row.Status = store.DeliveryDone
@@ -320,7 +343,7 @@ func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
 		}
 		t.token = tok
 	}
-	if e.deliver(ctx, t) {
+	if e.deliver(ctx, t) && t.row.Attempt != "" {
 		e.acknowledge(ctx, t.row, snap.Now)
 	}
 }

@@ -18,6 +18,7 @@ type Turn struct {
 	to       store.Conversation
 	original json.RawMessage
 	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch
+	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
 }
 
@@ -39,6 +40,10 @@ func (t *Turn) DeliveryKey() string {
 	}
 	return t.delivery.String()
 }
+
+// Tx is the store's transaction that a callback runs in ([Config.TxCallbacks]):
+// a pgx.Tx on Postgres. nil otherwise, and after the callback.
+func (t *Turn) Tx() any { return t.tx }
 
 // Request is the activity with which the user first asked, as it came, when
 // the engine was told to keep it; nil otherwise.
