@@ -49,7 +49,8 @@ func TestScript(t *testing.T) {
 			"terminate": terminate,
 		},
 		Setup: func(e *testscript.Env) error {
-			e.Vars = append(e.Vars, "TZ=UTC", "USER=eve")
+			// A program with the race detector waits a second at its end otherwise.
+			e.Vars = append(e.Vars, "TZ=UTC", "USER=eve", "GORACE=atexit_sleep_ms=10")
 			switch name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-"); name {
 			case "postgres":
 				address := pgtest.Start(t)
