@@ -93,9 +93,15 @@ func report(w io.Writer, err error) {
 	if errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted")
 	}
-	for line := range strings.SplitSeq(err.Error(), "\n") {
+	for line := range strings.SplitSeq(joinLines(err.Error()), "\n") {
 		fmt.Fprintln(w, "signin-engine:", line) //nolint:errcheck // nowhere left to tell it
 	}
+}
+
+// joinLines brings back into one line what a database's driver says of each
+// address that it tried.
+func joinLines(text string) string {
+	return strings.NewReplacer(":\n\t", ": ", "\n\t", "; ").Replace(text)
 }
 
 // notFound is an error with exit code 3.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/store"
@@ -19,13 +18,12 @@ func openPostgres(ctx context.Context, where config.Store, opts ...pgstore.Optio
 	return st, nil
 }
 
-// postgresError is a database's error in one line that names the setting: the
-// driver has a line for every address that it tried.
+// postgresError is a database's error in one line that names the setting.
 func postgresError(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := strings.NewReplacer(":\n\t", ": ", "\n\t", "; ", "\n", "; ").Replace(err.Error())
+	text := joinLines(err.Error())
 	if errors.Is(err, store.ErrSchema) {
 		text += ": see signin-engine migrate status"
 	}

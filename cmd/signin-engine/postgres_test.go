@@ -32,7 +32,8 @@ func scriptContext() (context.Context, context.CancelFunc) {
 type clusterKey struct{}
 
 // guardedPostgres gives a script a server of its own: at $RIGHT with the right
-// password of a role, at $WRONG with a wrong one. $SILENT is a server that takes
+// password of a role, at $WRONG with a wrong one, at $READER with a role that the
+// script may grant something, by sql $SERVER. $SILENT is a server that takes
 // connections and says nothing.
 func guardedPostgres(t *testing.T, e *testscript.Env) error {
 	t.Helper()
@@ -40,7 +41,7 @@ func guardedPostgres(t *testing.T, e *testscript.Env) error {
 	e.Values[clusterKey{}] = cluster
 	ctx, cancel := scriptContext()
 	defer cancel()
-	if err := pgtest.Exec(ctx, cluster.DSN(), `create role bot login superuser password 'correct';
+	if err := pgtest.Exec(ctx, cluster.DSN(), `create role bot login superuser password 'correct'; create role reader login;
 		do $$ begin
 			execute format('copy (select unnest(array[%L, %L])) to %L', 'local all bot scram-sha-256', 'local all all trust', current_setting('hba_file'));
 		end $$;
@@ -63,6 +64,8 @@ func guardedPostgres(t *testing.T, e *testscript.Env) error {
 		return err
 	}
 	e.Defer(func() { _ = l.Close() })
+	e.Setenv("SERVER", cluster.DSN())
+	e.Setenv("READER", strings.Replace(cluster.DSN(), "postgres@", "reader@", 1))
 	e.Setenv("RIGHT", right)
 	e.Setenv("WRONG", wrong)
 	e.Setenv("SILENT", "postgres://bot:hunter2@"+l.Addr().String()+"/bots")

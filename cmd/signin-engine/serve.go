@@ -77,6 +77,7 @@ func serve(ctx context.Context, cfg config.Config, log zerolog.Logger) error {
 			var token tokensvc.Secret // the socket's mode is enough
 			if endpoint.Network == "tcp" {
 				token = cfg.OperatorToken
+				endpoint.Address = l.Addr().String() // the port that 0 became
 			}
 			operators = append(operators, door{l, s.operatorHandler(token, listener.Addr().String())})
 			log.Info().Str("operator", endpoint.String()).Msg("operator endpoint")

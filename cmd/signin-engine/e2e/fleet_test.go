@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
@@ -42,10 +44,12 @@ func newFleet(t *testing.T, size int, extra string, again bool) *fleet {
 		t.Cleanup(transport.CloseIdleConnections)
 		f.bots, f.clients = append(f.bots, b), append(f.clients, transport)
 	}
-	for i := range f.bots { // the first one makes the schema
-		if err := f.start(i); err != nil {
-			t.Fatal(err)
-		}
+	var group errgroup.Group
+	for i := range f.bots { // all at once: one of them makes the schema
+		group.Go(func() error { return f.start(i) })
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
 	}
 	return f
 }
