@@ -35,6 +35,7 @@ type call struct {
 	missed   bool                    // upstream just said that there is no token
 	upstream error                   // why SignIn returns an error
 
+	in    Input            // of the step that is being taken
 	lines []store.Event    // audit lines, to travel with the next commit
 	acks  []store.Delivery // outbox rows, to travel with the lines
 	noted bool             // lines hold something worth a write of its own
@@ -143,7 +144,8 @@ func (c *call) drive(ctx context.Context, ev Event) (Outcome, error) {
 }
 
 func (c *call) input(here sighting, ev Event) *Input {
-	in := &Input{
+	in := &c.in
+	*in = Input{
 		Attempt: here.attempt, Event: ev, Now: c.now(), Policy: &c.eng.policy, Timeouts: &c.eng.timeouts,
 		Instance: c.eng.instance, Key: c.key,
 	}

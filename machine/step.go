@@ -48,14 +48,12 @@ func decide(run *runner, rule *compiledRule, to store.State, in *Input) (Decisio
 	w := writer{in: in, rule: &rule.Rule, d: &d}
 	switch {
 	case rule.Open != OpensNone:
-		fresh := opened(in, rule)
 		if in.Attempt != nil && rule.Open != OpensFresh {
 			old := w.change(in.Attempt)
-			old.SupersededBy, fresh.Supersedes = fresh.ID, in.Attempt.ID
+			old.SupersededBy = in.NewID
 			w.move(old, to, store.ReasonSuperseded, "")
-			w.put(old)
 		}
-		if err := bear(run, rule, fresh, in, &w); err != nil {
+		if err := bear(run, rule, w.put(opened(in, rule)), in, &w); err != nil {
 			return Decision{}, err
 		}
 	case rule.writes():
@@ -66,7 +64,6 @@ func decide(run *runner, rule *compiledRule, to store.State, in *Input) (Decisio
 		w.touch(a)
 		w.move(a, to, rule.Reason, rule.Method)
 		w.owe(a)
-		w.put(a)
 	default:
 		d.Attempt = in.Attempt
 		w.note()
@@ -102,13 +99,12 @@ func bear(run *runner, rule *compiledRule, a *store.Attempt, in *Input, w *write
 		w.move(a, to, rule.Reason, rule.Method)
 	}
 	w.owe(a)
-	w.put(a)
 	return nil
 }
 
 // opened is the new attempt of a rule, not yet in any state.
-func opened(in *Input, rule *compiledRule) *store.Attempt {
-	a := &store.Attempt{
+func opened(in *Input, rule *compiledRule) store.Attempt {
+	a := store.Attempt{
 		ID:           in.NewID,
 		Version:      1,
 		Key:          in.Key,
@@ -123,6 +119,9 @@ func opened(in *Input, rule *compiledRule) *store.Attempt {
 		return a
 	}
 	a.Generation = old.Generation
+	if rule.Open != OpensFresh {
+		a.Supersedes = old.ID
+	}
 	if rule.Open == OpensLinked {
 		// The old card is still on the user's screen and brings its ids.
 		a.ExchangeID, a.SSOOffered = old.ExchangeID, old.SSOOffered
@@ -141,10 +140,31 @@ type writer struct {
 	d    *Decision
 }
 
+// change is a's next version, to be written.
 func (w *writer) change(a *store.Attempt) *store.Attempt {
-	c := a.Clone()
-	c.Version++
-	return &c
+	next := w.put(a.Clone())
+	next.Version++
+	return next
+}
+
+// put adds an attempt to what is written, and makes it what the rest is about.
+// There is room for all of them from the start, so they stay where they are.
+func (w *writer) put(a store.Attempt) *store.Attempt {
+	if w.d.Puts == nil {
+		w.d.Puts = make([]store.Attempt, 0, w.puts())
+	}
+	w.d.Puts = append(w.d.Puts, a)
+	w.d.Attempt = &w.d.Puts[len(w.d.Puts)-1]
+	return w.d.Attempt
+}
+
+// puts is how many attempts the rule writes: one that was there and one that is
+// opened, or one of them.
+func (w *writer) puts() int {
+	if w.rule.Open == OpensInstead || w.rule.Open == OpensLinked {
+		return 2
+	}
+	return 1
 }
 
 // touch notes which client was heard of.
@@ -204,11 +224,6 @@ func join(a, b string) string {
 		return a
 	}
 	return a + ": " + b
-}
-
-func (w *writer) put(a *store.Attempt) {
-	w.d.Puts = append(w.d.Puts, *a)
-	w.d.Attempt = a
 }
 
 // owe writes the outbox row of the rule's callback: in the transaction of the
