@@ -24,7 +24,7 @@ run: build ## a running sign-in on this machine: no Azure, no database
 	$(BIN)/signin-engine dev
 
 .PHONY: test
-test: verify ## everything that must pass: brings its own Postgres
+test: verify lint ## everything that must pass: brings its own Postgres and linter
 	./.ci/postgres
 	$(GO) test -race -shuffle=on -timeout 18m $(PKGS)
 
@@ -69,7 +69,7 @@ scenarios: ## write the scenarios anew with what came of them
 
 .PHONY: bench
 bench: ## measure against a bare handler; writes bench/RESULTS.md
-	$(GO) run ./bench
+	$(GO) run ./bench -rounds 5 -duration 2s -o bench
 
 .PHONY: clean
 clean: ## remove what was built

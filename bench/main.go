@@ -95,7 +95,7 @@ func measure(ctx context.Context, o options) error {
 	}
 	defer func() { _ = os.RemoveAll(b.dir) }()
 	if b.dsn == "" && slices.Contains(o.kinds, kindPostgres) {
-		dsn, stop, err := pgtest.Throwaway()
+		dsn, stop, err := pgtest.Throwaway() //nolint:contextcheck // it bounds itself
 		if err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func (b *bench) flowsPart(ctx context.Context, r *report) error {
 					}
 				}
 			}
-			r.table.print(os.Stdout, f.name, n, b.kinds)
+			r.table.show(os.Stdout, f.name, n, b.kinds)
 		}
 	}
 	return nil

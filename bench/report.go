@@ -83,7 +83,7 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-func (t *table) print(w io.Writer, flow string, users int, kinds []string) {
+func (t *table) show(w io.Writer, flow string, users int, kinds []string) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(tw, "%s, %d users\tper s\tratio\tp50\tp99\tCPU s/1000\tratio\tpeak MB\tcommits\tper group\tkB written\tfailed\t\n", flow, users)
 	for _, k := range kinds {
