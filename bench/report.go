@@ -107,7 +107,7 @@ type report struct {
 func (r *report) write(dir string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Results\n\nMedians of %d paired rounds of %s; ratios are to the ceiling (a bare net/http handler that makes the same upstream calls with the same clients and remembers nothing) in the same round. "+
-		"Users, upstreams, bot and database share the machine's %d processors (%s, %s/%s). `make bench` makes this page.\n", r.rounds, r.duration, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		"Users, upstreams, bot and database share the machine's %d processors (%s, %s/%s). `make bench` makes this page. Peak memory counts the pages of a bbolt file that are mapped; the section on growth has the bot's own.\n", r.rounds, r.duration, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	for _, f := range r.flows {
 		var bars []bar
 		for _, c := range r.table.order {

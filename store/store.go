@@ -82,6 +82,7 @@ type Filter struct {
 	Conversation string
 	States       []State
 	Open         bool // non-terminal only
+	Owed         bool // only with a delivery that is pending or dead
 	Reason       Reason
 	FailureCode  string
 	Method       Method

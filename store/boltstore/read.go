@@ -230,9 +230,40 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	return page, nil
 }
 
+// below walks ids, newest first, from below a cursor ("" for all) downwards.
+func below(ids []string, cursor string) func() string {
+	if cursor != "" {
+		ids = slices.DeleteFunc(ids, func(id string) bool { return id >= cursor })
+	}
+	return func() string {
+		if len(ids) == 0 {
+			return ""
+		}
+		id := ids[0]
+		ids = ids[1:]
+		return id
+	}
+}
+
+// owedIDs returns the attempts with deliveries pending or dead, newest first.
+func (t *txn) owedIDs() []string {
+	var ids []string
+	for prefix, skip := range map[byte]int{livePending: 1 + timeSize, liveDead: 1} {
+		c := t.live.Cursor()
+		for k, _ := c.Seek([]byte{prefix}); len(k) > skip && k[0] == prefix; k, _ = c.Next() {
+			id, _ := cutID(k[skip:])
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int { return strings.Compare(b, a) })
+	return slices.Compact(ids)
+}
+
 // candidates returns a walk over ids, newest first, that misses no match.
 func (t *txn) candidates(f *store.Filter) (func() string, error) {
 	switch {
+	case f.Owed:
+		return below(t.owedIDs(), f.Cursor), nil
 	case f.User != "":
 		h := hashKey(store.Key{User: f.User})
 		return merge(
@@ -244,17 +275,7 @@ func (t *txn) candidates(f *store.Filter) (func() string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if f.Cursor != "" {
-			ids = slices.DeleteFunc(ids, func(id string) bool { return id >= f.Cursor })
-		}
-		return func() string {
-			if len(ids) == 0 {
-				return ""
-			}
-			id := ids[0]
-			ids = ids[1:]
-			return id
-		}, nil
+		return below(ids, f.Cursor), nil
 	default:
 		return t.newestFirst(f), nil
 	}

@@ -19,7 +19,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	defer s.mu.Unlock()
 	page := store.Page{Now: now}
 	for _, a := range s.attempts {
-		if f.Match(a) && (f.Cursor == "" || a.ID < f.Cursor) {
+		if f.Match(a) && (f.Cursor == "" || a.ID < f.Cursor) && (!f.Owed || s.owes(a.ID)) {
 			page.Attempts = append(page.Attempts, a.Clone())
 		}
 	}
@@ -32,6 +32,16 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 		page.Deliveries = append(page.Deliveries, s.deliveriesOf(page.Attempts[i].ID)...)
 	}
 	return page, nil
+}
+
+// owes reports whether somebody is still to be told of the attempt.
+func (s *Store) owes(id string) bool {
+	for k, d := range s.deliveries {
+		if k.Attempt == id && (d.Status == store.DeliveryPending || d.Status == store.DeliveryDead) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) deliveriesOf(id string) []store.Delivery {

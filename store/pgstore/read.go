@@ -247,6 +247,10 @@ func listSQL(f *store.Filter) (string, []any) {
 	if f.OpenOnly() {
 		where = append(where, "ended is null")
 	}
+	if f.Owed {
+		where = append(where, `id in (select attempt from deliveries where status = 'pending'
+			union all select attempt from deliveries where status = 'dead')`)
+	}
 	if len(f.States) > 0 {
 		add("state = any(?)", f.States)
 	}

@@ -17,7 +17,49 @@ func Lists(t *testing.T, open New) {
 	t.Run("Filters", func(t *testing.T) { filters(t, open(t).Store) })
 	t.Run("Pages", func(t *testing.T) { pages(t, open(t).Store) })
 	t.Run("Counts", func(t *testing.T) { counts(t, open(t).Store) })
+	t.Run("Owed", func(t *testing.T) { owed(t, open(t).Store) })
 	t.Run("OddIDs", func(t *testing.T) { oddIDs(t, open(t).Store) })
+}
+
+// owed lists by the outbox: what is pending or dead, and nothing that is done.
+func owed(t *testing.T, s store.Store) {
+	t.Helper()
+	at := now(t, s).Add(-time.Hour)
+	statuses := []store.DeliveryStatus{
+		store.DeliveryPending, store.DeliveryDone, store.DeliveryDead, store.DeliveryDropped, store.DeliveryNotOwed, store.DeliveryPending,
+	}
+	var want []string
+	for i, status := range statuses {
+		a := NewAttempt(at.Add(time.Duration(i)*time.Minute), user(i), "graph")
+		insert(t, s, a)
+		one, two := Owed(&a, 1, at), Owed(&a, 2, at)
+		one.Status, two.Status = status, status
+		must(t, s, store.Commit{Deliveries: []store.Delivery{one, two}})
+		if status == store.DeliveryPending || status == store.DeliveryDead {
+			want = append([]string{a.ID}, want...)
+		}
+	}
+	var got []string
+	f := store.Filter{Owed: true, Limit: 2}
+	for {
+		page, err := s.List(t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range page.Attempts {
+			got = append(got, a.ID)
+		}
+		if f.Cursor = page.Next; f.Cursor == "" {
+			break
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("owed (-want +got):\n%s", diff)
+	}
+	page, err := s.List(t.Context(), store.Filter{Owed: true, User: user(2)})
+	if err != nil || len(page.Attempts) != 1 || page.Attempts[0].Key.User != user(2) {
+		t.Errorf("owed to one user: %+v, %v", page.Attempts, err)
+	}
 }
 
 func filters(t *testing.T, s store.Store) {

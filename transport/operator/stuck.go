@@ -66,19 +66,8 @@ func (d *Direct) stuck(ctx context.Context, counts store.Counts) ([]Finding, err
 	if err := d.walk(ctx, store.Filter{Open: true}, maxOpen, func(p store.Page) bool { add(p); return true }); err != nil {
 		return nil, err
 	}
-	// The store counts what is owed but does not list it, so the newest rows
-	// are read until all of it was seen.
-	if left := counts.Owed + counts.Dead; left > 0 {
-		err := d.walk(ctx, store.Filter{}, maxOwedRows, func(p store.Page) bool {
-			add(p)
-			for i := range p.Deliveries {
-				if weight(p.Deliveries[i].Status) > 0 {
-					left--
-				}
-			}
-			return left > 0
-		})
-		if err != nil {
+	if counts.Owed+counts.Dead > 0 {
+		if err := d.walk(ctx, store.Filter{Owed: true}, maxOwedRows, func(p store.Page) bool { add(p); return true }); err != nil {
 			return nil, err
 		}
 	}
