@@ -50,8 +50,5 @@ func (d *Definition) New(cfg Config) (*Engine, error) { return build(cfg, d.def)
 // OwnOp is the engine's own meaning of an op.
 func OwnOp(o Op) func(*Input, *store.Attempt) { return ops()[o] }
 
-// OwnGuard is the engine's own meaning of a guard.
-func OwnGuard(g Guard) func(*Input) bool { return guards()[g] }
-
 // Flush writes what nobody waits for, as Run does all the time.
 func (e *Engine) Flush(ctx context.Context) error { return e.store.Flush(ctx) }

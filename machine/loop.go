@@ -249,7 +249,7 @@ func (c *call) commit(ctx context.Context, d *Decision, ev Event) error {
 		w.Deliveries = append(w.Deliveries, dropped...)
 	}
 	until := d.Attempt.Lease.Until
-	if len(d.Puts) > 0 && until.IsZero() {
+	if until.IsZero() {
 		until = c.now().Add(c.eng.timeouts.Lease - c.eng.timeouts.Upstream)
 	}
 	for pause := shortPause; ; pause = min(2*pause, longPause) {

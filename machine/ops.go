@@ -84,7 +84,7 @@ func ops() map[Op]func(*Input, *store.Attempt) {
 		countTry:       func(_ *Input, a *store.Attempt) { a.VerifyTries++ },
 		flagPopup:      func(_ *Input, a *store.Attempt) { a.PopupClosed = true },
 		nextGeneration: func(_ *Input, a *store.Attempt) { a.Generation++ },
-		dropOwed:       func(*Input, *store.Attempt) {}, // the rows lie in the outbox: see Engine.commit
+		dropOwed:       func(*Input, *store.Attempt) {}, // the rows lie in the outbox: see call.commit
 		backOff: func(in *Input, a *store.Attempt) {
 			a.Lease.Until = in.Now
 			a.Checks++
