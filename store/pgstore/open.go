@@ -155,6 +155,7 @@ type Store struct {
 	pool   *pgxpool.Pool
 	secret []byte
 	notify store.Notifier
+	finds  *finder
 
 	mu       sync.Mutex
 	closed   bool
@@ -175,7 +176,7 @@ func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pgstore: open: %w", err)
 	}
-	s := &Store{opts: o}
+	s := &Store{opts: o, finds: newFinder()}
 	if err := s.prepare(ctx); err != nil {
 		return nil, classify(ctx, "open", err)
 	}

@@ -1,0 +1,260 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// What a row of findSQL is.
+const (
+	rowNothing  = 0
+	rowExchange = 1
+	rowOpen     = 2
+	rowEnded    = 3
+)
+
+// findSQL answers many questions in one round trip, each with the clock, the
+// attempt that an exchange id leads to, the user's open attempts and the newest
+// of the others. n is the number of the question. Key hash null: of every
+// connection. Nothing is sorted but what is cut off.
+var findSQL = statement{"signin_find", `
+select q.n, now(), coalesce(r.kind, 0), r.record
+from unnest($1::int4[], $2::bytea[], $3::bytea[], $4::bytea[], $5::text[], $6::text[], $7::int8[])
+  as q(n, exchange_hash, user_hash, key_hash, app, channel, most)
+left join lateral (
+  select 1 as kind, a.record
+  from exchange_ids x join attempts a on a.id = x.attempt
+  where x.hash = q.exchange_hash
+  union all
+  select 2, a.record
+  from attempts a
+  where a.user_hash = q.user_hash and a.ended is null and (q.key_hash is null or a.key_hash = q.key_hash)
+    and a.app = q.app and a.channel = q.channel
+  union all
+  (select 3, a.record
+  from attempts a
+  where a.user_hash = q.user_hash and a.ended is not null and (q.key_hash is null or a.key_hash = q.key_hash)
+    and a.app = q.app and a.channel = q.channel
+  order by a.id desc limit q.most)
+) r on true`}
+
+// maxFinds is how many questions go to the server at once.
+const maxFinds = 256
+
+// finder gathers the reads of many goroutines, as [store.Group] does with their
+// commits: while a query is in flight the next ones gather, and then go as one.
+// There is no delay and no goroutine; whoever comes first asks for those who
+// came meanwhile.
+type finder struct {
+	turn chan struct{} // holds a token; who takes it sends one query
+
+	mu    sync.Mutex
+	queue []*question
+}
+
+// question is a read that somebody waits for. Who asks writes to it until done
+// is closed.
+type question struct {
+	query store.Query
+	snap  store.Snapshot
+	ended []store.Attempt // go behind the open ones
+	err   error
+	over  bool // whoever asked was called off, and this is still to be asked
+	done  chan struct{}
+}
+
+func newFinder() *finder {
+	f := &finder{turn: make(chan struct{}, 1)}
+	f.turn <- struct{}{}
+	return f
+}
+
+// Find is the engine's read; see [store.Store].
+func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	for range tries {
+		if one, err := s.inCompany(ctx, q); err != nil {
+			return store.Snapshot{}, classify(ctx, "find", err)
+		} else if !one.over {
+			return one.snap, one.err
+		}
+	}
+	one := &question{query: q, done: make(chan struct{})}
+	s.ask(ctx, []*question{one})
+	return one.snap, one.err
+}
+
+// inCompany asks together with others. The error is ctx's.
+func (s *Store) inCompany(ctx context.Context, q store.Query) (*question, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	one := &question{query: q, done: make(chan struct{})}
+	f := s.finds
+	f.mu.Lock()
+	f.queue = append(f.queue, one)
+	f.mu.Unlock()
+	for {
+		select {
+		case <-one.done:
+			return one, nil
+		case <-f.turn:
+			s.lead(ctx, one)
+		case <-ctx.Done():
+			f.forget(one)
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// lead sends one query, unless one has its answer, and passes the turn on.
+func (s *Store) lead(ctx context.Context, one *question) {
+	f := s.finds
+	defer func() { f.turn <- struct{}{} }()
+	select {
+	case <-one.done:
+		return
+	default:
+	}
+	runtime.Gosched() // whoever is about to read anyway may come along
+	f.mu.Lock()
+	asked := slices.Clone(f.queue[:min(len(f.queue), maxFinds)])
+	f.queue = slices.Delete(f.queue, 0, len(asked))
+	f.mu.Unlock()
+	s.ask(ctx, asked)
+}
+
+// forget takes a question back if it has not left.
+func (f *finder) forget(one *question) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.queue = slices.DeleteFunc(f.queue, func(q *question) bool { return q == one })
+}
+
+// ask sends a query and settles its questions. It is bound by the context of
+// whoever asks, which is no reason to fail the others: those ask again.
+func (s *Store) ask(ctx context.Context, asked []*question) {
+	err := fmt.Errorf("%w: the read panicked", store.ErrUnavailable)
+	defer func() {
+		for _, q := range asked {
+			if err != nil {
+				q.snap, q.err, q.over = store.Snapshot{}, err, ctx.Err() != nil
+			}
+			close(q.done)
+		}
+	}()
+	err = s.use(ctx, "find", func(ctx context.Context, conn *pgxpool.Conn) error {
+		return find(ctx, conn.Conn(), asked)
+	})
+}
+
+// findArgs are the arguments of findSQL.
+type findArgs struct {
+	n, exchange, user, key, app, channel, most array
+	values                                     [7][]byte
+}
+
+var findPool = sync.Pool{New: func() any { return new(findArgs) }}
+
+func (f *findArgs) fill(asked []*question) [][]byte {
+	for _, a := range []*array{&f.n, &f.exchange, &f.user, &f.key, &f.app, &f.channel, &f.most} {
+		a.reset()
+	}
+	for i, one := range asked {
+		q := &one.query
+		f.n.int4(i)
+		if q.ExchangeID != "" {
+			f.exchange.bytes(exchangeHash(q.User.App, q.ExchangeID))
+		} else {
+			f.exchange.null()
+		}
+		f.user.bytes(userHash(q.User.User))
+		if q.Connection != "" {
+			f.key.bytes(keyHash(q.Key()))
+		} else {
+			f.key.null()
+		}
+		f.app.text(clean(q.User.App))
+		f.channel.text(clean(q.User.Channel))
+		f.most.int8(int64(q.Max()))
+	}
+	f.values = [...][]byte{
+		f.n.of(pgtype.Int4OID), f.exchange.of(pgtype.ByteaOID), f.user.of(pgtype.ByteaOID), f.key.of(pgtype.ByteaOID),
+		f.app.of(pgtype.TextOID), f.channel.of(pgtype.TextOID), f.most.of(pgtype.Int8OID),
+	}
+	return f.values[:]
+}
+
+// find sends the query and reads the answers.
+func find(ctx context.Context, conn *pgx.Conn, asked []*question) error {
+	sd, err := findSQL.prepare(ctx, conn)
+	if err != nil {
+		return err
+	}
+	args, _ := findPool.Get().(*findArgs)
+	defer findPool.Put(args)
+	for _, q := range asked {
+		q.snap, q.ended, q.err = store.Snapshot{}, nil, nil
+	}
+	rows := conn.PgConn().ExecStatement(ctx, sd, args.fill(asked), binaryFormat, binaryFormat)
+	for rows.NextRow() && err == nil {
+		r := row{values: rows.Values()}
+		n, now, kind, record := r.int4(), r.time(), r.int4(), r.next()
+		if err = r.err; err == nil {
+			asked[n].add(now, kind, record)
+		}
+	}
+	if _, closed := rows.Close(); closed != nil || err != nil {
+		return errors.Join(closed, err)
+	}
+	for _, q := range asked {
+		q.settle()
+	}
+	return nil
+}
+
+// add takes a row of the answer.
+func (q *question) add(now time.Time, kind int, record []byte) {
+	q.snap.Now = now
+	if kind == rowNothing {
+		return
+	}
+	a, err := store.DecodeAttempt(record)
+	switch {
+	case err != nil:
+		q.err = first([]error{q.err, fmt.Errorf("pgstore: find: %w", err)})
+	case kind == rowExchange:
+		q.snap.ByExchangeID = &a
+	case a.Key.UserKey() != q.query.User: // texts that had to be cleaned
+	case kind == rowOpen:
+		q.snap.Attempts = append(q.snap.Attempts, a)
+	default:
+		q.ended = append(q.ended, a)
+	}
+}
+
+// settle brings the answer in order: open attempts, then as many of the others
+// as were asked for, each newest first.
+func (q *question) settle() {
+	if q.err != nil {
+		q.snap = store.Snapshot{}
+		return
+	}
+	newestFirst := func(a, b store.Attempt) int { return strings.Compare(b.ID, a.ID) }
+	slices.SortFunc(q.snap.Attempts, newestFirst)
+	slices.SortFunc(q.ended, newestFirst)
+	room := max(q.query.Max()-len(q.snap.Attempts), 0)
+	q.snap.Attempts = append(q.snap.Attempts, q.ended[:min(room, len(q.ended))]...)
+}
