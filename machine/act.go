@@ -12,30 +12,36 @@ import (
 )
 
 // perform talks to an upstream on behalf of an attempt (nil: of none) and
-// brings what it said back as an event. The invoke's own members (id, marks,
-// candidate flags) stay in the event.
-func (c *call) perform(ctx context.Context, act Act, a *store.Attempt, ev Event) Event {
-	out := ev
-	out.Status, out.Code, out.Message, out.Detail, out.Fence = 0, "", "", "", 0
-	out.Raced, out.Another = false, false
+// makes the event what it said. The invoke's own members (id, marks, candidate
+// flags) stay in the event.
+func (c *call) perform(ctx context.Context, act Act, a *store.Attempt) {
+	ev := &c.in.Event
+	ev.Status, ev.Code, ev.Message, ev.Detail, ev.Fence = 0, "", "", "", 0
+	ev.Raced, ev.Another = false, false
+	began := c.eng.clock()
 	if underClaim(act, a) && a.Lease.Owner == c.eng.instance {
-		out.Fence = a.Lease.Fence
-		if a.Lease.Until.Sub(c.now()) < c.eng.timeouts.Upstream {
+		ev.Fence = a.Lease.Fence
+		if a.Lease.Until.Sub(c.at(began)) < c.eng.timeouts.Upstream {
 			// A claim this old may be lost before the answer is here (§3).
-			return c.unanswered(act, out)
+			c.unanswered(act, ev)
+			return
 		}
 	}
 	bounded, cancel := context.WithTimeout(ctx, c.eng.timeouts.Upstream)
 	defer cancel()
-	began := c.eng.clock()
 	failpoint("before", string(act))
-	c.reach(bounded, act, &out)
+	c.reach(bounded, act, ev)
 	failpoint("after", string(act))
-	took := c.eng.clock().Sub(began)
+	c.reached(act, a, began)
+}
 
+// reached writes the audit line of an upstream call.
+func (c *call) reached(act Act, a *store.Attempt, began time.Time) {
+	ev, ended := &c.in.Event, c.eng.clock()
+	took := ended.Sub(began)
 	line := store.Event{
-		Kind: store.EventUpstream, Time: c.now(), Instance: c.eng.instance, Invoke: string(act),
-		Status: out.Status, Duration: took, Detail: out.Detail,
+		Kind: store.EventUpstream, Time: c.at(ended), Instance: c.eng.instance, Invoke: string(act),
+		Status: ev.Status, Duration: took, Detail: ev.Detail,
 	}
 	if a != nil {
 		line.Attempt = a.ID
@@ -43,12 +49,11 @@ func (c *call) perform(ctx context.Context, act Act, a *store.Attempt, ev Event)
 		line.Key = c.key
 	}
 	c.lines = append(c.lines, line)
-	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", string(act)).Int("status", out.Status).
-		Dur("took", took).Str("detail", out.Detail).Msg("upstream")
+	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", string(act)).Int("status", ev.Status).
+		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
 	if c.eng.hooks.OnUpstream != nil {
-		c.eng.hooks.OnUpstream(string(act), out.Status, took)
+		c.eng.hooks.OnUpstream(string(act), ev.Status, took)
 	}
-	return out
 }
 
 // underClaim reports whether the call is made under the attempt's lease.
@@ -71,8 +76,8 @@ func underClaim(act Act, a *store.Attempt) bool {
 	return false
 }
 
-// unanswered is the event of a call that was not made.
-func (c *call) unanswered(act Act, ev Event) Event {
+// unanswered makes the event that of a call that was not made.
+func (c *call) unanswered(act Act, ev *Event) {
 	ev.Detail = "not started: too little of the lease is left"
 	c.upstream = errors.New(ev.Detail)
 	switch act {
@@ -94,7 +99,6 @@ func (c *call) unanswered(act Act, ev Event) Event {
 		ev.Kind = SignOutError
 	case Nothing, Wait, Again, Resume:
 	}
-	return ev
 }
 
 func (c *call) reach(ctx context.Context, act Act, out *Event) {

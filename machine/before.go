@@ -22,7 +22,9 @@ func (e *Engine) Before(ctx context.Context, turn *Turn) bool {
 	if e.typedCodes && turn.act.Type == "message" && sixDigits.MatchString(turn.act.Text) && e.typedCode(ctx, turn) {
 		return true
 	}
-	e.fetch(ctx, turn)
+	if len(e.prefetch) > 0 {
+		e.fetch(ctx, turn)
+	}
 	return false
 }
 
@@ -39,9 +41,6 @@ func (e *Engine) typedCode(ctx context.Context, turn *Turn) bool {
 // fetch gets the tokens of the connections that the bot wants ahead. One that
 // is not to be had is not there: the bot's own call will say why.
 func (e *Engine) fetch(ctx context.Context, turn *Turn) {
-	if len(e.prefetch) == 0 {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)
 	defer cancel()
 	var (

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"os"
 	"strings"
 	"sync"
@@ -80,7 +81,7 @@ type Engine struct {
 	hooks    Hooks
 	def      *definition
 	ids      *idSource
-	markKey  []byte
+	markers  sync.Pool
 	sealer   *sealer
 
 	flows  []*Flow // in the order of registration
@@ -153,7 +154,8 @@ func build(cfg Config, def *definition) (*Engine, error) {
 		e.instance = instanceName()
 	}
 	secret := cfg.Store.Secret()
-	e.markKey = derive(secret, "marks")
+	markKey := derive(secret, "marks")
+	e.markers.New = func() any { return &marker{mac: hmac.New(sha256.New, markKey)} }
 	var err error
 	if e.sealer, err = newSealer(derive(secret, "seals")); err != nil {
 		return nil, fmt.Errorf("machine: %w", err)
@@ -281,12 +283,22 @@ func (e *Engine) Drain(ctx context.Context) error {
 // mark recognises a repeat of something secret without keeping it: an HMAC
 // under the store's own key, so that six digits cannot be tried out.
 func (e *Engine) mark(kind string, user store.UserKey, secret tokensvc.Secret) []byte {
-	h := hmac.New(sha256.New, e.markKey)
-	for _, part := range []string{kind, user.Index(), secret.Reveal()} {
-		h.Write([]byte(part))
-		h.Write([]byte{0})
+	m, _ := e.markers.Get().(*marker)
+	defer e.markers.Put(m)
+	m.text = m.text[:0]
+	for _, part := range [...]string{kind, user.Index(), secret.Reveal()} {
+		m.text = append(append(m.text, part...), 0)
 	}
-	return h.Sum(nil)[:16]
+	m.mac.Reset()
+	m.mac.Write(m.text)
+	clear(m.text) // there is a secret in it
+	return m.mac.Sum(nil)[:16]
+}
+
+// marker makes marks. Its HMAC keeps what it has computed of the key.
+type marker struct {
+	mac  hash.Hash
+	text []byte
 }
 
 func derive(secret []byte, purpose string) []byte {

@@ -29,31 +29,32 @@ func (e *Engine) tokenExchange(ctx context.Context, act *Activity) Answer {
 		return e.refuse(ctx, turn, "B0", http.StatusBadRequest, "signin/tokenExchange for a connection that is not registered")
 	}
 	c := e.call(turn, flow)
+	defer c.release()
 	c.ssoToken = value.Token
-	ev := e.event(TokenExchange, act)
+	ev := c.invoked(TokenExchange)
 	ev.ExchangeID = value.ID
 	ev.TokenMark = e.mark("token", c.key.UserKey(), value.Token)
-	c.locate = func(ctx context.Context) (sighting, error) { return c.byExchange(ctx, ev) }
+	c.locate = (*call).byExchange
 	c.received(act.Name)
-	out, err := c.drive(ctx, ev)
+	out, err := c.drive(ctx)
 	if err != nil {
-		return c.broken(ctx, out, err)
+		return c.broken(ctx, out.attempt, err)
 	}
 	body := ExchangeResponse{ID: value.ID, ConnectionName: value.ConnectionName}
-	return c.answer(ctx, out, e.exchangeAnswer(out, body))
+	return c.answer(ctx, out, e.exchangeAnswer(out, ev, body))
 }
 
 // exchangeAnswer is the table's reply as an invoke answer.
-func (e *Engine) exchangeAnswer(out Outcome, body ExchangeResponse) Answer {
-	switch out.Rule.Reply {
+func (e *Engine) exchangeAnswer(out outcome, last *Event, body ExchangeResponse) Answer {
+	switch out.rule.Reply {
 	case ReplyBody:
-		return e.exchanged(http.StatusPreconditionFailed, out.Event.Detail, body)
+		return e.exchanged(http.StatusPreconditionFailed, last.Detail, body)
 	case ReplyRecord:
-		return e.exchanged(out.Attempt.AnswerStatus, out.Attempt.AnswerDetail, body)
+		return e.exchanged(out.attempt.AnswerStatus, out.attempt.AnswerDetail, body)
 	case ReplyStatus:
-		return e.exchanged(statusOr412(out.Event.Status), out.Event.Detail, body)
+		return e.exchanged(statusOr412(last.Status), last.Detail, body)
 	case ReplyBad:
-		body.FailureDetail = out.Rule.Note
+		body.FailureDetail = out.rule.Note
 		return Answer{Status: http.StatusBadRequest, Body: body}
 	default:
 		return e.exchanged(http.StatusOK, "", body)
@@ -77,7 +78,8 @@ func (e *Engine) exchanged(status int, detail string, body ExchangeResponse) Ans
 // byExchange attributes an exchange: by the card's exchange id, which is exact
 // (through the chain to its newest attempt), else by what is pending for the
 // key (B1, B13, B16–B18).
-func (c *call) byExchange(ctx context.Context, ev Event) (sighting, error) {
+func (c *call) byExchange(ctx context.Context) (sighting, error) {
+	ev := &c.in.Event
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey(), Connection: c.key.Connection, ExchangeID: ev.ExchangeID})
 	if err != nil {
 		return sighting{}, err
@@ -98,7 +100,7 @@ func (c *call) byExchange(ctx context.Context, ev Event) (sighting, error) {
 		if err := c.rekey(owner.Key); err != nil {
 			owner = nil
 		} else {
-			return c.byExchange(ctx, ev)
+			return c.byExchange(ctx)
 		}
 	}
 	if owner != nil {
@@ -122,7 +124,7 @@ func (c *call) byExchange(ctx context.Context, ev Event) (sighting, error) {
 
 // goesOn reports whether an exchange for an attempt that ended is handed to
 // the one that is pending: all that would open a linked attempt.
-func goesOn(head *store.Attempt, ev Event) bool {
+func goesOn(head *store.Attempt, ev *Event) bool {
 	switch {
 	case head.State != store.Failed, head.Reason == store.ReasonSignedOut:
 		return false
@@ -156,9 +158,11 @@ func (c *call) foreign(owner *store.Attempt) {
 		Msg("signin/tokenExchange with the exchange id of another user")
 }
 
-// event is an invoke as an event.
-func (e *Engine) event(k Kind, act *Activity) Event {
-	return Event{Kind: k, Invoke: act.Name, Activity: act.ID, Platform: act.Platform}
+// invoked makes the invoke that came the event.
+func (c *call) invoked(k Kind) *Event {
+	ev := &c.in.Event
+	ev.Kind, ev.Invoke, ev.Activity, ev.Platform = k, c.act.Name, c.act.ID, c.act.Platform
+	return ev
 }
 
 // refuse answers an invoke that says nothing (B0, C0, C13 …): an orphan line
@@ -171,7 +175,7 @@ func (e *Engine) refuse(ctx context.Context, turn *Turn, row string, status int,
 	})
 	e.log.Warn().Str("user", c.key.User).Str("conversation", turn.to.ID).Str("row", row).Int("status", status).Msg(why)
 	if err := e.Ready(ctx); err != nil {
-		return c.broken(ctx, Outcome{}, err)
+		return c.broken(ctx, nil, err)
 	}
 	c.finish(ctx, nil)
 	return Answer{Status: status}
@@ -179,23 +183,23 @@ func (e *Engine) refuse(ctx context.Context, turn *Turn, row string, status int,
 
 // answer writes the audit line of an invoke's answer and hands everything that
 // is left to the next group of commits.
-func (c *call) answer(ctx context.Context, out Outcome, a Answer) Answer {
+func (c *call) answer(ctx context.Context, out outcome, a Answer) Answer {
 	line := store.Event{
-		Kind: store.EventAnswer, Row: out.Rule.Row, Status: a.Status, Duration: c.eng.clock().Sub(c.begun),
-		Invoke: out.Event.Invoke, Activity: out.Event.Activity,
+		Kind: store.EventAnswer, Row: out.rule.Row, Status: a.Status, Duration: c.eng.clock().Sub(c.begun),
+		Invoke: c.in.Event.Invoke, Activity: c.in.Event.Activity,
 	}
-	if out.Attempt != nil {
-		line.Attempt = out.Attempt.ID
+	if out.attempt != nil {
+		line.Attempt = out.attempt.ID
 	}
 	c.note(line)
-	c.finish(ctx, out.Attempt)
+	c.finish(ctx, out.attempt)
 	return a
 }
 
 // broken is the answer to an invoke when the store does not do its part (S).
-func (c *call) broken(ctx context.Context, out Outcome, err error) Answer {
+func (c *call) broken(ctx context.Context, a *store.Attempt, err error) Answer {
 	c.eng.log.Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("store unavailable: invoke answered 503")
 	c.eng.report(ctx, c.act, err)
-	c.finish(ctx, out.Attempt)
+	c.finish(ctx, a)
 	return unavailable()
 }

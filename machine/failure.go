@@ -28,11 +28,11 @@ func (e *Engine) signInFailure(ctx context.Context, act *Activity) Answer {
 	turn := e.Turn(act)
 	e.warnFailure(ctx, turn, value)
 
-	ev := e.event(ClientFailure, act)
-	ev.Code, ev.Message, ev.Detail = value.Code, value.Message, value.Code
 	c := e.call(turn, e.flows[0])
+	ev := c.invoked(ClientFailure)
+	ev.Code, ev.Message, ev.Detail = value.Code, value.Message, value.Code
 	var others []store.Attempt
-	c.locate = func(ctx context.Context) (sighting, error) {
+	c.locate = func(c *call, ctx context.Context) (sighting, error) {
 		snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
 		if err != nil {
 			return sighting{}, err
@@ -45,9 +45,9 @@ func (e *Engine) signInFailure(ctx context.Context, act *Activity) Answer {
 		return here, nil
 	}
 	c.received(act.Name)
-	out, err := c.drive(ctx, ev)
+	out, err := c.drive(ctx)
 	if err != nil {
-		return c.broken(ctx, out, err)
+		return c.broken(ctx, out.attempt, err)
 	}
 	for _, o := range others { // D3: they are told, not moved
 		c.note(store.Event{Kind: store.EventNote, Row: "D3", Attempt: o.ID, Invoke: act.Name, Activity: act.ID, Detail: "signin/failure of another sign-in: " + value.Code})

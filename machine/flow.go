@@ -54,10 +54,7 @@ func (f *Flow) handlers() (CompleteHandler, FailureHandler) {
 
 // SignIn is [Turn.SignIn] for this connection.
 func (f *Flow) SignIn(ctx context.Context, turn *Turn, opts ...SignInOption) (tokensvc.Token, error) {
-	o := signInOptions{text: f.conn.CardText, button: f.conn.ButtonText}
-	for _, set := range opts {
-		set(&o)
-	}
+	o := chosen(signInOptions{text: f.conn.CardText, button: f.conn.ButtonText}, opts)
 	return f.eng.signIn(ctx, turn, f, o)
 }
 

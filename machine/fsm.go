@@ -2,7 +2,6 @@ package machine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -45,8 +44,8 @@ func (r *runner) fire(event string, from store.State) (store.State, error) {
 	r.fsm.SetState(fsmState(from))
 	// Background: a context that is cancelled in mid-event wedges the fsm.
 	err := r.fsm.Event(context.Background(), event)
-	var stays fsm.NoTransitionError // a self-loop is a success
-	if err != nil && !errors.As(err, &stays) {
+	// A self-loop is a success. The fsm does not wrap its errors.
+	if _, stays := err.(fsm.NoTransitionError); err != nil && !stays { //nolint:errorlint // errors.As costs an allocation per event
 		return from, fmt.Errorf("fire %s from %s: %w", event, fsmState(from), err)
 	}
 	return storeState(r.fsm.Current()), nil

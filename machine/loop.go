@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -13,9 +14,13 @@ import (
 
 // call is one thing being handled from its first event to its last: an
 // invoke, a SignIn, a sweep of one attempt.
+//
+// The event lies in in.Event from its arrival to the last answer of an
+// upstream. It and the lines are passed by pointer: the clients of the
+// upstreams are called from here and need the goroutine's stack themselves.
 type call struct {
 	eng    *Engine
-	locate func(context.Context) (sighting, error) // finds what the event is about, again after a lost race
+	locate func(*call, context.Context) (sighting, error) // finds what the event is about, again after a lost race
 
 	key   store.Key
 	flow  *Flow // of the key's connection; nil if it is registered no more
@@ -25,7 +30,6 @@ type call struct {
 
 	ssoToken tokensvc.Secret
 	code     tokensvc.Secret
-	request  []byte // the activity that asked, sealed
 	cardText string
 	button   string
 	cardTo   store.Conversation // where the card goes
@@ -35,13 +39,38 @@ type call struct {
 	missed   bool                    // upstream just said that there is no token
 	upstream error                   // why SignIn returns an error
 
-	in    Input            // of the step that is being taken
-	lines []store.Event    // audit lines, to travel with the next commit
-	acks  []store.Delivery // outbox rows, to travel with the lines
-	noted bool             // lines hold something worth a write of its own
+	in          Input            // of the step that is being taken
+	interrupted *Event           // by a recovery
+	lines       []store.Event    // audit lines, to travel with the next commit
+	acks        []store.Delivery // outbox rows, to travel with the lines
+	noted       bool             // lines hold something worth a write of its own
 
 	seen   time.Time // the store's clock at the last read …
 	seenAt time.Time // … and ours
+
+	// Where lines and the lines of a decision begin. Nobody else ever gets
+	// this memory: what is written is copied out.
+	lineRoom     [4]store.Event
+	decisionRoom [3]store.Event
+}
+
+// calls are used again: most of them, the silent hits, leave nothing behind.
+var calls = sync.Pool{New: func() any { return new(call) }}
+
+func (e *Engine) newCall() *call {
+	c, _ := calls.Get().(*call)
+	c.eng, c.begun = e, e.clock()
+	c.seen, c.seenAt = c.begun, c.begun
+	c.in.Policy, c.in.Timeouts, c.in.Instance = &e.policy, &e.timeouts, e.instance
+	c.lines, c.in.lines = c.lineRoom[:0], c.decisionRoom[:0]
+	return c
+}
+
+// release ends the use of c. A call that is not released is garbage like any
+// other.
+func (c *call) release() {
+	*c = call{}
+	calls.Put(c)
 }
 
 // sighting is what a locate found.
@@ -51,11 +80,10 @@ type sighting struct {
 	foreign bool // the event named another user's card
 }
 
-// Outcome is how an event ended.
-type Outcome struct {
-	Rule    *Rule
-	Attempt *store.Attempt
-	Event   Event // the last one
+// outcome is how an event ended; the last event is in the call.
+type outcome struct {
+	rule    *Rule
+	attempt *store.Attempt
 }
 
 // maxRaces bounds how often one event starts over because others were faster.
@@ -67,96 +95,106 @@ var errRaces = errors.New("lost too many races for the attempt")
 func (c *call) saw(now time.Time) { c.seen, c.seenAt = now, c.eng.clock() }
 
 // now is the store's clock, carried on by ours since the last read.
-func (c *call) now() time.Time { return store.Time(c.seen.Add(c.eng.clock().Sub(c.seenAt))) }
+func (c *call) now() time.Time { return c.at(c.eng.clock()) }
+
+// at is the store's clock when ours said so.
+func (c *call) at(ours time.Time) time.Time { return store.Time(c.seen.Add(ours.Sub(c.seenAt))) }
 
 // drive is the engine's loop: load, step, commit, act; the result comes back
 // as the next event.
-func (c *call) drive(ctx context.Context, ev Event) (Outcome, error) {
-	here, err := c.locate(ctx)
+func (c *call) drive(ctx context.Context) (outcome, error) {
+	here, err := c.locate(c, ctx)
 	if err != nil {
-		return Outcome{}, err
+		return outcome{}, err
 	}
-	var interrupted *Event
+	ev := &c.in.Event
 	races := 0
 	for {
 		ev.OldCard, ev.Foreign = here.oldCard, here.foreign
-		d, err := c.eng.def.step(c.input(here, ev)) //nolint:contextcheck // the step is pure: see fsm.go
+		d, err := c.eng.def.step(c.input(here.attempt)) //nolint:contextcheck // the step is pure: see fsm.go
 		if err != nil {
-			return Outcome{Attempt: here.attempt, Event: ev}, err
+			return outcome{attempt: here.attempt}, err
 		}
 		if len(d.Puts) > 0 {
-			err := c.commit(ctx, &d, ev)
+			err := c.commit(ctx, &d)
 			if lostRace(err) {
 				if races++; races > maxRaces {
-					return Outcome{}, fmt.Errorf("%s: %w: %w", ev.Kind, errRaces, err)
+					return outcome{}, fmt.Errorf("%s: %w: %w", ev.Kind, errRaces, err)
 				}
 				before := here.attempt
-				if here, err = c.again(ctx, here, ev); err != nil {
-					return Outcome{}, err
+				if here, err = c.again(ctx, here); err != nil {
+					return outcome{}, err
 				}
 				ev.Raced = true
 				ev.Another = ev.Another || here.attempt != nil && (before == nil || before.ID != here.attempt.ID)
 				continue
 			}
 			if err != nil {
-				return Outcome{}, err
+				return outcome{}, err
 			}
 		} else {
 			c.lines = append(c.lines, d.Lines...)
 			c.noted = c.noted || len(d.Lines) > 0
 		}
 		here.attempt = d.Attempt
-		c.tell(ctx, &d, ev)
+		c.tell(ctx, &d)
 		if d.Rule.To == store.Complete {
 			c.eng.retire(ctx, d.Attempt, c.flow)
 		}
 
 		switch d.Rule.Then {
 		case Nothing:
-			return Outcome{Rule: d.Rule, Attempt: d.Attempt, Event: ev}, nil
+			return outcome{rule: d.Rule, attempt: d.Attempt}, nil
 		case Wait:
 			c.wait(ctx, d.Attempt, d.Wait)
 			ev.Waited = d.Attempt.State
-			if here, err = c.locate(ctx); err != nil {
-				return Outcome{}, err
+			if here, err = c.locate(c, ctx); err != nil {
+				return outcome{}, err
 			}
 		case Again:
 			if d.Rule.As != "" {
 				ev.Kind = d.Rule.As
 			}
 		case Resume:
-			if interrupted == nil {
-				return Outcome{Rule: d.Rule, Attempt: d.Attempt, Event: ev}, nil
+			if c.interrupted == nil {
+				return outcome{rule: d.Rule, attempt: d.Attempt}, nil
 			}
-			ev, interrupted = *interrupted, nil
+			*ev, c.interrupted = *c.interrupted, nil
 		case Recover:
-			before := ev
-			before.Asked = true
-			interrupted = &before
-			ev = c.perform(ctx, d.Rule.Then, d.Attempt, ev)
+			c.interrupt()
+			c.perform(ctx, d.Rule.Then, d.Attempt)
 		case DeleteAgain:
-			c.perform(ctx, d.Rule.Then, d.Attempt, ev)
-			return Outcome{Rule: d.Rule, Attempt: d.Attempt, Event: ev}, nil
+			c.deleteAgain(ctx, d.Attempt)
+			return outcome{rule: d.Rule, attempt: d.Attempt}, nil
 		case AskToken, AskResource, PostCard, Exchange, Redeem, SpendCode, Delete:
-			ev = c.perform(ctx, d.Rule.Then, d.Attempt, ev)
+			c.perform(ctx, d.Rule.Then, d.Attempt)
 		}
 	}
 }
 
-func (c *call) input(here sighting, ev Event) *Input {
+// interrupt puts the event aside for a recovery.
+func (c *call) interrupt() {
+	before := c.in.Event
+	before.Asked = true
+	c.interrupted = &before
+}
+
+// deleteAgain is a courtesy: the event stays what it was, whatever the
+// upstream says.
+func (c *call) deleteAgain(ctx context.Context, a *store.Attempt) {
+	before := c.in.Event
+	c.perform(ctx, DeleteAgain, a)
+	c.in.Event = before
+}
+
+func (c *call) input(a *store.Attempt) *Input {
 	in := &c.in
-	*in = Input{
-		Attempt: here.attempt, Event: ev, Now: c.now(), Policy: &c.eng.policy, Timeouts: &c.eng.timeouts,
-		Instance: c.eng.instance, Key: c.key,
-	}
-	if c.eng.def.opens[pair{ev.Kind, in.state()}] {
+	in.Attempt, in.Now, in.Key, in.NewID = a, c.now(), c.key, ""
+	if c.eng.def.opens[pair{in.Event.Kind, in.state()}] {
 		in.NewID = c.eng.ids.next(in.Now)
 	}
-	if c.turn != nil {
-		in.Conversation = c.turn.to
-		in.Request = c.request
-	} else if here.attempt != nil {
-		in.Conversation = here.attempt.Conversation
+	if c.turn == nil && a != nil {
+		in.Conversation = a.Conversation
 	}
 	return in
 }
@@ -168,12 +206,13 @@ func lostRace(err error) bool {
 // again finds the attempt after a lost race. What an upstream said is about
 // the attempt for which it was asked; a success goes on to the one that took
 // its place. Anything else is located anew.
-func (c *call) again(ctx context.Context, here sighting, ev Event) (sighting, error) {
-	if here.attempt == nil || !isResult(ev.Kind) {
-		return c.locate(ctx)
+func (c *call) again(ctx context.Context, here sighting) (sighting, error) {
+	kind := c.in.Event.Kind
+	if here.attempt == nil || !isResult(kind) {
+		return c.locate(c, ctx)
 	}
 	a, err := c.get(ctx, here.attempt.ID)
-	if err == nil && isSuccess(ev.Kind) && a.State == store.Failed && a.Reason != store.ReasonSignedOut {
+	if err == nil && isSuccess(kind) && a.State == store.Failed && a.Reason != store.ReasonSignedOut {
 		a, err = c.successor(ctx, a)
 	}
 	return sighting{attempt: a, oldCard: here.oldCard}, err
@@ -236,7 +275,7 @@ func (c *call) head(ctx context.Context, a *store.Attempt) (*store.Attempt, erro
 
 // commit writes a decision. An upstream's success is worth waiting for: while
 // the store is down it is tried again until the lease is over (S).
-func (c *call) commit(ctx context.Context, d *Decision, ev Event) error {
+func (c *call) commit(ctx context.Context, d *Decision) error {
 	w := store.Commit{Put: d.Puts, Events: c.flushable(d)}
 	if d.Owed != nil {
 		w.Deliveries = append(w.Deliveries, *d.Owed)
@@ -256,12 +295,12 @@ func (c *call) commit(ctx context.Context, d *Decision, ev Event) error {
 		err := c.eng.store.Commit(ctx, w)
 		switch {
 		case err == nil:
-			c.lines, c.noted = nil, false
+			c.lines, c.noted = c.lines[:0], false
 			c.eng.observe(ctx, d)
 			return nil
 		case lostRace(err):
 			return err
-		case isSuccess(ev.Kind) && c.now().Add(pause).Before(until) && sleep(ctx, pause) == nil:
+		case isSuccess(c.in.Event.Kind) && c.now().Add(pause).Before(until) && sleep(ctx, pause) == nil:
 			continue
 		default:
 			return fmt.Errorf("commit %s: %w", d.Rule.Row, err)
@@ -278,14 +317,18 @@ const (
 // flushable are the lines collected so far and those of the decision. Lines
 // that were written before the attempt was known get its id.
 func (c *call) flushable(d *Decision) []store.Event {
-	out := make([]store.Event, 0, len(c.lines)+len(d.Lines))
-	for _, l := range c.lines {
-		if l.Attempt == "" {
-			l.Attempt, l.Key = d.Attempt.ID, store.Key{}
-		}
-		out = append(out, l)
-	}
+	out := make([]store.Event, len(c.lines), len(c.lines)+len(d.Lines))
+	copy(out, c.lines)
+	attribute(out, d.Attempt)
 	return append(out, d.Lines...)
+}
+
+func attribute(lines []store.Event, a *store.Attempt) {
+	for i := range lines {
+		if l := &lines[i]; l.Attempt == "" {
+			l.Attempt, l.Key = a.ID, store.Key{}
+		}
+	}
 }
 
 // owed are the completions of an attempt that nobody has been told of, as
@@ -351,7 +394,7 @@ func (c *call) note(line store.Event) {
 // received is the first line of an invoke or a call of the bot. It is not
 // worth a write of its own: a silent hit leaves nothing behind.
 func (c *call) received(name string) {
-	line := store.Event{Kind: store.EventReceived, Invoke: name, Time: c.now(), Instance: c.eng.instance, Key: c.key}
+	line := store.Event{Kind: store.EventReceived, Invoke: name, Time: c.at(c.begun), Instance: c.eng.instance, Key: c.key}
 	if c.act != nil {
 		line.Activity, line.Platform = c.act.ID, c.act.Platform
 	}
@@ -361,26 +404,24 @@ func (c *call) received(name string) {
 // finish hands the remaining lines and acknowledgements to the next group of
 // commits; nobody waits for them.
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
-	if !c.noted && len(c.acks) == 0 {
-		c.lines = nil
-		return
-	}
-	for i := range c.lines {
-		if c.lines[i].Attempt == "" && a != nil {
-			c.lines[i].Attempt, c.lines[i].Key = a.ID, store.Key{}
+	if c.noted || len(c.acks) > 0 {
+		lines := slices.Clone(c.lines)
+		if a != nil {
+			attribute(lines, a)
 		}
+		c.eng.store.Later(ctx, store.Commit{Events: lines, Deliveries: c.acks})
 	}
-	c.eng.store.Later(ctx, store.Commit{Events: c.lines, Deliveries: c.acks})
-	c.lines, c.acks, c.noted = nil, nil, false
+	c.lines, c.acks, c.noted = c.lines[:0], nil, false
 }
 
 // observe tells the hooks and the log of a transition that is durable.
 func (e *Engine) observe(ctx context.Context, d *Decision) {
-	for _, l := range d.Lines {
+	for i := range d.Lines {
+		l := &d.Lines[i]
 		e.log.Debug().Str("attempt", l.Attempt).Str("row", l.Row).Str("from", string(l.From)).Str("to", string(l.To)).
 			Int64("version", l.Version).Str("detail", l.Detail).Msg("transition")
 		if e.hooks.OnTransition != nil {
-			e.hooks.OnTransition(l)
+			e.hooks.OnTransition(*l)
 		}
 	}
 	if d.Rule.To == store.Complete && e.hooks.OnSignIn != nil {

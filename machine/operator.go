@@ -40,7 +40,8 @@ func (e *Engine) operate(ctx context.Context, id string, op Operator, command st
 	c := e.background(a)
 	c.saw(snap.Now)
 	c.note(store.Event{Attempt: a.ID, Kind: store.EventOperator, Invoke: command, Actor: op.Actor, Detail: op.Reason})
-	out, err := c.drive(context.WithoutCancel(ctx), Event{Kind: what, Actor: op.Actor, Detail: op.Reason})
+	c.in.Event = Event{Kind: what, Actor: op.Actor, Detail: op.Reason}
+	out, err := c.drive(context.WithoutCancel(ctx))
 	var illegal *IllegalTransitionError
 	switch {
 	case errors.As(err, &illegal) && illegal.State.Terminal():
@@ -50,14 +51,14 @@ func (e *Engine) operate(ctx context.Context, id string, op Operator, command st
 	case err != nil:
 		return *a, fmt.Errorf("%s %s: %w", command, id, err)
 	}
-	c.finish(ctx, out.Attempt)
+	c.finish(ctx, out.attempt)
 	if err := e.store.Flush(ctx); err != nil {
-		return *out.Attempt, fmt.Errorf("%s %s: %w", command, id, err)
+		return *out.attempt, fmt.Errorf("%s %s: %w", command, id, err)
 	}
-	if out.Rule.Reply == ReplyStatus {
-		return *out.Attempt, fmt.Errorf("%s %s: %w", command, id, c.upstream)
+	if out.rule.Reply == ReplyStatus {
+		return *out.attempt, fmt.Errorf("%s %s: %w", command, id, c.upstream)
 	}
-	return *out.Attempt, nil
+	return *out.attempt, nil
 }
 
 // Redeliver makes the callbacks of an attempt that were given up, or that

@@ -37,39 +37,38 @@ func retryDelay(tries int) time.Duration {
 }
 
 // tell runs the callback of a decision in the turn that brought it.
-func (c *call) tell(ctx context.Context, d *Decision, ev Event) {
-	switch {
-	case d.Rule.Call == NoCallback || d.Rule.Call == TellNobody:
-		return
-	case d.Owed == nil: // no attempt, so no outbox: told once, best effort (D0)
-		row := store.Delivery{
-			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
-			Fanout: true, Failure: failureOf(&ev),
-		}
-		c.eng.deliver(ctx, &telling{row: row, turn: c.turn, flow: c.flow, began: c.now()})
+func (c *call) tell(ctx context.Context, d *Decision) {
+	if d.Rule.Call == NoCallback || d.Rule.Call == TellNobody {
 		return
 	}
-	row := *d.Owed
-	if row.Round > 1 && c.waitsForEarlier(ctx, row) {
-		row.NextAt, row.Owner, row.Tries = c.now(), "", 0
-		c.acks = append(c.acks, row)
+	t := &telling{flow: c.flow, token: c.token, began: c.now()}
+	if d.Owed == nil { // no attempt, so no outbox: told once, best effort (D0)
+		t.turn = c.turn
+		t.row.Kind, t.row.Status = store.DeliverFailure, store.DeliveryDone
+		t.row.Fanout, t.row.Failure = true, failureOf(&c.in.Event)
+		c.eng.deliver(ctx, t)
 		return
 	}
-	turn := c.eng.proactive(d.Attempt) // swept: the stored conversation stands in
+	t.row = *d.Owed
+	if t.row.Round > 1 && c.waitsForEarlier(ctx, &t.row) {
+		t.row.NextAt, t.row.Owner, t.row.Tries = t.began, "", 0
+		c.acks = append(c.acks, t.row)
+		return
+	}
+	t.turn = c.eng.proactive(d.Attempt) // swept: the stored conversation stands in
 	if c.turn != nil {
-		turn.act, turn.to = c.turn.act, c.turn.to
+		t.turn.act, t.turn.to = c.turn.act, c.turn.to
 	}
-	turn.delivery, turn.original = row.DeliveryKey, c.eng.unsealed(d.Attempt, c.now())
-	t := &telling{row: row, turn: turn, flow: c.flow, token: c.token, began: c.now()}
+	t.turn.delivery, t.turn.original = t.row.DeliveryKey, c.eng.unsealed(d.Attempt, t.began)
 	if c.eng.deliver(ctx, t) && t.row.Attempt != "" {
 		c.acks = append(c.acks, t.row)
-		c.note(c.eng.told(t.row, c.now()))
+		c.note(c.eng.told(&t.row, c.now()))
 	}
 }
 
 // waitsForEarlier reports whether an earlier callback of the attempt has not
 // been delivered yet: callbacks of one attempt keep their order.
-func (c *call) waitsForEarlier(ctx context.Context, row store.Delivery) bool {
+func (c *call) waitsForEarlier(ctx context.Context, row *store.Delivery) bool {
 	// One that was told a moment ago may not be acknowledged yet.
 	if err := c.eng.store.Flush(ctx); err != nil {
 		return true // the outbox sorts it out
@@ -78,17 +77,17 @@ func (c *call) waitsForEarlier(ctx context.Context, row store.Delivery) bool {
 	if err != nil {
 		return true
 	}
-	_, waits := earlier(rows, row)
-	return waits
+	return earlier(rows, row) != nil
 }
 
-func earlier(rows []store.Delivery, row store.Delivery) (store.Delivery, bool) {
-	for _, r := range rows {
-		if r.Round < row.Round && r.Status == store.DeliveryPending {
-			return r, true
+// earlier is the callback that row has to wait for, nil for none.
+func earlier(rows []store.Delivery, row *store.Delivery) *store.Delivery {
+	for i := range rows {
+		if r := &rows[i]; r.Round < row.Round && r.Status == store.DeliveryPending {
+			return r
 		}
 	}
-	return store.Delivery{}, false
+	return nil
 }
 
 func (e *Engine) deliveries(ctx context.Context, id string) ([]store.Delivery, error) {
@@ -146,7 +145,7 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 	}
 	// The row is this instance's for as long as its lease in the outbox.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeouts.OutboxLease)
-	started, name := e.clock(), t.row.String()
+	started, key := e.clock(), t.row.DeliveryKey
 	inTime, late := make(chan struct{}), make(chan struct{})
 	e.detached.Add(1)
 	go func() {
@@ -171,7 +170,7 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 		return true
 	case <-budget.C:
 		close(late)
-		e.log.Warn().Str("callback", name).Dur("budget", e.policy.CallbackBudget).
+		e.log.Warn().Stringer("callback", key).Dur("budget", e.policy.CallbackBudget).
 			Msg("callback over its budget goes on detached")
 		return false
 	}
@@ -269,11 +268,11 @@ func guarded(f func() error) (err error) {
 // acknowledge hands a delivery to the next group of commits (T3): losing it
 // only repeats a callback.
 func (e *Engine) acknowledge(ctx context.Context, row store.Delivery, now time.Time) {
-	e.store.Later(ctx, store.Commit{Deliveries: []store.Delivery{row}, Events: []store.Event{e.told(row, now)}})
+	e.store.Later(ctx, store.Commit{Deliveries: []store.Delivery{row}, Events: []store.Event{e.told(&row, now)}})
 }
 
 // told is the audit line of a try.
-func (e *Engine) told(row store.Delivery, now time.Time) store.Event {
+func (e *Engine) told(row *store.Delivery, now time.Time) store.Event {
 	return store.Event{
 		Attempt: row.Attempt, Time: now, Instance: e.instance, Kind: store.EventCallback,
 		Invoke: row.String(), Detail: join(string(row.Status), row.Error),
@@ -313,7 +312,7 @@ func (e *Engine) redeliverOne(ctx context.Context, row store.Delivery) {
 	if err != nil {
 		return
 	}
-	if before, waits := earlier(rows, row); waits {
+	if before := earlier(rows, &row); before != nil {
 		row.Owner, row.Tries, row.NextAt = "", row.Tries-1, before.NextAt.Add(time.Millisecond)
 		if before.Owner != "" { // it is being told right now
 			row.NextAt = snap.Now.Add(firstRetry)

@@ -189,6 +189,8 @@ type Input struct {
 	Key          store.Key
 	Conversation store.Conversation
 	Request      []byte
+
+	lines []store.Event // where the lines of the decision are put; empty
 }
 
 func (in *Input) state() store.State {

@@ -77,8 +77,9 @@ func (e *Engine) Sweep(ctx context.Context) error {
 
 func (e *Engine) sweepOne(ctx context.Context, a *store.Attempt) {
 	c := e.background(a)
-	out, err := c.drive(ctx, Event{Kind: Sweep})
-	c.finish(ctx, out.Attempt)
+	c.in.Event.Kind = Sweep
+	out, err := c.drive(ctx)
+	c.finish(ctx, out.attempt)
 	var raced *IllegalTransitionError
 	if err != nil && !errors.As(err, &raced) && ctx.Err() == nil {
 		e.log.Error().Str("attempt", a.ID).Err(err).Msg("sweep")
@@ -87,10 +88,10 @@ func (e *Engine) sweepOne(ctx context.Context, a *store.Attempt) {
 
 // background begins the handling of an attempt without a turn.
 func (e *Engine) background(a *store.Attempt) *call {
-	c := &call{eng: e, key: a.Key, begun: e.clock()}
+	c := e.newCall()
+	c.key = a.Key
 	c.flow, _ = e.Flow(a.Key.Connection)
-	c.saw(c.begun)
-	c.locate = func(ctx context.Context) (sighting, error) {
+	c.locate = func(c *call, ctx context.Context) (sighting, error) {
 		found, err := c.get(ctx, a.ID)
 		return sighting{attempt: found}, err
 	}

@@ -15,19 +15,21 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		return tokensvc.Token{}, errors.New("sign in: the turn names no user, conversation or service URL")
 	}
 	c := e.call(turn, f)
+	defer c.release()
 	c.cardText, c.button = o.text, o.button
-	c.token, c.request = turn.fetched[f], e.sealed(turn.act)
-	c.locate = c.byKey
+	c.token, c.in.Request = turn.fetched[f], e.sealed(turn.act)
+	c.locate = (*call).byKey
+	c.in.Event.Kind = SignInAsked
 	c.received("SignIn")
-	out, err := c.drive(context.WithoutCancel(ctx), Event{Kind: SignInAsked})
-	defer func() { c.finish(ctx, out.Attempt) }()
+	out, err := c.drive(context.WithoutCancel(ctx))
+	defer func() { c.finish(ctx, out.attempt) }()
 	if err != nil {
 		e.report(ctx, turn.act, err)
 		return tokensvc.Token{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
 	}
-	switch out.Rule.Reply {
+	switch out.rule.Reply {
 	case ReplyToken:
-		if out.Rule.Row == "A1" {
+		if out.rule.Row == "A1" {
 			e.silentHits.add()
 		}
 		return c.token, nil
@@ -38,7 +40,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		if err == nil {
 			err = errors.New("the sign-in could not be started")
 		}
-		e.log.Warn().Str("user", c.key.User).Str("connection", c.key.Connection).Str("row", out.Rule.Row).
+		e.log.Warn().Str("user", c.key.User).Str("connection", c.key.Connection).Str("row", out.rule.Row).
 			Err(err).Msg("sign-in not started")
 		e.report(ctx, turn.act, err)
 		return tokensvc.Token{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
@@ -47,9 +49,10 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 
 // call begins the handling of something about one connection of a turn's user.
 func (e *Engine) call(turn *Turn, f *Flow) *call {
-	c := &call{eng: e, turn: turn, act: turn.act, flow: f, begun: e.clock()}
-	c.saw(c.begun)
+	c := e.newCall()
+	c.turn, c.act, c.flow = turn, turn.act, f
 	c.key = turn.userKey().connection(f.conn.Name)
+	c.in.Conversation = turn.to
 	return c
 }
 

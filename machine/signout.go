@@ -11,18 +11,19 @@ import (
 // signOut runs E1–E3 and E5 for one connection.
 func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) error {
 	c := e.call(turn, f)
-	c.locate = c.byKey
+	c.locate = (*call).byKey
 	return c.signOut(context.WithoutCancel(ctx), "SignOut")
 }
 
 func (c *call) signOut(ctx context.Context, name string) error {
 	c.received(name)
-	out, err := c.drive(ctx, Event{Kind: SignOutAsked})
-	defer func() { c.finish(ctx, out.Attempt) }()
+	c.in.Event.Kind = SignOutAsked
+	out, err := c.drive(ctx)
+	defer func() { c.finish(ctx, out.attempt) }()
 	if err != nil {
 		return fmt.Errorf("sign out of %s: %w", c.key.Connection, err)
 	}
-	if out.Rule.Reply == ReplyError {
+	if out.rule.Reply == ReplyError {
 		return fmt.Errorf("sign out of %s: %w", c.key.Connection, c.upstream)
 	}
 	return nil
@@ -54,7 +55,9 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 		}
 	}
 	c.received("SignOut")
-	ev := c.perform(ctx, Delete, nil, Event{Kind: SignOutAsked})
+	ev := &c.in.Event
+	ev.Kind = SignOutAsked
+	c.perform(ctx, Delete, nil)
 	c.note(store.Event{Kind: store.EventNote, Row: "E4", Status: ev.Status, Detail: "sign-out of every connection"})
 	c.finish(ctx, nil)
 	if ev.Kind == SignOutError {
@@ -73,7 +76,7 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, seen *store.Attempt, before bool) error {
 	k := seen.Key
 	c := e.call(turn, &Flow{eng: e, conn: Connection{Name: k.Connection}})
-	c.locate = c.byKey
+	c.locate = (*call).byKey
 	here, err := c.byKey(ctx)
 	if err != nil {
 		return fmt.Errorf("sign out of %s: %w", k.Connection, err)
@@ -82,20 +85,21 @@ func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, seen *store.Atte
 		return nil
 	}
 	if before {
-		c.locate = c.underWay // what has come back to its card by now is E1's, after the DELETE
+		c.locate = (*call).underWay // what has come back to its card by now is E1's, after the DELETE
 	}
 	c.received("SignOut")
-	ev := Event{Kind: SignedOut}
+	ev := &c.in.Event
+	ev.Kind = SignedOut
 	if here.attempt.State == store.Complete && (here.attempt.ID != seen.ID || seen.State != store.Complete) {
 		ev.Kind = SignOutAsked // complete since: its token may be younger than the DELETE for all
 	}
-	out, err := c.drive(ctx, ev)
-	c.finish(ctx, out.Attempt)
+	out, err := c.drive(ctx)
+	c.finish(ctx, out.attempt)
 	var illegal *IllegalTransitionError
 	switch {
 	case err != nil && !errors.As(err, &illegal):
 		return fmt.Errorf("sign out of %s: %w", k.Connection, err)
-	case err == nil && out.Rule.Reply == ReplyError:
+	case err == nil && out.rule.Reply == ReplyError:
 		return fmt.Errorf("sign out of %s: %w", k.Connection, c.upstream)
 	}
 	return nil

@@ -33,9 +33,12 @@ func (d *definition) step(in *Input) (Decision, error) {
 		if !rule.holds(in) {
 			continue
 		}
-		to, err := run.fire(rule.id, state)
-		if err != nil {
-			return Decision{}, err
+		to := state
+		if rule.writes() { // else nothing becomes of the attempt, so there is no transition to take
+			var err error
+			if to, err = run.fire(rule.id, state); err != nil {
+				return Decision{}, err
+			}
 		}
 		return decide(run, rule, to, in)
 	}
@@ -44,7 +47,7 @@ func (d *definition) step(in *Input) (Decision, error) {
 
 // decide carries the rule out on copies.
 func decide(run *runner, rule *compiledRule, to store.State, in *Input) (Decision, error) {
-	d := Decision{Rule: &rule.Rule}
+	d := Decision{Rule: &rule.Rule, Lines: in.lines}
 	w := writer{in: in, rule: &rule.Rule, d: &d}
 	switch {
 	case rule.Open != OpensNone:
@@ -53,7 +56,9 @@ func decide(run *runner, rule *compiledRule, to store.State, in *Input) (Decisio
 			old.SupersededBy = in.NewID
 			w.move(old, to, store.ReasonSuperseded, "")
 		}
-		if err := bear(run, rule, w.put(opened(in, rule)), in, &w); err != nil {
+		a := w.put()
+		open(in, rule, a)
+		if err := bear(run, rule, a, in, &w); err != nil {
 			return Decision{}, err
 		}
 	case rule.writes():
@@ -102,21 +107,15 @@ func bear(run *runner, rule *compiledRule, a *store.Attempt, in *Input, w *write
 	return nil
 }
 
-// opened is the new attempt of a rule, not yet in any state.
-func opened(in *Input, rule *compiledRule) store.Attempt {
-	a := store.Attempt{
-		ID:           in.NewID,
-		Version:      1,
-		Key:          in.Key,
-		Origin:       rule.Origin,
-		Conversation: in.Conversation,
-		Request:      in.Request,
-		Created:      in.Now,
-		Expires:      in.Now.Add(in.Timeouts.Attempt),
-	}
+// open makes a the new attempt of a rule, not yet in any state.
+func open(in *Input, rule *compiledRule, a *store.Attempt) {
+	a.ID, a.Version = in.NewID, 1
+	a.Key, a.Origin = in.Key, rule.Origin
+	a.Conversation, a.Request = in.Conversation, in.Request
+	a.Created, a.Expires = in.Now, in.Now.Add(in.Timeouts.Attempt)
 	old := in.Attempt
 	if old == nil {
-		return a
+		return
 	}
 	a.Generation = old.Generation
 	if rule.Open != OpensFresh {
@@ -130,7 +129,6 @@ func opened(in *Input, rule *compiledRule) store.Attempt {
 			a.Request = old.Request
 		}
 	}
-	return a
 }
 
 // writer collects what a decision writes.
@@ -142,19 +140,21 @@ type writer struct {
 
 // change is a's next version, to be written.
 func (w *writer) change(a *store.Attempt) *store.Attempt {
-	next := w.put(a.Clone())
+	next := w.put()
+	*next = a.Clone()
 	next.Version++
 	return next
 }
 
 // put adds an attempt to what is written, and makes it what the rest is about.
 // There is room for all of them from the start, so they stay where they are.
-func (w *writer) put(a store.Attempt) *store.Attempt {
+func (w *writer) put() *store.Attempt {
 	if w.d.Puts == nil {
 		w.d.Puts = make([]store.Attempt, 0, w.puts())
 	}
-	w.d.Puts = append(w.d.Puts, a)
-	w.d.Attempt = &w.d.Puts[len(w.d.Puts)-1]
+	n := len(w.d.Puts)
+	w.d.Puts = w.d.Puts[:n+1]
+	w.d.Attempt = &w.d.Puts[n]
 	return w.d.Attempt
 }
 

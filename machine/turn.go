@@ -77,6 +77,18 @@ type SignInOption func(*signInOptions)
 
 type signInOptions struct{ connection, text, button string }
 
+// chosen is o with the options.
+func chosen(o signInOptions, opts []SignInOption) signInOptions {
+	if len(opts) == 0 {
+		return o
+	}
+	changed := o // the only one that the options make escape
+	for _, set := range opts {
+		set(&changed)
+	}
+	return changed
+}
+
 // WithConnection names the connection; needed where several are registered.
 func WithConnection(name string) SignInOption {
 	return func(o *signInOptions) { o.connection = name }
@@ -92,11 +104,7 @@ func WithButtonText(text string) SignInOption { return func(o *signInOptions) { 
 // card and returns an empty token: the sign-in is pending, and the flow's
 // callback tells how it ends. An error means that nothing is under way.
 func (t *Turn) SignIn(ctx context.Context, opts ...SignInOption) (tokensvc.Token, error) {
-	var o signInOptions
-	for _, set := range opts {
-		set(&o)
-	}
-	f, err := t.eng.Flow(o.connection)
+	f, err := t.eng.Flow(chosen(signInOptions{}, opts).connection)
 	if err != nil {
 		return tokensvc.Token{}, err
 	}

@@ -31,17 +31,18 @@ func (e *Engine) verifyState(ctx context.Context, act *Activity) Answer {
 
 // redeemCode offers a code to one candidate after the other.
 func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secret) Answer {
-	p := &prober{eng: e, turn: turn, code: code, ev: e.event(VerifyState, turn.act)}
-	p.ev.CodeMark = e.mark("code", store.UserKey(turn.userKey()), code)
 	c := e.call(turn, e.flows[0])
+	defer c.release()
+	p := &prober{eng: e, turn: turn, code: code, ev: *c.invoked(VerifyState)}
+	p.ev.CodeMark = e.mark("code", c.key.UserKey(), code)
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
 	if err != nil {
-		return c.broken(ctx, Outcome{}, err)
+		return c.broken(ctx, nil, err)
 	}
 	for i := range snap.Attempts {
 		// C11 before all candidates: a code is never sent a second time.
 		if a := &snap.Attempts[i]; a.State == store.Complete && slices.Equal(a.CodeMark, p.ev.CodeMark) {
-			return p.offer(ctx, candidate{flow: e.byName[strings.ToLower(a.Key.Connection)], attempt: a, redeemed: true}, p.ev)
+			return p.offer(ctx, candidate{flow: e.byName[strings.ToLower(a.Key.Connection)], attempt: a, redeemed: true})
 		}
 	}
 	return p.run(ctx, e.candidates(snap.Attempts, turn.act))
@@ -148,40 +149,38 @@ type prober struct {
 	eng  *Engine
 	turn *Turn
 	code tokensvc.Secret
-	ev   Event
+	ev   Event // what is offered next
 
 	single  bool
 	worst   int  // the worst upstream status seen
 	refused bool // some upstream said 400 or 412, or nothing at all
 	unclear bool // some upstream failed
 	matched bool
-	last    Outcome
 }
 
 func (p *prober) run(ctx context.Context, all []candidate) Answer {
 	p.single = len(all) == 1
 	best := -1
 	for i, k := range all {
-		ev := p.ev
-		ev.First = i == 0
-		ev.Only = p.single
-		ev.Attributed = k.byCard || p.single
+		p.ev.First = i == 0
+		p.ev.Only = p.single
+		p.ev.Attributed = k.byCard || p.single
 		if k.attempt != nil && k.rank != rankDone && best < 0 {
 			best = i
 		}
-		a := p.offer(ctx, k, ev)
+		a := p.offer(ctx, k)
 		if p.matched || a.Status != 0 {
 			return a
 		}
 	}
 	// No candidate took the code: the best one hears of it, once.
-	ev := p.ev
-	ev.Kind, ev.Status, ev.Unclear = NoMatch, p.status(), p.unclear
+	p.ev.Kind, p.ev.Status, p.ev.Unclear = NoMatch, p.status(), p.unclear
+	p.ev.First, p.ev.Only, p.ev.Attributed = false, false, false
 	k := all[0]
 	if best >= 0 {
 		k = all[best]
 	}
-	return p.offer(ctx, k, ev)
+	return p.offer(ctx, k)
 }
 
 // status is the answer to a code that nobody took (C6, C8, C13).
@@ -196,48 +195,48 @@ func (p *prober) status() int {
 	}
 }
 
-// offer runs one event on one candidate. An answer without a status means
-// that the next candidate is to be tried.
-func (p *prober) offer(ctx context.Context, k candidate, ev Event) Answer {
+// offer runs the event on one candidate. An answer without a status means that
+// the next candidate is to be tried.
+func (p *prober) offer(ctx context.Context, k candidate) Answer {
 	if k.flow == nil { // the connection is registered no more
 		k.flow = p.eng.flows[0]
 	}
 	c := p.eng.call(p.turn, k.flow)
-	c.code = p.code
-	c.locate = c.byKey
+	defer c.release()
+	c.code, c.in.Event = p.code, p.ev
+	c.locate = (*call).byKey
 	switch {
 	case k.redeemed:
-		c.locate = func(context.Context) (sighting, error) { return sighting{attempt: k.attempt}, nil }
-	case k.byCard || ev.Kind == NoMatch:
-		c.locate = func(ctx context.Context) (sighting, error) { return c.byID(ctx, k.attempt) }
+		c.locate = func(*call, context.Context) (sighting, error) { return sighting{attempt: k.attempt}, nil }
+	case k.byCard || p.ev.Kind == NoMatch:
+		c.locate = func(c *call, ctx context.Context) (sighting, error) { return c.byID(ctx, k.attempt) }
 	}
-	if ev.Kind == VerifyState { // NoMatch is the same invoke once more
-		c.received(ev.Invoke)
+	if p.ev.Kind == VerifyState { // NoMatch is the same invoke once more
+		c.received(p.ev.Invoke)
 	}
-	out, err := c.drive(ctx, ev)
+	out, err := c.drive(ctx)
 	if err != nil {
-		return c.broken(ctx, out, err)
+		return c.broken(ctx, out.attempt, err)
 	}
-	p.last = out
-	p.matched = out.Rule.Reply == ReplyOK
-	switch out.Rule.Reply { //nolint:exhaustive // a verification ends in these
+	p.matched = out.rule.Reply == ReplyOK
+	switch out.rule.Reply { //nolint:exhaustive // a verification ends in these
 	case ReplyOK:
 		return c.answer(ctx, out, Answer{Status: http.StatusOK})
 	case ReplyRefuse:
 		return c.answer(ctx, out, Answer{Status: http.StatusPreconditionFailed})
 	case ReplyRecord:
-		return c.answer(ctx, out, Answer{Status: out.Attempt.CodeStatus})
+		return c.answer(ctx, out, Answer{Status: out.attempt.CodeStatus})
 	case ReplyWorst:
-		return c.answer(ctx, out, Answer{Status: out.Event.Status})
+		return c.answer(ctx, out, Answer{Status: c.in.Event.Status})
 	case ReplyStatus: // the recovery before the code got no clear answer (C9c)
-		return c.answer(ctx, out, Answer{Status: statusOr412(out.Event.Status)})
+		return c.answer(ctx, out, Answer{Status: statusOr412(c.in.Event.Status)})
 	}
-	p.remember(out.Event)
-	c.finish(ctx, out.Attempt)
+	p.remember(&c.in.Event)
+	c.finish(ctx, out.attempt)
 	return Answer{}
 }
 
-func (p *prober) remember(ev Event) {
+func (p *prober) remember(ev *Event) {
 	switch ev.Kind { //nolint:exhaustive // the others are misses
 	case VerifyRefused:
 		p.refused = true
@@ -276,7 +275,8 @@ func (c *call) byID(ctx context.Context, a *store.Attempt) (sighting, error) {
 // popupClosed runs C1: the user closed the popup.
 func (e *Engine) popupClosed(ctx context.Context, turn *Turn) Answer {
 	c := e.call(turn, e.flows[0])
-	c.locate = func(ctx context.Context) (sighting, error) {
+	c.invoked(PopupClosed)
+	c.locate = func(c *call, ctx context.Context) (sighting, error) {
 		snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
 		if err != nil {
 			return sighting{}, err
@@ -290,9 +290,9 @@ func (e *Engine) popupClosed(ctx context.Context, turn *Turn) Answer {
 		return sighting{}, nil
 	}
 	c.received(turn.act.Name)
-	out, err := c.drive(ctx, e.event(PopupClosed, turn.act))
+	out, err := c.drive(ctx)
 	if err != nil {
-		return c.broken(ctx, out, err)
+		return c.broken(ctx, out.attempt, err)
 	}
 	return c.answer(ctx, out, Answer{Status: http.StatusOK})
 }
