@@ -11,16 +11,19 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// markSQL takes a name that is free or over.
-const markSQL = `
-insert into marks (hash, created, expires) values ($1, now(), nullif($2::timestamptz, '0001-01-01 00:00:00+00'))
+// markSQL takes a name that is free or over, and returns nothing for one that
+// is not.
+var markSQL = statement{"signin_mark", `
+insert into marks (hash, created, expires) select hash, now(), expires from unnest($1::bytea[], $2::timestamptz[]) as m(hash, expires)
 on conflict (hash) do update set created = excluded.created, expires = excluded.expires
-where marks.expires <= now()`
+where marks.expires <= now()
+returning true`}
 
 // applyAlone writes one commit in a transaction of its own, Put after Put as
 // its order asks: all statements in one round trip, then the verdict.
@@ -47,57 +50,63 @@ func (s *Store) applyAlone(ctx context.Context, c *store.Commit) error {
 
 // play runs the commit's statements and returns the first refusal.
 func play(ctx context.Context, tx pgx.Tx, c *store.Commit) error {
-	var (
-		b       pgx.Batch
-		refused []error // in the order of the commit
-	)
-	queue := func(t *touches, refuse func(found *int64, open bool) error) {
-		t.queue(&b, true).Query(func(rows pgx.Rows) error {
-			var (
-				n     int
-				found *int64
-				open  bool
-			)
-			_, err := pgx.ForEachRow(rows, []any{&n, &found, &open}, func() error {
-				refused = append(refused, refuse(found, open))
-				return nil
-			})
-			return err
+	r := round{conn: tx.Conn()}
+	var refused []error // in the order of the commit
+	add := func(fill func(*touches), refuse func(found stored) error) error {
+		t := newTouches()
+		defer t.free()
+		fill(t)
+		stmt, args := t.statement(true)
+		return r.add(ctx, stmt, args, func(rows *pgconn.ResultReader) error {
+			return eachRefused(rows, func(_ int, found stored) { refused = append(refused, refuse(found)) })
 		})
 	}
-	lines := byAttempt(c)
 	for i := range c.Put {
 		a := &c.Put[i]
-		var t touches
-		t.put(0, a, a.Version-1, !a.State.Terminal(), nil)
-		queue(&t, func(found *int64, open bool) error {
-			return refusal(a.ID, a.Version-1, found, open, !a.State.Terminal())
-		})
+		claims := !a.State.Terminal()
+		err := add(
+			func(t *touches) { t.put(0, a, a.Version-1, claims, nil) },
+			func(found stored) error { return refusal(a.ID, a.Version-1, claims, found) },
+		)
+		if err != nil {
+			return err
+		}
 	}
+	lines := byAttempt(c)
 	for _, id := range slices.Sorted(maps.Keys(lines)) {
 		l := lines[id]
-		var t touches
-		n := -1
-		if id != "" {
-			n = 0
-			t.touch(n, id, l.events)
+		err := add(
+			func(t *touches) {
+				n := -1
+				if id != "" {
+					n = 0
+					t.touch(n, id, l.events)
+				}
+				t.orphans(n, l.events)
+				t.owe(n, l.deliveries)
+			},
+			func(stored) error { return fmt.Errorf("event or delivery of attempt %s: %w", id, store.ErrNotFound) },
+		)
+		if err != nil {
+			return err
 		}
-		t.orphans(n, l.events)
-		t.owe(n, l.deliveries)
-		queue(&t, func(*int64, bool) error {
-			return fmt.Errorf("event or delivery of attempt %s: %w", id, store.ErrNotFound)
-		})
 	}
 	for _, m := range c.Marks {
-		b.Queue(markSQL, markHash(m.Name), store.Time(m.Expires)).Exec(func(tag pgconn.CommandTag) error {
-			if tag.RowsAffected() == 0 {
+		name, expires := array{oid: pgtype.ByteaOID}, array{oid: pgtype.TimestamptzOID}
+		name.bytes(markHash(m.Name))
+		expires.timeOrNull(store.Time(m.Expires))
+		err := r.add(ctx, &markSQL, [][]byte{name.value(), expires.value()}, func(rows *pgconn.ResultReader) error {
+			if !rows.NextRow() {
 				refused = append(refused, fmt.Errorf("mark: %w", store.ErrDuplicate))
 			}
-			return nil
+			_, err := rows.Close()
+			return err
 		})
+		if err != nil {
+			return err
+		}
 	}
-	err := tx.SendBatch(ctx, &b).Close()
-	return errors.Join(err, first(refused))
+	return errors.Join(r.send(ctx), first(refused))
 }
 
 func first(errs []error) error {

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -104,13 +105,13 @@ func (w *writer) plan() {
 // that it may depend on.
 type run struct {
 	levels  [][]int
-	last    map[string]int // name of what is touched, to level of the last who did
-	orphans int            // level of the last line of no attempt: they keep their order
+	last    map[name]int // name of what is touched, to level of the last who did
+	orphans int          // level of the last line of no attempt: they keep their order
 }
 
 func (r *run) add(i int, c *store.Commit) {
 	if r.last == nil {
-		r.last = map[string]int{}
+		r.last = map[name]int{}
 	}
 	level := 0
 	names := touched(c)
@@ -153,32 +154,42 @@ func validate(c *store.Commit) error {
 	return nil
 }
 
-// touched names what must not be touched twice by one statement.
-func touched(c *store.Commit) []string {
-	names := make([]string, 0, 3*len(c.Put)+len(c.Marks)+1)
-	add := func(name string) {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
+// name is what must not be touched twice by one statement: an attempt, a key,
+// an exchange id or a mark.
+type name struct {
+	kind byte
+	key  store.Key
+}
+
+// touched are the names of a commit.
+func touched(c *store.Commit) []name {
+	names := make([]name, 0, 3*len(c.Put)+len(c.Marks)+1)
+	add := func(n name) {
+		if !slices.Contains(names, n) {
+			names = append(names, n)
 		}
 	}
+	attempt := func(id string) { add(name{'a', store.Key{App: id}}) }
 	for i := range c.Put {
 		a := &c.Put[i]
-		add("a" + a.ID)
-		add("k" + a.Key.Index())
+		attempt(a.ID)
+		key := a.Key
+		key.Connection = strings.ToLower(key.Connection)
+		add(name{'k', key})
 		if a.ExchangeID != "" {
-			add("x" + a.Key.App + "\x1f" + a.ExchangeID)
+			add(name{'x', store.Key{App: a.Key.App, Connection: a.ExchangeID}})
 		}
 	}
 	for i := range c.Events {
 		if id := c.Events[i].Attempt; id != "" {
-			add("a" + id)
+			attempt(id)
 		}
 	}
 	for i := range c.Deliveries {
-		add("a" + c.Deliveries[i].Attempt)
+		attempt(c.Deliveries[i].Attempt)
 	}
 	for _, m := range c.Marks {
-		add("m" + m.Name)
+		add(name{'m', store.Key{App: m.Name}})
 	}
 	return names
 }
@@ -230,7 +241,7 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 		return
 	}
 	err := s.use(ctx, "apply", func(ctx context.Context, conn *pgxpool.Conn) error {
-		if err := w.together(ctx, conn, g.levels); err != nil {
+		if err := w.together(ctx, conn.Conn(), g.levels); err != nil {
 			return err
 		}
 		s.tell(ctx, conn, w.written(g.levels)...)
@@ -249,14 +260,33 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 
 // together sends the statements of all levels; the server runs them as one
 // transaction.
-func (w *writer) together(ctx context.Context, conn *pgxpool.Conn, levels [][]int) error {
-	var b pgx.Batch
+func (w *writer) together(ctx context.Context, conn *pgx.Conn, levels [][]int) error {
+	r := round{conn: conn}
 	refused := map[int]error{}
 	for _, level := range levels {
-		t := &touches{}
-		for _, i := range level {
-			w.collect(t, i)
+		if err := w.level(ctx, &r, level, refused); err != nil {
+			return err
 		}
+	}
+	if err := r.send(ctx); err != nil {
+		return err
+	}
+	for i, err := range refused {
+		w.errs[i] = fmt.Errorf("pgstore: apply: %w", err)
+	}
+	return nil
+}
+
+// level adds the statement of commits that do not meet.
+func (w *writer) level(ctx context.Context, r *round, level []int, refused map[int]error) error {
+	t := newTouches()
+	defer t.free()
+	orphans := false
+	for _, i := range level {
+		w.collect(t, i)
+		orphans = orphans || hasOrphans(&w.commits[i])
+	}
+	if orphans {
 		for _, i := range slices.Sorted(slices.Values(level)) {
 			n := i
 			if w.shapes[i].id == "" {
@@ -264,33 +294,17 @@ func (w *writer) together(ctx context.Context, conn *pgxpool.Conn, levels [][]in
 			}
 			t.orphans(n, w.commits[i].Events)
 		}
-		if t.empty() {
-			continue
-		}
-		t.queue(&b, false).Query(func(rows pgx.Rows) error {
-			var (
-				n     int
-				found *int64
-				open  bool
-			)
-			_, err := pgx.ForEachRow(rows, []any{&n, &found, &open}, func() error {
-				shape := &w.shapes[n]
-				refused[n] = refusal(shape.id, shape.prev, found, open, shape.claims)
-				return nil
-			})
-			return err
-		})
 	}
-	if b.Len() == 0 {
+	if t.empty() {
 		return nil
 	}
-	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
-		return err
-	}
-	for i, err := range refused {
-		w.errs[i] = fmt.Errorf("pgstore: apply: %w", err)
-	}
-	return nil
+	stmt, args := t.statement(false)
+	return r.add(ctx, stmt, args, func(rows *pgconn.ResultReader) error {
+		return eachRefused(rows, func(n int, found stored) {
+			shape := &w.shapes[n]
+			refused[n] = refusal(shape.id, shape.prev, shape.claims, found)
+		})
+	})
 }
 
 // written are the commits of the levels that were not refused.

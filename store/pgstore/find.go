@@ -29,11 +29,12 @@ const (
 // findSQL answers many questions in one round trip, each with the clock, the
 // attempt that an exchange id leads to, the user's open attempts and the newest
 // of the others. n is the number of the question. Key hash null: of every
-// connection. Nothing is sorted but what is cut off.
+// connection with the facets that say bot and channel. Nothing is sorted but
+// what is cut off.
 var findSQL = statement{"signin_find", `
 select q.n, now(), coalesce(r.kind, 0), r.record
-from unnest($1::int4[], $2::bytea[], $3::bytea[], $4::bytea[], $5::text[], $6::text[], $7::int8[])
-  as q(n, exchange_hash, user_hash, key_hash, app, channel, most)
+from unnest($1::int4[], $2::bytea[], $3::bytea[], $4::bytea[], $5::text[], $6::int8[])
+  as q(n, exchange_hash, user_hash, key_hash, bot, most)
 left join lateral (
   select 1 as kind, a.record
   from exchange_ids x join attempts a on a.id = x.attempt
@@ -41,13 +42,11 @@ left join lateral (
   union all
   select 2, a.record
   from attempts a
-  where a.user_hash = q.user_hash and a.ended is null and (q.key_hash is null or a.key_hash = q.key_hash)
-    and a.app = q.app and a.channel = q.channel
+  where a.user_hash = q.user_hash and a.ended is null and (a.key_hash = q.key_hash or q.key_hash is null and starts_with(a.facets, q.bot))
   union all
   (select 3, a.record
   from attempts a
-  where a.user_hash = q.user_hash and a.ended is not null and (q.key_hash is null or a.key_hash = q.key_hash)
-    and a.app = q.app and a.channel = q.channel
+  where a.user_hash = q.user_hash and a.ended is not null and (a.key_hash = q.key_hash or q.key_hash is null and starts_with(a.facets, q.bot))
   order by a.id desc limit q.most)
 ) r on true`}
 
@@ -162,37 +161,42 @@ func (s *Store) ask(ctx context.Context, asked []*question) {
 
 // findArgs are the arguments of findSQL.
 type findArgs struct {
-	n, exchange, user, key, app, channel, most array
-	values                                     [7][]byte
+	n, exchange, user, key, bot, most array
+	values                            [6][]byte
 }
 
-var findPool = sync.Pool{New: func() any { return new(findArgs) }}
+var findPool = sync.Pool{New: func() any {
+	return &findArgs{
+		n: array{oid: pgtype.Int4OID}, exchange: array{oid: pgtype.ByteaOID}, user: array{oid: pgtype.ByteaOID},
+		key: array{oid: pgtype.ByteaOID}, bot: array{oid: pgtype.TextOID}, most: array{oid: pgtype.Int8OID},
+	}
+}}
 
 func (f *findArgs) fill(asked []*question) [][]byte {
-	for _, a := range []*array{&f.n, &f.exchange, &f.user, &f.key, &f.app, &f.channel, &f.most} {
+	columns := [...]*array{&f.n, &f.exchange, &f.user, &f.key, &f.bot, &f.most}
+	for _, a := range columns {
 		a.reset()
 	}
 	for i, one := range asked {
 		q := &one.query
 		f.n.int4(i)
 		if q.ExchangeID != "" {
-			f.exchange.bytes(exchangeHash(q.User.App, q.ExchangeID))
+			f.exchange.hash("x", q.User.App, q.ExchangeID)
 		} else {
 			f.exchange.null()
 		}
-		f.user.bytes(userHash(q.User.User))
+		f.user.hash("u", q.User.User)
 		if q.Connection != "" {
-			f.key.bytes(keyHash(q.Key()))
+			key := q.Key()
+			f.key.hash("k", key.Index())
 		} else {
 			f.key.null()
 		}
-		f.app.text(clean(q.User.App))
-		f.channel.text(clean(q.User.Channel))
+		f.bot.text(facet(q.User.App) + separator + facet(q.User.Channel) + separator)
 		f.most.int8(int64(q.Max()))
 	}
-	f.values = [...][]byte{
-		f.n.of(pgtype.Int4OID), f.exchange.of(pgtype.ByteaOID), f.user.of(pgtype.ByteaOID), f.key.of(pgtype.ByteaOID),
-		f.app.of(pgtype.TextOID), f.channel.of(pgtype.TextOID), f.most.of(pgtype.Int8OID),
+	for i, a := range columns {
+		f.values[i] = a.value()
 	}
 	return f.values[:]
 }

@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -11,9 +12,20 @@ import (
 // hashSize is enough that nobody finds two names with one hash.
 const hashSize = 16
 
-func hash(parts ...string) []byte {
-	sum := sha256.Sum256([]byte(strings.Join(parts, "\x1f")))
-	return sum[:hashSize:hashSize]
+// separator stands between what is put together; it occurs in none of it.
+const separator = "\x1f"
+
+func hash(kind string, parts ...string) []byte { return appendHash(nil, kind, parts...) }
+
+func appendHash(dst []byte, kind string, parts ...string) []byte {
+	var buf [256]byte
+	b := append(buf[:0], kind...)
+	for _, part := range parts {
+		b = append(b, separator...)
+		b = append(b, part...)
+	}
+	sum := sha256.Sum256(b)
+	return append(dst, sum[:hashSize]...)
 }
 
 // userHash is of the user alone, not of the app: people look for a user.
@@ -36,3 +48,39 @@ func clean(s string) string {
 
 // fold is the form of an Entra object id that is searched for.
 func fold(s string) string { return clean(strings.ToLower(s)) }
+
+// What people filter by and no index is for stands in one column, in this
+// order, with a separator behind each.
+const (
+	facetApp = iota + 1
+	facetChannel
+	facetUser
+	facetConnection
+	facetMethod
+	facetReason
+	facetFailure
+	facetTenant
+	facetConversation
+	facetPlatform
+	facetInstance
+)
+
+func appendFacets(dst []byte, a *store.Attempt) []byte {
+	code := ""
+	if a.Failure != nil {
+		code = a.Failure.Code
+	}
+	for _, v := range [...]string{
+		a.Key.App, a.Key.Channel, a.Key.User, a.Key.Connection, string(a.Method), string(a.Reason), code,
+		a.Conversation.Tenant, a.Conversation.ID, a.Platform, a.Lease.Owner,
+	} {
+		dst = append(append(dst, facet(v)...), separator...)
+	}
+	return dst
+}
+
+// facet is a value as it stands among the facets.
+func facet(s string) string { return strings.ReplaceAll(clean(s), separator, "\uFFFD") }
+
+// facetColumn is the SQL of one of them.
+func facetColumn(n int) string { return fmt.Sprintf(`split_part(facets, e'\x1f', %d)`, n) }

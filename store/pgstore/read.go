@@ -154,6 +154,11 @@ func listSQL(f *store.Filter) (string, []any) {
 			add(cond, clean(value))
 		}
 	}
+	one := func(n int, value string) {
+		if value != "" {
+			add(facetColumn(n)+" = ?", facet(value))
+		}
+	}
 	when := func(cond string, t time.Time) {
 		if !t.IsZero() {
 			add(cond, t)
@@ -169,7 +174,9 @@ func listSQL(f *store.Filter) (string, []any) {
 	text("id < ?", f.Cursor)
 	if f.User != "" {
 		args = append(args, userHash(f.User), fold(f.User))
-		where = append(where, fmt.Sprintf("(user_hash = $%d or user_aad <> '' and user_aad = $%d)", len(args)-1, len(args)))
+		// Each of the three has an index.
+		where = append(where, fmt.Sprintf(`(user_hash = $%[1]d and ended is null or user_hash = $%[1]d and ended is not null
+			or user_aad <> '' and user_aad = $%[2]d)`, len(args)-1, len(args)))
 	}
 	if f.OpenOnly() {
 		where = append(where, "ended is null")
@@ -181,16 +188,16 @@ func listSQL(f *store.Filter) (string, []any) {
 	if len(f.States) > 0 {
 		add("state = any(?)", f.States)
 	}
-	text("app = ?", f.App)
-	text("tenant = ?", f.Tenant)
-	text("conversation = ?", f.Conversation)
-	text("reason = ?", string(f.Reason))
-	text("failure_code = ?", f.FailureCode)
-	text("method = ?", string(f.Method))
-	text("platform = ?", f.Platform)
-	text("instance = ?", f.Instance)
+	one(facetApp, f.App)
+	one(facetTenant, f.Tenant)
+	one(facetConversation, f.Conversation)
+	one(facetReason, string(f.Reason))
+	one(facetFailure, f.FailureCode)
+	one(facetMethod, string(f.Method))
+	one(facetPlatform, f.Platform)
+	one(facetInstance, f.Instance)
 	if f.Connection != "" && isASCII(f.Connection) {
-		add("lower(connection) = ?", clean(strings.ToLower(f.Connection)))
+		add("lower("+facetColumn(facetConnection)+") = ?", facet(strings.ToLower(f.Connection)))
 	}
 	when("created >= ?", f.Since)
 	when("created < ?", f.Until)
@@ -333,8 +340,8 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 			})
 			return err
 		})
-		b.Queue(`select state, method, reason, count(*) from attempts where ended >= $1 group by state, method, reason`,
-			since.Truncate(time.Minute)).Query(func(rows pgx.Rows) error {
+		b.Queue(`select state, `+facetColumn(facetMethod)+`, `+facetColumn(facetReason)+`, count(*)
+			from attempts where ended >= $1 group by 1, 2, 3`, since.Truncate(time.Minute)).Query(func(rows pgx.Rows) error {
 			var (
 				a store.Attempt
 				n int

@@ -1,11 +1,16 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
 package pgstore
 
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -14,42 +19,35 @@ import (
 // prev says whether it is inserted (0), replaced if that is its version (> 0)
 // or only gets lines and deliveries (-1). A touch that finds something else
 // writes nothing, and neither do the lines and deliveries that belong to it; it
-// comes back with the version it found, 0 for none.
+// comes back with the version it found, null for none.
 //
 // Touches of one statement must not meet: they see the state before it.
-// Lines of no attempt are numbered by a row that is locked to the end of the
-// transaction: a reader who has seen one has seen all before it.
 //
 // The questions after an open attempt of a key are scalar subqueries, since of
 // an EXISTS the planner may think that reading all open attempts is cheaper.
 //
 // A touch that moves its attempt to another key, which the engine never does,
 // makes the statement fail by a division by zero, unless it stands alone
-// ($42): what comes next may count on the key that it gives up, and no plan
+// ($28): what comes next may count on the key that it gives up, and no plan
 // sees that. The commits are then played one by one.
 //
 // claims: the attempt is open in this touch, so nobody else may hold its key.
 //
 // Nothing joins by hash or merge, see [parse]: what an insertion gives back
 // finds its touch by its place in the arguments.
-const applySQL = `
+var applySQL = statement{"signin_apply", `
 with t as materialized (
   select * from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::bytea[], $6::bytea[], $7::bool[],
-    $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
-    $17::text[], $18::text[], $19::text[], $20::text[], $21::timestamptz[], $22::timestamptz[], $23::timestamptz[],
-    $24::bytea[], $25::bytea[], $26::int8[], $27::timestamptz[], $28::bytea[])
+    $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
+    $14::bytea[], $15::bytea[], $16::int8[], $17::timestamptz[], $18::bytea[])
   as t(n, id, prev, version, user_hash, key_hash, claims,
-    state, method, reason, failure_code, app, channel, user_id, user_aad, connection,
-    tenant, conversation, platform, instance, created, entered, due,
+    state, facets, user_aad, created, entered, due,
     record, exchange, lines, at, audit)
 ), ins as (
-  insert into attempts (user_hash, id, key_hash, home, version, state, method, reason, failure_code, app, channel,
-    user_id, user_aad, connection, tenant, conversation, platform, instance, created, entered, ended, due, wake,
-    born, lines, record)
-  select user_hash, id, key_hash, user_hash, version, state, method, reason, failure_code, app, channel,
-    user_id, user_aad, connection, tenant, conversation, platform, instance, created, entered,
-    case when state in ('Complete', 'Failed') then entered end,
-    nullif(due, '0001-01-01 00:00:00+00'), nullif(due, '0001-01-01 00:00:00+00'), now(), lines, record
+  insert into attempts (user_hash, id, key_hash, home, version, state, facets, user_aad, created, entered, ended,
+    due, wake, born, lines, record)
+  select user_hash, id, key_hash, user_hash, version, state, facets, user_aad, created, entered,
+    case when state in ('Complete', 'Failed') then entered end, due, due, now(), lines, record
   from t
   where prev = 0
     and not exists (select from attempts a where a.id = t.id)
@@ -59,17 +57,13 @@ with t as materialized (
   returning id, home, born, lines
 ), upd as (
   update attempts a set user_hash = t.user_hash, key_hash = t.key_hash, version = t.version, state = t.state,
-    method = t.method, reason = t.reason, failure_code = t.failure_code, app = t.app, channel = t.channel,
-    user_id = t.user_id, user_aad = t.user_aad, connection = t.connection, tenant = t.tenant,
-    conversation = t.conversation, platform = t.platform, instance = t.instance, created = t.created,
-    entered = t.entered, ended = case when t.state in ('Complete', 'Failed') then t.entered end,
-    due = nullif(t.due, '0001-01-01 00:00:00+00'),
-    wake = case when a.wake > t.due or a.wake is null then nullif(t.due, '0001-01-01 00:00:00+00')
-      when t.due > '0001-01-01 00:00:00+00' then a.wake end,
+    facets = t.facets, user_aad = t.user_aad, created = t.created, entered = t.entered,
+    ended = case when t.state in ('Complete', 'Failed') then t.entered end,
+    due = t.due, wake = case when a.wake > t.due or a.wake is null then t.due when t.due is not null then a.wake end,
     lines = a.lines + t.lines, record = t.record
   from t
   where t.prev > 0 and a.id = t.id and a.version = t.prev
-    and (a.key_hash = t.key_hash or $42 or 1 / (a.version - t.prev) > 0)
+    and (a.key_hash = t.key_hash or $28 or 1 / (a.version - t.prev) > 0)
     and (not t.claims or a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash
       or (select o.id from attempts o
         where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is null)
@@ -82,13 +76,33 @@ with t as materialized (
 ), done as materialized (
   select * from upd
   union all select * from add
-  union all select ($1::int4[])[place], home, id, born, lines, ($26::int8[])[place], ($27::timestamptz[])[place],
-    ($28::bytea[])[place], ($25::bytea[])[place]
+  union all select ($1::int4[])[place], home, id, born, lines, ($16::int8[])[place], ($17::timestamptz[])[place],
+    ($18::bytea[])[place], ($15::bytea[])[place]
   from (select array_position($2::text[], id) as place, * from ins) placed
 ), written as (
   insert into events (born, home, attempt, seq, at, lines)
   select born, home, id, lines, at, audit from done where added > 0
-), o as materialized (
+), owed as (
+  insert into deliveries (home, attempt, kind, round, status, tries, owner, created, next_at, record)
+  select done.home, done.id, d.kind, d.round, d.status, d.tries, d.owner, d.created, d.next_at, d.record
+  from unnest($19::int4[], $20::text[], $21::int4[], $22::text[], $23::int8[], $24::text[], $25::timestamptz[],
+    $26::timestamptz[], $27::bytea[]) as d(n, kind, round, status, tries, owner, created, next_at, record)
+  join done on done.n = d.n
+  on conflict (home, attempt, kind, round) do update set status = excluded.status, tries = excluded.tries,
+    owner = excluded.owner, created = excluded.created, next_at = excluded.next_at, record = excluded.record
+), led as (
+  insert into exchange_ids (hash, home, attempt)
+  select done.exchange, done.home, done.id
+  from done
+  where done.exchange is not null
+    and not exists (select from exchange_ids x where x.hash = done.exchange and x.attempt = done.id)
+  on conflict (hash) do update set home = excluded.home, attempt = excluded.attempt
+)` + refusedSQL}
+
+// orphanedSQL is applySQL with lines of no attempt, which are seldom. They are
+// numbered by a row that is locked to the end of the transaction: a reader who
+// has seen one has seen all before it.
+var orphanedSQL = statement{"signin_apply_orphans", strings.TrimSuffix(applySQL.sql, refusedSQL) + `, o as materialized (
   select row_number() over (order by place) as i, home, at, line
   from unnest($29::int4[], $30::bytea[], $31::timestamptz[], $32::bytea[]) with ordinality as o(n, home, at, line, place)
   where o.n < 0 or o.n = any (array(select n from done))
@@ -98,22 +112,9 @@ with t as materialized (
 ), orphaned as (
   insert into events (born, home, attempt, seq, at, lines)
   select now(), o.home, '', counted.last + o.i, o.at, o.line from o cross join counted
-), owed as (
-  insert into deliveries (home, attempt, kind, round, status, tries, owner, created, next_at, record)
-  select done.home, done.id, d.kind, d.round, d.status, d.tries, d.owner, d.created, d.next_at, d.record
-  from unnest($33::int4[], $34::text[], $35::int4[], $36::text[], $37::int8[], $38::text[], $39::timestamptz[],
-    $40::timestamptz[], $41::bytea[]) as d(n, kind, round, status, tries, owner, created, next_at, record)
-  join done on done.n = d.n
-  on conflict (home, attempt, kind, round) do update set status = excluded.status, tries = excluded.tries,
-    owner = excluded.owner, created = excluded.created, next_at = excluded.next_at, record = excluded.record
-), led as (
-  insert into exchange_ids (hash, home, attempt)
-  select done.exchange, done.home, done.id
-  from done
-  where done.exchange <> ''
-    and not exists (select from exchange_ids x where x.hash = done.exchange and x.attempt = done.id)
-  on conflict (hash) do update set home = excluded.home, attempt = excluded.attempt
-)
+)` + refusedSQL}
+
+const refusedSQL = `
 select t.n, found.version, found.open
 from t cross join lateral (select max(a.version) as version, coalesce(bool_or(a.ended is null
   and a.user_hash = t.user_hash and a.key_hash = t.key_hash), false) as open
@@ -125,100 +126,136 @@ const (
 	prevNone   = -1
 )
 
-// touches are the arguments of applySQL, by column.
+// touches are the arguments of applySQL, by column, in its order; those of the
+// lines of no attempt come last.
 type touches struct {
-	n                                []int32
-	id                               []string
-	prev, version                    []int64
-	user, key                        [][]byte
-	claims                           []bool
-	state, method, reason, code      []string
-	app, channel, userID, aad, conn  []string
-	tenant, conv, platform, instance []string
-	created, entered, due            []time.Time
-	record, exchange                 [][]byte
-	lines                            []int64
-	at                               []time.Time
-	audit                            [][]byte
+	n, id, prev, version, user, key, claims array
+	state, facets, aad                      array
+	created, entered, due                   array
+	record, exchange                        array
+	lines, at, audit                        array
 
-	orphanN    []int32
-	orphanHome [][]byte
-	orphanAt   []time.Time
-	orphanLine [][]byte
+	owedN, owedKind, owedRound, owedStatus, owedTries, owedOwner array
+	owedCreated, owedNext, owedRecord                            array
 
-	owedN       []int32
-	owedKind    []string
-	owedRound   []int32
-	owedStatus  []string
-	owedTries   []int64
-	owedOwner   []string
-	owedCreated []time.Time
-	owedNext    []time.Time
-	owedRecord  [][]byte
+	orphanN, orphanHome, orphanAt, orphanLine array
+
+	values [32][]byte
+
+	// Copies that may be changed.
+	attempt  store.Attempt
+	event    store.Event
+	delivery store.Delivery
 }
 
-func (t *touches) empty() bool { return len(t.n)+len(t.orphanN) == 0 }
+var touchesPool = sync.Pool{New: func() any {
+	t := new(touches)
+	for oid, columns := range map[uint32][]*array{
+		pgtype.Int4OID: {&t.n, &t.owedN, &t.owedRound, &t.orphanN},
+		pgtype.Int8OID: {&t.prev, &t.version, &t.lines, &t.owedTries},
+		pgtype.BoolOID: {&t.claims},
+		pgtype.TextOID: {&t.id, &t.state, &t.facets, &t.aad, &t.owedKind, &t.owedStatus, &t.owedOwner},
+		pgtype.ByteaOID: {
+			&t.user, &t.key, &t.record, &t.exchange, &t.audit, &t.owedRecord, &t.orphanHome, &t.orphanLine,
+		},
+		pgtype.TimestamptzOID: {&t.created, &t.entered, &t.due, &t.at, &t.owedCreated, &t.owedNext, &t.orphanAt},
+	} {
+		for _, a := range columns {
+			a.oid = oid
+		}
+	}
+	return t
+}}
+
+// newTouches takes one from the pool; free puts it back.
+func newTouches() *touches {
+	t, _ := touchesPool.Get().(*touches)
+	for _, a := range t.columns() {
+		a.reset()
+	}
+	return t
+}
+
+func (t *touches) free() {
+	t.attempt, t.event, t.delivery = store.Attempt{}, store.Event{}, store.Delivery{}
+	touchesPool.Put(t)
+}
+
+const orphanColumns = 4
+
+func (t *touches) columns() [27 + orphanColumns]*array {
+	return [...]*array{
+		&t.n, &t.id, &t.prev, &t.version, &t.user, &t.key, &t.claims,
+		&t.state, &t.facets, &t.aad, &t.created, &t.entered, &t.due,
+		&t.record, &t.exchange, &t.lines, &t.at, &t.audit,
+		&t.owedN, &t.owedKind, &t.owedRound, &t.owedStatus, &t.owedTries, &t.owedOwner, &t.owedCreated, &t.owedNext, &t.owedRecord,
+		&t.orphanN, &t.orphanHome, &t.orphanAt, &t.orphanLine,
+	}
+}
+
+func (t *touches) empty() bool { return t.n.n+t.orphanN.n == 0 }
+
+// statement is what to execute with arguments; alone: for one touch only.
+func (t *touches) statement(alone bool) (*statement, [][]byte) {
+	columns := t.columns()
+	values := t.values[:0]
+	for _, a := range columns[:len(columns)-orphanColumns] {
+		values = append(values, a.value())
+	}
+	values = append(values, boolean(alone))
+	if t.orphanN.n == 0 {
+		return &applySQL, values
+	}
+	for _, a := range columns[len(columns)-orphanColumns:] {
+		values = append(values, a.value())
+	}
+	return &orphanedSQL, values
+}
 
 // put adds a touch that inserts an attempt or replaces version prev of it.
-func (t *touches) put(n int, a *store.Attempt, prev int64, claims bool, events []store.Event) {
-	norm := *a // times of its own; marks and failure are only read
-	a = &norm
+func (t *touches) put(n int, put *store.Attempt, prev int64, claims bool, events []store.Event) {
+	t.attempt = *put // marks and failure are only read
+	a := &t.attempt
 	a.Normalize()
-	code := ""
-	if a.Failure != nil {
-		code = a.Failure.Code
-	}
-	exchange := []byte{}
+	t.row(n, a.ID, prev, a.Version, claims)
+	t.user.hash("u", a.Key.User)
+	t.key.hash("k", a.Key.Index())
+	t.state.text(string(a.State))
+	from := t.facets.begin()
+	t.facets.b = appendFacets(t.facets.b, a)
+	t.facets.end(from)
+	t.aad.text(fold(a.Conversation.UserAAD))
+	t.created.time(a.Created)
+	t.entered.time(a.Entered)
+	t.due.timeOrNull(a.Due())
+	from = t.record.begin()
+	t.record.b = store.AppendAttempt(t.record.b, a)
+	t.record.end(from)
 	if a.ExchangeID != "" {
-		exchange = exchangeHash(a.Key.App, a.ExchangeID)
+		t.exchange.hash("x", a.Key.App, a.ExchangeID)
+	} else {
+		t.exchange.null()
 	}
-	t.row(n, a.ID, prev, a.Version, userHash(a.Key.User), keyHash(a.Key), claims)
-	t.state = append(t.state, string(a.State))
-	t.method = append(t.method, clean(string(a.Method)))
-	t.reason = append(t.reason, clean(string(a.Reason)))
-	t.code = append(t.code, clean(code))
-	t.app = append(t.app, clean(a.Key.App))
-	t.channel = append(t.channel, clean(a.Key.Channel))
-	t.userID = append(t.userID, clean(a.Key.User))
-	t.aad = append(t.aad, fold(a.Conversation.UserAAD))
-	t.conn = append(t.conn, clean(a.Key.Connection))
-	t.tenant = append(t.tenant, clean(a.Conversation.Tenant))
-	t.conv = append(t.conv, clean(a.Conversation.ID))
-	t.platform = append(t.platform, clean(a.Platform))
-	t.instance = append(t.instance, clean(a.Lease.Owner))
-	t.created = append(t.created, a.Created)
-	t.entered = append(t.entered, a.Entered)
-	t.due = append(t.due, a.Due())
-	t.record = append(t.record, store.AppendAttempt(nil, a))
-	t.exchange = append(t.exchange, exchange)
 	t.add(events)
 }
 
 // touch adds a touch that leaves the attempt as it is.
 func (t *touches) touch(n int, id string, events []store.Event) {
-	t.row(n, id, prevNone, 0, []byte{}, []byte{}, false)
-	for _, column := range []*[]string{
-		&t.state, &t.method, &t.reason, &t.code, &t.app, &t.channel, &t.userID, &t.aad, &t.conn,
-		&t.tenant, &t.conv, &t.platform, &t.instance,
+	t.row(n, id, prevNone, 0, false)
+	for _, a := range []*array{
+		&t.user, &t.key, &t.state, &t.facets, &t.aad, &t.created, &t.entered, &t.due, &t.record, &t.exchange,
 	} {
-		*column = append(*column, "")
+		a.null()
 	}
-	for _, column := range []*[]time.Time{&t.created, &t.entered, &t.due} {
-		*column = append(*column, time.Time{})
-	}
-	t.record = append(t.record, nil)
-	t.exchange = append(t.exchange, nil)
 	t.add(events)
 }
 
-func (t *touches) row(n int, id string, prev, version int64, user, key []byte, claims bool) {
-	t.n = append(t.n, int32(n))
-	t.id = append(t.id, id)
-	t.prev = append(t.prev, prev)
-	t.version = append(t.version, version)
-	t.user = append(t.user, user)
-	t.key = append(t.key, key)
-	t.claims = append(t.claims, claims)
+func (t *touches) row(n int, id string, prev, version int64, claims bool) {
+	t.n.int4(n)
+	t.id.text(id)
+	t.prev.int8(prev)
+	t.version.int8(version)
+	t.claims.bool(claims)
 }
 
 // add packs the attempt's lines into one value.
@@ -226,23 +263,21 @@ func (t *touches) add(events []store.Event) {
 	var (
 		count int64
 		last  time.Time
-		audit []byte
 	)
+	from := t.audit.begin()
 	for i := range events {
 		if events[i].Attempt == "" {
 			continue
 		}
-		line := events[i]
-		line.Normalize()
-		if last.IsZero() || line.Time.After(last) {
-			last = line.Time
+		if at := events[i].Time; last.IsZero() || at.After(last) {
+			last = at
 		}
-		audit = appendLine(audit, &line)
+		t.audit.b = t.appendLine(t.audit.b, &events[i])
 		count++
 	}
-	t.lines = append(t.lines, count)
-	t.at = append(t.at, last)
-	t.audit = append(t.audit, audit)
+	t.audit.end(from)
+	t.lines.int8(count)
+	t.at.time(store.Time(last))
 }
 
 // orphans adds the lines of no attempt, written if touch n is; n < 0: anyway.
@@ -251,32 +286,35 @@ func (t *touches) orphans(n int, events []store.Event) {
 		if events[i].Attempt != "" {
 			continue
 		}
-		line := events[i]
-		line.Normalize()
-		t.orphanN = append(t.orphanN, int32(n))
-		t.orphanHome = append(t.orphanHome, userHash(line.Key.User))
-		t.orphanAt = append(t.orphanAt, line.Time)
-		t.orphanLine = append(t.orphanLine, appendLine(nil, &line))
+		t.orphanN.int4(n)
+		t.orphanHome.bytes(userHash(events[i].Key.User))
+		t.orphanAt.time(store.Time(events[i].Time))
+		from := t.orphanLine.begin()
+		t.orphanLine.b = t.appendLine(t.orphanLine.b, &events[i])
+		t.orphanLine.end(from)
 	}
 }
 
 // owe adds deliveries of touch n. Of two with one key the last counts.
 func (t *touches) owe(n int, deliveries []store.Delivery) {
 	for i := range deliveries {
-		d := deliveries[i]
-		if overtaken(deliveries[i+1:], d.DeliveryKey) {
+		if overtaken(deliveries[i+1:], deliveries[i].DeliveryKey) {
 			continue
 		}
+		t.delivery = deliveries[i]
+		d := &t.delivery
 		d.Normalize()
-		t.owedN = append(t.owedN, int32(n))
-		t.owedKind = append(t.owedKind, string(d.Kind))
-		t.owedRound = append(t.owedRound, int32(d.Round))
-		t.owedStatus = append(t.owedStatus, string(d.Status))
-		t.owedTries = append(t.owedTries, int64(d.Tries))
-		t.owedOwner = append(t.owedOwner, clean(d.Owner))
-		t.owedCreated = append(t.owedCreated, d.Created)
-		t.owedNext = append(t.owedNext, d.NextAt)
-		t.owedRecord = append(t.owedRecord, store.AppendDelivery(nil, &d))
+		t.owedN.int4(n)
+		t.owedKind.text(string(d.Kind))
+		t.owedRound.int4(d.Round)
+		t.owedStatus.text(string(d.Status))
+		t.owedTries.int8(int64(d.Tries))
+		t.owedOwner.text(clean(d.Owner))
+		t.owedCreated.time(d.Created)
+		t.owedNext.time(d.NextAt)
+		from := t.owedRecord.begin()
+		t.owedRecord.b = store.AppendDelivery(t.owedRecord.b, d)
+		t.owedRecord.end(from)
 	}
 }
 
@@ -289,39 +327,55 @@ func overtaken(later []store.Delivery, k store.DeliveryKey) bool {
 	return false
 }
 
-// queue adds the statement to a batch; alone: for one touch only.
-func (t *touches) queue(b *pgx.Batch, alone bool) *pgx.QueuedQuery {
-	return b.Queue(applySQL, t.n, t.id, t.prev, t.version, t.user, t.key, t.claims,
-		t.state, t.method, t.reason, t.code, t.app, t.channel, t.userID, t.aad, t.conn,
-		t.tenant, t.conv, t.platform, t.instance, t.created, t.entered, t.due,
-		t.record, t.exchange, t.lines, t.at, t.audit,
-		t.orphanN, t.orphanHome, t.orphanAt, t.orphanLine,
-		t.owedN, t.owedKind, t.owedRound, t.owedStatus, t.owedTries, t.owedOwner, t.owedCreated, t.owedNext, t.owedRecord, alone)
+// stored is what a touch that wrote nothing has found.
+type stored struct {
+	there   bool
+	version int64
+	open    bool // with the key that the touch has
 }
 
-// refusal says why a touch wrote nothing, from what it found.
-func refusal(id string, prev int64, found *int64, open, claims bool) error {
+// eachRefused reads the result of applySQL; n is the touch.
+func eachRefused(rows *pgconn.ResultReader, fn func(n int, found stored)) error {
+	for rows.NextRow() {
+		r := row{values: rows.Values()}
+		var found stored
+		n := r.int4()
+		found.version, found.there = r.int8()
+		found.open = r.bool()
+		if r.err != nil {
+			return r.err
+		}
+		fn(n, found)
+	}
+	_, err := rows.Close()
+	return err
+}
+
+// refusal says why a touch wrote nothing.
+func refusal(id string, prev int64, claims bool, found stored) error {
 	switch {
-	case prev == prevInsert && found != nil:
+	case prev == prevInsert && found.there:
 		return fmt.Errorf("attempt %s: id taken: %w", id, store.ErrExists)
 	case prev == prevInsert:
 		return fmt.Errorf("attempt %s: %w", id, store.ErrExists)
-	case found == nil:
+	case !found.there:
 		return fmt.Errorf("attempt %s: %w", id, store.ErrNotFound)
-	case prev == *found && claims && !open:
+	case prev == found.version && claims && !found.open:
 		return fmt.Errorf("attempt %s: %w", id, store.ErrExists)
 	default:
-		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", id, *found, prev, store.ErrConflict)
+		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", id, found.version, prev, store.ErrConflict)
 	}
 }
 
 // appendLine appends length and encoding; what the row says is left out.
-func appendLine(dst []byte, line *store.Event) []byte {
-	l := *line
-	l.Attempt, l.Seq = "", 0
-	var buf [512]byte
-	b := store.AppendEvent(buf[:0], &l)
-	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+func (t *touches) appendLine(dst []byte, line *store.Event) []byte {
+	t.event = *line
+	t.event.Attempt, t.event.Seq = "", 0
+	from := len(dst)
+	dst = store.AppendEvent(dst, &t.event)
+	var length [binary.MaxVarintLen64]byte
+	w := binary.PutUvarint(length[:], uint64(len(dst)-from))
+	return slices.Insert(dst, from, length[:w]...)
 }
 
 // readLines is the inverse, for a row whose last line has number seq.

@@ -34,57 +34,69 @@ var binaryFormat = []int16{pgx.BinaryFormatCode}
 // there are nulls, type, length, first index.
 const arrayHeader = 5 * 4
 
-// array is an argument.
+// array is an argument: values of one type.
 type array struct {
-	b     []byte
+	oid   uint32
 	n     uint32
 	nulls bool
+	b     []byte
 }
 
-func (a *array) reset() { *a = array{b: a.b[:0]} }
+func (a *array) reset() { a.n, a.nulls, a.b = 0, false, a.b[:0] }
 
-// value begins a value of so many bytes.
-func (a *array) value(size int) {
+// size begins a value of so many bytes.
+func (a *array) size(n int) {
 	if a.n == 0 {
 		a.b = append(a.b, make([]byte, arrayHeader)...)
 	}
 	a.n++
-	a.b = binary.BigEndian.AppendUint32(a.b, uint32(size))
+	a.b = binary.BigEndian.AppendUint32(a.b, uint32(n))
+}
+
+// begin begins a value whose size end finds out.
+func (a *array) begin() (from int) {
+	a.size(0)
+	return len(a.b)
+}
+
+func (a *array) end(from int) {
+	binary.BigEndian.PutUint32(a.b[from-4:], uint32(len(a.b)-from))
 }
 
 func (a *array) null() {
 	const noValue = -1
-	a.value(noValue)
+	a.size(noValue)
 	a.nulls = true
 }
 
 func (a *array) bytes(v []byte) {
-	a.value(len(v))
+	a.size(len(v))
 	a.b = append(a.b, v...)
 }
 
 func (a *array) text(v string) {
-	a.value(len(v))
+	a.size(len(v))
 	a.b = append(a.b, v...)
 }
 
+func (a *array) hash(kind string, parts ...string) {
+	a.size(hashSize)
+	a.b = appendHash(a.b, kind, parts...)
+}
+
 func (a *array) int4(v int) {
-	a.value(4)
+	a.size(4)
 	a.b = binary.BigEndian.AppendUint32(a.b, uint32(v))
 }
 
 func (a *array) int8(v int64) {
-	a.value(8)
+	a.size(8)
 	a.b = binary.BigEndian.AppendUint64(a.b, uint64(v))
 }
 
 func (a *array) bool(v bool) {
-	a.value(1)
-	if v {
-		a.b = append(a.b, 1)
-		return
-	}
-	a.b = append(a.b, 0)
+	a.size(1)
+	a.b = append(a.b, boolean(v)...)
 }
 
 // epoch is where the server's times begin, in microseconds.
@@ -102,8 +114,8 @@ func (a *array) timeOrNull(v time.Time) {
 	a.time(v)
 }
 
-// of returns the argument: an array of values of the type.
-func (a *array) of(oid uint32) []byte {
+// value returns the argument.
+func (a *array) value() []byte {
 	if a.n == 0 {
 		a.b = append(a.b[:0], make([]byte, 3*4)...) // no dimension
 	} else {
@@ -114,8 +126,46 @@ func (a *array) of(oid uint32) []byte {
 	if a.nulls {
 		binary.BigEndian.PutUint32(a.b[4:], 1)
 	}
-	binary.BigEndian.PutUint32(a.b[8:], oid)
+	binary.BigEndian.PutUint32(a.b[8:], a.oid)
 	return a.b
+}
+
+func boolean(v bool) []byte {
+	if v {
+		return []byte{1}
+	}
+	return []byte{0}
+}
+
+// round is statements that go in one round trip; the server runs them as one
+// transaction.
+type round struct {
+	conn  *pgx.Conn
+	batch pgconn.Batch
+	read  []func(*pgconn.ResultReader) error
+}
+
+// add appends a statement; read gets its result.
+func (r *round) add(ctx context.Context, s *statement, args [][]byte, read func(*pgconn.ResultReader) error) error {
+	sd, err := s.prepare(ctx, r.conn)
+	if err != nil {
+		return err
+	}
+	r.batch.ExecStatement(sd, args, binaryFormat, binaryFormat)
+	r.read = append(r.read, read)
+	return nil
+}
+
+func (r *round) send(ctx context.Context) error {
+	if len(r.read) == 0 {
+		return nil
+	}
+	results := r.conn.PgConn().ExecBatch(ctx, &r.batch)
+	var err error
+	for i := 0; err == nil && results.NextResult(); i++ {
+		err = r.read[i](results.ResultReader())
+	}
+	return errors.Join(results.Close(), err)
 }
 
 var errShortRow = errors.New("the server sent a value of another size")

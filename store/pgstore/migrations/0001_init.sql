@@ -5,7 +5,11 @@ create table meta (
 );
 
 -- One row per sign-in attempt. record is the whole of it; the other columns are
--- what is searched for, and what people want to see.
+-- what is searched for. facets is what people filter by without an index, in
+-- one column, since it is written with every step and seldom read: app, channel,
+-- user, connection, method, reason, failure code, tenant, conversation,
+-- platform, instance, with a unit separator behind each: split_part(facets,
+-- e'\x1f', 3) is the user.
 --
 -- home is the user's hash at insertion and never changes: with it the rows of
 -- an attempt stay together when the tables are distributed.
@@ -18,20 +22,10 @@ create table attempts (
   id           text        collate "C" not null,
   key_hash     bytea       not null,
   home         bytea       not null,
-  version      bigint      not null check (version > 0),
-  state        text        not null check (state in ('Idle', 'CardSent', 'Exchanging', 'Verifying', 'Complete', 'Failed')),
-  method       text        not null,
-  reason       text        not null,
-  failure_code text        not null,
-  app          text        not null,
-  channel      text        not null,
-  user_id      text        not null,
-  user_aad     text        not null,
-  connection   text        not null,
-  tenant       text        not null,
-  conversation text        not null,
-  platform     text        not null,
-  instance     text        not null,
+  version      bigint      not null,
+  state        text        collate "C" not null,
+  facets       text        collate "C" not null,
+  user_aad     text        collate "C" not null,
   created      timestamptz not null,
   entered      timestamptz not null,
   ended        timestamptz,
@@ -40,13 +34,12 @@ create table attempts (
   born         timestamptz not null,
   lines        bigint      not null,
   record       bytea       not null,
-  primary key (user_hash, id),
-  check ((ended is null) = (state not in ('Complete', 'Failed'))),
-  check (wake <= due)
+  primary key (id, user_hash),
+  check (case when ended is null then state in ('Idle', 'CardSent', 'Exchanging', 'Verifying') else state in ('Complete', 'Failed') end)
 ) with (fillfactor = 45);
 
 create unique index attempts_open on attempts (user_hash, key_hash) where ended is null;
-create index attempts_id on attempts (id);
+create index attempts_user on attempts (user_hash, id) where ended is not null;
 create index attempts_wake on attempts (wake) where wake is not null;
 create index attempts_aad on attempts (user_aad) where user_aad <> '';
 create index attempts_ended on attempts (ended) where ended is not null;
