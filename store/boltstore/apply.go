@@ -1,11 +1,9 @@
 package boltstore
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -24,7 +22,6 @@ type putPlan struct {
 func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 	errs := make([]error, len(commits))
 	err := s.update(ctx, "apply", func(t *txn) error {
-		wrote := false
 		for i := range commits {
 			plans, err := t.check(&commits[i])
 			if err != nil {
@@ -34,10 +31,6 @@ func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 			if err := t.apply(&commits[i], plans); err != nil {
 				return err
 			}
-			wrote = true
-		}
-		if !wrote {
-			return errNothing
 		}
 		return nil
 	})
@@ -54,7 +47,7 @@ func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	plans := t.s.scratch[:0]
+	plans := t.plans[:0]
 	for i := range c.Put {
 		plan, err := t.checkPut(c.Put[:i], plans, &c.Put[i])
 		if err != nil {
@@ -62,7 +55,7 @@ func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 		}
 		plans = append(plans, plan)
 	}
-	t.s.scratch = plans
+	t.plans = plans
 	known := func(id string) bool {
 		for i := range c.Put {
 			if c.Put[i].ID == id {
@@ -189,10 +182,9 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 	t.put = *given // times of its own; marks and failure are only read
 	a := &t.put
 	a.Normalize()
-	start := len(t.s.arena)
-	t.s.arena = store.AppendAttempt(t.s.arena, a)
+	t.value = store.AppendAttempt(t.value[:0], a)
 	t.key = rowKey(t.key[:0], a.ID, kindRecord)
-	if err := put(t.rows, t.key, t.keep(start)); err != nil {
+	if err := t.rows.Put(t.key, t.value); err != nil {
 		return err
 	}
 	t.woken = append(t.woken, a.ID)
@@ -215,7 +207,7 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 		if ok && row.id == a.ID {
 			had = row
 			if a.State.Terminal() || plan.from != plan.key {
-				if err := del(t.live, t.key); err != nil {
+				if err := t.live.Delete(t.key); err != nil {
 					return err
 				}
 			}
@@ -234,16 +226,15 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 }
 
 func (t *txn) putOpenRow(h userKey, row *openRow) error {
-	start := len(t.s.arena)
-	t.s.arena = row.append(t.s.arena)
+	t.value = row.append(t.value[:0])
 	t.key = openKey(t.key[:0], h)
-	return put(t.live, t.key, t.keep(start))
+	return t.live.Put(t.key, t.value)
 }
 
 func (t *txn) moveDue(id string, from, to time.Time) error {
 	if !from.IsZero() {
 		t.key = dueKey(t.key[:0], from, id)
-		if err := del(t.live, t.key); err != nil {
+		if err := t.live.Delete(t.key); err != nil {
 			return err
 		}
 	}
@@ -251,7 +242,7 @@ func (t *txn) moveDue(id string, from, to time.Time) error {
 		return nil
 	}
 	t.key = dueKey(t.key[:0], to, id)
-	return put(t.live, t.key, nil)
+	return t.live.Put(t.key, nil)
 }
 
 // indexUser keeps the indexes by MRI and by Entra object id.
@@ -259,14 +250,13 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 	if plan.old == nil || plan.from != plan.key {
 		if plan.old != nil {
 			t.key = userRow(t.key[:0], plan.from, a.ID)
-			if err := del(t.idx, t.key); err != nil {
+			if err := t.idx.Delete(t.key); err != nil {
 				return err
 			}
 		}
-		start := len(t.s.arena)
-		t.s.arena = append(t.s.arena, plan.key[hashSize:]...)
+		t.value = append(t.value[:0], plan.key[hashSize:]...)
 		t.key = userRow(t.key[:0], plan.key, a.ID)
-		if err := put(t.idx, t.key, t.keep(start)); err != nil {
+		if err := t.idx.Put(t.key, t.value); err != nil {
 			return err
 		}
 	}
@@ -279,7 +269,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 	}
 	if oldAAD != "" {
 		t.key = aadRow(t.key[:0], oldAAD, a.ID)
-		if err := del(t.idx, t.key); err != nil {
+		if err := t.idx.Delete(t.key); err != nil {
 			return err
 		}
 	}
@@ -287,7 +277,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 		return nil
 	}
 	t.key = aadRow(t.key[:0], aad, a.ID)
-	return put(t.idx, t.key, nil)
+	return t.idx.Put(t.key, nil)
 }
 
 // indexExchange makes the exchange id point here, and remembers one that the
@@ -296,7 +286,7 @@ func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 	if old := plan.old; old != nil && old.ExchangeID != "" && (old.ExchangeID != a.ExchangeID || old.Key.App != a.Key.App) {
 		former := exchangeRow(nil, old.Key.App, old.ExchangeID)
 		t.key = append(rowKey(t.key[:0], a.ID, kindExchange), former...)
-		if err := put(t.rows, t.key, nil); err != nil {
+		if err := t.rows.Put(t.key, nil); err != nil {
 			return err
 		}
 	}
@@ -307,9 +297,8 @@ func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 	if string(t.idx.Get(t.key)) == a.ID {
 		return nil
 	}
-	start := len(t.s.arena)
-	t.s.arena = append(t.s.arena, a.ID...)
-	return put(t.idx, t.key, t.keep(start))
+	t.value = append(t.value[:0], a.ID...)
+	return t.idx.Put(t.key, t.value)
 }
 
 // indexEnd keeps the tallies of ended attempts.
@@ -331,11 +320,10 @@ func (t *txn) tally(a *store.Attempt, by int64) error {
 	t.key = tallyKey(t.key[:0], a)
 	n, _ := binary.Varint(t.live.Get(t.key))
 	if n += by; n <= 0 {
-		return del(t.live, t.key)
+		return t.live.Delete(t.key)
 	}
-	start := len(t.s.arena)
-	t.s.arena = binary.AppendVarint(t.s.arena, n)
-	return put(t.live, t.key, t.keep(start))
+	t.value = binary.AppendVarint(t.value[:0], n)
+	return t.live.Put(t.key, t.value)
 }
 
 // indexSkew widens the bound on how far ids and times are apart, see
@@ -354,7 +342,7 @@ func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
 		us = 2 * uint64(d)
 	}
 	t.skewRead = false
-	return put(t.tx.Bucket(bucketMeta), metaSkew, binary.BigEndian.AppendUint64(nil, us))
+	return t.facts.Put(factSkew(), binary.BigEndian.AppendUint64(nil, us))
 }
 
 // micros is how far a is after b; time.Duration ends at 292 years.
@@ -373,16 +361,16 @@ func (t *txn) putEvents(events []store.Event) error {
 		if indexEvent(events, id) < i {
 			continue // in the row of the first
 		}
-		last := t.lastSeq(id)
-		start := len(t.s.arena)
+		t.value = t.value[:0]
 		for j := i; j < len(events); j++ {
 			if events[j].Attempt == id {
 				t.appendLine(&events[j])
-				last++
 			}
 		}
-		t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], id, kindEvents), last)
-		if err := put(t.rows, t.key, t.keep(start)); err != nil {
+		t.lines++
+		t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], id, kindEvents), t.batch)
+		t.key = binary.BigEndian.AppendUint32(t.key, t.lines)
+		if err := t.rows.Put(t.key, t.value); err != nil {
 			return err
 		}
 	}
@@ -401,14 +389,15 @@ func indexEvent(events []store.Event, id string) int {
 
 // putOrphan writes a line of no attempt; their sequence outlives a purge.
 func (t *txn) putOrphan(e *store.Event) error {
-	seq, err := t.rows.NextSequence()
-	if err != nil {
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	seq, _ := binary.Uvarint(t.facts.Get(factOrphans()))
+	seq++
+	if err := t.facts.Put(factOrphans(), binary.AppendUvarint(t.value[:0], seq)); err != nil {
+		return err
 	}
-	start := len(t.s.arena)
+	t.value = t.value[:0]
 	t.appendLine(e)
 	t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], "", kindEvents), seq)
-	return put(t.rows, t.key, t.keep(start))
+	return t.rows.Put(t.key, t.value)
 }
 
 // appendLine appends length and encoding; what the key says is left out.
@@ -416,27 +405,8 @@ func (t *txn) appendLine(e *store.Event) {
 	t.line = *e
 	t.line.Attempt, t.line.Seq = "", 0
 	t.encoded = store.AppendEvent(t.encoded[:0], &t.line)
-	t.s.arena = binary.AppendUvarint(t.s.arena, uint64(len(t.encoded)))
-	t.s.arena = append(t.s.arena, t.encoded...)
-}
-
-// lastSeq is the Seq of the attempt's last line, 0 for none.
-func (t *txn) lastSeq(id string) uint64 {
-	if t.seek == nil {
-		t.seek = t.rows.Cursor()
-	}
-	t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], id, kindEvents), math.MaxUint64)
-	k, _ := t.seek.Seek(t.key)
-	if k == nil {
-		k, _ = t.seek.Last()
-	} else {
-		k, _ = t.seek.Prev()
-	}
-	prefix := t.key[:len(t.key)-timeSize]
-	if !bytes.HasPrefix(k, prefix) || len(k) != len(t.key) {
-		return 0
-	}
-	return binary.BigEndian.Uint64(k[len(prefix):])
+	t.value = binary.AppendUvarint(t.value, uint64(len(t.encoded)))
+	t.value = append(t.value, t.encoded...)
 }
 
 func (t *txn) putDelivery(given *store.Delivery) error {
@@ -451,11 +421,10 @@ func (t *txn) putDelivery(given *store.Delivery) error {
 		}
 		old.Attempt = d.Attempt
 	}
-	start := len(t.s.arena)
 	stored := d
 	stored.Attempt = "" // the key says it
-	t.s.arena = store.AppendDelivery(t.s.arena, &stored)
-	if err := put(t.rows, t.key, t.keep(start)); err != nil {
+	t.value = store.AppendDelivery(t.value[:0], &stored)
+	if err := t.rows.Put(t.key, t.value); err != nil {
 		return err
 	}
 	if err := t.unindexDelivery(&old); err != nil {
@@ -469,7 +438,7 @@ func (t *txn) putDelivery(given *store.Delivery) error {
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
 		return nil
 	}
-	return put(t.live, t.key, nil)
+	return t.live.Put(t.key, nil)
 }
 
 func (t *txn) unindexDelivery(d *store.Delivery) error {
@@ -483,7 +452,7 @@ func (t *txn) unindexDelivery(d *store.Delivery) error {
 	default: // there was none
 		return nil
 	}
-	return del(t.live, t.key)
+	return t.live.Delete(t.key)
 }
 
 func (t *txn) putMark(m store.Mark) error {
@@ -492,21 +461,20 @@ func (t *txn) putMark(m store.Mark) error {
 		return err
 	}
 	expires := store.Time(m.Expires)
-	start := len(t.s.arena)
-	t.s.arena = appendTime(appendTime(t.s.arena, t.now), expires)
+	t.value = appendTime(appendTime(t.value[:0], t.now), expires)
 	t.key = append(append(t.key[:0], idxMark), h[:]...)
-	if err := put(t.idx, t.key, t.keep(start)); err != nil {
+	if err := t.idx.Put(t.key, t.value); err != nil {
 		return err
 	}
 	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), t.now), h[:]...)
-	if err := put(t.idx, t.key, nil); err != nil {
+	if err := t.idx.Put(t.key, nil); err != nil {
 		return err
 	}
 	if expires.IsZero() {
 		return nil
 	}
 	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), expires), h[:]...)
-	return put(t.idx, t.key, nil)
+	return t.idx.Put(t.key, nil)
 }
 
 // dropMark deletes a mark, if it is there, with its indexes.
@@ -516,15 +484,15 @@ func (t *txn) dropMark(h []byte) error {
 	if !ok {
 		return nil
 	}
-	if err := del(t.idx, t.key); err != nil {
+	if err := t.idx.Delete(t.key); err != nil {
 		return err
 	}
 	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), created), h...)
-	if err := del(t.idx, t.key); err != nil {
+	if err := t.idx.Delete(t.key); err != nil {
 		return err
 	}
 	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), expires), h...)
-	return del(t.idx, t.key)
+	return t.idx.Delete(t.key)
 }
 
 func readMark(b []byte) (created, expires time.Time, ok bool) {

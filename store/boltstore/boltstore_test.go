@@ -25,6 +25,8 @@ func mustOpen(t *testing.T, path string, opts ...boltstore.Option) *boltstore.St
 	return s
 }
 
+// TestConformance runs with tables so small that a file is always half in the log
+// and half in the tree.
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
 		t.Helper()
@@ -32,7 +34,7 @@ func TestConformance(t *testing.T) {
 		start := time.Now()
 		path := filepath.Join(t.TempDir(), "signin.db")
 		clock := func() time.Time { return start.Add(time.Duration(offset.Load())) }
-		s := mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync())
+		s := mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync(), boltstore.WithTable(3000))
 		return storetest.Harness{
 			Store:   s,
 			Advance: func(d time.Duration) { offset.Add(int64(d)) },
@@ -41,7 +43,7 @@ func TestConformance(t *testing.T) {
 				if err := s.Close(); err != nil {
 					t.Fatalf("Close: %v", err)
 				}
-				s = mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync())
+				s = mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync(), boltstore.WithTable(3000))
 				return s
 			},
 		}

@@ -8,14 +8,13 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore/internal/kv"
 )
 
 // until collects copies of at most limit keys that begin with prefix and then
 // have a time that is not after end, in order.
-func until(b *bbolt.Bucket, prefix byte, end time.Time, limit int) [][]byte {
+func until(b *kv.Bucket, prefix byte, end time.Time, limit int) [][]byte {
 	var keys [][]byte
 	c := b.Cursor()
 	for k, _ := c.Seek([]byte{prefix}); len(keys) < limit && len(k) > timeSize && k[0] == prefix; k, _ = c.Next() {
@@ -49,9 +48,6 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 				return err
 			}
 			snap.Attempts = append(snap.Attempts, *a)
-		}
-		if len(snap.Attempts) == 0 {
-			return errNothing
 		}
 		return nil
 	})
@@ -113,9 +109,6 @@ func (s *Store) Claim(ctx context.Context, owner string, limit int, hold time.Du
 				return err
 			}
 			out = append(out, *d)
-		}
-		if len(out) == 0 {
-			return errNothing
 		}
 		return nil
 	})
@@ -246,12 +239,12 @@ func (t *txn) remove(a *store.Attempt) error {
 		return err
 	}
 	t.key = userRow(t.key[:0], hashKey(a.Key), a.ID)
-	if err := del(t.idx, t.key); err != nil {
+	if err := t.idx.Delete(t.key); err != nil {
 		return err
 	}
 	if aad := a.Conversation.UserAAD; aad != "" {
 		t.key = aadRow(t.key[:0], aad, a.ID)
-		if err := del(t.idx, t.key); err != nil {
+		if err := t.idx.Delete(t.key); err != nil {
 			return err
 		}
 	}
@@ -282,7 +275,7 @@ func (t *txn) remove(a *store.Attempt) error {
 		}
 	}
 	for _, k := range keys {
-		if err := del(t.rows, k); err != nil {
+		if err := t.rows.Delete(k); err != nil {
 			return err
 		}
 	}
@@ -295,7 +288,7 @@ func (t *txn) removeExchange(key []byte, id string) error {
 	if string(t.idx.Get(key)) != id {
 		return nil
 	}
-	return del(t.idx, key)
+	return t.idx.Delete(key)
 }
 
 // purgeRest deletes orphan lines and marks that are old.
@@ -307,7 +300,7 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 				return err
 			}
 			for _, k := range orphans {
-				if err := del(t.rows, k); err != nil {
+				if err := t.rows.Delete(k); err != nil {
 					return err
 				}
 			}
@@ -317,13 +310,11 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 				until(t.idx, idxMarkExpires, t.now, purgeBatch),
 			)
 			for _, k := range marks {
-				if err := errors.Join(t.dropMark(k[1+timeSize:]), del(t.idx, k)); err != nil {
+				if err := errors.Join(t.dropMark(k[1+timeSize:]), t.idx.Delete(k)); err != nil {
 					return err
 				}
 			}
-			if more = len(orphans)+len(marks) > 0; !more {
-				return errNothing
-			}
+			more = len(orphans)+len(marks) > 0
 			return nil
 		})
 		if err != nil {
@@ -335,10 +326,11 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 
 func (t *txn) oldOrphans(before time.Time) ([][]byte, error) {
 	prefix := rowKey(nil, "", kindEvents)
+	var r lineReader
 	var keys [][]byte
 	c := t.rows.Cursor()
 	for k, v := c.Seek(prefix); len(keys) < purgeBatch && bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		lines, err := readLines(k, v)
+		lines, err := r.read(k, v)
 		if err != nil {
 			return nil, err
 		}

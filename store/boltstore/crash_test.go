@@ -49,7 +49,8 @@ func exit(err error) {
 // writeForever commits through a group from several goroutines, and says so on
 // stdout once a commit is acknowledged.
 func writeForever(path string) error {
-	s, err := boltstore.Open(path)
+	// Small tables, so that some of them are on their way to the tree.
+	s, err := boltstore.Open(path, boltstore.WithTable(20_000))
 	if err != nil {
 		return err
 	}

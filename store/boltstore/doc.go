@@ -4,9 +4,19 @@
 // The file is locked while it is open, for readers too: see [WithReadOnly] and
 // [store.ErrLocked].
 //
-// Every call of [Store.Apply] is one transaction, synced to the disk, for the
-// whole slice; one call at a time. Wrap the store in a [store.Group] so that
-// concurrent commits share transactions.
+// Every call of [store.Apply] is one batch for the whole slice, synced to the
+// disk; one call at a time. Wrap the store in a [store.Group] so that concurrent
+// commits share batches.
+//
+// # Files
+//
+// While a store is open for writing two files lie beside it, NAME.log0 and
+// NAME.log1: what was acknowledged goes there first, see internal/kv. After
+// Close the file stands alone. After a crash the three belong together, and the
+// next Open brings them together: move or copy all of them, or use
+// [Store.Snapshot]. A file that was not closed is refused without its log. Who
+// has lost the log and wants to go on without what it held makes two empty files
+// of these names.
 //
 // # Layout
 //
@@ -15,8 +25,7 @@
 //
 //	id 00 a                 the record
 //	id 00 d kind round      its deliveries
-//	id 00 e seq             its audit lines; all of one commit share a row,
-//	                        whose key carries the last seq
+//	id 00 e batch n         its audit lines; all of one commit share a row
 //	id 00 x hash            exchange ids that it had before its present one
 //	00 e seq                audit lines of no attempt
 //
@@ -36,7 +45,7 @@
 //	m hash                  marks
 //	c, n time hash          marks by creation and by expiry
 //
-// bucket meta: format, secret, created, skew.
+// bucket facts: skew, orphans (the last seq).
 //
 // # The free list
 //

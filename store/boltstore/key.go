@@ -39,6 +39,10 @@ const (
 	idxMarkExpires = 'n'
 )
 
+// Keys of bucket facts.
+func factSkew() []byte    { return []byte("skew") }
+func factOrphans() []byte { return []byte("orphans") } // last Seq of a line of no attempt
+
 const (
 	hashSize  = 16 // of what users can choose
 	scopeSize = 8  // of app and channel, and of a connection: configured names

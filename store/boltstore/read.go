@@ -7,14 +7,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore/internal/kv"
 )
 
 // Get returns one attempt; see [store.Store].
@@ -77,7 +75,7 @@ func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
 	if q.Connection != "" {
 		prefix, scope = h[:], h[hashSize:]
 	}
-	open, err := t.openIDs(prefix, nil)
+	open, err := t.openOf(h, q.Connection != "", prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +86,9 @@ func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
 			return nil, err
 		}
 		out = append(out, *a)
+	}
+	if len(out) >= q.Max() {
+		return out, nil
 	}
 	ids := newDescending(t.idx, append([]byte{idxUser}, h[:hashSize]...), "")
 	for id, v := ids.next(); id != "" && len(out) < q.Max(); id, v = ids.next() {
@@ -104,6 +105,19 @@ func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
 		return nil, nil
 	}
 	return out, nil
+}
+
+// openOf returns the ids of a user's open attempts, newest first: of one
+// connection, of which there can be one at most, or of all.
+func (t *txn) openOf(h userKey, one bool, prefix []byte) ([]string, error) {
+	if !one {
+		return t.openIDs(prefix, nil)
+	}
+	row, ok, err := t.openRow(h)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return []string{row.id}, nil
 }
 
 // openIDs returns the ids of open attempts whose key begins so and whose state
@@ -135,37 +149,29 @@ func (t *txn) eachOpen(prefix []byte, fn func(openRow)) error {
 // descending walks the ids behind a prefix of an index, from below an id (""
 // for all) downwards.
 type descending struct {
-	c      *bbolt.Cursor
+	step   func() (k, v []byte)
+	c      *kv.Cursor
 	prefix []byte
-	k, v   []byte
 }
 
-func newDescending(b *bbolt.Bucket, prefix []byte, below string) *descending {
-	d := &descending{c: b.Cursor(), prefix: prefix}
+func newDescending(b *kv.Bucket, prefix []byte, below string) *descending {
 	end := append(bytes.Clone(prefix), below...)
 	if below == "" {
 		end = append(end, 0xff) // ids are text: none begins with ff
 	}
-	d.k, d.v = seekBefore(d.c, end)
-	return d
+	c := b.Cursor()
+	return &descending{c: c, prefix: prefix, step: func() (k, v []byte) { return c.Before(end) }}
 }
 
 // next returns the next id and its value, "" at the end.
 func (d *descending) next() (id string, v []byte) {
-	if !bytes.HasPrefix(d.k, d.prefix) {
+	k, v := d.step()
+	d.step = d.c.Prev
+	if !bytes.HasPrefix(k, d.prefix) {
+		d.step = func() (k, v []byte) { return nil, nil }
 		return "", nil
 	}
-	id, v = string(d.k[len(d.prefix):]), d.v
-	d.k, d.v = d.c.Prev()
-	return id, v
-}
-
-// seekBefore moves to the last key that is smaller than end.
-func seekBefore(c *bbolt.Cursor, end []byte) (k, v []byte) {
-	if k, _ := c.Seek(end); k == nil {
-		return c.Last()
-	}
-	return c.Prev()
+	return string(k[len(d.prefix):]), v
 }
 
 // Changed waits for a newer version, among the writes of this process; see
@@ -322,7 +328,7 @@ func (t *txn) newestFirst(f *store.Filter) func() string {
 	c := t.rows.Cursor()
 	at := []byte(end)
 	return func() string {
-		k, _ := seekBefore(c, at)
+		k, _ := c.Before(at)
 		id, _ := cutID(k)
 		if k == nil || id == "" || id < low {
 			return ""
@@ -346,12 +352,8 @@ func (t *txn) appendDeliveries(dst []store.Delivery, id string) ([]store.Deliver
 	return dst, nil
 }
 
-// readLines decodes a row of audit lines.
-func readLines(key, b []byte) ([]store.Event, error) {
-	id, rest := cutID(key)
-	if len(rest) != 1+timeSize || len(b) == 0 {
-		return nil, fmt.Errorf("audit row of attempt %q: %w", id, store.ErrCorrupt)
-	}
+// readLines decodes a row of audit lines, the first of which has number seq.
+func readLines(id string, seq int64, b []byte) ([]store.Event, error) {
 	var lines []store.Event
 	for len(b) > 0 {
 		n, w := binary.Uvarint(b)
@@ -362,15 +364,34 @@ func readLines(key, b []byte) ([]store.Event, error) {
 		if err != nil {
 			return nil, fmt.Errorf("audit row of attempt %q: %w", id, err)
 		}
-		e.Attempt = id
+		e.Attempt, e.Seq = id, seq
 		lines = append(lines, e)
 		b = b[w+int(n):]
-	}
-	last := binary.BigEndian.Uint64(rest[1:])
-	for i := range lines {
-		lines[i].Seq = int64(last) - int64(len(lines)-1-i)
+		seq++
 	}
 	return lines, nil
+}
+
+// lineReader reads rows of audit lines in order. The lines of an attempt are
+// numbered by their place, those of none by their key.
+type lineReader struct {
+	id   string
+	last int64
+}
+
+func (r *lineReader) read(key, value []byte) ([]store.Event, error) {
+	id, rest := cutID(key)
+	switch {
+	case id == "" && len(rest) == 1+timeSize:
+		r.last = int64(binary.BigEndian.Uint64(rest[1:])) - 1
+	case id == "" || len(value) == 0:
+		return nil, fmt.Errorf("audit row of attempt %q: %w", id, store.ErrCorrupt)
+	case id != r.id:
+		r.last = 0
+	}
+	lines, err := readLines(id, r.last+1, value)
+	r.id, r.last = id, r.last+int64(len(lines))
+	return lines, err
 }
 
 // Events returns audit lines; see [store.Store].
@@ -385,15 +406,13 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event,
 		}
 		prefix := rowKey(nil, f.Attempt, kindEvents)
 		from := prefix
-		if f.After > 0 {
-			if f.After == math.MaxInt64 {
-				return nil
-			}
-			from = binary.BigEndian.AppendUint64(bytes.Clone(prefix), uint64(f.After)+1)
+		if f.Orphans && f.After > 0 {
+			from = binary.BigEndian.AppendUint64(bytes.Clone(prefix), uint64(f.After))
 		}
+		var r lineReader
 		c := t.rows.Cursor()
 		for k, v := c.Seek(from); bytes.HasPrefix(k, prefix) && len(out) < f.Max(); k, v = c.Next() {
-			lines, err := readLines(k, v)
+			lines, err := r.read(k, v)
 			if err != nil {
 				return err
 			}
@@ -421,12 +440,13 @@ func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Even
 		})
 		out = out[:min(len(out), f.Max())]
 	}
+	var r lineReader
 	c := t.rows.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
 		if _, rest := cutID(k); len(rest) == 0 || rest[0] != kindEvents {
 			continue
 		}
-		lines, err := readLines(k, v)
+		lines, err := r.read(k, v)
 		if err != nil {
 			return nil, err
 		}
@@ -488,7 +508,7 @@ func (t *txn) count(prefix byte) (n int) {
 }
 
 // Secret returns the store's random key; see [store.Store].
-func (s *Store) Secret() []byte { return bytes.Clone(s.secret) }
+func (s *Store) Secret() []byte { return s.db.Secret() }
 
 // Info describes the store; see [store.Store].
 func (s *Store) Info(ctx context.Context) (store.Info, error) {
@@ -500,30 +520,14 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	return info, err
 }
 
-// Snapshot writes a consistent copy of the file to w while the store goes on,
-// and returns its size in bytes. Pages that are freed meanwhile are not reused
-// before it ends. It ends early, with an error, when ctx is done.
+// Snapshot writes a copy of the file to w, as it is now, while the store goes
+// on, and returns its size in bytes. The copy needs no log. Pages that are freed
+// meanwhile are not reused before it ends. It ends early, with an error, when
+// ctx is done.
 func (s *Store) Snapshot(ctx context.Context, w io.Writer) (int64, error) {
-	var n int64
-	err := s.view(ctx, "snapshot", func(t *txn) (err error) {
-		if n, err = t.tx.WriteTo(ctxWriter{ctx: ctx, w: w}); err != nil {
-			return fmt.Errorf("copy: %w", err)
-		}
-		return nil
-	})
-	return n, err
-}
-
-// ctxWriter refuses to write when its context is done.
-type ctxWriter struct {
-	ctx context.Context //nolint:containedctx // lives for one call of Snapshot
-	w   io.Writer
-}
-
-// Write passes b on.
-func (c ctxWriter) Write(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, fmt.Errorf("interrupted: %w", err)
+	n, err := s.db.Snapshot(ctx, w)
+	if err != nil {
+		return n, fmt.Errorf("boltstore: snapshot: %w", err)
 	}
-	return c.w.Write(b) //nolint:wrapcheck // io.Copy compares a writer's errors
+	return n, nil
 }

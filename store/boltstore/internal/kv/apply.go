@@ -1,0 +1,222 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// startLog makes the log files before the first batch, and the tree say so.
+func (db *DB) startLog() error {
+	if db.logged {
+		return nil
+	}
+	err := db.log.create(db.opts.Mode)
+	if err == nil && !db.opts.NoSync {
+		err = syncDir(filepath.Dir(db.log.files[0].path))
+	}
+	if err == nil {
+		err = db.apply(newTable(db.visible.Load()), true)
+	}
+	if err != nil {
+		return errors.Join(err, db.log.close())
+	}
+	db.logged = true
+	return nil
+}
+
+// room makes place for a batch: a table that is full goes to the tree while
+// another one takes its place. It is called by who writes.
+func (db *DB) room() error {
+	full := db.layers.Load().active
+	if full.size < db.opts.TableSize {
+		return nil
+	}
+	if err := db.settle(); err != nil {
+		return err
+	}
+	db.layers.Store(&layers{active: newTable(full.last), sealed: full})
+	db.log.swap()
+	db.running.Go(func() { _ = db.release() }) // if it fails, settle tries again
+	return nil
+}
+
+// settle waits until no table is on its way to the tree.
+func (db *DB) settle() error {
+	db.running.Wait()
+	if db.layers.Load().sealed == nil {
+		return nil
+	}
+	return db.release()
+}
+
+// release gives the sealed table to the tree.
+func (db *DB) release() error {
+	if err := db.hold(); err != nil {
+		return err
+	}
+	defer db.mu.RUnlock()
+	l := db.layers.Load()
+	if err := db.apply(l.sealed, true); err != nil {
+		return err
+	}
+	db.layers.Store(&layers{active: l.active})
+	return nil
+}
+
+// apply writes a table to the tree, in one transaction.
+func (db *DB) apply(t *table, logged bool) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("bbolt panicked: %v", r)
+		}
+		if err != nil {
+			db.stale.Store(true)
+			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+	}()
+	err = db.tree.Update(func(tx *bbolt.Tx) error {
+		buckets := make([]*bbolt.Bucket, len(db.buckets))
+		for i, name := range db.buckets {
+			buckets[i] = tx.Bucket(name)
+		}
+		err := t.each(func(bucket uint8, e entry) error {
+			if e.gone {
+				return buckets[bucket].Delete(e.key)
+			}
+			return buckets[bucket].Put(e.key, e.value)
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(t.last, logged))
+	})
+	if err != nil {
+		return fmt.Errorf("write the tree: %w", err)
+	}
+	return nil
+}
+
+// Snapshot writes a copy of the file to w, as it is now, while the store goes
+// on, and returns its size in bytes. The copy stands alone. Pages that are freed
+// meanwhile are not reused before it ends. It ends early, with an error, when
+// ctx is done.
+func (db *DB) Snapshot(ctx context.Context, w io.Writer) (int64, error) {
+	if db.opts.ReadOnly && !db.layers.Load().active.empty() {
+		return db.copied(ctx, w)
+	}
+	tx, err := db.freeze(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer db.mu.RUnlock()
+	defer func() { _ = tx.Rollback() }()
+	n, err := tx.WriteTo(ctxWriter{ctx: ctx, w: w})
+	if err != nil {
+		return n, fmt.Errorf("copy: %w", err)
+	}
+	return n, nil
+}
+
+// copied is a snapshot of a file that was not closed and must not be changed:
+// that of a copy.
+func (db *DB) copied(ctx context.Context, w io.Writer) (n int64, err error) {
+	dir, err := os.MkdirTemp("", "snapshot")
+	if err != nil {
+		return 0, fmt.Errorf("copy: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	to := filepath.Join(dir, "db")
+	for from, to := range map[string]string{
+		db.path: to, db.log.files[0].path: logPath(to, 0), db.log.files[1].path: logPath(to, 1),
+	} {
+		if err := copyFile(ctx, from, to); err != nil {
+			return 0, fmt.Errorf("copy: %w", err)
+		}
+	}
+	opts := db.opts
+	opts.ReadOnly, opts.Mode = false, 0o600
+	whole, err := Open(to, opts)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, whole.Close()) }()
+	return whole.Snapshot(ctx, w)
+}
+
+func copyFile(ctx context.Context, from, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("from: %w", err)
+	}
+	defer func() { _ = src.Close() }()
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("to: %w", err)
+	}
+	_, err = io.Copy(ctxWriter{ctx: ctx, w: dst}, src)
+	return errors.Join(err, dst.Close())
+}
+
+// freeze gives the tree everything and returns with db.mu held for reading and
+// with the tree as it is then.
+func (db *DB) freeze(ctx context.Context) (*bbolt.Tx, error) {
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	if err := db.settle(); err != nil {
+		return nil, err
+	}
+	if err := db.ready(ctx); err != nil {
+		return nil, err
+	}
+	tx, err := db.alone()
+	if err != nil {
+		db.mu.RUnlock()
+		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	return tx, nil
+}
+
+// alone is the tree at a moment at which it needs no log.
+func (db *DB) alone() (*bbolt.Tx, error) {
+	if db.logged {
+		full := db.layers.Load().active
+		if err := db.apply(full, false); err != nil {
+			return nil, err
+		}
+		// The next batch starts the log again. It cannot be done here: while this
+		// goroutine reads, a write that needs a larger map would wait for it.
+		db.logged = false
+		db.layers.Store(&layers{active: newTable(full.last)})
+		db.log.swap()
+		if err := db.log.close(); err != nil {
+			return nil, err
+		}
+	}
+	tx, err := db.tree.Begin(false)
+	if err != nil {
+		return nil, fmt.Errorf("read the tree: %w", err)
+	}
+	return tx, nil
+}
+
+// ctxWriter refuses to write when its context is done.
+type ctxWriter struct {
+	ctx context.Context //nolint:containedctx // lives for one call of Snapshot
+	w   io.Writer
+}
+
+// Write passes b on.
+func (c ctxWriter) Write(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, fmt.Errorf("interrupted: %w", err)
+	}
+	return c.w.Write(b) //nolint:wrapcheck // io.Copy compares a writer's errors
+}

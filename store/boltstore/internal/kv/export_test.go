@@ -1,0 +1,52 @@
+package kv
+
+import (
+	"errors"
+	"os"
+	"testing"
+)
+
+// BreakLog makes the log's files refuse to be written until mend is called.
+func BreakLog(t *testing.T, db *DB) (mend func()) {
+	t.Helper()
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	var whole [2]*os.File
+	for i := range db.log.files {
+		file := &db.log.files[i]
+		whole[i] = file.f
+		f, err := os.Open(file.path) // for reading
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.f = f
+	}
+	return func() {
+		db.writer.Lock()
+		defer db.writer.Unlock()
+		for i := range db.log.files {
+			_ = db.log.files[i].f.Close()
+			db.log.files[i].f = whole[i]
+		}
+	}
+}
+
+// fataler is what testing.T and rapid.T share here.
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+// Kill lets go of the files and leaves them as they are.
+func Kill(t fataler, db *DB) {
+	t.Helper()
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	db.running.Wait()
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.closed = true
+	if err := errors.Join(db.log.close(), db.tree.Close()); err != nil {
+		t.Fatal(err)
+	}
+}

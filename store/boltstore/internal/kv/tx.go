@@ -1,0 +1,181 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Tx is a transaction: the file as it was when it began and, in an update, what
+// was put since. It is for one goroutine.
+type Tx struct {
+	db      *DB
+	layers  *layers
+	at      uint64 // the last batch that it sees
+	tree    *bbolt.Tx
+	buckets []Bucket
+}
+
+// Bucket is a part of the file, with keys of its own. What its methods return
+// is valid until the transaction ends and must not be changed.
+type Bucket struct {
+	tx   *Tx
+	id   uint8
+	tree *bbolt.Bucket // once it was asked
+}
+
+// begin starts a transaction that sees batches up to the last one on the disk.
+// db.mu is held for reading.
+func (db *DB) begin() (*Tx, error) {
+	for {
+		tx := &Tx{db: db, layers: db.layers.Load(), at: db.visible.Load()}
+		var err error
+		if tx.tree, err = db.tree.Begin(false); err != nil {
+			return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+		// With other layers by now, the tree may have got what is after at.
+		if db.layers.Load() == tx.layers {
+			tx.buckets = make([]Bucket, len(db.buckets))
+			return tx, nil
+		}
+		tx.end()
+	}
+}
+
+func (tx *Tx) end() { _ = tx.tree.Rollback() }
+
+// View runs fn in a transaction that only reads.
+func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
+	if err := db.ready(ctx); err != nil {
+		return err
+	}
+	defer db.mu.RUnlock()
+	tx, err := db.begin()
+	if err != nil {
+		return err
+	}
+	defer tx.end()
+	return fn(tx)
+}
+
+// Update runs fn in a transaction and returns when what it put is on the disk.
+// An error of fn, or [store.ErrUnavailable] when the disk does not take it,
+// means that nothing was put, as far as this process sees. After a crash
+// something that was ErrUnavailable may be there.
+func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
+	if db.opts.ReadOnly {
+		return store.ErrReadOnly
+	}
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	if err := db.room(); err != nil {
+		return err
+	}
+	if err := db.ready(ctx); err != nil {
+		return err
+	}
+	defer db.mu.RUnlock()
+	if err := db.startLog(); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	tx, err := db.begin()
+	if err != nil {
+		return err
+	}
+	defer tx.end()
+	return db.write(tx, fn)
+}
+
+func (db *DB) write(tx *Tx, fn func(tx *Tx) error) error {
+	table, done := tx.layers.active, false
+	from := table.written
+	defer func() {
+		if !done { // also when fn panics
+			table.undo(from)
+		}
+	}()
+	tx.at++ // it sees its own batch
+	db.batch = append(db.batch[:0], make([]byte, batchHead)...)
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if len(db.batch) == batchHead {
+		done = true
+		return nil
+	}
+	if err := db.log.append(db.batch, tx.at); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	done = true
+	table.last = tx.at
+	db.visible.Store(tx.at)
+	return nil
+}
+
+// Batch is the number of the batch that the transaction sees last: in an update
+// its own, greater than all before it.
+func (tx *Tx) Batch() uint64 { return tx.at }
+
+// Bucket returns the bucket at a place of [Options.Buckets].
+func (tx *Tx) Bucket(i int) *Bucket {
+	b := &tx.buckets[i]
+	b.tx, b.id = tx, uint8(i)
+	return b
+}
+
+// inTree is the bucket in the tree.
+func (b *Bucket) inTree() *bbolt.Bucket {
+	if b.tree == nil {
+		b.tree = b.tx.tree.Bucket(b.tx.db.buckets[b.id])
+	}
+	return b.tree
+}
+
+// Get returns the key's value, nil if it has none; an empty one is not nil.
+func (b *Bucket) Get(key []byte) []byte {
+	l := b.tx.layers
+	e, ok := l.active.get(b.id, key, b.tx.at)
+	if !ok && l.sealed != nil {
+		e, ok = l.sealed.get(b.id, key, b.tx.at)
+	}
+	if ok {
+		return e.value
+	}
+	return b.inTree().Get(key)
+}
+
+// Cursor walks the bucket.
+func (b *Bucket) Cursor() *Cursor {
+	c := &Cursor{n: 1}
+	l := b.tx.layers
+	c.sources[0] = &walker{t: l.active, bucket: b.id, seq: b.tx.at}
+	if l.sealed != nil {
+		c.sources[c.n] = &walker{t: l.sealed, bucket: b.id, seq: b.tx.at}
+		c.n++
+	}
+	c.sources[c.n] = treeSource{b.inTree().Cursor()}
+	c.n++
+	return c
+}
+
+var errKey = errors.New("a key is empty or too long")
+
+// Put sets the key's value; it copies both.
+func (b *Bucket) Put(key, value []byte) error { return b.put(key, value, false) }
+
+// Delete takes the key out, if it is there.
+func (b *Bucket) Delete(key []byte) error { return b.put(key, nil, true) }
+
+func (b *Bucket) put(key, value []byte, deleted bool) error {
+	if len(key) == 0 || len(key) > bbolt.MaxKeySize || len(value) > bbolt.MaxValueSize {
+		return fmt.Errorf("%w: %w", store.ErrInvalid, errKey)
+	}
+	db := b.tx.db
+	db.batch = appendOp(db.batch, b.id, key, value, deleted)
+	b.tx.layers.active.put(b.id, key, value, deleted, b.tx.at)
+	return nil
+}
