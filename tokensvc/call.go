@@ -24,7 +24,7 @@ var (
 // call does one request. A status from 200 to 299 is a success, whose body it
 // returns; anything else is an Error.
 func (c *Client) call(ctx context.Context, op, method, path, query string, body []byte) ([]byte, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := bounded(ctx, c.timeout)
 	defer cancel()
 
 	header := make(http.Header, 3)
@@ -47,6 +47,14 @@ func (c *Client) call(ctx context.Context, op, method, path, query string, body 
 		setBody(req, body)
 	}
 	return roundTrip(c.http, req, op)
+}
+
+// bounded is ctx with a timeout, or ctx itself if that ends sooner.
+func bounded(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= timeout {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, timeout)
 }
 
 // setBody makes the body repeatable: the transport sends it again when a

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -80,6 +81,10 @@ type (
 	}
 )
 
+// wires are used again: they are large, and nothing of them but strings and the
+// value goes on.
+var wires = sync.Pool{New: func() any { return new(activityJSON) }}
+
 // DecodeActivity reads a Bot Framework activity. The error matches
 // [ErrMalformed]: no JSON object, no type, or an id that cannot be one (a
 // control character in it, or longer than 1024 bytes). Which ids must be there
@@ -90,8 +95,12 @@ func DecodeActivity(body []byte) (*machine.Activity, error) {
 	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
 		return nil, fmt.Errorf("%w: no JSON object", ErrMalformed)
 	}
-	var wire activityJSON
-	if err := json.Unmarshal(body, &wire); err != nil {
+	wire, _ := wires.Get().(*activityJSON)
+	defer func() {
+		*wire = activityJSON{}
+		wires.Put(wire)
+	}()
+	if err := json.Unmarshal(body, wire); err != nil {
 		// After a wrong type the decoder goes on with the next member: what
 		// is needed and missing is found out below.
 		var wrongType *json.UnmarshalTypeError

@@ -162,7 +162,7 @@ func (c *Connector) call(ctx context.Context, op, method, serviceURL string, pat
 	if err != nil {
 		return "", unsent(op, http.StatusBadRequest, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := bounded(ctx, c.timeout)
 	defer cancel()
 	bearer, err := c.tokens.Token(ctx)
 	if err != nil {
@@ -188,6 +188,14 @@ func (c *Connector) call(ctx context.Context, op, method, serviceURL string, pat
 		return "", &ConnectorError{Op: op, Status: resp.StatusCode, Code: errorCode(answer)}
 	}
 	return answerID(answer), nil
+}
+
+// bounded is ctx with a timeout, or ctx itself if that ends sooner.
+func bounded(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= timeout {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, timeout)
 }
 
 // endpoint joins the service URL, with or without its trailing slash, and the

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -166,9 +167,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// A caller who hangs up sends again. What was begun goes on, so that the
 	// repeat finds an outcome.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.timeout)
-	defer cancel()
-	status = h.write(w, h.answer(ctx, a))
+	ctx := &turnContext{parent: context.WithoutCancel(r.Context()), deadline: time.Now().Add(h.timeout)}
+	defer ctx.end()
+	status = h.write(w, h.answer(ctx, a)) //nolint:contextcheck // it is the context of the request, without its end
 	h.log.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
 		Dur("duration", time.Since(begun)).Msg("activity")
 }
@@ -207,14 +208,15 @@ func (h *handler) receive(w http.ResponseWriter, r *http.Request) (*machine.Acti
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	const trusted = 64 << 10 // a larger length has to be proven by sending it
-	if r.ContentLength > MaxBody {
+	switch {
+	case r.ContentLength > MaxBody:
 		return nil, &http.MaxBytesError{Limit: MaxBody}
+	case r.ContentLength > 0 && r.ContentLength <= trusted:
+		body := make([]byte, r.ContentLength) // the server lets nobody send more
+		_, err := io.ReadFull(r.Body, body)
+		return body, err
 	}
-	size := bytes.MinRead
-	if r.ContentLength > 0 {
-		size += int(min(r.ContentLength, trusted))
-	}
-	buf := bytes.NewBuffer(make([]byte, 0, size))
+	var buf bytes.Buffer
 	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, MaxBody))
 	return buf.Bytes(), err
 }
