@@ -21,14 +21,23 @@ func AppendAttempt(dst []byte, a *Attempt) []byte { return appendRecord(dst, a, 
 // error is [ErrCorrupt], also for a state that this program does not know.
 func DecodeAttempt(b []byte) (Attempt, error) {
 	var a Attempt
-	err := decodeRecord(b, &a, attemptFields[:])
+	if err := a.Decode(b); err != nil {
+		return Attempt{}, err
+	}
+	return a, nil
+}
+
+// Decode is [DecodeAttempt] in place; after an error a is of no use.
+func (a *Attempt) Decode(b []byte) error {
+	*a = Attempt{}
+	err := decodeRecord(b, a, attemptFields[:])
 	if err == nil && !a.State.Valid() {
 		err = corrupt("no state")
 	}
 	if err != nil {
-		return Attempt{}, fmt.Errorf("decode attempt: %w", err)
+		return fmt.Errorf("decode attempt: %w", err)
 	}
-	return a, nil
+	return nil
 }
 
 // AppendEvent appends the encoding of e to dst. Time and duration are kept in

@@ -12,7 +12,8 @@ import (
 
 // putPlan is what check learned about one Put.
 type putPlan struct {
-	old  *store.Attempt // nil on insertion
+	had  bool          // false on insertion
+	old  store.Attempt // if it had one
 	key  userKey
 	from userKey // of old
 }
@@ -47,15 +48,13 @@ func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	plans := t.plans[:0]
+	t.plans = slices.Grow(t.plans[:0], len(c.Put))[:len(c.Put)]
+	plans := t.plans
 	for i := range c.Put {
-		plan, err := t.checkPut(c.Put[:i], plans, &c.Put[i])
-		if err != nil {
+		if err := t.checkPut(c.Put[:i], plans, &c.Put[i]); err != nil {
 			return nil, err
 		}
-		plans = append(plans, plan)
 	}
-	t.plans = plans
 	known := func(id string) bool {
 		for i := range c.Put {
 			if c.Put[i].ID == id {
@@ -82,46 +81,46 @@ func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 	return plans, nil
 }
 
-// checkPut checks one Put as if those before it in the commit were written.
-func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt) (putPlan, error) {
-	plan := putPlan{key: hashKey(a.Key)}
-	for j := len(before) - 1; j >= 0 && plan.old == nil; j-- {
+// checkPut plans one Put, as if those before it in the commit were written.
+func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt) error {
+	plan := &plans[len(before)]
+	plan.had, plan.key = false, hashKey(a.Key)
+	for j := len(before) - 1; j >= 0 && !plan.had; j-- {
 		if before[j].ID == a.ID {
-			plan.old = &before[j]
+			plan.had, plan.old = true, before[j]
 		}
 	}
-	if plan.old == nil {
-		old, err := t.attempt(a.ID)
-		if err != nil {
-			return plan, err
+	if !plan.had {
+		var err error
+		if plan.had, err = t.read(a.ID, &plan.old); err != nil {
+			return err
 		}
-		plan.old = old
 	}
-	old := plan.old
+	old := &plan.old
 	switch {
-	case a.Version == 1 && old != nil:
-		return plan, fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
-	case a.Version > 1 && old == nil:
-		return plan, fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
+	case a.Version == 1 && plan.had:
+		return fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
+	case a.Version > 1 && !plan.had:
+		return fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
 	case a.Version > 1 && old.Version != a.Version-1:
-		return plan, fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.Version, a.Version-1, store.ErrConflict)
+		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.Version, a.Version-1, store.ErrConflict)
 	}
-	if old != nil {
+	if plan.had {
 		plan.from = plan.key
 		if old.Key != a.Key {
 			plan.from = hashKey(old.Key)
 		}
 	}
 	if a.State.Terminal() {
-		return plan, nil
+		return nil
 	}
 	row, _, err := t.openRow(plan.key)
 	if err != nil {
-		return plan, err
+		return err
 	}
 	other := row.id
 	for j := range before {
-		if plans[j].old != nil && other == before[j].ID {
+		if plans[j].had && other == before[j].ID {
 			other = "" // as stored it held the key; what it does now follows
 		}
 		if plans[j].key == plan.key && !before[j].State.Terminal() {
@@ -129,9 +128,9 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 		}
 	}
 	if other != "" && other != a.ID {
-		return plan, fmt.Errorf("attempt %s: attempt %s: %w", a.ID, other, store.ErrExists)
+		return fmt.Errorf("attempt %s: attempt %s: %w", a.ID, other, store.ErrExists)
 	}
-	return plan, nil
+	return nil
 }
 
 // openRow returns the key's row of live, and whether it has one.
@@ -199,7 +198,7 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 // indexOpen keeps the open and the due index.
 func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 	var had openRow
-	if plan.old != nil && !plan.old.State.Terminal() {
+	if plan.had && !plan.old.State.Terminal() {
 		row, ok, err := t.openRow(plan.from)
 		if err != nil {
 			return err
@@ -247,8 +246,8 @@ func (t *txn) moveDue(id string, from, to time.Time) error {
 
 // indexUser keeps the indexes by MRI and by Entra object id.
 func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
-	if plan.old == nil || plan.from != plan.key {
-		if plan.old != nil {
+	if !plan.had || plan.from != plan.key {
+		if plan.had {
 			t.key = userRow(t.key[:0], plan.from, a.ID)
 			if err := t.idx.Delete(t.key); err != nil {
 				return err
@@ -261,7 +260,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 		}
 	}
 	oldAAD, aad := "", a.Conversation.UserAAD
-	if plan.old != nil {
+	if plan.had {
 		oldAAD = plan.old.Conversation.UserAAD
 	}
 	if oldAAD == aad {
@@ -283,7 +282,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 // indexExchange makes the exchange id point here, and remembers one that the
 // attempt no longer has, for Purge.
 func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
-	if old := plan.old; old != nil && old.ExchangeID != "" && (old.ExchangeID != a.ExchangeID || old.Key.App != a.Key.App) {
+	if old := &plan.old; plan.had && old.ExchangeID != "" && (old.ExchangeID != a.ExchangeID || old.Key.App != a.Key.App) {
 		former := exchangeRow(nil, old.Key.App, old.ExchangeID)
 		t.key = append(rowKey(t.key[:0], a.ID, kindExchange), former...)
 		if err := t.rows.Put(t.key, nil); err != nil {
@@ -303,8 +302,8 @@ func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 
 // indexEnd keeps the tallies of ended attempts.
 func (t *txn) indexEnd(a *store.Attempt, plan *putPlan) error {
-	if old := plan.old; old != nil && old.State.Terminal() {
-		before := *old
+	if plan.had && plan.old.State.Terminal() {
+		before := plan.old
 		before.Normalize()
 		if err := t.tally(&before, -1); err != nil {
 			return err

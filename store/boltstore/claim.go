@@ -37,17 +37,14 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	err = s.update(ctx, "due", func(t *txn) error {
 		snap.Now, snap.Attempts = t.now, nil
 		for _, key := range until(t.live, liveDue, t.now, limit) {
-			a, err := t.attempt(string(key[1+timeSize:]))
-			if err != nil {
+			var a store.Attempt
+			if err := t.readNamed(string(key[1+timeSize:]), "due attempts", &a); err != nil {
 				return err
 			}
-			if a == nil {
-				return fmt.Errorf("index of due attempts: %w", store.ErrCorrupt)
-			}
-			if err := t.holdDue(a, readTime(key[1:]), store.Time(t.now.Add(hold))); err != nil {
+			if err := t.holdDue(&a, readTime(key[1:]), store.Time(t.now.Add(hold))); err != nil {
 				return err
 			}
-			snap.Attempts = append(snap.Attempts, *a)
+			snap.Attempts = append(snap.Attempts, a)
 		}
 		return nil
 	})
@@ -213,14 +210,15 @@ func (t *txn) ended(before time.Time, after string, n int) ([]string, error) {
 func (s *Store) purge(ctx context.Context, before time.Time, ids []string) (n int, err error) {
 	err = s.update(ctx, "purge", func(t *txn) error {
 		for _, id := range ids {
-			a, err := t.attempt(id)
+			var a store.Attempt
+			found, err := t.read(id, &a)
 			if err != nil {
 				return err
 			}
-			if a == nil || !a.State.Terminal() || !a.Entered.Before(before) {
+			if !found || !a.State.Terminal() || !a.Entered.Before(before) {
 				continue // it changed since we looked
 			}
-			if err := t.remove(a); err != nil {
+			if err := t.remove(&a); err != nil {
 				return err
 			}
 			n++

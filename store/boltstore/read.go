@@ -20,14 +20,15 @@ func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	var snap store.Snapshot
 	err := s.view(ctx, "get", func(t *txn) error {
 		snap.Now = t.now
-		a, err := t.attempt(id)
+		found := make([]store.Attempt, 1)
+		ok, err := t.read(id, &found[0])
+		if err == nil && !ok {
+			err = fmt.Errorf("attempt %q: %w", id, store.ErrNotFound)
+		}
 		if err != nil {
 			return err
 		}
-		if a == nil {
-			return fmt.Errorf("attempt %q: %w", id, store.ErrNotFound)
-		}
-		snap.Attempts = []store.Attempt{*a}
+		snap.Attempts = found
 		return nil
 	})
 	return snap, err
@@ -41,11 +42,10 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 		if q.ExchangeID != "" {
 			t.key = exchangeRow(t.key[:0], q.User.App, q.ExchangeID)
 			if id := t.idx.Get(t.key); id != nil {
-				a, err := t.mustAttempt(string(id), "exchange ids")
-				if err != nil {
+				snap.ByExchangeID = new(store.Attempt)
+				if err := t.readNamed(string(id), "exchange ids", snap.ByExchangeID); err != nil {
 					return err
 				}
-				snap.ByExchangeID = a
 			}
 		}
 		var err error
@@ -56,15 +56,6 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 		return store.Snapshot{}, err
 	}
 	return snap, nil
-}
-
-// mustAttempt reads an attempt that an index names.
-func (t *txn) mustAttempt(id, index string) (*store.Attempt, error) {
-	a, err := t.attempt(id)
-	if err == nil && a == nil {
-		err = fmt.Errorf("index of %s: %w", index, store.ErrCorrupt)
-	}
-	return a, err
 }
 
 // find returns the user's (and connection's) attempts: the open ones, then the
@@ -79,13 +70,11 @@ func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make([]store.Attempt, 0, max(len(open), 1))
-	for _, id := range open {
-		a, err := t.mustAttempt(id, "open attempts")
-		if err != nil {
+	out := make([]store.Attempt, len(open))
+	for i, id := range open {
+		if err := t.readNamed(id, "open attempts", &out[i]); err != nil {
 			return nil, err
 		}
-		out = append(out, *a)
 	}
 	if len(out) >= q.Max() {
 		return out, nil
@@ -95,11 +84,10 @@ func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
 		if !bytes.HasPrefix(v, scope) || slices.Contains(open, id) {
 			continue
 		}
-		a, err := t.mustAttempt(id, "users")
-		if err != nil {
+		out = append(out, store.Attempt{})
+		if err := t.readNamed(id, "users", &out[len(out)-1]); err != nil {
 			return nil, err
 		}
-		out = append(out, *a)
 	}
 	if len(out) == 0 {
 		return nil, nil
@@ -179,16 +167,14 @@ func (d *descending) next() (id string, v []byte) {
 func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 	err := s.notify.Wait(ctx, id, func() (stale bool, err error) {
 		err = s.view(ctx, "changed", func(t *txn) error {
-			a, err := t.attempt(id)
-			if err != nil {
-				return err
-			}
-			if a == nil {
-				stale = version > 0
-			} else {
+			var a store.Attempt
+			found, err := t.read(id, &a)
+			if found {
 				stale = a.Version > version
+			} else {
+				stale = version > 0
 			}
-			return nil
+			return err
 		})
 		return stale, err
 	})
@@ -212,18 +198,18 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("interrupted: %w", err)
 			}
-			a, err := t.mustAttempt(id, "attempts")
-			if err != nil {
+			var a store.Attempt
+			if err := t.readNamed(id, "attempts", &a); err != nil {
 				return err
 			}
-			if !f.Match(a) {
+			if !f.Match(&a) {
 				continue
 			}
 			if n := len(page.Attempts); n == f.Max() {
 				page.Next = page.Attempts[n-1].ID
 				return nil
 			}
-			page.Attempts = append(page.Attempts, *a)
+			page.Attempts = append(page.Attempts, a)
 			if page.Deliveries, err = t.appendDeliveries(page.Deliveries, id); err != nil {
 				return err
 			}

@@ -71,18 +71,26 @@ func (s *Store) update(ctx context.Context, op string, fn func(t *txn) error) er
 	return nil
 }
 
-// attempt returns the record of id, or nil.
-func (t *txn) attempt(id string) (*store.Attempt, error) {
+// read reads the record of id, if there is one.
+func (t *txn) read(id string, a *store.Attempt) (found bool, err error) {
 	t.key = rowKey(t.key[:0], id, kindRecord)
 	b := t.rows.Get(t.key)
 	if b == nil {
-		return nil, nil //nolint:nilnil // absence is no error here
+		return false, nil
 	}
-	a, err := store.DecodeAttempt(b)
-	if err != nil {
-		return nil, fmt.Errorf("attempt %s: %w", id, err)
+	if err := a.Decode(b); err != nil {
+		return false, fmt.Errorf("attempt %s: %w", id, err)
 	}
-	return &a, nil
+	return true, nil
+}
+
+// readNamed reads an attempt that an index names.
+func (t *txn) readNamed(id, index string, a *store.Attempt) error {
+	found, err := t.read(id, a)
+	if err == nil && !found {
+		err = fmt.Errorf("index of %s: %w", index, store.ErrCorrupt)
+	}
+	return err
 }
 
 func (t *txn) exists(id string) bool {
