@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -151,6 +152,7 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 	go func() {
 		defer e.detached.Done()
 		defer cancel()
+		growStack()
 		failpoint("before", "callback")
 		err := guarded(func() error { return e.within(ctx, t, run) })
 		failpoint("after", "callback")
@@ -174,6 +176,16 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 			Msg("callback over its budget goes on detached")
 		return false
 	}
+}
+
+// growStack makes room for a handler that talks to an upstream. Done here it
+// costs next to nothing; a stack that grows when an HTTP client is deep in its
+// work has all those frames to move.
+//
+//go:noinline
+func growStack() {
+	var room [6 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // within runs the handler, in the store's transaction where there is one.
