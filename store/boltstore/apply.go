@@ -328,19 +328,18 @@ func (t *txn) tally(a *store.Attempt, by int64) error {
 // indexSkew widens the bound on how far ids and times are apart, see
 // [txn.skew]. It hardly ever writes.
 func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
-	bound, ok := t.skew()
-	if !ok {
-		return nil
-	}
 	us := maxSkew + 1
 	if at, isULID := idTime(a.ID); isULID {
 		d := max(micros(at, a.Created), micros(a.Created, at), micros(at, a.Entered))
-		if d <= bound.Microseconds() {
+		if d <= minSkew.Microseconds() {
 			return nil
 		}
 		us = 2 * uint64(d)
 	}
-	t.skewRead = false
+	bound, ok := t.skew()
+	if !ok || us <= 2*uint64(bound.Microseconds()) {
+		return nil
+	}
 	return t.facts.Put(factSkew(), binary.BigEndian.AppendUint64(nil, us))
 }
 

@@ -101,3 +101,39 @@ func benchmarkApply(b *testing.B, size int, sync bool) {
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(commits), "µs/commit")
 	b.ReportMetric(float64(commits)/5/b.Elapsed().Seconds(), "sign-ins/s")
 }
+
+// BenchmarkFind is the engine's read for a user that the store does not know
+// (a silent hit) and for one whose card was sent.
+func BenchmarkFind(b *testing.B) {
+	s, err := boltstore.Open(filepath.Join(b.TempDir(), "signin.db"), boltstore.WithoutSync())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	var open store.Attempt
+	for n := range 5000 {
+		commits := signIn(n)
+		if n%10 == 0 {
+			commits = commits[:3]
+		}
+		open = commits[len(commits)-1].Put[0]
+		for _, err := range s.Apply(b.Context(), commits) {
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for name, q := range map[string]store.Query{
+		"unknown": {User: store.UserKey{App: open.Key.App, Channel: "msteams", User: "29:nobody"}, Connection: open.Key.Connection},
+		"open":    {User: open.Key.UserKey(), Connection: open.Key.Connection, ExchangeID: open.ExchangeID},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Find(b.Context(), q); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

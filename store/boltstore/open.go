@@ -33,6 +33,8 @@ type Store struct {
 	opts   options
 	db     *kv.DB
 	notify store.Notifier
+
+	scratch scratch // of who writes
 }
 
 var _ store.Store = (*Store)(nil)

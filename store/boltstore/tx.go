@@ -17,30 +17,31 @@ type txn struct {
 	live  *kv.Bucket
 	idx   *kv.Bucket
 	facts *kv.Bucket
+	key   []byte // of the current row
 
-	key   []byte        // of the current row
-	value []byte        // likewise
-	plans []putPlan     // of the current commit
-	batch uint64        // the number of this transaction's
-	lines uint32        // rows of audit lines written
-	woken []string      // attempts that changed
-	put   store.Attempt // the one that is being written
-	line  store.Event   // likewise
+	*scratch // nil while reading
+}
 
-	encoded []byte // of line
-
-	skewRead  bool
-	skewValue uint64 // microseconds
+// scratch is what a writing transaction works with; there is one at a time.
+type scratch struct {
+	batch   uint64        // its number
+	lines   uint32        // rows of audit lines written
+	woken   []string      // attempts that changed
+	plans   []putPlan     // of the current commit
+	value   []byte        // of the current row
+	put     store.Attempt // the one that is being written
+	line    store.Event   // likewise
+	encoded []byte        // of line
 }
 
 func (s *Store) begin(tx *kv.Tx) *txn {
 	return &txn{
 		now:   store.Time(s.opts.clock()),
-		batch: tx.Batch(),
 		rows:  tx.Bucket(inRows),
 		live:  tx.Bucket(inLive),
 		idx:   tx.Bucket(inIndex),
 		facts: tx.Bucket(inFacts),
+		key:   make([]byte, 0, 96),
 	}
 }
 
@@ -60,6 +61,8 @@ func (s *Store) update(ctx context.Context, op string, fn func(t *txn) error) er
 	var woken []string
 	err := s.db.Update(ctx, func(tx *kv.Tx) error {
 		t := s.begin(tx)
+		t.scratch = &s.scratch
+		t.batch, t.lines, t.woken = tx.Batch(), 0, nil
 		err := fn(t)
 		woken = t.woken
 		return err
@@ -101,14 +104,12 @@ func (t *txn) exists(id string) bool {
 // skew returns how far the time in an attempt's id may be from its times; ok is
 // false if that is unbounded.
 func (t *txn) skew() (d time.Duration, ok bool) {
-	if !t.skewRead {
-		t.skewRead, t.skewValue = true, uint64(minSkew/time.Microsecond)
-		if b := t.facts.Get(factSkew()); len(b) == 8 {
-			t.skewValue = binary.BigEndian.Uint64(b)
-		}
+	us := uint64(minSkew / time.Microsecond)
+	if b := t.facts.Get(factSkew()); len(b) == 8 {
+		us = binary.BigEndian.Uint64(b)
 	}
-	if t.skewValue > maxSkew {
+	if us > maxSkew {
 		return 0, false
 	}
-	return time.Duration(t.skewValue) * time.Microsecond, true
+	return time.Duration(us) * time.Microsecond, true
 }
