@@ -65,25 +65,23 @@ func play(ctx context.Context, tx pgx.Tx, c *store.Commit) error {
 		a := &c.Put[i]
 		claims := !a.State.Terminal()
 		err := add(
-			func(t *touches) { t.put(0, a, a.Version-1, claims, nil) },
+			func(t *touches) { t.put(0, a, a.Version-1, claims, &store.Commit{}) },
 			func(found stored) error { return refusal(a.ID, a.Version-1, claims, found) },
 		)
 		if err != nil {
 			return err
 		}
 	}
-	lines := byAttempt(c)
-	for _, id := range slices.Sorted(maps.Keys(lines)) {
-		l := lines[id]
+	parts := byAttempt(c)
+	for _, id := range slices.Sorted(maps.Keys(parts)) {
+		part := parts[id]
 		err := add(
 			func(t *touches) {
-				n := -1
 				if id != "" {
-					n = 0
-					t.touch(n, id, l.events)
+					t.touch(0, id, part)
+					return
 				}
-				t.orphans(n, l.events)
-				t.owe(n, l.deliveries)
+				t.orphans(-1, part.Events)
 			},
 			func(stored) error { return fmt.Errorf("event or delivery of attempt %s: %w", id, store.ErrNotFound) },
 		)
@@ -93,7 +91,7 @@ func play(ctx context.Context, tx pgx.Tx, c *store.Commit) error {
 	}
 	for _, m := range c.Marks {
 		name, expires := array{oid: pgtype.ByteaOID}, array{oid: pgtype.TimestamptzOID}
-		name.bytes(markHash(m.Name))
+		name.hash(hashMark, m.Name)
 		expires.timeOrNull(store.Time(m.Expires))
 		err := r.add(ctx, &markSQL, [][]byte{name.value(), expires.value()}, func(rows *pgconn.ResultReader) error {
 			if !rows.NextRow() {
@@ -116,28 +114,22 @@ func first(errs []error) error {
 	return errs[0]
 }
 
-// belongings are the lines and deliveries of one attempt in a commit.
-type belongings struct {
-	events     []store.Event
-	deliveries []store.Delivery
-}
-
-// byAttempt sorts them, those of no attempt under "".
-func byAttempt(c *store.Commit) map[string]*belongings {
-	out := map[string]*belongings{}
-	of := func(id string) *belongings {
+// byAttempt sorts a commit's lines and deliveries by their attempt, "" for none.
+func byAttempt(c *store.Commit) map[string]*store.Commit {
+	out := map[string]*store.Commit{}
+	of := func(id string) *store.Commit {
 		if out[id] == nil {
-			out[id] = &belongings{}
+			out[id] = &store.Commit{}
 		}
 		return out[id]
 	}
 	for i := range c.Events {
-		b := of(c.Events[i].Attempt)
-		b.events = append(b.events, c.Events[i])
+		part := of(c.Events[i].Attempt)
+		part.Events = append(part.Events, c.Events[i])
 	}
 	for i := range c.Deliveries {
-		b := of(c.Deliveries[i].Attempt)
-		b.deliveries = append(b.deliveries, c.Deliveries[i])
+		part := of(c.Deliveries[i].Attempt)
+		part.Deliveries = append(part.Deliveries, c.Deliveries[i])
 	}
 	return out
 }

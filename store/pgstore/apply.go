@@ -1,4 +1,3 @@
-//nolint:wrapcheck // Store.use and its like name the operation, see classify
 package pgstore
 
 import (
@@ -325,11 +324,10 @@ func (w *writer) collect(t *touches, i int) {
 	c, shape := &w.commits[i], &w.shapes[i]
 	switch {
 	case shape.put != nil:
-		t.put(i, shape.put, shape.prev, shape.claims, c.Events)
+		t.put(i, shape.put, shape.prev, shape.claims, c)
 	case shape.id != "":
-		t.touch(i, shape.id, c.Events)
+		t.touch(i, shape.id, c)
 	}
-	t.owe(i, c.Deliveries)
 }
 
 func hasOrphans(c *store.Commit) bool {

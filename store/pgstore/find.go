@@ -181,14 +181,14 @@ func (f *findArgs) fill(asked []*question) [][]byte {
 		q := &one.query
 		f.n.int4(i)
 		if q.ExchangeID != "" {
-			f.exchange.hash("x", q.User.App, q.ExchangeID)
+			f.exchange.hash(hashExchange, q.User.App, q.ExchangeID)
 		} else {
 			f.exchange.null()
 		}
-		f.user.hash("u", q.User.User)
+		f.user.hash(hashUser, q.User.User)
 		if q.Connection != "" {
 			key := q.Key()
-			f.key.hash("k", key.Index())
+			f.key.hash(hashKey, key.Index())
 		} else {
 			f.key.null()
 		}

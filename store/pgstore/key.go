@@ -15,7 +15,15 @@ const hashSize = 16
 // separator stands between what is put together; it occurs in none of it.
 const separator = "\x1f"
 
-func hash(kind string, parts ...string) []byte { return appendHash(nil, kind, parts...) }
+// The kinds of what is hashed.
+const (
+	hashUser     = "u" // the user alone, without the app: people look for a user
+	hashKey      = "k"
+	hashExchange = "x" // app and exchange id
+	hashMark     = "m"
+)
+
+func userHash(user string) []byte { return appendHash(nil, hashUser, user) }
 
 func appendHash(dst []byte, kind string, parts ...string) []byte {
 	var buf [256]byte
@@ -27,15 +35,6 @@ func appendHash(dst []byte, kind string, parts ...string) []byte {
 	sum := sha256.Sum256(b)
 	return append(dst, sum[:hashSize]...)
 }
-
-// userHash is of the user alone, not of the app: people look for a user.
-func userHash(user string) []byte { return hash("u", user) }
-
-func keyHash(k store.Key) []byte { return hash("k", k.Index()) }
-
-func exchangeHash(app, id string) []byte { return hash("x", app, id) }
-
-func markHash(name string) []byte { return hash("m", name) }
 
 // clean makes a text of any string; Postgres refuses NUL and broken UTF-8. The
 // record has the string as it was.

@@ -123,6 +123,9 @@ func parse(dsn string, opts []Option) (*options, error) {
 	for _, name := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
 		params[name] = "off"
 	}
+	// Of a small table the planner thinks that its pages are best read in their
+	// own order, and would sort all of a user's attempts to find the newest.
+	params["random_page_cost"] = "1"
 	params["plan_cache_mode"] = "force_generic_plan"
 	if o.configure != nil {
 		o.configure(cfg)

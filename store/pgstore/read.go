@@ -174,9 +174,11 @@ func listSQL(f *store.Filter) (string, []any) {
 	text("id < ?", f.Cursor)
 	if f.User != "" {
 		args = append(args, userHash(f.User), fold(f.User))
-		// Each of the three has an index.
-		where = append(where, fmt.Sprintf(`(user_hash = $%[1]d and ended is null or user_hash = $%[1]d and ended is not null
-			or user_aad <> '' and user_aad = $%[2]d)`, len(args)-1, len(args)))
+		// Each of the three has an index of its own.
+		where = append(where, fmt.Sprintf(`id = any (array(
+			select id from attempts where user_hash = $%[1]d and ended is null
+			union all select id from attempts where user_hash = $%[1]d and ended is not null
+			union all select id from attempts where user_aad <> '' and user_aad = $%[2]d))`, len(args)-1, len(args)))
 	}
 	if f.OpenOnly() {
 		where = append(where, "ended is null")

@@ -28,21 +28,22 @@ import (
 //
 // A touch that moves its attempt to another key, which the engine never does,
 // makes the statement fail by a division by zero, unless it stands alone
-// ($28): what comes next may count on the key that it gives up, and no plan
+// ($29): what comes next may count on the key that it gives up, and no plan
 // sees that. The commits are then played one by one.
 //
 // claims: the attempt is open in this touch, so nobody else may hold its key.
 //
 // Nothing joins by hash or merge, see [parse]: what an insertion gives back
-// finds its touch by its place in the arguments.
+// finds its touch by its place in the arguments, and a touch its deliveries by
+// theirs, owes_from to owes_to.
 var applySQL = statement{"signin_apply", `
 with t as materialized (
   select * from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::bytea[], $6::bytea[], $7::bool[],
     $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
-    $14::bytea[], $15::bytea[], $16::int8[], $17::timestamptz[], $18::bytea[])
+    $14::bytea[], $15::bytea[], $16::int8[], $17::timestamptz[], $18::bytea[], $19::int4[], $20::int4[])
   as t(n, id, prev, version, user_hash, key_hash, claims,
     state, facets, user_aad, created, entered, due,
-    record, exchange, lines, at, audit)
+    record, exchange, lines, at, audit, owes_from, owes_to)
 ), ins as (
   insert into attempts (user_hash, id, key_hash, home, version, state, facets, user_aad, created, entered, ended,
     due, wake, born, lines, record)
@@ -63,31 +64,31 @@ with t as materialized (
     lines = a.lines + t.lines, record = t.record
   from t
   where t.prev > 0 and a.id = t.id and a.version = t.prev
-    and (a.key_hash = t.key_hash or $28 or 1 / (a.version - t.prev) > 0)
+    and (a.key_hash = t.key_hash or $29 or 1 / (a.version - t.prev) > 0)
     and (not t.claims or a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash
       or (select o.id from attempts o
         where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is null)
-  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange
+  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to
 ), add as (
   update attempts a set lines = a.lines + t.lines
   from t
   where t.prev = -1 and a.id = t.id
-  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange
+  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to
 ), done as materialized (
   select * from upd
   union all select * from add
   union all select ($1::int4[])[place], home, id, born, lines, ($16::int8[])[place], ($17::timestamptz[])[place],
-    ($18::bytea[])[place], ($15::bytea[])[place]
+    ($18::bytea[])[place], ($15::bytea[])[place], ($19::int4[])[place], ($20::int4[])[place]
   from (select array_position($2::text[], id) as place, * from ins) placed
 ), written as (
   insert into events (born, home, attempt, seq, at, lines)
   select born, home, id, lines, at, audit from done where added > 0
 ), owed as (
   insert into deliveries (home, attempt, kind, round, status, tries, owner, created, next_at, record)
-  select done.home, done.id, d.kind, d.round, d.status, d.tries, d.owner, d.created, d.next_at, d.record
-  from unnest($19::int4[], $20::text[], $21::int4[], $22::text[], $23::int8[], $24::text[], $25::timestamptz[],
-    $26::timestamptz[], $27::bytea[]) as d(n, kind, round, status, tries, owner, created, next_at, record)
-  join done on done.n = d.n
+  select home, id, ($21::text[])[i], ($22::int4[])[i], ($23::text[])[i], ($24::int8[])[i], ($25::text[])[i],
+    ($26::timestamptz[])[i], ($27::timestamptz[])[i], ($28::bytea[])[i]
+  from done cross join generate_series(owes_from, owes_to) i
+  where owes_from > 0
   on conflict (home, attempt, kind, round) do update set status = excluded.status, tries = excluded.tries,
     owner = excluded.owner, created = excluded.created, next_at = excluded.next_at, record = excluded.record
 ), led as (
@@ -104,7 +105,7 @@ with t as materialized (
 // has seen one has seen all before it.
 var orphanedSQL = statement{"signin_apply_orphans", strings.TrimSuffix(applySQL.sql, refusedSQL) + `, o as materialized (
   select row_number() over (order by place) as i, home, at, line
-  from unnest($29::int4[], $30::bytea[], $31::timestamptz[], $32::bytea[]) with ordinality as o(n, home, at, line, place)
+  from unnest($30::int4[], $31::bytea[], $32::timestamptz[], $33::bytea[]) with ordinality as o(n, home, at, line, place)
   where o.n < 0 or o.n = any (array(select n from done))
 ), counted as (
   update orphans set last = last + (select count(*) from o) where exists (select from o)
@@ -134,13 +135,14 @@ type touches struct {
 	created, entered, due                   array
 	record, exchange                        array
 	lines, at, audit                        array
+	owesFrom, owesTo                        array
 
-	owedN, owedKind, owedRound, owedStatus, owedTries, owedOwner array
-	owedCreated, owedNext, owedRecord                            array
+	owedKind, owedRound, owedStatus, owedTries, owedOwner array
+	owedCreated, owedNext, owedRecord                     array
 
 	orphanN, orphanHome, orphanAt, orphanLine array
 
-	values [32][]byte
+	values [33][]byte
 
 	// Copies that may be changed.
 	attempt  store.Attempt
@@ -151,7 +153,7 @@ type touches struct {
 var touchesPool = sync.Pool{New: func() any {
 	t := new(touches)
 	for oid, columns := range map[uint32][]*array{
-		pgtype.Int4OID: {&t.n, &t.owedN, &t.owedRound, &t.orphanN},
+		pgtype.Int4OID: {&t.n, &t.owesFrom, &t.owesTo, &t.owedRound, &t.orphanN},
 		pgtype.Int8OID: {&t.prev, &t.version, &t.lines, &t.owedTries},
 		pgtype.BoolOID: {&t.claims},
 		pgtype.TextOID: {&t.id, &t.state, &t.facets, &t.aad, &t.owedKind, &t.owedStatus, &t.owedOwner},
@@ -183,12 +185,12 @@ func (t *touches) free() {
 
 const orphanColumns = 4
 
-func (t *touches) columns() [27 + orphanColumns]*array {
+func (t *touches) columns() [28 + orphanColumns]*array {
 	return [...]*array{
 		&t.n, &t.id, &t.prev, &t.version, &t.user, &t.key, &t.claims,
 		&t.state, &t.facets, &t.aad, &t.created, &t.entered, &t.due,
-		&t.record, &t.exchange, &t.lines, &t.at, &t.audit,
-		&t.owedN, &t.owedKind, &t.owedRound, &t.owedStatus, &t.owedTries, &t.owedOwner, &t.owedCreated, &t.owedNext, &t.owedRecord,
+		&t.record, &t.exchange, &t.lines, &t.at, &t.audit, &t.owesFrom, &t.owesTo,
+		&t.owedKind, &t.owedRound, &t.owedStatus, &t.owedTries, &t.owedOwner, &t.owedCreated, &t.owedNext, &t.owedRecord,
 		&t.orphanN, &t.orphanHome, &t.orphanAt, &t.orphanLine,
 	}
 }
@@ -213,13 +215,13 @@ func (t *touches) statement(alone bool) (*statement, [][]byte) {
 }
 
 // put adds a touch that inserts an attempt or replaces version prev of it.
-func (t *touches) put(n int, put *store.Attempt, prev int64, claims bool, events []store.Event) {
+func (t *touches) put(n int, put *store.Attempt, prev int64, claims bool, c *store.Commit) {
 	t.attempt = *put // marks and failure are only read
 	a := &t.attempt
 	a.Normalize()
 	t.row(n, a.ID, prev, a.Version, claims)
-	t.user.hash("u", a.Key.User)
-	t.key.hash("k", a.Key.Index())
+	t.user.hash(hashUser, a.Key.User)
+	t.key.hash(hashKey, a.Key.Index())
 	t.state.text(string(a.State))
 	from := t.facets.begin()
 	t.facets.b = appendFacets(t.facets.b, a)
@@ -232,22 +234,22 @@ func (t *touches) put(n int, put *store.Attempt, prev int64, claims bool, events
 	t.record.b = store.AppendAttempt(t.record.b, a)
 	t.record.end(from)
 	if a.ExchangeID != "" {
-		t.exchange.hash("x", a.Key.App, a.ExchangeID)
+		t.exchange.hash(hashExchange, a.Key.App, a.ExchangeID)
 	} else {
 		t.exchange.null()
 	}
-	t.add(events)
+	t.add(c)
 }
 
 // touch adds a touch that leaves the attempt as it is.
-func (t *touches) touch(n int, id string, events []store.Event) {
+func (t *touches) touch(n int, id string, c *store.Commit) {
 	t.row(n, id, prevNone, 0, false)
 	for _, a := range []*array{
 		&t.user, &t.key, &t.state, &t.facets, &t.aad, &t.created, &t.entered, &t.due, &t.record, &t.exchange,
 	} {
 		a.null()
 	}
-	t.add(events)
+	t.add(c)
 }
 
 func (t *touches) row(n int, id string, prev, version int64, claims bool) {
@@ -258,26 +260,29 @@ func (t *touches) row(n int, id string, prev, version int64, claims bool) {
 	t.claims.bool(claims)
 }
 
-// add packs the attempt's lines into one value.
-func (t *touches) add(events []store.Event) {
+// add adds what belongs to the touch: the attempt's lines, packed into one
+// value, and its deliveries.
+func (t *touches) add(c *store.Commit) {
 	var (
 		count int64
 		last  time.Time
 	)
 	from := t.audit.begin()
-	for i := range events {
-		if events[i].Attempt == "" {
+	for i := range c.Events {
+		line := &c.Events[i]
+		if line.Attempt == "" {
 			continue
 		}
-		if at := events[i].Time; last.IsZero() || at.After(last) {
-			last = at
+		if last.IsZero() || line.Time.After(last) {
+			last = line.Time
 		}
-		t.audit.b = t.appendLine(t.audit.b, &events[i])
+		t.audit.b = t.appendLine(t.audit.b, line)
 		count++
 	}
 	t.audit.end(from)
 	t.lines.int8(count)
 	t.at.time(store.Time(last))
+	t.owe(c.Deliveries)
 }
 
 // orphans adds the lines of no attempt, written if touch n is; n < 0: anyway.
@@ -287,7 +292,7 @@ func (t *touches) orphans(n int, events []store.Event) {
 			continue
 		}
 		t.orphanN.int4(n)
-		t.orphanHome.bytes(userHash(events[i].Key.User))
+		t.orphanHome.hash(hashUser, events[i].Key.User)
 		t.orphanAt.time(store.Time(events[i].Time))
 		from := t.orphanLine.begin()
 		t.orphanLine.b = t.appendLine(t.orphanLine.b, &events[i])
@@ -295,8 +300,9 @@ func (t *touches) orphans(n int, events []store.Event) {
 	}
 }
 
-// owe adds deliveries of touch n. Of two with one key the last counts.
-func (t *touches) owe(n int, deliveries []store.Delivery) {
+// owe adds the touch's deliveries. Of two with one key the last counts.
+func (t *touches) owe(deliveries []store.Delivery) {
+	before := t.owedKind.n
 	for i := range deliveries {
 		if overtaken(deliveries[i+1:], deliveries[i].DeliveryKey) {
 			continue
@@ -304,7 +310,6 @@ func (t *touches) owe(n int, deliveries []store.Delivery) {
 		t.delivery = deliveries[i]
 		d := &t.delivery
 		d.Normalize()
-		t.owedN.int4(n)
 		t.owedKind.text(string(d.Kind))
 		t.owedRound.int4(d.Round)
 		t.owedStatus.text(string(d.Status))
@@ -316,6 +321,13 @@ func (t *touches) owe(n int, deliveries []store.Delivery) {
 		t.owedRecord.b = store.AppendDelivery(t.owedRecord.b, d)
 		t.owedRecord.end(from)
 	}
+	if t.owedKind.n == before {
+		t.owesFrom.null()
+		t.owesTo.null()
+		return
+	}
+	t.owesFrom.int4(int(before) + 1)
+	t.owesTo.int4(int(t.owedKind.n))
 }
 
 func overtaken(later []store.Delivery, k store.DeliveryKey) bool {
