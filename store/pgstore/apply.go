@@ -3,6 +3,7 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -104,18 +105,19 @@ func (w *writer) plan() {
 // that it may depend on.
 type run struct {
 	levels  [][]int
-	last    map[name]int // name of what is touched, to level of the last who did
-	orphans int          // level of the last line of no attempt: they keep their order
+	last    map[uint64]int // name of what is touched, to level of the last who did
+	names   []uint64       // of the commit that is added
+	orphans int            // level of the last line of no attempt: they keep their order
 }
 
 func (r *run) add(i int, c *store.Commit) {
 	if r.last == nil {
-		r.last = map[name]int{}
+		r.last = map[uint64]int{}
 	}
 	level := 0
-	names := touched(c)
-	for _, name := range names {
-		if l, ok := r.last[name]; ok {
+	r.names = touched(r.names[:0], c)
+	for _, n := range r.names {
+		if l, ok := r.last[n]; ok {
 			level = max(level, l+1)
 		}
 	}
@@ -123,8 +125,8 @@ func (r *run) add(i int, c *store.Commit) {
 		level = max(level, r.orphans)
 		r.orphans = level
 	}
-	for _, name := range names {
-		r.last[name] = level
+	for _, n := range r.names {
+		r.last[n] = level
 	}
 	for len(r.levels) <= level {
 		r.levels = append(r.levels, nil)
@@ -153,42 +155,47 @@ func validate(c *store.Commit) error {
 	return nil
 }
 
+// seed of the names of this process.
+var seed = maphash.MakeSeed()
+
 // name is what must not be touched twice by one statement: an attempt, a key,
-// an exchange id or a mark.
-type name struct {
-	kind byte
-	key  store.Key
+// an exchange id or a mark. It is a hash: should two meet for nothing, they go
+// one after the other.
+func name(parts ...string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	for _, part := range parts {
+		_, _ = h.WriteString(part)
+		_ = h.WriteByte(0)
+	}
+	return h.Sum64()
 }
 
-// touched are the names of a commit.
-func touched(c *store.Commit) []name {
-	names := make([]name, 0, 3*len(c.Put)+len(c.Marks)+1)
-	add := func(n name) {
+// touched appends the names of a commit.
+func touched(names []uint64, c *store.Commit) []uint64 {
+	add := func(n uint64) {
 		if !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
-	attempt := func(id string) { add(name{'a', store.Key{App: id}}) }
 	for i := range c.Put {
 		a := &c.Put[i]
-		attempt(a.ID)
-		key := a.Key
-		key.Connection = strings.ToLower(key.Connection)
-		add(name{'k', key})
+		add(name("attempt", a.ID))
+		add(name("key", a.Key.App, a.Key.Channel, a.Key.User, strings.ToLower(a.Key.Connection)))
 		if a.ExchangeID != "" {
-			add(name{'x', store.Key{App: a.Key.App, Connection: a.ExchangeID}})
+			add(name("exchange", a.Key.App, a.ExchangeID))
 		}
 	}
 	for i := range c.Events {
 		if id := c.Events[i].Attempt; id != "" {
-			attempt(id)
+			add(name("attempt", id))
 		}
 	}
 	for i := range c.Deliveries {
-		attempt(c.Deliveries[i].Attempt)
+		add(name("attempt", c.Deliveries[i].Attempt))
 	}
 	for _, m := range c.Marks {
-		add(name{'m', store.Key{App: m.Name}})
+		add(name("mark", m.Name))
 	}
 	return names
 }

@@ -13,14 +13,25 @@
 // COMMITTED. Nothing in it raises an error when a version, a key or an id does
 // not fit: that commit writes nothing, comes back with what was found, and its
 // neighbours pass. Commits of several attempts, or with marks, have a
-// transaction each, between those before and after them. When a value makes the statement fail, its commits are
-// tried one by one. Serialization failures and deadlocks are tried again.
-// Wrap the store in a [store.Group], so that concurrent commits go together.
+// transaction each, between those before and after them. When a value makes the
+// statement fail, its commits are tried one by one. Serialization failures and
+// deadlocks are tried again. Wrap the store in a [store.Group], so that
+// concurrent commits go together.
+//
+// # Reading
+//
+// Calls of [Store.Find] that come while one is in flight gather, and then go as
+// one query over arrays, on one connection. Each has its own answer, and its
+// own context: whoever asks for the others may be called off, and then they ask
+// again.
+//
+// Find and Apply talk to the server past pgx's encoders; a tracer that
+// [WithPoolConfig] sets does not see their statements.
 //
 // # Tables
 //
-//	attempts      one row per attempt: columns to search by and to look at, and
-//	              the whole of it as one binary value
+//	attempts      one row per attempt: columns to search by, and the whole of
+//	              it as one binary value
 //	events        the audit trail, one row for the lines of one commit about
 //	              one attempt, partitioned by week
 //	deliveries    the outbox

@@ -240,7 +240,8 @@ func (q *question) add(now time.Time, kind int, record []byte) {
 	case err != nil:
 		q.err = first([]error{q.err, fmt.Errorf("pgstore: find: %w", err)})
 	case kind == rowExchange:
-		q.snap.ByExchangeID = &a
+		exact := a
+		q.snap.ByExchangeID = &exact
 	case a.Key.UserKey() != q.query.User: // texts that had to be cleaned
 	case kind == rowOpen:
 		q.snap.Attempts = append(q.snap.Attempts, a)

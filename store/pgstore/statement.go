@@ -116,10 +116,8 @@ var orphanedSQL = statement{"signin_apply_orphans", strings.TrimSuffix(applySQL.
 )` + refusedSQL}
 
 const refusedSQL = `
-select t.n, found.version, found.open
-from t cross join lateral (select max(a.version) as version, coalesce(bool_or(a.ended is null
-  and a.user_hash = t.user_hash and a.key_hash = t.key_hash), false) as open
-  from attempts a where a.id = t.id) found
+select t.n, a.version, coalesce(a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash, false)
+from t left join attempts a on a.id = t.id
 where t.n <> all (array(select n from done))`
 
 const (

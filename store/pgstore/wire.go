@@ -69,11 +69,6 @@ func (a *array) null() {
 	a.nulls = true
 }
 
-func (a *array) bytes(v []byte) {
-	a.size(len(v))
-	a.b = append(a.b, v...)
-}
-
 func (a *array) text(v string) {
 	a.size(len(v))
 	a.b = append(a.b, v...)
