@@ -163,8 +163,8 @@ type Attempt struct {
 	Origin  Origin
 
 	ExchangeID       string // the card's tokenExchangeResource.id
-	SSOOffered       bool
 	CardActivityID   string
+	SSOOffered       bool
 	DeliveryUnknown  bool // the card's POST got no clear answer (A8)
 	PopupClosed      bool // the user closed the popup (C1)
 	Conversation     Conversation

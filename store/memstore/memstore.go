@@ -216,13 +216,32 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 		a := s.attempts[id].Clone()
 		snap.ByExchangeID = &a
 	}
-	key := q.Key()
-	for id := range s.users[q.User] {
-		if a := s.attempts[id]; q.Connection == "" || a.Key.Same(key) {
-			snap.Attempts = append(snap.Attempts, a.Clone())
+	for _, a := range s.ofUser(&q) {
+		snap.Attempts = append(snap.Attempts, a.Clone())
+	}
+	return snap, nil
+}
+
+// ofUser returns what the query asks for: the open attempts, then the others,
+// newest first.
+func (s *Store) ofUser(q *store.Query) []*store.Attempt {
+	ids := s.users[q.User]
+	if len(ids) == 0 {
+		return nil
+	}
+	var found []*store.Attempt
+	open, key := 0, q.Key()
+	for id := range ids {
+		a := s.attempts[id]
+		if q.Connection != "" && !a.Key.Same(key) {
+			continue
+		}
+		found = append(found, a)
+		if !a.State.Terminal() {
+			open++
 		}
 	}
-	slices.SortFunc(snap.Attempts, func(a, b store.Attempt) int {
+	slices.SortFunc(found, func(a, b *store.Attempt) int {
 		if a.State.Terminal() != b.State.Terminal() {
 			if a.State.Terminal() {
 				return 1
@@ -231,12 +250,7 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 		}
 		return strings.Compare(b.ID, a.ID)
 	})
-	open := slices.IndexFunc(snap.Attempts, func(a store.Attempt) bool { return a.State.Terminal() })
-	if open < 0 {
-		open = len(snap.Attempts)
-	}
-	snap.Attempts = snap.Attempts[:min(len(snap.Attempts), max(open, q.Max()))]
-	return snap, nil
+	return found[:min(len(found), max(open, q.Max()))]
 }
 
 // Get returns one attempt; see [store.Store].
