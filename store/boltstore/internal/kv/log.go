@@ -225,7 +225,7 @@ func (l *log) read(raw []byte) (batches, error) {
 		return batches{}, nil
 	}
 	if !bytes.Equal(raw[len(logMagic):len(logMagic)+idSize], l.id[:]) {
-		return batches{}, fmt.Errorf("the log of another file: %w", store.ErrCorrupt)
+		return batches{}, fmt.Errorf("the log of another file, move it away: %w", store.ErrCorrupt)
 	}
 	return batches{begun: true, seq: binary.LittleEndian.Uint64(raw[24:]), rest: raw[headSize:]}, nil
 }
