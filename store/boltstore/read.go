@@ -49,7 +49,7 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 			}
 		}
 		var err error
-		snap.Attempts, err = t.find(&q)
+		snap.Attempts, err = t.find(&q, snap.ByExchangeID)
 		return err
 	})
 	if err != nil {
@@ -59,8 +59,8 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 }
 
 // find returns the user's (and connection's) attempts: the open ones, then the
-// others, newest first.
-func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
+// others, newest first. known is one that was read already, or nil.
+func (t *txn) find(q *store.Query, known *store.Attempt) ([]store.Attempt, error) {
 	h := hashKey(q.Key())
 	prefix, scope := h[:userScope], h[hashSize:userScope]
 	if q.Connection != "" {
@@ -72,7 +72,9 @@ func (t *txn) find(q *store.Query) ([]store.Attempt, error) {
 	}
 	out := make([]store.Attempt, len(open))
 	for i, id := range open {
-		if err := t.readNamed(id, "open attempts", &out[i]); err != nil {
+		if known != nil && known.ID == id {
+			out[i] = known.Clone()
+		} else if err := t.readNamed(id, "open attempts", &out[i]); err != nil {
 			return nil, err
 		}
 	}

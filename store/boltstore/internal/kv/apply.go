@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,16 +83,24 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 	}()
+	db.idle.pause()
+	defer db.idle.resume()
 	err = db.tree.Update(func(tx *bbolt.Tx) error {
 		buckets := make([]*bbolt.Bucket, len(db.buckets))
+		cursors := make([]*bbolt.Cursor, len(db.buckets))
 		for i, name := range db.buckets {
 			buckets[i] = tx.Bucket(name)
+			cursors[i] = buckets[i].Cursor()
 		}
 		err := t.each(func(bucket uint8, e entry) error {
-			if e.gone {
-				return buckets[bucket].Delete(e.key)
+			if !e.gone {
+				return buckets[bucket].Put(e.key, e.value)
 			}
-			return buckets[bucket].Put(e.key, e.value)
+			// Most of what is gone came and went within the table.
+			if k, _ := cursors[bucket].Seek(e.key); bytes.Equal(k, e.key) {
+				return cursors[bucket].Delete()
+			}
+			return nil
 		})
 		if err != nil {
 			return err

@@ -27,7 +27,7 @@ const (
 	// Mapping more than the file has costs address space only, and keeps a
 	// growing file from waiting for readers (a snapshot) to be mapped again.
 	initialMap = 1 << 30
-	tableSize  = 4 << 20
+	tableSize  = 8 << 20
 )
 
 // The bucket of this package.
@@ -47,7 +47,7 @@ type Options struct {
 	ReadOnly bool
 	NoSync   bool
 	// TableSize is how many bytes a table takes before it goes to the tree; 0 is
-	// 4 MiB.
+	// 8 MiB.
 	TableSize int
 }
 
@@ -65,6 +65,8 @@ type DB struct {
 	layers  atomic.Pointer[layers]
 	visible atomic.Uint64  // the last batch that is on the disk
 	running sync.WaitGroup // a table goes to the tree
+
+	idle idle // transactions of the tree, to be used again
 
 	mu     sync.RWMutex // held for reading while tree is used
 	tree   *bbolt.DB    // nil: closed, or lost after a failed write
@@ -286,6 +288,7 @@ func (db *DB) Close() error {
 	if db.tree == nil {
 		return db.log.close()
 	}
+	db.idle.drain()
 	if !db.opts.ReadOnly && !db.stale.Load() {
 		db.tree.NoFreelistSync = false // so that the next Open need not search for free pages
 		l := db.layers.Load()
@@ -336,6 +339,7 @@ func (db *DB) reopen() error {
 	if db.closed || db.tree != nil && !db.stale.Load() {
 		return nil
 	}
+	db.idle.drain()
 	if db.tree != nil {
 		_ = db.tree.Close() // nothing is left to lose in it
 		db.tree = nil

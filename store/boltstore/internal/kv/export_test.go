@@ -46,6 +46,7 @@ func Kill(t fataler, db *DB) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.closed = true
+	db.idle.drain()
 	if err := errors.Join(db.log.close(), db.tree.Close()); err != nil {
 		t.Fatal(err)
 	}

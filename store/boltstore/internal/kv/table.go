@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"encoding/binary"
 	"hash/maphash"
 	"sync/atomic"
 )
@@ -26,7 +27,7 @@ type table struct {
 }
 
 const (
-	maxHeight  = 8 // one node in four is higher than its neighbour: good for 4^8
+	maxHeight  = 7 // one node in four is higher than its neighbour: good for 4^7
 	blockBits  = 9
 	blockMask  = 1<<blockBits - 1
 	pieceSize  = 128 << 10
@@ -34,8 +35,9 @@ const (
 	entryBytes = 96      // what a key with one version takes, roughly
 )
 
-// node is a key. It stays when all its versions are undone.
+// node is a key, one cache line wide. It stays when all its versions are undone.
 type node struct {
+	prefix  prefix
 	piece   uint32
 	offset  uint32
 	size    uint32
@@ -68,6 +70,15 @@ type entry struct {
 }
 
 var hashSeed = maphash.MakeSeed() //nolint:gochecknoglobals // hashes do not leave the process
+
+// prefix is how a key begins, so that most comparisons need not look it up.
+type prefix struct{ high, low uint64 }
+
+func prefixOf(key []byte) prefix {
+	var b [16]byte
+	copy(b[:], key)
+	return prefix{binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:])}
+}
 
 func hash(bucket uint8, key []byte) uint32 {
 	return uint32(maphash.Bytes(hashSeed, key)) + uint32(bucket)*0x9e3779b1
@@ -170,7 +181,7 @@ func (t *table) insert(bucket uint8, key []byte) uint32 {
 	t.keys++
 	t.size += entryBytes
 	n := t.node(at)
-	n.bucket, n.height, n.size = bucket, t.height(), uint32(len(key))
+	n.bucket, n.height, n.size, n.prefix = bucket, t.height(), uint32(len(key)), prefixOf(key)
 	n.piece, n.offset = t.keep(key)
 	for level := range n.height {
 		n.next[level].Store(t.node(path[level]).next[level].Load())
@@ -239,11 +250,12 @@ func (t *table) undo(from uint32) {
 // leaves the last node before it of each level in path.
 func (t *table) search(bucket uint8, key []byte, path *[maxHeight]uint32) uint32 {
 	var at, next uint32
+	begin := prefixOf(key)
 	for level := maxHeight - 1; level >= 0; level-- {
 		stop := next // what ended the level above ends this one
 		for {
 			next = t.node(at).next[level].Load()
-			if next == 0 || next == stop || !t.less(t.node(next), bucket, key) {
+			if next == 0 || next == stop || !t.less(t.node(next), bucket, begin, key) {
 				break
 			}
 			at = next
@@ -253,11 +265,17 @@ func (t *table) search(bucket uint8, key []byte, path *[maxHeight]uint32) uint32
 	return next
 }
 
-func (t *table) less(n *node, bucket uint8, key []byte) bool {
-	if n.bucket != bucket {
+func (t *table) less(n *node, bucket uint8, begin prefix, key []byte) bool {
+	switch {
+	case n.bucket != bucket:
 		return n.bucket < bucket
+	case n.prefix.high != begin.high:
+		return n.prefix.high < begin.high
+	case n.prefix.low != begin.low:
+		return n.prefix.low < begin.low
+	default:
+		return bytes.Compare(t.key(n), key) < 0
 	}
-	return bytes.Compare(t.key(n), key) < 0
 }
 
 // walker walks a bucket of a table as it was at batch seq.

@@ -1,9 +1,11 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"go.etcd.io/bbolt"
 
@@ -26,27 +28,106 @@ type Bucket struct {
 	tx   *Tx
 	id   uint8
 	tree *bbolt.Bucket // once it was asked
+	seek *bbolt.Cursor // of Get
 }
 
 // begin starts a transaction that sees batches up to the last one on the disk.
 // db.mu is held for reading.
 func (db *DB) begin() (*Tx, error) {
 	for {
-		tx := &Tx{db: db, layers: db.layers.Load(), at: db.visible.Load()}
+		l := db.layers.Load()
+		if tx := db.idle.take(l); tx != nil {
+			tx.at = db.visible.Load()
+			if db.layers.Load() == l {
+				return tx, nil
+			}
+			tx.rollback()
+			continue
+		}
+		tx := &Tx{db: db, layers: l, at: db.visible.Load()}
 		var err error
 		if tx.tree, err = db.tree.Begin(false); err != nil {
 			return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 		// With other layers by now, the tree may have got what is after at.
-		if db.layers.Load() == tx.layers {
+		if db.layers.Load() == l {
 			tx.buckets = make([]Bucket, len(db.buckets))
+			for i := range tx.buckets {
+				tx.buckets[i].tx, tx.buckets[i].id = tx, uint8(i)
+			}
 			return tx, nil
 		}
-		tx.end()
+		tx.rollback()
 	}
 }
 
-func (tx *Tx) end() { _ = tx.tree.Rollback() }
+// end puts the transaction by for the next one that sees the same layers.
+func (tx *Tx) end() {
+	if !tx.db.idle.put(tx) {
+		tx.rollback()
+	}
+}
+
+func (tx *Tx) rollback() { _ = tx.tree.Rollback() }
+
+// idle are transactions of the tree that nobody uses. Beginning one and finding
+// its buckets costs more than most reads, and the tree changes seldom. While
+// something writes the tree there are none: it might have to wait for them.
+type idle struct {
+	mu      sync.Mutex
+	txs     []*Tx
+	writing bool
+}
+
+// maxIdle bounds how many are kept.
+const maxIdle = 16
+
+// take returns one that has the layers, nil if there is none.
+func (i *idle) take(l *layers) *Tx {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	last := len(i.txs) - 1
+	if last < 0 || i.txs[last].layers != l {
+		return nil
+	}
+	tx := i.txs[last]
+	i.txs = i.txs[:last]
+	return tx
+}
+
+func (i *idle) put(tx *Tx) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.writing || len(i.txs) == maxIdle || tx.db.layers.Load() != tx.layers {
+		return false
+	}
+	i.txs = append(i.txs, tx)
+	return true
+}
+
+// pause ends all of them and keeps none until resume.
+func (i *idle) pause() {
+	i.mu.Lock()
+	i.writing = true
+	i.mu.Unlock()
+	i.drain()
+}
+
+func (i *idle) resume() {
+	i.mu.Lock()
+	i.writing = false
+	i.mu.Unlock()
+}
+
+func (i *idle) drain() {
+	i.mu.Lock()
+	txs := i.txs
+	i.txs = nil
+	i.mu.Unlock()
+	for _, tx := range txs {
+		tx.rollback()
+	}
+}
 
 // View runs fn in a transaction that only reads.
 func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
@@ -121,11 +202,7 @@ func (db *DB) write(tx *Tx, fn func(tx *Tx) error) error {
 func (tx *Tx) Batch() uint64 { return tx.at }
 
 // Bucket returns the bucket at a place of [Options.Buckets].
-func (tx *Tx) Bucket(i int) *Bucket {
-	b := &tx.buckets[i]
-	b.tx, b.id = tx, uint8(i)
-	return b
-}
+func (tx *Tx) Bucket(i int) *Bucket { return &tx.buckets[i] }
 
 // inTree is the bucket in the tree.
 func (b *Bucket) inTree() *bbolt.Bucket {
@@ -145,7 +222,13 @@ func (b *Bucket) Get(key []byte) []byte {
 	if ok {
 		return e.value
 	}
-	return b.inTree().Get(key)
+	if b.seek == nil {
+		b.seek = b.inTree().Cursor()
+	}
+	if k, v := b.seek.Seek(key); bytes.Equal(k, key) {
+		return v
+	}
+	return nil
 }
 
 // Cursor walks the bucket.
