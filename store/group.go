@@ -170,6 +170,8 @@ func (g *Group) wait(ctx context.Context, p *pending) error {
 			default:
 			}
 			_ = g.lead(ctx) // a failure of Later's commits is not ours
+			// Who writes the next group goes first: the backend is free.
+			runtime.Gosched()
 		case <-ctx.Done():
 			g.forget(p)
 			return fmt.Errorf("commit: %w", ctx.Err())
