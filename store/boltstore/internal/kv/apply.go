@@ -72,7 +72,13 @@ func (db *DB) release() error {
 	return nil
 }
 
-// apply writes a table to the tree, in one transaction.
+// applyBatch is how many keys go to the tree in one transaction: what it touches
+// lies in memory until the end.
+const applyBatch = 2000
+
+// apply writes a table to the tree, in transactions of bounded size. Until the
+// last one says so the tree does not have it: a reader finds the table first,
+// and after a crash the log is played over what is there.
 func (db *DB) apply(t *table, logged bool) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -85,30 +91,45 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 	}()
 	db.idle.pause()
 	defer db.idle.resume()
-	err = db.tree.Update(func(tx *bbolt.Tx) error {
-		buckets := make([]*bbolt.Bucket, len(db.buckets))
-		cursors := make([]*bbolt.Cursor, len(db.buckets))
-		for i, name := range db.buckets {
-			buckets[i] = tx.Bucket(name)
-			cursors[i] = buckets[i].Cursor()
-		}
-		err := t.each(func(bucket uint8, e entry) error {
-			if !e.gone {
-				return buckets[bucket].Put(e.key, e.value)
+	next, done := uint32(0), false
+	for !done {
+		err := db.tree.Update(func(tx *bbolt.Tx) (err error) {
+			w := treeWriter{tx: tx, names: db.buckets}
+			if next, err = t.some(next, applyBatch, w.write); err != nil || next != 0 {
+				return err
 			}
-			// Most of what is gone came and went within the table.
-			if k, _ := cursors[bucket].Seek(e.key); bytes.Equal(k, e.key) {
-				return cursors[bucket].Delete()
-			}
-			return nil
+			done = true
+			return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(t.last, logged))
 		})
 		if err != nil {
-			return err
+			return fmt.Errorf("write the tree: %w", err)
 		}
-		return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(t.last, logged))
-	})
+	}
+	return nil
+}
+
+// treeWriter writes keys in order.
+type treeWriter struct {
+	tx     *bbolt.Tx
+	names  [][]byte
+	bucket *bbolt.Bucket
+	cursor *bbolt.Cursor
+	id     uint8
+}
+
+func (w *treeWriter) write(bucket uint8, e entry) error {
+	if w.bucket == nil || w.id != bucket {
+		w.id, w.bucket = bucket, w.tx.Bucket(w.names[bucket])
+		w.cursor = w.bucket.Cursor()
+	}
+	var err error
+	if !e.gone {
+		err = w.bucket.Put(e.key, e.value)
+	} else if k, _ := w.cursor.Seek(e.key); bytes.Equal(k, e.key) { // most of what is gone came and went within the table
+		err = w.cursor.Delete()
+	}
 	if err != nil {
-		return fmt.Errorf("write the tree: %w", err)
+		return fmt.Errorf("%s: %w", w.names[bucket], err)
 	}
 	return nil
 }

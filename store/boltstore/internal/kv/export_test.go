@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"testing"
+
+	"go.etcd.io/bbolt"
 )
 
 // BreakLog makes the log's files refuse to be written until mend is called.
@@ -48,6 +50,26 @@ func Kill(t fataler, db *DB) {
 	db.closed = true
 	db.idle.drain()
 	if err := errors.Join(db.log.close(), db.tree.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Half gives the tree the beginning of what the log holds, as an apply that was
+// cut off.
+func Half(t fataler, db *DB) {
+	t.Helper()
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	db.running.Wait()
+	db.idle.pause()
+	defer db.idle.resume()
+	active := db.layers.Load().active
+	err := db.tree.Update(func(tx *bbolt.Tx) error {
+		w := treeWriter{tx: tx, names: db.buckets}
+		_, err := active.some(0, int(active.keys/2), w.write)
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }

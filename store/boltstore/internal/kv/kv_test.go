@@ -156,6 +156,7 @@ func TestModel(t *testing.T) {
 			"view":   func(*rapid.T) { view() },
 			"reopen": func(t *rapid.T) { db = reopen(t, db, path); view() },
 			"die":    func(t *rapid.T) { db = die(t, db, path); view() },
+			"half":   func(t *rapid.T) { kv.Half(t, db); view() },
 			"copy": func(t *rapid.T) {
 				var b bytes.Buffer
 				if _, err := db.Snapshot(t.Context(), &b); err != nil {

@@ -326,16 +326,20 @@ func (w *walker) next() entry { return w.forward(w.node.next[0].Load()) }
 
 func (w *walker) prev() entry { return w.before(w.t.key(w.node)) }
 
-// each calls fn with every key as it is now, in order.
-func (t *table) each(fn func(bucket uint8, e entry) error) error {
-	for i := t.node(0).next[0].Load(); i != 0; {
-		n := t.node(i)
+// some calls fn with at most limit keys as they are now, in order, from node at
+// on; 0 is the beginning. It returns the node to go on with, 0 at the end.
+func (t *table) some(at uint32, limit int, fn func(bucket uint8, e entry) error) (next uint32, err error) {
+	if at == 0 {
+		at = t.node(0).next[0].Load()
+	}
+	for ; at != 0 && limit > 0; limit-- {
+		n := t.node(at)
 		if e, ok := t.at(n, t.last); ok {
 			if err := fn(n.bucket, e); err != nil {
-				return err
+				return at, err
 			}
 		}
-		i = n.next[0].Load()
+		at = n.next[0].Load()
 	}
-	return nil
+	return at, nil
 }
