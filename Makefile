@@ -6,7 +6,7 @@ LINT    := $(BIN)/golangci-lint
 LINT_VERSION := v2.15.0
 PKGS    := ./...
 RUNS    ?= 100000
-SEED    ?= 1
+SEED    ?= 0
 FUZZ_TIME ?= 60s
 
 .DEFAULT_GOAL := help
@@ -60,7 +60,7 @@ fuzz: ## FUZZ_TIME of each fuzz test (the corpora run in make test)
 	done
 
 .PHONY: simulate
-simulate: ## RUNS random runs of the simulation from SEED
+simulate: ## RUNS random runs of the simulation, or the one of SEED with its trace
 	$(GO) test ./machine -run 'TestSimulation$$' -count=1 -timeout 120m -v -sim.runs=$(RUNS) -sim.seed=$(SEED)
 
 .PHONY: scenarios
