@@ -53,7 +53,7 @@ $(LINT):
 
 .PHONY: fuzz
 fuzz: ## FUZZ_TIME of each fuzz test (the corpora run in make test)
-	@set -e; for pkg in ./store ./transport/teams ./tokensvc ./machine; do \
+	@set -e; for pkg in ./store ./store/boltstore/internal/kv ./transport/teams ./tokensvc ./machine; do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz); do \
 			echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZ_TIME); \
 		done; \
