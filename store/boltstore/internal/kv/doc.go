@@ -12,7 +12,7 @@
 //	                              │         │
 //	View   ◄── newest first ──────┴─────────┘
 //
-// There is one writer at a time. Readers take no locks: a table keeps the
+// There is one writer at a time. Readers never wait for it: a table keeps the
 // versions of a key, and a reader sees those that were synced when it began.
 //
 // # Recovery
