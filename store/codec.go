@@ -44,6 +44,13 @@ func (a *Attempt) Decode(b []byte) error {
 // microseconds.
 func AppendEvent(dst []byte, e *Event) []byte { return appendRecord(dst, e, eventFields[:]) }
 
+// AppendLine is [AppendEvent] for a row that names the attempt itself: it leaves
+// Attempt and Seq out.
+func AppendLine(dst []byte, e *Event) []byte {
+	const seq = 2 // the second field; Attempt is the first
+	return appendFields(append(dst, codecFormat), e, eventFields[:], seq+1)
+}
+
 // DecodeEvent is the inverse of [AppendEvent]. An error is [ErrCorrupt].
 func DecodeEvent(b []byte) (Event, error) {
 	var e Event
@@ -174,7 +181,7 @@ var stateCodes = [...]State{None, Idle, CardSent, Exchanging, Verifying, Complet
 func corrupt(what string) error { return fmt.Errorf("%s: %w", what, ErrCorrupt) }
 
 func appendRecord[T any](dst []byte, v *T, fields []field[T]) []byte {
-	return appendFields(append(dst, codecFormat), v, fields)
+	return appendFields(append(dst, codecFormat), v, fields, 1)
 }
 
 func decodeRecord[T any](b []byte, v *T, fields []field[T]) error {
@@ -185,8 +192,8 @@ func decodeRecord[T any](b []byte, v *T, fields []field[T]) error {
 	return decodeFields(string(b[1:]), v, fields)
 }
 
-func appendFields[T any](dst []byte, v *T, fields []field[T]) []byte {
-	for i := 1; i < len(fields); i++ {
+func appendFields[T any](dst []byte, v *T, fields []field[T], from int) []byte {
+	for i := from; i < len(fields); i++ {
 		dst = fields[i].put(dst, uint64(i), v)
 	}
 	return dst

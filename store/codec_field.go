@@ -162,7 +162,7 @@ func failure[T any](at func(*T) **Failure) field[T] {
 				return dst
 			}
 			var buf [128]byte
-			return appendBytes(dst, number, appendFields(buf[:0], f, failureFields[:]))
+			return appendBytes(dst, number, appendFields(buf[:0], f, failureFields[:], 1))
 		},
 		get: func(v *T, val value) error {
 			f := new(Failure)

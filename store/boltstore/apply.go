@@ -12,8 +12,8 @@ import (
 
 // putPlan is what check learned about one Put.
 type putPlan struct {
-	had  bool          // false on insertion
-	old  store.Attempt // if it had one
+	had  bool // false on insertion
+	old  stored
 	key  userKey
 	from userKey // of old
 }
@@ -84,17 +84,9 @@ func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 // checkPut plans one Put, as if those before it in the commit were written.
 func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt) error {
 	plan := &plans[len(before)]
-	plan.had, plan.key = false, hashKey(a.Key)
-	for j := len(before) - 1; j >= 0 && !plan.had; j-- {
-		if before[j].ID == a.ID {
-			plan.had, plan.old = true, before[j]
-		}
-	}
-	if !plan.had {
-		var err error
-		if plan.had, err = t.read(a.ID, &plan.old); err != nil {
-			return err
-		}
+	plan.key = t.hashKey(a.Key)
+	if err := t.readStored(before, a.ID, plan); err != nil {
+		return err
 	}
 	old := &plan.old
 	switch {
@@ -102,13 +94,13 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 		return fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
 	case a.Version > 1 && !plan.had:
 		return fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
-	case a.Version > 1 && old.Version != a.Version-1:
-		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.Version, a.Version-1, store.ErrConflict)
+	case a.Version > 1 && old.version != a.Version-1:
+		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.version, a.Version-1, store.ErrConflict)
 	}
 	if plan.had {
 		plan.from = plan.key
-		if old.Key != a.Key {
-			plan.from = hashKey(old.Key)
+		if old.key != a.Key {
+			plan.from = t.hashKey(old.key)
 		}
 	}
 	if a.State.Terminal() {
@@ -131,6 +123,24 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 		return fmt.Errorf("attempt %s: attempt %s: %w", a.ID, other, store.ErrExists)
 	}
 	return nil
+}
+
+// readStored finds what is stored of an attempt, as if those before were.
+func (t *txn) readStored(before []store.Attempt, id string, plan *putPlan) error {
+	for j := len(before) - 1; j >= 0; j-- {
+		if before[j].ID == id {
+			plan.had, plan.old = true, storedOf(&before[j])
+			return nil
+		}
+	}
+	if plan.old, plan.had = t.known[id]; plan.had {
+		return nil
+	}
+	var err error
+	if plan.had, err = t.read(id, &t.put); plan.had {
+		plan.old = storedOf(&t.put)
+	}
+	return err
 }
 
 // openRow returns the key's row of live, and whether it has one.
@@ -187,6 +197,7 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 		return err
 	}
 	t.woken = append(t.woken, a.ID)
+	t.known.keep(a)
 	for _, step := range []func(*store.Attempt, *putPlan) error{t.indexOpen, t.indexUser, t.indexExchange, t.indexEnd, t.indexSkew} {
 		if err := step(a, plan); err != nil {
 			return err
@@ -198,7 +209,7 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 // indexOpen keeps the open and the due index.
 func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 	var had openRow
-	if plan.had && !plan.old.State.Terminal() {
+	if plan.had && !plan.old.state.Terminal() {
 		row, ok, err := t.openRow(plan.from)
 		if err != nil {
 			return err
@@ -212,7 +223,11 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 			}
 		}
 	}
+	// It may stay filed under an earlier time: when that comes, Due looks again.
 	due := a.Due()
+	if !had.due.IsZero() && had.due.Before(due) {
+		due = had.due
+	}
 	if !had.due.Equal(due) {
 		if err := t.moveDue(a.ID, had.due, due); err != nil {
 			return err
@@ -221,12 +236,16 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 	if a.State.Terminal() {
 		return nil
 	}
-	return t.putOpenRow(plan.key, &openRow{state: a.State, entered: a.Entered, due: due, id: a.ID})
+	row := openRow{state: a.State, entered: a.Entered, due: due, id: a.ID}
+	return t.putOpenRow(plan.key, &row, had.id == "" || plan.from != plan.key)
 }
 
-func (t *txn) putOpenRow(h userKey, row *openRow) error {
+func (t *txn) putOpenRow(h userKey, row *openRow, fresh bool) error {
 	t.value = row.append(t.value[:0])
 	t.key = openKey(t.key[:0], h)
+	if fresh {
+		return t.live.Insert(t.key, t.value)
+	}
 	return t.live.Put(t.key, t.value)
 }
 
@@ -241,7 +260,7 @@ func (t *txn) moveDue(id string, from, to time.Time) error {
 		return nil
 	}
 	t.key = dueKey(t.key[:0], to, id)
-	return t.live.Put(t.key, nil)
+	return t.live.Insert(t.key, nil)
 }
 
 // indexUser keeps the indexes by MRI and by Entra object id.
@@ -261,7 +280,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 	}
 	oldAAD, aad := "", a.Conversation.UserAAD
 	if plan.had {
-		oldAAD = plan.old.Conversation.UserAAD
+		oldAAD = plan.old.aad
 	}
 	if oldAAD == aad {
 		return nil
@@ -282,8 +301,8 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 // indexExchange makes the exchange id point here, and remembers one that the
 // attempt no longer has, for Purge.
 func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
-	if old := &plan.old; plan.had && old.ExchangeID != "" && (old.ExchangeID != a.ExchangeID || old.Key.App != a.Key.App) {
-		former := exchangeRow(nil, old.Key.App, old.ExchangeID)
+	if old := &plan.old; plan.had && old.exchange != "" && (old.exchange != a.ExchangeID || old.key.App != a.Key.App) {
+		former := exchangeRow(nil, old.key.App, old.exchange)
 		t.key = append(rowKey(t.key[:0], a.ID, kindExchange), former...)
 		if err := t.rows.Put(t.key, nil); err != nil {
 			return err
@@ -302,21 +321,19 @@ func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 
 // indexEnd keeps the tallies of ended attempts.
 func (t *txn) indexEnd(a *store.Attempt, plan *putPlan) error {
-	if plan.had && plan.old.State.Terminal() {
-		before := plan.old
-		before.Normalize()
-		if err := t.tally(&before, -1); err != nil {
+	if old := &plan.old; plan.had && old.state.Terminal() {
+		if err := t.tally(old.entered, old.outcome, -1); err != nil {
 			return err
 		}
 	}
 	if !a.State.Terminal() {
 		return nil
 	}
-	return t.tally(a, 1)
+	return t.tally(a.Entered, a.Outcome(), 1)
 }
 
-func (t *txn) tally(a *store.Attempt, by int64) error {
-	t.key = tallyKey(t.key[:0], a)
+func (t *txn) tally(entered time.Time, outcome string, by int64) error {
+	t.key = tallyKey(t.key[:0], entered, outcome)
 	n, _ := binary.Varint(t.live.Get(t.key))
 	if n += by; n <= 0 {
 		return t.live.Delete(t.key)
@@ -346,7 +363,7 @@ func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
 // micros is how far a is after b; time.Duration ends at 292 years.
 func micros(a, b time.Time) int64 { return a.UnixMicro() - b.UnixMicro() }
 
-// putEvents appends the lines, those of one attempt in one row.
+// putEvents appends the lines to those of their attempts.
 func (t *txn) putEvents(events []store.Event) error {
 	for i := range events {
 		id := events[i].Attempt
@@ -357,18 +374,16 @@ func (t *txn) putEvents(events []store.Event) error {
 			continue
 		}
 		if indexEvent(events, id) < i {
-			continue // in the row of the first
+			continue // it went with the first
 		}
 		t.value = t.value[:0]
 		for j := i; j < len(events); j++ {
 			if events[j].Attempt == id {
-				t.appendLine(&events[j])
+				t.value = appendLine(t.value, &events[j])
 			}
 		}
-		t.lines++
-		t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], id, kindEvents), t.batch)
-		t.key = binary.BigEndian.AppendUint32(t.key, t.lines)
-		if err := t.rows.Put(t.key, t.value); err != nil {
+		t.key = append(t.key[:0], id...)
+		if err := t.audit.Append(t.key, t.value); err != nil {
 			return err
 		}
 	}
@@ -392,51 +407,54 @@ func (t *txn) putOrphan(e *store.Event) error {
 	if err := t.facts.Put(factOrphans(), binary.AppendUvarint(t.value[:0], seq)); err != nil {
 		return err
 	}
-	t.value = t.value[:0]
-	t.appendLine(e)
-	t.key = binary.BigEndian.AppendUint64(rowKey(t.key[:0], "", kindEvents), seq)
-	return t.rows.Put(t.key, t.value)
+	t.key = orphanKey(t.key[:0], seq)
+	return t.audit.Append(t.key, appendLine(t.value[:0], e))
 }
 
 // appendLine appends length and encoding; what the key says is left out.
-func (t *txn) appendLine(e *store.Event) {
-	t.line = *e
-	t.line.Attempt, t.line.Seq = "", 0
-	t.encoded = store.AppendEvent(t.encoded[:0], &t.line)
-	t.value = binary.AppendUvarint(t.value, uint64(len(t.encoded)))
-	t.value = append(t.value, t.encoded...)
+func appendLine(dst []byte, e *store.Event) []byte {
+	at := len(dst)
+	dst = store.AppendLine(append(dst, 0), e) // one byte is enough for most lengths
+	size := uint64(len(dst) - at - 1)
+	if size < 0x80 {
+		dst[at] = byte(size)
+		return dst
+	}
+	var head [binary.MaxVarintLen64]byte
+	return slices.Replace(dst, at, at+1, head[:binary.PutUvarint(head[:], size)]...)
 }
 
 func (t *txn) putDelivery(given *store.Delivery) error {
-	d := *given
+	t.row = *given
+	d := &t.row
 	d.Normalize()
 	t.key = deliveryRow(t.key[:0], d.DeliveryKey)
-	var old store.Delivery
+	t.had = store.Delivery{}
 	if b := t.rows.Get(t.key); b != nil {
 		var err error
-		if old, err = store.DecodeDelivery(b); err != nil {
+		if t.had, err = store.DecodeDelivery(b); err != nil {
 			return fmt.Errorf("delivery %s: %w", d.DeliveryKey, err)
 		}
-		old.Attempt = d.Attempt
+		t.had.Attempt = d.Attempt
 	}
-	stored := d
-	stored.Attempt = "" // the key says it
-	t.value = store.AppendDelivery(t.value[:0], &stored)
+	d.Attempt = "" // the key says it
+	t.value = store.AppendDelivery(t.value[:0], d)
+	d.Attempt = given.Attempt
 	if err := t.rows.Put(t.key, t.value); err != nil {
 		return err
 	}
-	if err := t.unindexDelivery(&old); err != nil {
+	if err := t.unindexDelivery(&t.had); err != nil {
 		return err
 	}
 	switch d.Status {
 	case store.DeliveryPending:
-		t.key = pendingKey(t.key[:0], &d)
+		t.key = pendingKey(t.key[:0], d)
 	case store.DeliveryDead:
-		t.key = deadKey(t.key[:0], &d)
+		t.key = deadKey(t.key[:0], d)
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
 		return nil
 	}
-	return t.live.Put(t.key, nil)
+	return t.live.Insert(t.key, nil)
 }
 
 func (t *txn) unindexDelivery(d *store.Delivery) error {

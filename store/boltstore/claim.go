@@ -27,7 +27,8 @@ func until(b *kv.Bucket, prefix byte, end time.Time, limit int) [][]byte {
 }
 
 // Due takes attempts whose time has come; see [store.Store]. It writes only if
-// there are any.
+// there may be any: an attempt can be filed under an earlier time than it is
+// due, and is filed anew then.
 func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
 	snap := store.Snapshot{}
 	some, err := s.peek(ctx, "due", liveDue, limit, &snap.Now)
@@ -36,12 +37,16 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	}
 	err = s.update(ctx, "due", func(t *txn) error {
 		snap.Now, snap.Attempts = t.now, nil
-		for _, key := range until(t.live, liveDue, t.now, limit) {
+		keys, err := t.due(limit)
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
 			var a store.Attempt
-			if err := t.readNamed(string(key[1+timeSize:]), "due attempts", &a); err != nil {
+			if err := t.readDue(key, &a); err != nil {
 				return err
 			}
-			if err := t.holdDue(&a, readTime(key[1:]), store.Time(t.now.Add(hold))); err != nil {
+			if err := t.fileDue(&a, readTime(key[1:]), store.Time(t.now.Add(hold))); err != nil {
 				return err
 			}
 			snap.Attempts = append(snap.Attempts, a)
@@ -54,8 +59,36 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	return snap, nil
 }
 
-func (t *txn) holdDue(a *store.Attempt, from, to time.Time) error {
-	h := hashKey(a.Key)
+// due returns the first keys whose time has come, once none of them is filed
+// too early.
+func (t *txn) due(limit int) ([][]byte, error) {
+	for {
+		keys, early := until(t.live, liveDue, t.now, limit), false
+		for _, key := range keys {
+			var a store.Attempt
+			if err := t.readDue(key, &a); err != nil {
+				return nil, err
+			}
+			if at := a.Due(); readTime(key[1:]).Before(at) {
+				early = true
+				if err := t.fileDue(&a, readTime(key[1:]), at); err != nil {
+					return nil, err
+				}
+			}
+		}
+		if !early {
+			return keys, nil
+		}
+	}
+}
+
+func (t *txn) readDue(key []byte, a *store.Attempt) error {
+	return t.readNamed(string(key[1+timeSize:]), "due attempts", a)
+}
+
+// fileDue moves an attempt in the index.
+func (t *txn) fileDue(a *store.Attempt, from, to time.Time) error {
+	h := t.hashKey(a.Key)
 	row, ok, err := t.openRow(h)
 	if err != nil {
 		return err
@@ -67,7 +100,7 @@ func (t *txn) holdDue(a *store.Attempt, from, to time.Time) error {
 		return err
 	}
 	row.due = to
-	return t.putOpenRow(h, &row)
+	return t.putOpenRow(h, &row, false)
 }
 
 // peek reports, without writing, whether an index has a row whose time has come.
@@ -233,10 +266,10 @@ func (s *Store) purge(ctx context.Context, before time.Time, ids []string) (n in
 
 // remove deletes an ended attempt with its rows and indexes.
 func (t *txn) remove(a *store.Attempt) error {
-	if err := t.tally(a, -1); err != nil {
+	if err := t.tally(a.Entered, a.Outcome(), -1); err != nil {
 		return err
 	}
-	t.key = userRow(t.key[:0], hashKey(a.Key), a.ID)
+	t.key = userRow(t.key[:0], t.hashKey(a.Key), a.ID)
 	if err := t.idx.Delete(t.key); err != nil {
 		return err
 	}
@@ -277,6 +310,9 @@ func (t *txn) remove(a *store.Attempt) error {
 			return err
 		}
 	}
+	if err := t.audit.Delete([]byte(a.ID)); err != nil {
+		return err
+	}
 	t.woken = append(t.woken, a.ID)
 	return nil
 }
@@ -298,7 +334,7 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 				return err
 			}
 			for _, k := range orphans {
-				if err := t.rows.Delete(k); err != nil {
+				if err := t.audit.Delete(k); err != nil {
 					return err
 				}
 			}
@@ -323,12 +359,10 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 }
 
 func (t *txn) oldOrphans(before time.Time) ([][]byte, error) {
-	prefix := rowKey(nil, "", kindEvents)
-	var r lineReader
 	var keys [][]byte
-	c := t.rows.Cursor()
-	for k, v := c.Seek(prefix); len(keys) < purgeBatch && bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		lines, err := r.read(k, v)
+	c := t.audit.Cursor()
+	for k, v := c.First(); len(keys) < purgeBatch && isOrphan(k); k, v = c.Next() {
+		lines, err := readLines(k, v)
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -16,7 +17,6 @@ import (
 const (
 	kindRecord   = 'a'
 	kindDelivery = 'd'
-	kindEvents   = 'e'
 	kindExchange = 'x'
 )
 
@@ -52,6 +52,14 @@ const (
 func rowKey(dst []byte, id string, kind byte) []byte {
 	return append(append(dst, id...), 0, kind)
 }
+
+// orphanKey is the key of a line of no attempt in bucket audit; the other keys
+// there are ids.
+func orphanKey(dst []byte, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, orphanPrefix), seq)
+}
+
+const orphanPrefix = 0 // no id begins so
 
 // cutID splits "id 00 rest".
 func cutID(key []byte) (id string, rest []byte) {
@@ -103,14 +111,47 @@ type userKey [hashSize + 2*scopeSize]byte
 
 const userScope = hashSize + scopeSize
 
-func hashKey(k store.Key) userKey {
-	var h userKey
-	user := sha256.Sum256([]byte(k.User))
+func hashUser(user string) (h [hashSize]byte) {
+	sum := sha256.Sum256([]byte(user))
+	copy(h[:], sum[:])
+	return h
+}
+
+// names hashes what is configured. There are few of them, and they come with
+// every key.
+type names struct {
+	mu   sync.RWMutex
+	seen map[store.Key][2 * scopeSize]byte
+}
+
+// maxNames bounds what is remembered.
+const maxNames = 1024
+
+func (n *names) hash(k store.Key) (h [2 * scopeSize]byte) {
+	k.User = ""
+	n.mu.RLock()
+	h, ok := n.seen[k]
+	n.mu.RUnlock()
+	if ok {
+		return h
+	}
 	scope := sha256.Sum256([]byte(k.App + "\x1f" + k.Channel))
 	conn := sha256.Sum256([]byte(strings.ToLower(k.Connection)))
-	copy(h[:hashSize], user[:])
-	copy(h[hashSize:userScope], scope[:])
-	copy(h[userScope:], conn[:])
+	copy(h[:scopeSize], scope[:])
+	copy(h[scopeSize:], conn[:])
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.seen == nil || len(n.seen) >= maxNames {
+		n.seen = map[store.Key][2 * scopeSize]byte{}
+	}
+	n.seen[k] = h
+	return h
+}
+
+func (t *txn) hashKey(k store.Key) (h userKey) {
+	user, scope := hashUser(k.User), t.names.hash(k)
+	copy(h[:], user[:])
+	copy(h[hashSize:], scope[:])
 	return h
 }
 
@@ -142,8 +183,8 @@ func dueKey(dst []byte, at time.Time, id string) []byte {
 	return append(appendTime(append(dst, liveDue), at), id...)
 }
 
-func tallyKey(dst []byte, a *store.Attempt) []byte {
-	return append(appendTime(append(dst, liveTally), a.Entered.Truncate(time.Minute)), a.Outcome()...)
+func tallyKey(dst []byte, entered time.Time, outcome string) []byte {
+	return append(appendTime(append(dst, liveTally), entered.Truncate(time.Minute)), outcome...)
 }
 
 // openRow is the value of an open key: what an overview needs without reading
@@ -151,7 +192,7 @@ func tallyKey(dst []byte, a *store.Attempt) []byte {
 type openRow struct {
 	state   store.State
 	entered time.Time
-	due     time.Time // when Due shows it, zero for never
+	due     time.Time // where it is filed under due: never later than it is due, or held until then
 	id      string
 }
 

@@ -11,7 +11,7 @@ import (
 
 // Format is the version of the file layout; a file with another one is
 // [store.ErrSchema].
-const Format = 2
+const Format = 3
 
 // DefaultLockTimeout is how long [Open] waits for a file that another process
 // holds.
@@ -23,9 +23,12 @@ const (
 	inLive
 	inIndex
 	inFacts
+	inAudit // grows
 )
 
 func buckets() []string { return []string{"rows", "live", "index", "facts"} }
+
+func growing() []string { return []string{"audit"} }
 
 // Store is a [store.Store] in a bbolt file.
 type Store struct {
@@ -33,6 +36,7 @@ type Store struct {
 	opts   options
 	db     *kv.DB
 	notify store.Notifier
+	names  names
 
 	scratch scratch // of who writes
 }
@@ -80,7 +84,7 @@ func Open(path string, opts ...Option) (*Store, error) {
 	}
 	var err error
 	s.db, err = kv.Open(path, kv.Options{
-		Format: Format, Buckets: buckets(),
+		Format: Format, Buckets: buckets(), Growing: growing(),
 		Mode: s.opts.mode, Timeout: s.opts.timeout, ReadOnly: s.opts.readOnly, NoSync: s.opts.noSync, TableSize: s.opts.table,
 	})
 	if err != nil {

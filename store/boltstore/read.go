@@ -61,7 +61,7 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 // find returns the user's (and connection's) attempts: the open ones, then the
 // others, newest first. known is one that was read already, or nil.
 func (t *txn) find(q *store.Query, known *store.Attempt) ([]store.Attempt, error) {
-	h := hashKey(q.Key())
+	h := t.hashKey(q.Key())
 	prefix, scope := h[:userScope], h[hashSize:userScope]
 	if q.Connection != "" {
 		prefix, scope = h[:], h[hashSize:]
@@ -259,9 +259,9 @@ func (t *txn) candidates(f *store.Filter) (func() string, error) {
 	case f.Owed:
 		return below(t.owedIDs(), f.Cursor), nil
 	case f.User != "":
-		h := hashKey(store.Key{User: f.User})
+		h := hashUser(f.User)
 		return merge(
-			newDescending(t.idx, append([]byte{idxUser}, h[:hashSize]...), f.Cursor),
+			newDescending(t.idx, append([]byte{idxUser}, h[:]...), f.Cursor),
 			newDescending(t.idx, aadPrefix(nil, f.User), f.Cursor),
 		), nil
 	case f.OpenOnly():
@@ -340,81 +340,80 @@ func (t *txn) appendDeliveries(dst []store.Delivery, id string) ([]store.Deliver
 	return dst, nil
 }
 
-// readLines decodes a row of audit lines, the first of which has number seq.
-func readLines(id string, seq int64, b []byte) ([]store.Event, error) {
+func isOrphan(key []byte) bool { return len(key) == 1+timeSize && key[0] == orphanPrefix }
+
+// readLines decodes a row of bucket audit. The lines of an attempt are numbered
+// by their place, those of none by their key.
+func readLines(key, b []byte) ([]store.Event, error) {
+	id, seq := string(key), int64(1)
+	if isOrphan(key) {
+		id, seq = "", int64(binary.BigEndian.Uint64(key[1:]))
+	}
 	var lines []store.Event
 	for len(b) > 0 {
 		n, w := binary.Uvarint(b)
 		if w <= 0 || n > uint64(len(b)-w) {
-			return nil, fmt.Errorf("audit row of attempt %q: %w", id, store.ErrCorrupt)
+			return nil, fmt.Errorf("audit lines of attempt %q: %w", id, store.ErrCorrupt)
 		}
 		e, err := store.DecodeEvent(b[w : w+int(n)])
 		if err != nil {
-			return nil, fmt.Errorf("audit row of attempt %q: %w", id, err)
+			return nil, fmt.Errorf("audit lines of attempt %q: %w", id, err)
 		}
 		e.Attempt, e.Seq = id, seq
 		lines = append(lines, e)
 		b = b[w+int(n):]
 		seq++
 	}
-	return lines, nil
-}
-
-// lineReader reads rows of audit lines in order. The lines of an attempt are
-// numbered by their place, those of none by their key.
-type lineReader struct {
-	id   string
-	last int64
-}
-
-func (r *lineReader) read(key, value []byte) ([]store.Event, error) {
-	id, rest := cutID(key)
-	switch {
-	case id == "" && len(rest) == 1+timeSize:
-		r.last = int64(binary.BigEndian.Uint64(rest[1:])) - 1
-	case id == "" || len(value) == 0:
-		return nil, fmt.Errorf("audit row of attempt %q: %w", id, store.ErrCorrupt)
-	case id != r.id:
-		r.last = 0
+	if len(lines) == 0 {
+		return nil, fmt.Errorf("audit lines of attempt %q: %w", id, store.ErrCorrupt)
 	}
-	lines, err := readLines(id, r.last+1, value)
-	r.id, r.last = id, r.last+int64(len(lines))
-	return lines, err
+	return lines, nil
 }
 
 // Events returns audit lines; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	var out []store.Event
-	err := s.view(ctx, "events", func(t *txn) error {
-		out = nil
-		if f.Attempt == "" && !f.Orphans {
-			var err error
+	err := s.view(ctx, "events", func(t *txn) (err error) {
+		switch {
+		case f.Orphans:
+			out, err = t.orphans(&f)
+		case f.Attempt != "":
+			out, err = t.events(&f)
+		default:
 			out, err = t.allEvents(ctx, &f)
-			return err
 		}
-		prefix := rowKey(nil, f.Attempt, kindEvents)
-		from := prefix
-		if f.Orphans && f.After > 0 {
-			from = binary.BigEndian.AppendUint64(bytes.Clone(prefix), uint64(f.After))
-		}
-		var r lineReader
-		c := t.rows.Cursor()
-		for k, v := c.Seek(from); bytes.HasPrefix(k, prefix) && len(out) < f.Max(); k, v = c.Next() {
-			lines, err := r.read(k, v)
-			if err != nil {
-				return err
-			}
-			for _, e := range lines {
-				if e.Seq > f.After && !e.Time.Before(f.Since) {
-					out = append(out, e)
-				}
-			}
-		}
-		out = out[:min(len(out), f.Max())]
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	return out, nil
+}
+
+// events are those of one attempt.
+func (t *txn) events(f *store.EventFilter) ([]store.Event, error) {
+	key := []byte(f.Attempt)
+	row := t.audit.Get(key)
+	if row == nil {
+		return nil, nil
+	}
+	lines, err := readLines(key, row)
+	out := slices.DeleteFunc(lines, func(e store.Event) bool { return e.Seq <= f.After || e.Time.Before(f.Since) })
+	return out[:min(len(out), f.Max())], err
+}
+
+// orphans are those of no attempt.
+func (t *txn) orphans(f *store.EventFilter) ([]store.Event, error) {
+	var out []store.Event
+	c := t.audit.Cursor()
+	for k, v := c.Seek(orphanKey(nil, uint64(max(f.After, 0)))); isOrphan(k) && len(out) < f.Max(); k, v = c.Next() {
+		lines, err := readLines(k, v)
+		if err != nil {
+			return nil, err
+		}
+		if e := lines[0]; e.Seq > f.After && !e.Time.Before(f.Since) {
+			out = append(out, e)
+		}
 	}
 	return out, nil
 }
@@ -428,13 +427,9 @@ func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Even
 		})
 		out = out[:min(len(out), f.Max())]
 	}
-	var r lineReader
-	c := t.rows.Cursor()
+	c := t.audit.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if _, rest := cutID(k); len(rest) == 0 || rest[0] != kindEvents {
-			continue
-		}
-		lines, err := r.read(k, v)
+		lines, err := readLines(k, v)
 		if err != nil {
 			return nil, err
 		}

@@ -17,6 +17,8 @@ type txn struct {
 	live  *kv.Bucket
 	idx   *kv.Bucket
 	facts *kv.Bucket
+	audit *kv.Bucket
+	names *names
 	key   []byte // of the current row
 
 	*scratch // nil while reading
@@ -24,14 +26,59 @@ type txn struct {
 
 // scratch is what a writing transaction works with; there is one at a time.
 type scratch struct {
-	batch   uint64        // its number
-	lines   uint32        // rows of audit lines written
-	woken   []string      // attempts that changed
-	plans   []putPlan     // of the current commit
-	value   []byte        // of the current row
-	put     store.Attempt // the one that is being written
-	line    store.Event   // likewise
-	encoded []byte        // of line
+	woken []string      // attempts that changed
+	plans []putPlan     // of the current commit
+	value []byte        // of the current row
+	put   store.Attempt // the one that is being written
+	row   store.Delivery
+	had   store.Delivery // the one that was there
+	known known
+	batch uint64 // of the transaction
+}
+
+// begun prepares for a transaction. If its batch is not the one after the last
+// one's, that one was given up.
+func (s *scratch) begun(batch uint64) {
+	if s.known == nil || batch != s.batch+1 {
+		s.known = known{}
+	}
+	s.batch, s.woken = batch, nil
+}
+
+// known is what the indexes need of the attempts that were written last, as
+// they are stored: the next commit need not read them again.
+type known map[string]stored
+
+// maxKnown bounds it.
+const maxKnown = 4096
+
+// stored is what the indexes need of an attempt.
+type stored struct {
+	version  int64
+	state    store.State
+	key      store.Key
+	exchange string
+	aad      string
+	entered  time.Time
+	outcome  string
+}
+
+func storedOf(a *store.Attempt) stored {
+	return stored{
+		version: a.Version, state: a.State, key: a.Key, exchange: a.ExchangeID, aad: a.Conversation.UserAAD,
+		entered: store.Time(a.Entered), outcome: a.Outcome(),
+	}
+}
+
+func (k known) keep(a *store.Attempt) {
+	if a.State.Terminal() {
+		delete(k, a.ID) // seldom heard of again
+		return
+	}
+	if len(k) >= maxKnown {
+		clear(k)
+	}
+	k[a.ID] = storedOf(a)
 }
 
 func (s *Store) begin(tx *kv.Tx) *txn {
@@ -41,6 +88,8 @@ func (s *Store) begin(tx *kv.Tx) *txn {
 		live:  tx.Bucket(inLive),
 		idx:   tx.Bucket(inIndex),
 		facts: tx.Bucket(inFacts),
+		audit: tx.Bucket(inAudit),
+		names: &s.names,
 		key:   make([]byte, 0, 96),
 	}
 }
@@ -62,7 +111,7 @@ func (s *Store) update(ctx context.Context, op string, fn func(t *txn) error) er
 	err := s.db.Update(ctx, func(tx *kv.Tx) error {
 		t := s.begin(tx)
 		t.scratch = &s.scratch
-		t.batch, t.lines, t.woken = tx.Batch(), 0, nil
+		t.begun(tx.Batch())
 		err := fn(t)
 		woken = t.woken
 		return err

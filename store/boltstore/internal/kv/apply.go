@@ -94,7 +94,7 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 	next, done := uint32(0), false
 	for !done {
 		err := db.tree.Update(func(tx *bbolt.Tx) (err error) {
-			w := treeWriter{tx: tx, names: db.buckets}
+			w := treeWriter{db: db, tx: tx, table: t}
 			if next, err = t.some(next, applyBatch, w.write); err != nil || next != 0 {
 				return err
 			}
@@ -108,28 +108,42 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 	return nil
 }
 
-// treeWriter writes keys in order.
+// treeWriter writes keys of a table in order.
 type treeWriter struct {
+	db     *DB
 	tx     *bbolt.Tx
-	names  [][]byte
+	table  *table
 	bucket *bbolt.Bucket
 	cursor *bbolt.Cursor
 	id     uint8
 }
 
-func (w *treeWriter) write(bucket uint8, e entry) error {
-	if w.bucket == nil || w.id != bucket {
-		w.id, w.bucket = bucket, w.tx.Bucket(w.names[bucket])
+func (w *treeWriter) write(n *node) error {
+	e, ok := w.table.at(n, w.table.last)
+	if !ok || e.gone && n.fresh {
+		return nil
+	}
+	if w.bucket == nil || w.id != n.bucket {
+		w.id, w.bucket = n.bucket, w.tx.Bucket(w.db.buckets[n.bucket])
 		w.cursor = w.bucket.Cursor()
 	}
 	var err error
-	if !e.gone {
+	switch {
+	case e.gone:
+		if k, _ := w.cursor.Seek(e.key); bytes.Equal(k, e.key) { // much of what is gone came and went within the table
+			err = w.cursor.Delete()
+		}
+	case w.db.grows(n.bucket):
+		var old grown
+		if k, v := w.cursor.Seek(e.key); bytes.Equal(k, e.key) {
+			old = v
+		}
+		err = w.bucket.Put(e.key, w.table.grow(n, old, w.table.last))
+	default:
 		err = w.bucket.Put(e.key, e.value)
-	} else if k, _ := w.cursor.Seek(e.key); bytes.Equal(k, e.key) { // most of what is gone came and went within the table
-		err = w.cursor.Delete()
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", w.names[bucket], err)
+		return fmt.Errorf("%s: %w", w.db.buckets[n.bucket], err)
 	}
 	return nil
 }

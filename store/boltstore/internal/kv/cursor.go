@@ -17,6 +17,7 @@ type source interface {
 // Cursor walks a bucket in order, in both directions. What its methods return
 // is valid until the transaction ends; a nil key is the end.
 type Cursor struct {
+	bucket  *Bucket
 	sources [3]source // the newest first
 	heads   [3]entry  // where each stands
 	n       int
@@ -107,6 +108,9 @@ func (c *Cursor) settle(back bool) (key, value []byte) {
 		}
 		if !best.gone {
 			c.key = best.key
+			if c.bucket.grows() {
+				return best.key, c.bucket.whole(best.key)
+			}
 			return best.key, best.value
 		}
 		c.leave(best.key)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,8 @@ var (
 // Options say how [Open] opens a file.
 type Options struct {
 	Format   int      // version of the layout; a file with another one is [store.ErrSchema]
-	Buckets  []string // at most 250; [Tx.Bucket] goes by their place
+	Buckets  []string // [Tx.Bucket] goes by their place
+	Growing  []string // more of them, at the places behind: their values are only appended to; at most 250 in all
 	Mode     fs.FileMode
 	Timeout  time.Duration // to wait for a file that another process holds
 	ReadOnly bool
@@ -94,7 +96,7 @@ func Open(path string, opts Options) (*DB, error) {
 		opts.TableSize = tableSize
 	}
 	db := &DB{path: path, opts: opts}
-	for _, name := range opts.Buckets {
+	for _, name := range slices.Concat(opts.Buckets, opts.Growing) {
 		db.buckets = append(db.buckets, []byte(name))
 	}
 	if db.tree, err = db.openTree(); err != nil {
@@ -236,11 +238,11 @@ func (db *DB) recover(applied uint64, logged bool) error {
 	t := newTable(applied)
 	err := db.log.replay(applied, logged, func(seq uint64, ops []byte) error {
 		t.last = seq
-		return eachOp(ops, func(bucket uint8, key, value []byte, deleted bool) error {
-			if int(bucket) >= len(db.buckets) || len(key) == 0 {
+		return eachOp(ops, func(o op) error {
+			if int(o.bucket) >= len(db.buckets) || len(o.key) == 0 {
 				return fmt.Errorf("batch %d of the log: %w", seq, store.ErrCorrupt)
 			}
-			t.put(bucket, key, value, deleted, seq)
+			t.put(o, seq)
 			return nil
 		})
 	})

@@ -65,7 +65,7 @@ func Half(t fataler, db *DB) {
 	defer db.idle.resume()
 	active := db.layers.Load().active
 	err := db.tree.Update(func(tx *bbolt.Tx) error {
-		w := treeWriter{tx: tx, names: db.buckets}
+		w := treeWriter{db: db, tx: tx, table: active}
 		_, err := active.some(0, int(active.keys/2), w.write)
 		return err
 	})

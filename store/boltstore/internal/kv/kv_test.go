@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func options() kv.Options {
-	return kv.Options{Format: 1, Buckets: []string{"a", "b"}, Mode: 0o600, Timeout: time.Second, NoSync: true, TableSize: 2000}
+	return kv.Options{Format: 1, Buckets: []string{"a", "b"}, Growing: []string{"c"}, Mode: 0o600, Timeout: time.Second, NoSync: true, TableSize: 2000}
 }
 
 func open(t *testing.T, path string) *kv.DB {
@@ -37,12 +37,15 @@ func open(t *testing.T, path string) *kv.DB {
 	return db
 }
 
-// content is a file as a plain map: bucket, then key.
-type content [2]map[string]string
+// content is a file as a plain map: bucket, then key. The values of the last
+// bucket are appended to.
+type content [3]map[string]string
 
-func newContent() content { return content{{}, {}} }
+func newContent() content { return content{{}, {}, {}} }
 
-func (c content) clone() content { return content{maps.Clone(c[0]), maps.Clone(c[1])} }
+func (c content) clone() content {
+	return content{maps.Clone(c[0]), maps.Clone(c[1]), maps.Clone(c[2])}
+}
 
 // compare reads everything in every way and compares it.
 func (c content) compare(t rapid.TB, tx *kv.Tx) {
@@ -124,7 +127,7 @@ func TestModel(t *testing.T) {
 				next, give := want.clone(), rapid.IntRange(0, 4).Draw(t, "give up") == 0
 				err := db.Update(t.Context(), func(tx *kv.Tx) error {
 					for range rapid.IntRange(0, 12).Draw(t, "ops") {
-						bucket := rapid.IntRange(0, 1).Draw(t, "bucket")
+						bucket := rapid.IntRange(0, 2).Draw(t, "bucket")
 						key := fmt.Sprint("k", rapid.IntRange(0, 29).Draw(t, "key"))
 						if rapid.IntRange(0, 2).Draw(t, "delete") == 0 {
 							delete(next[bucket], key)
@@ -133,11 +136,23 @@ func TestModel(t *testing.T) {
 							}
 							continue
 						}
-						value := strings.Repeat("v", rapid.IntRange(0, 90).Draw(t, "size"))
-						next[bucket][key] = value
-						if err := tx.Bucket(bucket).Put([]byte(key), []byte(value)); err != nil {
+						n++
+						value := strings.Repeat(string(rune('a'+n%26)), rapid.IntRange(0, 90).Draw(t, "size"))
+						b := tx.Bucket(bucket)
+						do := b.Put
+						if _, had := next[bucket][key]; !had {
+							do = b.Insert
+						}
+						if bucket == 2 {
+							do = b.Append
+						}
+						if err := do([]byte(key), []byte(value)); err != nil {
 							return err
 						}
+						if bucket == 2 {
+							value = next[bucket][key] + value
+						}
+						next[bucket][key] = value
 					}
 					next.compare(t, tx)
 					if give {
@@ -495,6 +510,20 @@ func TestLogFails(t *testing.T) {
 	t.Cleanup(func() { _ = db.Close() })
 	if got := get(t, db, "before") + get(t, db, "after") + get(t, db, "lost"); got != "12" {
 		t.Errorf("after a crash: %q", got)
+	}
+}
+
+// TestGrowing refuses to set a value that is appended to, and the other way
+// about.
+func TestGrowing(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "db"))
+	for name, do := range map[string]func(tx *kv.Tx) error{
+		"Append to a value that is set": func(tx *kv.Tx) error { return tx.Bucket(0).Append([]byte("k"), []byte("v")) },
+		"Put a value that grows":        func(tx *kv.Tx) error { return tx.Bucket(2).Put([]byte("k"), []byte("v")) },
+	} {
+		if err := db.Update(t.Context(), do); !errors.Is(err, store.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -270,21 +270,21 @@ func (b *batches) holed() bool {
 }
 
 // appendOp adds an operation to a batch.
-func appendOp(dst []byte, bucket uint8, key, value []byte, deleted bool) []byte {
-	dst = append(dst, bucket)
-	dst = binary.AppendUvarint(dst, uint64(len(key)))
-	if deleted {
+func appendOp(dst []byte, o *op) []byte {
+	dst = append(dst, o.bucket)
+	dst = binary.AppendUvarint(dst, uint64(len(o.key)))
+	if o.gone {
 		dst = binary.AppendUvarint(dst, 0)
-		return append(dst, key...)
+		return append(dst, o.key...)
 	}
-	dst = binary.AppendUvarint(dst, uint64(len(value))+1)
-	return append(append(dst, key...), value...)
+	dst = binary.AppendUvarint(dst, uint64(len(o.value))+1)
+	return append(append(dst, o.key...), o.value...)
 }
 
 // eachOp calls fn with the operations of a batch.
-func eachOp(ops []byte, fn func(bucket uint8, key, value []byte, deleted bool) error) error {
+func eachOp(ops []byte, fn func(o op) error) error {
 	for len(ops) > 0 {
-		bucket := ops[0]
+		o := op{bucket: ops[0]}
 		keyLen, n := binary.Uvarint(ops[1:])
 		if n <= 0 {
 			return fmt.Errorf("operation: %w", store.ErrCorrupt)
@@ -294,16 +294,15 @@ func eachOp(ops []byte, fn func(bucket uint8, key, value []byte, deleted bool) e
 			return fmt.Errorf("operation: %w", store.ErrCorrupt)
 		}
 		ops = ops[1+n+m:]
-		deleted := valLen == 0
-		if !deleted {
+		if o.gone = valLen == 0; !o.gone {
 			valLen--
 		}
 		if keyLen > uint64(len(ops)) || valLen > uint64(len(ops))-keyLen {
 			return fmt.Errorf("operation: %w", store.ErrCorrupt)
 		}
-		key, value := ops[:keyLen], ops[keyLen:keyLen+valLen]
+		o.key, o.value = ops[:keyLen], ops[keyLen:keyLen+valLen]
 		ops = ops[keyLen+valLen:]
-		if err := fn(bucket, key, value, deleted); err != nil {
+		if err := fn(o); err != nil {
 			return err
 		}
 	}

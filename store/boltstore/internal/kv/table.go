@@ -43,6 +43,7 @@ type node struct {
 	size    uint32
 	bucket  uint8
 	height  uint8
+	fresh   bool                     // the layers below have no such key
 	version atomic.Uint32            // the newest; 0: none
 	next    [maxHeight]atomic.Uint32 // 0: none
 }
@@ -148,11 +149,20 @@ func (t *table) get(bucket uint8, key []byte, seq uint64) (entry, bool) {
 	return entry{}, false
 }
 
+// op is one change of a key.
+type op struct {
+	bucket     uint8
+	key, value []byte
+	gone       bool // a deletion
+	fresh      bool // no layer has the key
+}
+
 // put adds a version. Of two of one batch the later one counts.
-func (t *table) put(bucket uint8, key, value []byte, deleted bool, seq uint64) {
-	i := t.find(bucket, key)
+func (t *table) put(o op, seq uint64) {
+	i := t.find(o.bucket, o.key)
 	if i == 0 {
-		i = t.insert(bucket, key)
+		i = t.insert(o.bucket, o.key)
+		t.node(i).fresh = o.fresh
 	}
 	n, at := t.node(i), t.written
 	if int(at>>blockBits) == len(*t.versions.Load()) {
@@ -162,9 +172,9 @@ func (t *table) put(bucket uint8, key, value []byte, deleted bool, seq uint64) {
 	t.written++
 	v := t.version(at)
 	v.seq, v.node, v.older = seq, i, n.version.Load()
-	if v.size = gone; !deleted {
-		v.size = int32(len(value))
-		v.piece, v.offset = t.keep(value)
+	if v.size = gone; !o.gone {
+		v.size = int32(len(o.value))
+		v.piece, v.offset = t.keep(o.value)
 	}
 	n.version.Store(at)
 }
@@ -326,18 +336,16 @@ func (w *walker) next() entry { return w.forward(w.node.next[0].Load()) }
 
 func (w *walker) prev() entry { return w.before(w.t.key(w.node)) }
 
-// some calls fn with at most limit keys as they are now, in order, from node at
-// on; 0 is the beginning. It returns the node to go on with, 0 at the end.
-func (t *table) some(at uint32, limit int, fn func(bucket uint8, e entry) error) (next uint32, err error) {
+// some calls fn with at most limit keys, in order, from node at on; 0 is the
+// beginning. It returns the node to go on with, 0 at the end.
+func (t *table) some(at uint32, limit int, fn func(n *node) error) (next uint32, err error) {
 	if at == 0 {
 		at = t.node(0).next[0].Load()
 	}
 	for ; at != 0 && limit > 0; limit-- {
 		n := t.node(at)
-		if e, ok := t.at(n, t.last); ok {
-			if err := fn(n.bucket, e); err != nil {
-				return at, err
-			}
+		if err := fn(n); err != nil {
+			return at, err
 		}
 		at = n.next[0].Load()
 	}

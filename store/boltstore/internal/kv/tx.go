@@ -214,6 +214,9 @@ func (b *Bucket) inTree() *bbolt.Bucket {
 
 // Get returns the key's value, nil if it has none; an empty one is not nil.
 func (b *Bucket) Get(key []byte) []byte {
+	if b.grows() {
+		return b.whole(key)
+	}
 	l := b.tx.layers
 	e, ok := l.active.get(b.id, key, b.tx.at)
 	if !ok && l.sealed != nil {
@@ -222,6 +225,10 @@ func (b *Bucket) Get(key []byte) []byte {
 	if ok {
 		return e.value
 	}
+	return b.fromTree(key)
+}
+
+func (b *Bucket) fromTree(key []byte) []byte {
 	if b.seek == nil {
 		b.seek = b.inTree().Cursor()
 	}
@@ -233,7 +240,7 @@ func (b *Bucket) Get(key []byte) []byte {
 
 // Cursor walks the bucket.
 func (b *Bucket) Cursor() *Cursor {
-	c := &Cursor{n: 1}
+	c := &Cursor{n: 1, bucket: b}
 	l := b.tx.layers
 	c.sources[0] = &walker{t: l.active, bucket: b.id, seq: b.tx.at}
 	if l.sealed != nil {
@@ -245,20 +252,38 @@ func (b *Bucket) Cursor() *Cursor {
 	return c
 }
 
-var errKey = errors.New("a key is empty or too long")
+var (
+	errKey  = errors.New("a key is empty or too long")
+	errGrow = errors.New("values of this bucket are appended to, and of no other")
+)
 
 // Put sets the key's value; it copies both.
-func (b *Bucket) Put(key, value []byte) error { return b.put(key, value, false) }
+func (b *Bucket) Put(key, value []byte) error { return b.put(op{key: key, value: value}, false) }
+
+// Insert is [Bucket.Put] of a key that has no value. Should it be deleted again
+// soon, the tree never hears of it.
+func (b *Bucket) Insert(key, value []byte) error {
+	return b.put(op{key: key, value: value, fresh: true}, false)
+}
+
+// Append appends to the key's value, in a bucket of [Options.Growing].
+func (b *Bucket) Append(key, more []byte) error { return b.put(op{key: key, value: more}, true) }
 
 // Delete takes the key out, if it is there.
-func (b *Bucket) Delete(key []byte) error { return b.put(key, nil, true) }
+func (b *Bucket) Delete(key []byte) error {
+	return b.put(op{key: key, gone: true}, b.grows())
+}
 
-func (b *Bucket) put(key, value []byte, deleted bool) error {
-	if len(key) == 0 || len(key) > bbolt.MaxKeySize || len(value) > bbolt.MaxValueSize {
+func (b *Bucket) put(o op, grow bool) error {
+	if len(o.key) == 0 || len(o.key) > bbolt.MaxKeySize || len(o.value) > bbolt.MaxValueSize {
 		return fmt.Errorf("%w: %w", store.ErrInvalid, errKey)
 	}
+	if grow != b.grows() {
+		return fmt.Errorf("%w: %w", store.ErrInvalid, errGrow)
+	}
+	o.bucket = b.id
 	db := b.tx.db
-	db.batch = appendOp(db.batch, b.id, key, value, deleted)
-	b.tx.layers.active.put(b.id, key, value, deleted, b.tx.at)
+	db.batch = appendOp(db.batch, &o)
+	b.tx.layers.active.put(o, b.tx.at)
 	return nil
 }
