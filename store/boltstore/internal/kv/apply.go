@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"go.etcd.io/bbolt"
 
@@ -24,7 +25,7 @@ func (db *DB) startLog() error {
 		err = syncDir(filepath.Dir(db.log.files[0].path))
 	}
 	if err == nil {
-		err = db.apply(newTable(db.visible.Load()), true)
+		err = db.apply(newTable(db.visible.Load(), &db.memory), true)
 	}
 	if err != nil {
 		return errors.Join(err, db.log.close())
@@ -43,7 +44,7 @@ func (db *DB) room() error {
 	if err := db.settle(); err != nil {
 		return err
 	}
-	db.layers.Store(&layers{active: newTable(full.last), sealed: full})
+	db.layers.Store(&layers{active: newTable(full.last, &db.memory), sealed: full})
 	db.log.swap()
 	db.running.Go(func() { _ = db.release() }) // if it fails, settle tries again
 	return nil
@@ -69,6 +70,7 @@ func (db *DB) release() error {
 		return err
 	}
 	db.layers.Store(&layers{active: l.active})
+	db.memory.retire(l.sealed)
 	return nil
 }
 
@@ -105,6 +107,7 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 			return fmt.Errorf("write the tree: %w", err)
 		}
 	}
+	runtime.KeepAlive(t) // bbolt wrote out of its memory
 	return nil
 }
 
@@ -238,7 +241,7 @@ func (db *DB) alone() (*bbolt.Tx, error) {
 		// The next batch starts the log again. It cannot be done here: while this
 		// goroutine reads, a write that needs a larger map would wait for it.
 		db.logged = false
-		db.layers.Store(&layers{active: newTable(full.last)})
+		db.layers.Store(&layers{active: newTable(full.last, &db.memory)})
 		db.log.swap()
 		if err := db.log.close(); err != nil {
 			return nil, err

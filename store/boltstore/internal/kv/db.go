@@ -68,7 +68,8 @@ type DB struct {
 	visible atomic.Uint64  // the last batch that is on the disk
 	running sync.WaitGroup // a table goes to the tree
 
-	idle idle // transactions of the tree, to be used again
+	idle   idle   // transactions of the tree, to be used again
+	memory memory // of tables, likewise
 
 	mu     sync.RWMutex // held for reading while tree is used
 	tree   *bbolt.DB    // nil: closed, or lost after a failed write
@@ -96,6 +97,7 @@ func Open(path string, opts Options) (*DB, error) {
 		opts.TableSize = tableSize
 	}
 	db := &DB{path: path, opts: opts}
+	db.memory.max = max(1, opts.TableSize/pieceSize)
 	for _, name := range slices.Concat(opts.Buckets, opts.Growing) {
 		db.buckets = append(db.buckets, []byte(name))
 	}
@@ -235,7 +237,7 @@ func appliedRow(seq uint64, logged bool) []byte {
 // recover plays the log; unless the file is open for reading only, the tree
 // has everything afterwards.
 func (db *DB) recover(applied uint64, logged bool) error {
-	t := newTable(applied)
+	t := newTable(applied, &db.memory)
 	err := db.log.replay(applied, logged, func(seq uint64, ops []byte) error {
 		t.last = seq
 		return eachOp(ops, func(o op) error {
@@ -257,7 +259,7 @@ func (db *DB) recover(applied uint64, logged bool) error {
 	if err := db.apply(t, false); err != nil {
 		return err
 	}
-	db.layers.Store(&layers{active: newTable(t.last)})
+	db.layers.Store(&layers{active: newTable(t.last, &db.memory)})
 	_ = db.log.remove() // what the tree has does no harm
 	return nil
 }

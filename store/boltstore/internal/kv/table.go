@@ -18,6 +18,7 @@ type table struct {
 	index    atomic.Pointer[[]atomic.Uint32] // of nodes by hash, open addressing; a power of two
 
 	// The writer's own.
+	memory  *memory
 	keys    uint32 // nodes in use; the first is the list's head
 	written uint32 // versions in use; the first is none
 	used    int    // bytes of the last piece of data
@@ -86,8 +87,8 @@ func hash(bucket uint8, key []byte) uint32 {
 }
 
 // newTable is a table whose first batch comes after last.
-func newTable(last uint64) *table {
-	t := &table{keys: 1, written: 1, last: last, dice: 0x9e3779b97f4a7c15}
+func newTable(last uint64, m *memory) *table {
+	t := &table{memory: m, keys: 1, written: 1, last: last, dice: 0x9e3779b97f4a7c15}
 	t.nodes.Store(&[]*nodeBlock{new(nodeBlock)})
 	t.versions.Store(&[]*versionBlock{new(versionBlock)})
 	t.data.Store(new([][]byte))
@@ -226,7 +227,7 @@ func file(index []atomic.Uint32, h, i uint32) {
 func (t *table) keep(b []byte) (piece, offset uint32) {
 	pieces := *t.data.Load()
 	if len(pieces) == 0 || len(pieces[len(pieces)-1])-t.used < len(b) {
-		pieces = append(pieces, make([]byte, max(pieceSize, len(b))))
+		pieces = append(pieces, t.memory.piece(len(b)))
 		t.data.Store(&pieces)
 		t.used = 0
 	}
