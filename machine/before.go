@@ -34,7 +34,7 @@ func (e *Engine) typedCode(ctx context.Context, turn *Turn) bool {
 	if err != nil || len(snap.Attempts) == 0 || snap.Attempts[0].State.Terminal() {
 		return false
 	}
-	answer := e.redeemCode(context.WithoutCancel(ctx), turn, tokensvc.NewSecret(turn.act.Text))
+	answer := e.redeemCode(detach(ctx), turn, tokensvc.NewSecret(turn.act.Text))
 	return answer.Status != http.StatusServiceUnavailable
 }
 

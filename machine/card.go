@@ -18,7 +18,7 @@ func (e *Engine) retire(ctx context.Context, a *store.Attempt, f *Flow) {
 		to.ID = a.CardConversation
 	}
 	id := a.CardActivityID
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeouts.Upstream)
+	ctx, cancel := context.WithTimeout(detach(ctx), e.timeouts.Upstream)
 	e.detached.Go(func() {
 		defer cancel()
 		if err := e.out.Update(ctx, to, id, Message{Text: f.conn.DoneText}); err != nil {

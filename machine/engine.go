@@ -242,7 +242,7 @@ func (e *Engine) Turn(act *Activity) *Turn {
 // table's; while the store is down it is 503 (S).
 func (e *Engine) HandleInvoke(ctx context.Context, act *Activity) (Answer, bool) {
 	// The caller may hang up; what was begun is finished all the same.
-	ctx = context.WithoutCancel(ctx)
+	ctx = detach(ctx)
 	switch act.Name {
 	case InvokeTokenExchange:
 		return e.tokenExchange(ctx, act), true

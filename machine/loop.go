@@ -48,10 +48,11 @@ type call struct {
 	seen   time.Time // the store's clock at the last read …
 	seenAt time.Time // … and ours
 
-	// Where lines and the lines of a decision begin. Nobody else ever gets
-	// this memory: what is written is copied out.
+	// Where lines, the lines of a decision and those of a commit begin. Nobody
+	// has this memory any longer than the call of the store takes.
 	lineRoom     [4]store.Event
 	decisionRoom [3]store.Event
+	commitRoom   [6]store.Event
 }
 
 // calls are used again: most of them, the silent hits, leave nothing behind.
@@ -317,8 +318,7 @@ const (
 // flushable are the lines collected so far and those of the decision. Lines
 // that were written before the attempt was known get its id.
 func (c *call) flushable(d *Decision) []store.Event {
-	out := make([]store.Event, len(c.lines), len(c.lines)+len(d.Lines))
-	copy(out, c.lines)
+	out := append(c.commitRoom[:0], c.lines...)
 	attribute(out, d.Attempt)
 	return append(out, d.Lines...)
 }
@@ -425,9 +425,14 @@ func (e *Engine) observe(ctx context.Context, d *Decision) {
 		}
 	}
 	if d.Rule.To == store.Complete && e.hooks.OnSignIn != nil {
-		e.hooks.OnSignIn(ctx, d.Attempt.Clone())
+		e.signedIn(ctx, d.Attempt)
 	}
 }
+
+// signedIn keeps the copy off the stack of those who have no hook.
+//
+//go:noinline
+func (e *Engine) signedIn(ctx context.Context, a *store.Attempt) { e.hooks.OnSignIn(ctx, a.Clone()) }
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

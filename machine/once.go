@@ -43,7 +43,7 @@ func (e *Engine) Once(ctx context.Context, key string, fn func(context.Context) 
 		return err // the running mark is over after the outbox lease: a retry comes later
 	}
 	done.Expires = info.Now.Add(e.timeouts.Retention)
-	if err := e.store.Commit(context.WithoutCancel(ctx), store.Commit{Marks: []store.Mark{done}}); err != nil && !errors.Is(err, store.ErrDuplicate) {
+	if err := e.store.Commit(detach(ctx), store.Commit{Marks: []store.Mark{done}}); err != nil && !errors.Is(err, store.ErrDuplicate) {
 		return fmt.Errorf("once %s: %w", key, err)
 	}
 	return nil

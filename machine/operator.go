@@ -41,7 +41,7 @@ func (e *Engine) operate(ctx context.Context, id string, op Operator, command st
 	c.saw(snap.Now)
 	c.note(store.Event{Attempt: a.ID, Kind: store.EventOperator, Invoke: command, Actor: op.Actor, Detail: op.Reason})
 	c.in.Event = Event{Kind: what, Actor: op.Actor, Detail: op.Reason}
-	out, err := c.drive(context.WithoutCancel(ctx))
+	out, err := c.drive(detach(ctx))
 	var illegal *IllegalTransitionError
 	switch {
 	case errors.As(err, &illegal) && illegal.State.Terminal():

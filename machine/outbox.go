@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -145,9 +146,10 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 		return true
 	}
 	// The row is this instance's for as long as its lease in the outbox.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeouts.OutboxLease)
+	ctx, cancel := context.WithTimeout(detach(ctx), e.timeouts.OutboxLease)
 	started, key := e.clock(), t.row.DeliveryKey
-	inTime, late := make(chan struct{}), make(chan struct{})
+	over := make(chan struct{})
+	var turn atomic.Bool // who is first has it: the handler's end or the end of its budget
 	e.detached.Add(1)
 	go func() {
 		defer e.detached.Done()
@@ -157,25 +159,27 @@ func (e *Engine) deliver(ctx context.Context, t *telling) bool {
 		err := guarded(func() error { return e.within(ctx, t, run) })
 		failpoint("after", "callback")
 		e.settle(ctx, t, err)
-		select {
-		case inTime <- struct{}{}:
-		case <-late:
-			if t.row.Attempt != "" {
-				e.acknowledge(ctx, t.row, t.began.Add(e.clock().Sub(started)))
-			}
+		switch {
+		case turn.CompareAndSwap(false, true):
+			close(over)
+		case t.row.Attempt != "":
+			e.acknowledge(ctx, t.row, t.began.Add(e.clock().Sub(started)))
 		}
 	}()
 	budget := time.NewTimer(e.policy.CallbackBudget)
 	defer budget.Stop()
 	select {
-	case <-inTime:
+	case <-over:
 		return true
 	case <-budget.C:
-		close(late)
-		e.log.Warn().Stringer("callback", key).Dur("budget", e.policy.CallbackBudget).
-			Msg("callback over its budget goes on detached")
-		return false
 	}
+	if !turn.CompareAndSwap(false, true) {
+		<-over
+		return true
+	}
+	e.log.Warn().Stringer("callback", key).Dur("budget", e.policy.CallbackBudget).
+		Msg("callback over its budget goes on detached")
+	return false
 }
 
 // growStack makes room for a handler that talks to an upstream. Done here it

@@ -21,7 +21,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	c.locate = (*call).byKey
 	c.in.Event.Kind = SignInAsked
 	c.received("SignIn")
-	out, err := c.drive(context.WithoutCancel(ctx))
+	out, err := c.drive(detach(ctx))
 	defer func() { c.finish(ctx, out.attempt) }()
 	if err != nil {
 		e.report(ctx, turn.act, err)

@@ -12,7 +12,7 @@ import (
 func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) error {
 	c := e.call(turn, f)
 	c.locate = (*call).byKey
-	return c.signOut(context.WithoutCancel(ctx), "SignOut")
+	return c.signOut(detach(ctx), "SignOut")
 }
 
 func (c *call) signOut(ctx context.Context, name string) error {
@@ -32,7 +32,7 @@ func (c *call) signOut(ctx context.Context, name string) error {
 // signOutAll runs E4: one DELETE without a connection name, then E1–E3 for
 // each key of the user.
 func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
-	ctx = context.WithoutCancel(ctx)
+	ctx = detach(ctx)
 	c := e.call(turn, e.flows[0])
 	c.key.Connection = ""
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})

@@ -141,7 +141,7 @@ type writer struct {
 // change is a's next version, to be written.
 func (w *writer) change(a *store.Attempt) *store.Attempt {
 	next := w.put()
-	*next = a.Clone()
+	a.CloneTo(next)
 	next.Version++
 	return next
 }

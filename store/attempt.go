@@ -247,7 +247,14 @@ func (a *Attempt) Normalize() {
 
 // Clone returns a deep copy.
 func (a *Attempt) Clone() Attempt {
-	c := *a
+	var c Attempt
+	a.CloneTo(&c)
+	return c
+}
+
+// CloneTo makes c a deep copy.
+func (a *Attempt) CloneTo(c *Attempt) {
+	*c = *a
 	if a.Failure != nil {
 		f := *a.Failure
 		c.Failure = &f
@@ -255,7 +262,6 @@ func (a *Attempt) Clone() Attempt {
 	c.TokenMark = cloneBytes(a.TokenMark)
 	c.CodeMark = cloneBytes(a.CodeMark)
 	c.Request = cloneBytes(a.Request)
-	return c
 }
 
 func cloneBytes(b []byte) []byte {

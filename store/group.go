@@ -38,18 +38,25 @@ type Group struct {
 	mu    sync.Mutex
 	queue []*pending
 	later []Commit
+
+	idle sync.Pool // of *pending whose result was taken
+
+	// Of who has the turn.
+	waiting []*pending
+	commits []Commit
 }
 
 // pending is a commit that somebody waits for.
 type pending struct {
-	commit *Commit
+	commit Commit
 	err    error
-	done   chan struct{} // closed when err stands
+	done   chan struct{} // has room for one: err stands
 }
 
 // NewGroup wraps a store.
 func NewGroup(s Store) *Group {
 	g := &Group{Store: s, turn: make(chan struct{}, 1)}
+	g.idle.New = func() any { return &pending{done: make(chan struct{}, 1)} }
 	g.turn <- struct{}{}
 	return g
 }
@@ -61,7 +68,10 @@ func (g *Group) Commit(ctx context.Context, c Commit) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	return g.wait(ctx, g.enqueue([]Commit{c})[0])
+	p, _ := g.idle.Get().(*pending)
+	p.commit = c
+	g.enqueue(p)
+	return g.wait(ctx, p)
 }
 
 // Apply is [Store.Apply], in company: the commits keep their order, others may
@@ -74,7 +84,13 @@ func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
 		}
 		return errs
 	}
-	for i, p := range g.enqueue(commits) {
+	ps := make([]*pending, len(commits))
+	for i := range commits {
+		ps[i], _ = g.idle.Get().(*pending)
+		ps[i].commit = commits[i]
+	}
+	g.enqueue(ps...)
+	for i, p := range ps {
 		errs[i] = g.wait(ctx, p)
 	}
 	return errs
@@ -139,15 +155,10 @@ func (g *Group) Close() error {
 	return errors.Join(g.Flush(ctx), g.Store.Close())
 }
 
-func (g *Group) enqueue(commits []Commit) []*pending {
-	ps := make([]*pending, len(commits))
-	for i := range commits {
-		ps[i] = &pending{commit: &commits[i], done: make(chan struct{})}
-	}
+func (g *Group) enqueue(ps ...*pending) {
 	g.mu.Lock()
 	g.queue = append(g.queue, ps...)
 	g.mu.Unlock()
-	return ps
 }
 
 // wait returns p's result; it writes groups itself while nobody else does.
@@ -155,18 +166,18 @@ func (g *Group) wait(ctx context.Context, p *pending) error {
 	for {
 		select {
 		case <-p.done:
-			return p.err
+			return g.result(p)
 		default:
 		}
 		select {
 		case <-p.done:
-			return p.err
+			return g.result(p)
 		case <-g.turn:
 			// Either p is still queued, or the writer before us has settled it.
 			select {
 			case <-p.done:
 				g.turn <- struct{}{}
-				return p.err
+				return g.result(p)
 			default:
 			}
 			_ = g.lead(ctx) // a failure of Later's commits is not ours
@@ -177,6 +188,14 @@ func (g *Group) wait(ctx context.Context, p *pending) error {
 			return fmt.Errorf("commit: %w", ctx.Err())
 		}
 	}
+}
+
+// result ends the use of p.
+func (g *Group) result(p *pending) error {
+	err := p.err
+	p.commit, p.err = Commit{}, nil
+	g.idle.Put(p)
+	return err
 }
 
 // forget takes p back if its group has not left yet: a commit whose caller has
@@ -205,28 +224,29 @@ func (g *Group) lead(ctx context.Context) error {
 	runtime.Gosched()
 	g.mu.Lock()
 	// Half of a group is Later's if it comes to that, lest it starve.
-	later := g.later[:min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))]
-	g.later = slices.Clone(g.later[len(later):])
-	waiting := slices.Clone(g.queue[:min(len(g.queue), MaxGroup-len(later))])
-	g.queue = slices.Delete(g.queue, 0, len(waiting))
+	later := min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))
+	waiting := min(len(g.queue), MaxGroup-later)
+	// Later's commits are older than whoever waits.
+	g.commits = append(g.commits[:0], g.later[:later]...)
+	g.waiting = append(g.waiting[:0], g.queue[:waiting]...)
+	g.later, g.queue = slices.Delete(g.later, 0, later), slices.Delete(g.queue, 0, waiting)
 	g.mu.Unlock()
-	if len(waiting)+len(later) == 0 {
+	if later+waiting == 0 {
 		return nil
 	}
-
-	// Later's commits are older than whoever waits.
-	commits := slices.Grow(slices.Clone(later), len(waiting))
-	for _, p := range waiting {
-		commits = append(commits, *p.commit)
+	for _, p := range g.waiting {
+		g.commits = append(g.commits, p.commit)
 	}
+	defer func() { clear(g.commits); clear(g.waiting) }()
+
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
 	defer cancel()
-	errs := g.write(ctx, commits)
-	for i, p := range waiting {
-		p.err = errs[len(later)+i]
-		close(p.done)
+	errs := g.write(ctx, g.commits)
+	for i, p := range g.waiting {
+		p.err = errs[later+i]
+		p.done <- struct{}{}
 	}
-	return g.keep(later, errs[:len(later)])
+	return g.keep(g.commits[:later], errs[:later])
 }
 
 // write is the backend's Apply. A panic in it must not leave those who wait

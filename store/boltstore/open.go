@@ -3,6 +3,7 @@ package boltstore
 import (
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -37,6 +38,7 @@ type Store struct {
 	db     *kv.DB
 	notify store.Notifier
 	names  names
+	txns   sync.Pool // of *txn, to be used again
 
 	scratch scratch // of who writes
 }

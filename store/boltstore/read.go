@@ -73,7 +73,7 @@ func (t *txn) find(q *store.Query, known *store.Attempt) ([]store.Attempt, error
 	out := make([]store.Attempt, len(open))
 	for i, id := range open {
 		if known != nil && known.ID == id {
-			out[i] = known.Clone()
+			known.CloneTo(&out[i])
 		} else if err := t.readNamed(id, "open attempts", &out[i]); err != nil {
 			return nil, err
 		}

@@ -82,21 +82,23 @@ func (k known) keep(a *store.Attempt) {
 }
 
 func (s *Store) begin(tx *kv.Tx) *txn {
-	return &txn{
-		now:   store.Time(s.opts.clock()),
-		rows:  tx.Bucket(inRows),
-		live:  tx.Bucket(inLive),
-		idx:   tx.Bucket(inIndex),
-		facts: tx.Bucket(inFacts),
-		audit: tx.Bucket(inAudit),
-		names: &s.names,
-		key:   make([]byte, 0, 96),
+	t, ok := s.txns.Get().(*txn)
+	if !ok {
+		t = &txn{names: &s.names, key: make([]byte, 0, 96)}
 	}
+	t.now, t.scratch = store.Time(s.opts.clock()), nil
+	t.rows, t.live, t.idx = tx.Bucket(inRows), tx.Bucket(inLive), tx.Bucket(inIndex)
+	t.facts, t.audit = tx.Bucket(inFacts), tx.Bucket(inAudit)
+	return t
 }
 
 // view runs fn in a read transaction.
 func (s *Store) view(ctx context.Context, op string, fn func(t *txn) error) error {
-	err := s.db.View(ctx, func(tx *kv.Tx) error { return fn(s.begin(tx)) })
+	err := s.db.View(ctx, func(tx *kv.Tx) error {
+		t := s.begin(tx)
+		defer s.txns.Put(t)
+		return fn(t)
+	})
 	if err != nil {
 		return fmt.Errorf("boltstore: %s: %w", op, err)
 	}
@@ -110,6 +112,7 @@ func (s *Store) update(ctx context.Context, op string, fn func(t *txn) error) er
 	var woken []string
 	err := s.db.Update(ctx, func(tx *kv.Tx) error {
 		t := s.begin(tx)
+		defer s.txns.Put(t)
 		t.scratch = &s.scratch
 		t.begun(tx.Batch())
 		err := fn(t)

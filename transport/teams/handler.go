@@ -167,7 +167,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// A caller who hangs up sends again. What was begun goes on, so that the
 	// repeat finds an outcome.
-	ctx := &turnContext{parent: context.WithoutCancel(r.Context()), deadline: time.Now().Add(h.timeout)}
+	ctx := &turnContext{request: r.Context(), deadline: time.Now().Add(h.timeout)}
 	defer ctx.end()
 	status = h.write(w, h.answer(ctx, a)) //nolint:contextcheck // it is the context of the request, without its end
 	h.log.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).

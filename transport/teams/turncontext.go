@@ -6,15 +6,16 @@ import (
 	"time"
 )
 
-// turnContext ends at a deadline, but has no timer before somebody waits for
-// that: the engine never does, since it bounds each of its calls.
+// turnContext has the values of a request and ends at a deadline instead. It has
+// no timer before somebody waits for that: the engine never does, since it
+// bounds each of its calls.
 type turnContext struct {
-	parent   context.Context //nolint:containedctx // it is a context
+	request  context.Context //nolint:containedctx // it is a context
 	deadline time.Time
 
 	mu    sync.Mutex
 	ended bool
-	timed context.Context //nolint:containedctx // parent with the deadline, once it is asked for
+	timed context.Context //nolint:containedctx // itself with a timer, once it is asked for
 	stop  context.CancelFunc
 }
 
@@ -22,7 +23,7 @@ func (c *turnContext) withTimer() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.timed == nil {
-		c.timed, c.stop = context.WithDeadline(c.parent, c.deadline)
+		c.timed, c.stop = context.WithDeadline(context.WithoutCancel(c.request), c.deadline)
 		if c.ended {
 			c.stop()
 		}
@@ -58,5 +59,5 @@ func (c *turnContext) Value(key any) any {
 	if timed != nil {
 		return timed.Value(key)
 	}
-	return c.parent.Value(key)
+	return c.request.Value(key)
 }

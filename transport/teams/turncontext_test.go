@@ -13,7 +13,7 @@ func TestTurnContext(t *testing.T) {
 	type key struct{}
 	begin := func(t *testing.T) *turnContext {
 		t.Helper()
-		return &turnContext{parent: context.WithValue(t.Context(), key{}, "kept"), deadline: time.Now().Add(time.Minute)}
+		return &turnContext{request: context.WithValue(t.Context(), key{}, "kept"), deadline: time.Now().Add(time.Minute)}
 	}
 	t.Run("deadline", func(t *testing.T) {
 		t.Parallel()

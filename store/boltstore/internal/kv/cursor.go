@@ -21,6 +21,7 @@ type Cursor struct {
 	sources [3]source // the newest first
 	heads   [3]entry  // where each stands
 	n       int
+	walkers [2]walker
 	key     []byte // where the cursor stands
 	back    bool   // heads are at or before key, else at or after it
 }

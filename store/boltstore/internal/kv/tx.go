@@ -242,9 +242,11 @@ func (b *Bucket) fromTree(key []byte) []byte {
 func (b *Bucket) Cursor() *Cursor {
 	c := &Cursor{n: 1, bucket: b}
 	l := b.tx.layers
-	c.sources[0] = &walker{t: l.active, bucket: b.id, seq: b.tx.at}
+	c.walkers[0] = walker{t: l.active, bucket: b.id, seq: b.tx.at}
+	c.sources[0] = &c.walkers[0]
 	if l.sealed != nil {
-		c.sources[c.n] = &walker{t: l.sealed, bucket: b.id, seq: b.tx.at}
+		c.walkers[1] = walker{t: l.sealed, bucket: b.id, seq: b.tx.at}
+		c.sources[c.n] = &c.walkers[1]
 		c.n++
 	}
 	c.sources[c.n] = treeSource{b.inTree().Cursor()}
