@@ -158,7 +158,7 @@ func (t *txn) openRow(h userKey) (openRow, bool, error) {
 }
 
 func (t *txn) marked(name string) bool {
-	h := markHash(name)
+	h := t.hash(name)
 	t.key = append(append(t.key[:0], idxMark), h[:]...)
 	_, expires, ok := readMark(t.idx.Get(t.key))
 	return ok && (expires.IsZero() || t.now.Before(expires))
@@ -286,7 +286,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 		return nil
 	}
 	if oldAAD != "" {
-		t.key = aadRow(t.key[:0], oldAAD, a.ID)
+		t.key = t.aadRow(t.key[:0], oldAAD, a.ID)
 		if err := t.idx.Delete(t.key); err != nil {
 			return err
 		}
@@ -294,7 +294,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 	if aad == "" {
 		return nil
 	}
-	t.key = aadRow(t.key[:0], aad, a.ID)
+	t.key = t.aadRow(t.key[:0], aad, a.ID)
 	return t.idx.Put(t.key, nil)
 }
 
@@ -302,7 +302,7 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 // attempt no longer has, for Purge.
 func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 	if old := &plan.old; plan.had && old.exchange != "" && (old.exchange != a.ExchangeID || old.key.App != a.Key.App) {
-		former := exchangeRow(nil, old.key.App, old.exchange)
+		former := t.exchangeRow(nil, old.key.App, old.exchange)
 		t.key = append(rowKey(t.key[:0], a.ID, kindExchange), former...)
 		if err := t.rows.Put(t.key, nil); err != nil {
 			return err
@@ -311,7 +311,7 @@ func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 	if a.ExchangeID == "" {
 		return nil
 	}
-	t.key = exchangeRow(t.key[:0], a.Key.App, a.ExchangeID)
+	t.key = t.exchangeRow(t.key[:0], a.Key.App, a.ExchangeID)
 	if string(t.idx.Get(t.key)) == a.ID {
 		return nil
 	}
@@ -472,7 +472,7 @@ func (t *txn) unindexDelivery(d *store.Delivery) error {
 }
 
 func (t *txn) putMark(m store.Mark) error {
-	h := markHash(m.Name)
+	h := t.hash(m.Name)
 	if err := t.dropMark(h[:]); err != nil {
 		return err
 	}

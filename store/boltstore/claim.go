@@ -274,13 +274,13 @@ func (t *txn) remove(a *store.Attempt) error {
 		return err
 	}
 	if aad := a.Conversation.UserAAD; aad != "" {
-		t.key = aadRow(t.key[:0], aad, a.ID)
+		t.key = t.aadRow(t.key[:0], aad, a.ID)
 		if err := t.idx.Delete(t.key); err != nil {
 			return err
 		}
 	}
 	if a.ExchangeID != "" {
-		if err := t.removeExchange(exchangeRow(nil, a.Key.App, a.ExchangeID), a.ID); err != nil {
+		if err := t.removeExchange(t.exchangeRow(nil, a.Key.App, a.ExchangeID), a.ID); err != nil {
 			return err
 		}
 	}

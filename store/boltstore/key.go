@@ -111,8 +111,16 @@ type userKey [hashSize + 2*scopeSize]byte
 
 const userScope = hashSize + scopeSize
 
-func hashUser(user string) (h [hashSize]byte) {
-	sum := sha256.Sum256([]byte(user))
+// hash hashes what users can choose.
+func (t *txn) hash(parts ...string) (h [hashSize]byte) {
+	t.text = t.text[:0]
+	for i, part := range parts {
+		if i > 0 {
+			t.text = append(t.text, '\x1f')
+		}
+		t.text = append(t.text, part...)
+	}
+	sum := sha256.Sum256(t.text)
 	copy(h[:], sum[:])
 	return h
 }
@@ -149,7 +157,7 @@ func (n *names) hash(k store.Key) (h [2 * scopeSize]byte) {
 }
 
 func (t *txn) hashKey(k store.Key) (h userKey) {
-	user, scope := hashUser(k.User), t.names.hash(k)
+	user, scope := t.hash(k.User), t.names.hash(k)
 	copy(h[:], user[:])
 	copy(h[hashSize:], scope[:])
 	return h
@@ -161,21 +169,16 @@ func userRow(dst []byte, h userKey, id string) []byte {
 	return append(append(append(dst, idxUser), h[:hashSize]...), id...)
 }
 
-func aadPrefix(dst []byte, aad string) []byte {
-	h := sha256.Sum256([]byte(strings.ToLower(aad)))
-	return append(append(dst, idxAAD), h[:hashSize]...)
+func (t *txn) aadPrefix(dst []byte, aad string) []byte {
+	h := t.hash(strings.ToLower(aad))
+	return append(append(dst, idxAAD), h[:]...)
 }
 
-func aadRow(dst []byte, aad, id string) []byte { return append(aadPrefix(dst, aad), id...) }
+func (t *txn) aadRow(dst []byte, aad, id string) []byte { return append(t.aadPrefix(dst, aad), id...) }
 
-func exchangeRow(dst []byte, app, id string) []byte {
-	h := sha256.Sum256([]byte(app + "\x1f" + id))
-	return append(append(dst, idxExchange), h[:hashSize]...)
-}
-
-func markHash(name string) [hashSize]byte {
-	h := sha256.Sum256([]byte(name))
-	return [hashSize]byte(h[:hashSize])
+func (t *txn) exchangeRow(dst []byte, app, id string) []byte {
+	h := t.hash(app, id)
+	return append(append(dst, idxExchange), h[:]...)
 }
 
 // dueKey is the row of bucket live that shows an attempt to Due.
@@ -208,8 +211,18 @@ func readOpenRow(b []byte) (openRow, bool) {
 	}
 	r := openRow{entered: readTime(b), due: readTime(b[timeSize:])}
 	state, id, ok := bytes.Cut(b[2*timeSize:], []byte{0})
-	r.state, r.id = store.State(state), string(id)
+	r.state, r.id = stateOf(state), string(id)
 	return r, ok
+}
+
+// stateOf is the state of that name.
+func stateOf(name []byte) store.State {
+	for _, s := range [...]store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying} {
+		if string(s) == string(name) {
+			return s
+		}
+	}
+	return store.State(name)
 }
 
 // minSkew is the skew of a store that never saw a greater one.

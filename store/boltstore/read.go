@@ -40,7 +40,7 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 	err := s.view(ctx, "find", func(t *txn) error {
 		snap = store.Snapshot{Now: t.now}
 		if q.ExchangeID != "" {
-			t.key = exchangeRow(t.key[:0], q.User.App, q.ExchangeID)
+			t.key = t.exchangeRow(t.key[:0], q.User.App, q.ExchangeID)
 			if id := t.idx.Get(t.key); id != nil {
 				snap.ByExchangeID = new(store.Attempt)
 				if err := t.readNamed(string(id), "exchange ids", snap.ByExchangeID); err != nil {
@@ -259,10 +259,10 @@ func (t *txn) candidates(f *store.Filter) (func() string, error) {
 	case f.Owed:
 		return below(t.owedIDs(), f.Cursor), nil
 	case f.User != "":
-		h := hashUser(f.User)
+		h := t.hash(f.User)
 		return merge(
 			newDescending(t.idx, append([]byte{idxUser}, h[:]...), f.Cursor),
-			newDescending(t.idx, aadPrefix(nil, f.User), f.Cursor),
+			newDescending(t.idx, t.aadPrefix(nil, f.User), f.Cursor),
 		), nil
 	case f.OpenOnly():
 		ids, err := t.openIDs(nil, f.States)

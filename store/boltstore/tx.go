@@ -20,6 +20,7 @@ type txn struct {
 	audit *kv.Bucket
 	names *names
 	key   []byte // of the current row
+	text  []byte // that is hashed
 
 	*scratch // nil while reading
 }

@@ -227,9 +227,9 @@ func file(index []atomic.Uint32, h, i uint32) {
 func (t *table) keep(b []byte) (piece, offset uint32) {
 	pieces := *t.data.Load()
 	if len(pieces) == 0 || len(pieces[len(pieces)-1])-t.used < len(b) {
-		pieces = append(pieces, t.memory.piece(len(b)))
-		t.data.Store(&pieces)
-		t.used = 0
+		grown := append(pieces, t.memory.piece(len(b)))
+		t.data.Store(&grown)
+		pieces, t.used = grown, 0
 	}
 	last := len(pieces) - 1
 	offset = uint32(t.used)
