@@ -87,6 +87,7 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 			err = fmt.Errorf("bbolt panicked: %v", r)
 		}
 		if err != nil {
+			t.partly = true
 			db.stale.Store(true)
 			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
@@ -123,8 +124,8 @@ type treeWriter struct {
 
 func (w *treeWriter) write(n *node) error {
 	e, ok := w.table.at(n, w.table.last)
-	if !ok || e.gone && n.fresh {
-		return nil
+	if !ok || e.gone && n.fresh && !w.table.partly {
+		return nil // the tree never heard of it
 	}
 	if w.bucket == nil || w.id != n.bucket {
 		w.id, w.bucket = n.bucket, w.tx.Bucket(w.db.buckets[n.bucket])

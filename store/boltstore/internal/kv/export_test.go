@@ -72,4 +72,5 @@ func Half(t fataler, db *DB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	active.partly = true
 }

@@ -111,7 +111,9 @@ func TestModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, "db")
-		db, err := kv.Open(path, options())
+		o := options()
+		o.NoSync = rapid.Bool().Draw(t, "leave the disk alone")
+		db, err := kv.Open(path, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,8 +171,8 @@ func TestModel(t *testing.T) {
 				}
 			},
 			"view":   func(*rapid.T) { view() },
-			"reopen": func(t *rapid.T) { db = reopen(t, db, path); view() },
-			"die":    func(t *rapid.T) { db = die(t, db, path); view() },
+			"reopen": func(t *rapid.T) { db = reopen(t, db, path, o); view() },
+			"die":    func(t *rapid.T) { db = die(t, db, path, o); view() },
 			"half":   func(t *rapid.T) { kv.Half(t, db); view() },
 			"copy": func(t *rapid.T) {
 				var b bytes.Buffer
@@ -181,7 +183,7 @@ func TestModel(t *testing.T) {
 				if err := os.WriteFile(copied, b.Bytes(), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				o := options()
+				o := o
 				o.ReadOnly = true
 				c, err := kv.Open(copied, o)
 				if err != nil {
@@ -198,7 +200,7 @@ func TestModel(t *testing.T) {
 	})
 }
 
-func reopen(t rapid.TB, db *kv.DB, path string) *kv.DB {
+func reopen(t rapid.TB, db *kv.DB, path string, o kv.Options) *kv.DB {
 	t.Helper()
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
@@ -208,7 +210,7 @@ func reopen(t rapid.TB, db *kv.DB, path string) *kv.DB {
 			t.Fatalf("%s is there after Close: %v", name, err)
 		}
 	}
-	again, err := kv.Open(path, options())
+	again, err := kv.Open(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,19 +218,19 @@ func reopen(t rapid.TB, db *kv.DB, path string) *kv.DB {
 }
 
 // die leaves the files as a process does that is killed.
-func die(t rapid.TB, db *kv.DB, path string) *kv.DB {
+func die(t rapid.TB, db *kv.DB, path string, o kv.Options) *kv.DB {
 	t.Helper()
 	kv.Kill(t, db)
-	o := options()
-	o.ReadOnly = true // a reader sees what lies in the log, and leaves it there
-	r, err := kv.Open(path, o)
+	reader := o
+	reader.ReadOnly = true // it sees what lies in the log, and leaves it there
+	r, err := kv.Open(path, reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := kv.Open(path, options())
+	again, err := kv.Open(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +354,7 @@ func TestTornLog(t *testing.T) {
 	page := os.Getpagesize()
 	tree = tree[:(len(bytes.TrimRight(tree, "\x00"))/page+1)*page] // the file has grown ahead
 	before := 0
-	for cut := 0; cut <= len(log); cut++ {
+	for cut := range len(log) + 1 {
 		if err := os.WriteFile(path, tree, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -493,7 +495,12 @@ func TestSymlink(t *testing.T) {
 // is written where it was.
 func TestLogFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	db := open(t, path)
+	o := options()
+	o.NoSync = false
+	db, err := kv.Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
 	put(t, db, "before", "1")
 	mend := kv.BreakLog(t, db)
 	for range 3 {
@@ -506,7 +513,7 @@ func TestLogFails(t *testing.T) {
 	}
 	mend()
 	put(t, db, "after", "2")
-	db = die(t, db, path)
+	db = die(t, db, path, o)
 	t.Cleanup(func() { _ = db.Close() })
 	if got := get(t, db, "before") + get(t, db, "after") + get(t, db, "lost"); got != "12" {
 		t.Errorf("after a crash: %q", got)

@@ -24,6 +24,7 @@ type table struct {
 	used    int    // bytes of the last piece of data
 	size    int    // bytes in use
 	last    uint64 // the last batch that is in it
+	partly  bool   // the tree may have something of it
 	dice    uint64
 }
 
