@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -44,11 +45,40 @@ func (a *Attempt) Decode(b []byte) error {
 // microseconds.
 func AppendEvent(dst []byte, e *Event) []byte { return appendRecord(dst, e, eventFields[:]) }
 
-// AppendLine is [AppendEvent] for a row that names the attempt itself: it leaves
-// Attempt and Seq out.
+// AppendLine appends the length of the encoding of e and the encoding, without
+// Attempt and Seq: the lines of an attempt are kept one behind the other, where
+// the place says both.
 func AppendLine(dst []byte, e *Event) []byte {
 	const seq = 2 // the second field; Attempt is the first
-	return appendFields(append(dst, codecFormat), e, eventFields[:], seq+1)
+	at := len(dst)
+	dst = append(dst, 0, codecFormat) // one byte is enough for most lengths
+	dst = appendFields(dst, e, eventFields[:], seq+1)
+	size := uint64(len(dst) - at - 1)
+	if size < 0x80 {
+		dst[at] = byte(size)
+		return dst
+	}
+	var head [binary.MaxVarintLen64]byte
+	return slices.Replace(dst, at, at+1, head[:binary.PutUvarint(head[:], size)]...)
+}
+
+// DecodeLines is the inverse of [AppendLine], for all lines of b. An error is
+// [ErrCorrupt].
+func DecodeLines(b []byte) ([]Event, error) {
+	var lines []Event
+	for len(b) > 0 {
+		n, w := binary.Uvarint(b)
+		if w <= 0 || n > uint64(len(b)-w) {
+			return nil, corrupt("length of a line")
+		}
+		e, err := DecodeEvent(b[w : w+int(n)])
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, e)
+		b = b[w+int(n):]
+	}
+	return lines, nil
 }
 
 // DecodeEvent is the inverse of [AppendEvent]. An error is [ErrCorrupt].

@@ -3,6 +3,8 @@ package store_test
 import (
 	"errors"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -157,6 +159,52 @@ func TestCodecRoundTrip(t *testing.T) {
 		gotD, err := store.DecodeDelivery(store.AppendDelivery(nil, &d))
 		if diff := cmp.Diff(d, gotD); err != nil || diff != "" {
 			t.Fatalf("delivery: %v\n%s", err, diff)
+		}
+	})
+}
+
+// TestLines packs lines of all sizes one behind the other; cut off anywhere else
+// than between two of them they are refused.
+func TestLines(t *testing.T) {
+	var packed []byte
+	var want []store.Event
+	ends := map[int]int{0: 0}
+	for n := range 300 {
+		line := store.Event{Attempt: "a", Seq: 9, Kind: store.EventNote, Detail: strings.Repeat("x", n)}
+		packed = store.AppendLine(packed, &line)
+		line.Attempt, line.Seq = "", 0
+		want = append(want, line)
+		ends[len(packed)] = len(want)
+	}
+	for cut := range len(packed) + 1 {
+		n, whole := ends[cut]
+		if cut < len(packed)-2000 && !whole {
+			continue // reading all of them again and again takes long
+		}
+		got, err := store.DecodeLines(packed[:cut])
+		switch {
+		case whole && (err != nil || !slices.Equal(got, want[:n])):
+			t.Fatalf("cut off at %d: %d lines, %v; want %d", cut, len(got), err, n)
+		case !whole && !errors.Is(err, store.ErrCorrupt):
+			t.Fatalf("cut off at %d: %d lines, %v; want ErrCorrupt", cut, len(got), err)
+		}
+	}
+}
+
+func FuzzDecodeLines(f *testing.F) {
+	f.Add(store.AppendLine(nil, &store.Event{Kind: store.EventNote, Detail: "x"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		lines, err := store.DecodeLines(b)
+		if err != nil && !errors.Is(err, store.ErrCorrupt) {
+			t.Fatal(err)
+		}
+		var again []byte
+		for i := range lines {
+			lines[i].Attempt, lines[i].Seq = "", 0
+			again = store.AppendLine(again, &lines[i])
+		}
+		if got, err := store.DecodeLines(again); err != nil || !slices.Equal(got, lines) {
+			t.Fatalf("round trip: %v, %v", got, err)
 		}
 	})
 }

@@ -379,7 +379,7 @@ func (t *txn) putEvents(events []store.Event) error {
 		t.value = t.value[:0]
 		for j := i; j < len(events); j++ {
 			if events[j].Attempt == id {
-				t.value = appendLine(t.value, &events[j])
+				t.value = store.AppendLine(t.value, &events[j])
 			}
 		}
 		t.key = append(t.key[:0], id...)
@@ -408,20 +408,7 @@ func (t *txn) putOrphan(e *store.Event) error {
 		return err
 	}
 	t.key = orphanKey(t.key[:0], seq)
-	return t.audit.Append(t.key, appendLine(t.value[:0], e))
-}
-
-// appendLine appends length and encoding; what the key says is left out.
-func appendLine(dst []byte, e *store.Event) []byte {
-	at := len(dst)
-	dst = store.AppendLine(append(dst, 0), e) // one byte is enough for most lengths
-	size := uint64(len(dst) - at - 1)
-	if size < 0x80 {
-		dst[at] = byte(size)
-		return dst
-	}
-	var head [binary.MaxVarintLen64]byte
-	return slices.Replace(dst, at, at+1, head[:binary.PutUvarint(head[:], size)]...)
+	return t.audit.Append(t.key, store.AppendLine(t.value[:0], e))
 }
 
 func (t *txn) putDelivery(given *store.Delivery) error {

@@ -349,23 +349,15 @@ func readLines(key, b []byte) ([]store.Event, error) {
 	if isOrphan(key) {
 		id, seq = "", int64(binary.BigEndian.Uint64(key[1:]))
 	}
-	var lines []store.Event
-	for len(b) > 0 {
-		n, w := binary.Uvarint(b)
-		if w <= 0 || n > uint64(len(b)-w) {
-			return nil, fmt.Errorf("audit lines of attempt %q: %w", id, store.ErrCorrupt)
-		}
-		e, err := store.DecodeEvent(b[w : w+int(n)])
-		if err != nil {
-			return nil, fmt.Errorf("audit lines of attempt %q: %w", id, err)
-		}
-		e.Attempt, e.Seq = id, seq
-		lines = append(lines, e)
-		b = b[w+int(n):]
-		seq++
+	lines, err := store.DecodeLines(b)
+	if err == nil && len(lines) == 0 {
+		err = store.ErrCorrupt
 	}
-	if len(lines) == 0 {
-		return nil, fmt.Errorf("audit lines of attempt %q: %w", id, store.ErrCorrupt)
+	if err != nil {
+		return nil, fmt.Errorf("audit lines of attempt %q: %w", id, err)
+	}
+	for i := range lines {
+		lines[i].Attempt, lines[i].Seq = id, seq+int64(i)
 	}
 	return lines, nil
 }

@@ -2,9 +2,7 @@
 package pgstore
 
 import (
-	"encoding/binary"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -144,7 +142,6 @@ type touches struct {
 
 	// Copies that may be changed.
 	attempt  store.Attempt
-	event    store.Event
 	delivery store.Delivery
 }
 
@@ -177,7 +174,7 @@ func newTouches() *touches {
 }
 
 func (t *touches) free() {
-	t.attempt, t.event, t.delivery = store.Attempt{}, store.Event{}, store.Delivery{}
+	t.attempt, t.delivery = store.Attempt{}, store.Delivery{}
 	touchesPool.Put(t)
 }
 
@@ -274,7 +271,7 @@ func (t *touches) add(c *store.Commit) {
 		if last.IsZero() || line.Time.After(last) {
 			last = line.Time
 		}
-		t.audit.b = t.appendLine(t.audit.b, line)
+		t.audit.b = store.AppendLine(t.audit.b, line)
 		count++
 	}
 	t.audit.end(from)
@@ -293,7 +290,7 @@ func (t *touches) orphans(n int, events []store.Event) {
 		t.orphanHome.hash(hashUser, events[i].Key.User)
 		t.orphanAt.time(store.Time(events[i].Time))
 		from := t.orphanLine.begin()
-		t.orphanLine.b = t.appendLine(t.orphanLine.b, &events[i])
+		t.orphanLine.b = store.AppendLine(t.orphanLine.b, &events[i])
 		t.orphanLine.end(from)
 	}
 }
@@ -377,36 +374,14 @@ func refusal(id string, prev int64, claims bool, found stored) error {
 	}
 }
 
-// appendLine appends length and encoding; what the row says is left out.
-func (t *touches) appendLine(dst []byte, line *store.Event) []byte {
-	t.event = *line
-	t.event.Attempt, t.event.Seq = "", 0
-	from := len(dst)
-	dst = store.AppendEvent(dst, &t.event)
-	var length [binary.MaxVarintLen64]byte
-	w := binary.PutUvarint(length[:], uint64(len(dst)-from))
-	return slices.Insert(dst, from, length[:w]...)
-}
-
-// readLines is the inverse, for a row whose last line has number seq.
+// readLines decodes a row whose last line has number seq.
 func readLines(attempt string, seq int64, b []byte) ([]store.Event, error) {
-	var lines []store.Event
-	for len(b) > 0 {
-		n, w := binary.Uvarint(b)
-		if w <= 0 || n > uint64(len(b)-w) {
-			return nil, fmt.Errorf("audit row of attempt %q: %w", attempt, store.ErrCorrupt)
-		}
-		end := w + int(n)
-		line, err := store.DecodeEvent(b[w:end])
-		if err != nil {
-			return nil, fmt.Errorf("audit row of attempt %q: %w", attempt, err)
-		}
-		line.Attempt = attempt
-		lines = append(lines, line)
-		b = b[end:]
+	lines, err := store.DecodeLines(b)
+	if err != nil {
+		return nil, fmt.Errorf("audit row of attempt %q: %w", attempt, err)
 	}
 	for i := range lines {
-		lines[i].Seq = seq - int64(len(lines)-1-i)
+		lines[i].Attempt, lines[i].Seq = attempt, seq-int64(len(lines)-1-i)
 	}
 	return lines, nil
 }
