@@ -286,7 +286,7 @@ func (e *Engine) mark(kind string, user store.UserKey, secret tokensvc.Secret) [
 	m, _ := e.markers.Get().(*marker)
 	defer e.markers.Put(m)
 	m.text = m.text[:0]
-	for _, part := range [...]string{kind, user.Index(), secret.Reveal()} {
+	for _, part := range [...]string{kind, user.App, user.Channel, user.User, secret.Reveal()} {
 		m.text = append(append(m.text, part...), 0)
 	}
 	m.mac.Reset()

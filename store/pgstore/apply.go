@@ -338,5 +338,10 @@ func (w *writer) collect(t *touches, i int) {
 }
 
 func hasOrphans(c *store.Commit) bool {
-	return slices.ContainsFunc(c.Events, func(e store.Event) bool { return e.Attempt == "" })
+	for i := range c.Events {
+		if c.Events[i].Attempt == "" {
+			return true
+		}
+	}
+	return false
 }

@@ -187,12 +187,14 @@ func (f *findArgs) fill(asked []*question) [][]byte {
 		}
 		f.user.hash(hashUser, q.User.User)
 		if q.Connection != "" {
-			key := q.Key()
-			f.key.hash(hashKey, key.Index())
+			f.key.hash(hashKey, q.User.App, q.User.Channel, q.User.User, strings.ToLower(q.Connection))
 		} else {
 			f.key.null()
 		}
-		f.bot.text(facet(q.User.App) + separator + facet(q.User.Channel) + separator)
+		from := f.bot.begin()
+		f.bot.b = append(append(f.bot.b, facet(q.User.App)...), separator...)
+		f.bot.b = append(append(f.bot.b, facet(q.User.Channel)...), separator...)
+		f.bot.end(from)
 		f.most.int8(int64(q.Max()))
 	}
 	for i, a := range columns {
@@ -235,18 +237,18 @@ func (q *question) add(now time.Time, kind int, record []byte) {
 	if kind == rowNothing {
 		return
 	}
-	a, err := store.DecodeAttempt(record)
+	a := new(store.Attempt)
+	err := a.Decode(record)
 	switch {
 	case err != nil:
 		q.err = first([]error{q.err, fmt.Errorf("pgstore: find: %w", err)})
 	case kind == rowExchange:
-		exact := a
-		q.snap.ByExchangeID = &exact
+		q.snap.ByExchangeID = a
 	case a.Key.UserKey() != q.query.User: // texts that had to be cleaned
 	case kind == rowOpen:
-		q.snap.Attempts = append(q.snap.Attempts, a)
+		q.snap.Attempts = append(q.snap.Attempts, *a)
 	default:
-		q.ended = append(q.ended, a)
+		q.ended = append(q.ended, *a)
 	}
 }
 
@@ -257,9 +259,15 @@ func (q *question) settle() {
 		q.snap = store.Snapshot{}
 		return
 	}
-	newestFirst := func(a, b store.Attempt) int { return strings.Compare(b.ID, a.ID) }
-	slices.SortFunc(q.snap.Attempts, newestFirst)
-	slices.SortFunc(q.ended, newestFirst)
+	newestFirst(q.snap.Attempts)
+	newestFirst(q.ended)
 	room := max(q.query.Max()-len(q.snap.Attempts), 0)
 	q.snap.Attempts = append(q.snap.Attempts, q.ended[:min(room, len(q.ended))]...)
+}
+
+func newestFirst(attempts []store.Attempt) {
+	if len(attempts) < 2 {
+		return // sorting takes a large stack
+	}
+	slices.SortFunc(attempts, func(a, b store.Attempt) int { return strings.Compare(b.ID, a.ID) })
 }

@@ -36,9 +36,9 @@ import (
 // theirs, owes_from to owes_to.
 var applySQL = statement{"signin_apply", `
 with t as materialized (
-  select * from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::bytea[], $6::bytea[], $7::bool[],
-    $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
-    $14::bytea[], $15::bytea[], $16::int8[], $17::timestamptz[], $18::bytea[], $19::int4[], $20::int4[])
+  select * from unnest($4::int4[], $5::text[], $6::int8[], $7::int8[], $8::bytea[], $9::bytea[], $10::bool[],
+    $11::text[], $3::text[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::timestamptz[],
+    $1::bytea[], $16::bytea[], $17::int8[], $18::timestamptz[], $2::bytea[], $19::int4[], $20::int4[])
   as t(n, id, prev, version, user_hash, key_hash, claims,
     state, facets, user_aad, created, entered, due,
     record, exchange, lines, at, audit, owes_from, owes_to)
@@ -75,9 +75,9 @@ with t as materialized (
 ), done as materialized (
   select * from upd
   union all select * from add
-  union all select ($1::int4[])[place], home, id, born, lines, ($16::int8[])[place], ($17::timestamptz[])[place],
-    ($18::bytea[])[place], ($15::bytea[])[place], ($19::int4[])[place], ($20::int4[])[place]
-  from (select array_position($2::text[], id) as place, * from ins) placed
+  union all select ($4::int4[])[place], home, id, born, lines, ($17::int8[])[place], ($18::timestamptz[])[place],
+    ($2::bytea[])[place], ($16::bytea[])[place], ($19::int4[])[place], ($20::int4[])[place]
+  from (select array_position($5::text[], id) as place, * from ins) placed
 ), written as (
   insert into events (born, home, attempt, seq, at, lines)
   select born, home, id, lines, at, audit from done where added > 0
@@ -182,9 +182,10 @@ const orphanColumns = 4
 
 func (t *touches) columns() [28 + orphanColumns]*array {
 	return [...]*array{
+		&t.record, &t.audit, &t.facets, // the long ones first: pgx's buffer grows with what comes
 		&t.n, &t.id, &t.prev, &t.version, &t.user, &t.key, &t.claims,
-		&t.state, &t.facets, &t.aad, &t.created, &t.entered, &t.due,
-		&t.record, &t.exchange, &t.lines, &t.at, &t.audit, &t.owesFrom, &t.owesTo,
+		&t.state, &t.aad, &t.created, &t.entered, &t.due,
+		&t.exchange, &t.lines, &t.at, &t.owesFrom, &t.owesTo,
 		&t.owedKind, &t.owedRound, &t.owedStatus, &t.owedTries, &t.owedOwner, &t.owedCreated, &t.owedNext, &t.owedRecord,
 		&t.orphanN, &t.orphanHome, &t.orphanAt, &t.orphanLine,
 	}
@@ -216,7 +217,7 @@ func (t *touches) put(n int, put *store.Attempt, prev int64, claims bool, c *sto
 	a.Normalize()
 	t.row(n, a.ID, prev, a.Version, claims)
 	t.user.hash(hashUser, a.Key.User)
-	t.key.hash(hashKey, a.Key.Index())
+	t.key.hash(hashKey, a.Key.App, a.Key.Channel, a.Key.User, strings.ToLower(a.Key.Connection))
 	t.state.text(string(a.State))
 	from := t.facets.begin()
 	t.facets.b = appendFacets(t.facets.b, a)
