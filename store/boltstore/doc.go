@@ -25,14 +25,17 @@
 //
 //	id 00 a                 the record
 //	id 00 d kind round      its deliveries
-//	id 00 e batch n         its audit lines; all of one commit share a row
 //	id 00 x hash            exchange ids that it had before its present one
-//	00 e seq                audit lines of no attempt
+//
+// bucket audit, whose values grow:
+//
+//	id                      the audit lines of an attempt
+//	00 seq                  a line of no attempt
 //
 // bucket live, small:
 //
 //	o user scope connection  the non-terminal attempt of a key
-//	d time id                when Due shows it
+//	d time id                when Due looks at it: when it is due, or earlier
 //	p time id 00 kind round  deliveries pending
 //	z id 00 kind round       deliveries dead
 //	t minute outcome         how many attempts ended so in that minute

@@ -152,6 +152,8 @@ func (n *names) hash(k store.Key) (h [2 * scopeSize]byte) {
 	if n.seen == nil || len(n.seen) >= maxNames {
 		n.seen = map[store.Key][2 * scopeSize]byte{}
 	}
+	// A name may be a part of a whole record.
+	k.App, k.Channel, k.Connection = strings.Clone(k.App), strings.Clone(k.Channel), strings.Clone(k.Connection)
 	n.seen[k] = h
 	return h
 }

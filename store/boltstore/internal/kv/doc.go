@@ -4,9 +4,10 @@
 // A bbolt transaction writes every page that it touches, wherever it lies, and
 // waits for the disk twice. So what [DB.Update] writes goes to the end of a
 // log, is synced there once, and is kept in memory ([table]); when the table is
-// full it goes to the tree, in one transaction, while a new table and the other
+// full it goes to the tree, key by key in order, while a new table and the other
 // one of two log files take its place. What was overwritten or deleted in the
-// meantime never reaches the tree.
+// meantime never reaches the tree, and a value that was appended to reaches it
+// once.
 //
 //	Update ──► log (synced) ──► table ──► tree
 //	                              │         │
