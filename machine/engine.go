@@ -82,6 +82,7 @@ type Engine struct {
 	def      *definition
 	ids      *idSource
 	markers  sync.Pool
+	hints    hints
 	sealer   *sealer
 
 	flows  []*Flow // in the order of registration
@@ -136,7 +137,7 @@ func build(cfg Config, def *definition) (*Engine, error) {
 		app: cfg.AppID, store: store.NewGroup(cfg.Store), tokens: cfg.Tokens, out: cfg.Messenger,
 		policy: DefaultPolicy(), timeouts: DefaultTimeouts(),
 		instance: cfg.Instance, log: cfg.Log, clock: cfg.Clock, hooks: cfg.Hooks,
-		def: def, ids: newIDSource(), byName: map[string]*Flow{},
+		def: def, ids: newIDSource(), byName: map[string]*Flow{}, hints: hints{of: map[string]hint{}},
 	}
 	if cfg.Policy != nil {
 		e.policy = *cfg.Policy

@@ -80,6 +80,10 @@ func (e *Engine) exchanged(status int, detail string, body ExchangeResponse) Ans
 // key (B1, B13, B16–B18).
 func (c *call) byExchange(ctx context.Context) (sighting, error) {
 	ev := &c.in.Event
+	if h, ok := c.eng.hints.take(ev.ExchangeID, c.key, c.begun); ok {
+		c.seen, c.seenAt = h.seen, h.seenAt
+		return sighting{attempt: h.attempt, hint: true}, nil
+	}
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey(), Connection: c.key.Connection, ExchangeID: ev.ExchangeID})
 	if err != nil {
 		return sighting{}, err

@@ -79,6 +79,7 @@ type sighting struct {
 	attempt *store.Attempt
 	oldCard bool // the event named a card that this attempt superseded
 	foreign bool // the event named another user's card
+	hint    bool // the store was not asked
 }
 
 // outcome is how an event ended; the last event is in the call.
@@ -113,11 +114,23 @@ func (c *call) drive(ctx context.Context) (outcome, error) {
 	for {
 		ev.OldCard, ev.Foreign = here.oldCard, here.foreign
 		d, err := c.eng.def.step(c.input(here.attempt)) //nolint:contextcheck // the step is pure: see fsm.go
+		if here.hint && (err != nil || len(d.Puts) == 0) {
+			if here, err = c.locate(c, ctx); err != nil {
+				return outcome{}, err
+			}
+			continue
+		}
 		if err != nil {
 			return outcome{attempt: here.attempt}, err
 		}
 		if len(d.Puts) > 0 {
 			err := c.commit(ctx, &d)
+			if here.hint && (lostRace(err) || errors.Is(err, store.ErrNotFound)) {
+				if here, err = c.locate(c, ctx); err != nil {
+					return outcome{}, err
+				}
+				continue
+			}
 			if lostRace(err) {
 				if races++; races > maxRaces {
 					return outcome{}, fmt.Errorf("%s: %w: %w", ev.Kind, errRaces, err)
@@ -137,7 +150,7 @@ func (c *call) drive(ctx context.Context) (outcome, error) {
 			c.lines = append(c.lines, d.Lines...)
 			c.noted = c.noted || len(d.Lines) > 0
 		}
-		here.attempt = d.Attempt
+		here.attempt, here.hint = d.Attempt, false
 		c.tell(ctx, &d)
 		if d.Rule.To == store.Complete {
 			c.eng.retire(ctx, d.Attempt, c.flow)
@@ -297,6 +310,7 @@ func (c *call) commit(ctx context.Context, d *Decision) error {
 		switch {
 		case err == nil:
 			c.lines, c.noted = c.lines[:0], false
+			c.eng.hints.keep(c, d.Puts)
 			c.eng.observe(ctx, d)
 			return nil
 		case lostRace(err):
