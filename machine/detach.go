@@ -7,6 +7,8 @@ import (
 
 // detach is context.WithoutCancel for the hot paths: a look-up in what that one
 // returns takes memory, and an HTTP client looks up a dozen times per call.
+// Unlike there, Value finds what belongs to the parent's end, too; package
+// context asks Done first.
 func detach(ctx context.Context) context.Context { return &detached{ctx} }
 
 type detached struct {

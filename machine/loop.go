@@ -68,7 +68,8 @@ func (e *Engine) newCall() *call {
 }
 
 // release ends the use of c. A call that is not released is garbage like any
-// other.
+// other. After a drive whose context can end it must not be: the store may still
+// be writing what lies in it.
 func (c *call) release() {
 	*c = call{}
 	calls.Put(c)

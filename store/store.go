@@ -138,7 +138,8 @@ type Info struct {
 type Store interface {
 	// Apply writes the commits in order, each atomically and on its own: the
 	// result has one error, or nil, per commit. Where several things are wrong
-	// with a commit, its Put come first, then Events, Deliveries, Marks.
+	// with a commit, its Put come first, then Events, Deliveries, Marks. It keeps
+	// neither the commits nor their slices once it has returned.
 	Apply(ctx context.Context, commits []Commit) []error
 	// Find is the engine's read before a step.
 	Find(ctx context.Context, q Query) (Snapshot, error)

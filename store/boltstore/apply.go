@@ -133,7 +133,8 @@ func (t *txn) readStored(before []store.Attempt, id string, plan *putPlan) error
 			return nil
 		}
 	}
-	if plan.old, plan.had = t.known[id]; plan.had {
+	if old := t.known[id]; old != nil {
+		plan.had, plan.old = true, *old
 		return nil
 	}
 	var err error

@@ -67,3 +67,47 @@ func TestChangedParks(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "signin.db")
 	storetest.ChangedParks(t, func() store.Store { return mustOpen(t, path, boltstore.WithoutSync()) })
 }
+
+// TestDueFiledEarly: cards that wait stay filed under the end of the lease with
+// which they were sent, until then. Then they are filed anew, all of them, and
+// nobody is taken for due before it is.
+func TestDueFiledEarly(t *testing.T) {
+	now := time.Now()
+	s, err := boltstore.Open(filepath.Join(t.TempDir(), "signin.db"), boltstore.WithoutSync(), boltstore.WithClock(func() time.Time { return now }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	const waiting = 5000
+	var last store.Attempt
+	for n := range waiting {
+		commits := signIn(n)[:3]
+		last = commits[2].Put[0]
+		for _, err := range s.Apply(t.Context(), commits) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	due := func() int {
+		t.Helper()
+		snap, err := s.Due(t.Context(), 100, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(snap.Attempts)
+	}
+	for _, tc := range []struct {
+		at   time.Time
+		want int
+	}{
+		{last.Lease.Until.Add(time.Second), 0},
+		{last.Expires.Add(time.Second), 100},
+		{last.Expires.Add(time.Second), 100},
+	} {
+		now = tc.at
+		if got := due(); got != tc.want {
+			t.Errorf("at %s: %d attempts are due, want %d", tc.at, got, tc.want)
+		}
+	}
+}

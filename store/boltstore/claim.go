@@ -30,56 +30,71 @@ func until(b *kv.Bucket, prefix byte, end time.Time, limit int) [][]byte {
 // there may be any: an attempt can be filed under an earlier time than it is
 // due, and is filed anew then.
 func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
-	snap := store.Snapshot{}
-	some, err := s.peek(ctx, "due", liveDue, limit, &snap.Now)
-	if err != nil || !some {
-		return snap, err
-	}
-	err = s.update(ctx, "due", func(t *txn) error {
-		snap.Now, snap.Attempts = t.now, nil
-		keys, err := t.due(limit)
-		if err != nil {
-			return err
-		}
-		for _, key := range keys {
-			var a store.Attempt
-			if err := t.readDue(key, &a); err != nil {
-				return err
-			}
-			if err := t.fileDue(&a, readTime(key[1:]), store.Time(t.now.Add(hold))); err != nil {
-				return err
-			}
-			snap.Attempts = append(snap.Attempts, a)
-		}
-		return nil
-	})
-	if err != nil {
-		return store.Snapshot{}, err
-	}
-	return snap, nil
-}
-
-// due returns the first keys whose time has come, once none of them is filed
-// too early.
-func (t *txn) due(limit int) ([][]byte, error) {
 	for {
-		keys, early := until(t.live, liveDue, t.now, limit), false
-		for _, key := range keys {
-			var a store.Attempt
-			if err := t.readDue(key, &a); err != nil {
-				return nil, err
+		snap := store.Snapshot{}
+		some, err := s.peek(ctx, "due", liveDue, limit, &snap.Now)
+		if err != nil || !some {
+			return snap, err
+		}
+		early := false
+		err = s.update(ctx, "due", func(t *txn) (err error) {
+			snap.Now, snap.Attempts = t.now, nil
+			if early, err = t.fileAnew(limit); err != nil || early {
+				return err
 			}
-			if at := a.Due(); readTime(key[1:]).Before(at) {
-				early = true
-				if err := t.fileDue(&a, readTime(key[1:]), at); err != nil {
-					return nil, err
-				}
-			}
+			snap.Attempts, err = t.takeDue(limit, hold)
+			return err
+		})
+		if err != nil {
+			return store.Snapshot{}, err
 		}
 		if !early {
-			return keys, nil
+			return snap, nil
 		}
 	}
+}
+
+// anewBatch is how many attempts one transaction files anew.
+const anewBatch = 2000
+
+// fileAnew files anew what was filed too early, if there is any such thing among
+// the first so many whose time has come, and reports that.
+func (t *txn) fileAnew(among int) (some bool, err error) {
+	for _, n := range [...]int{among, anewBatch} {
+		for _, key := range until(t.live, liveDue, t.now, n) {
+			var a store.Attempt
+			if err := t.readDue(key, &a); err != nil {
+				return false, err
+			}
+			filed, due := readTime(key[1:]), a.Due()
+			if !filed.Before(due) {
+				continue
+			}
+			some = true
+			if err := t.fileDue(&a, filed, due); err != nil {
+				return false, err
+			}
+		}
+		if !some {
+			break // as it is most of the time
+		}
+	}
+	return some, nil
+}
+
+func (t *txn) takeDue(limit int, hold time.Duration) ([]store.Attempt, error) {
+	var taken []store.Attempt
+	for _, key := range until(t.live, liveDue, t.now, limit) {
+		var a store.Attempt
+		if err := t.readDue(key, &a); err != nil {
+			return nil, err
+		}
+		if err := t.fileDue(&a, readTime(key[1:]), store.Time(t.now.Add(hold))); err != nil {
+			return nil, err
+		}
+		taken = append(taken, a)
+	}
+	return taken, nil
 }
 
 func (t *txn) readDue(key []byte, a *store.Attempt) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -48,7 +49,7 @@ func (s *scratch) begun(batch uint64) {
 
 // known is what the indexes need of the attempts that were written last, as
 // they are stored: the next commit need not read them again.
-type known map[string]stored
+type known map[string]*stored
 
 // maxKnown bounds it.
 const maxKnown = 4096
@@ -76,10 +77,31 @@ func (k known) keep(a *store.Attempt) {
 		delete(k, a.ID) // seldom heard of again
 		return
 	}
-	if len(k) >= maxKnown {
-		clear(k)
+	old := k[a.ID]
+	if old == nil {
+		if len(k) >= maxKnown {
+			clear(k)
+		}
+		old = new(stored)
+		k[strings.Clone(a.ID)] = old
 	}
-	k[a.ID] = storedOf(a)
+	now := storedOf(a)
+	// A text may be a part of a whole record, which would stay with it.
+	for _, text := range [...]struct{ old, now *string }{
+		{&old.key.App, &now.key.App},
+		{&old.key.Channel, &now.key.Channel},
+		{&old.key.User, &now.key.User},
+		{&old.key.Connection, &now.key.Connection},
+		{&old.exchange, &now.exchange},
+		{&old.aad, &now.aad},
+	} {
+		if *text.old == *text.now {
+			*text.now = *text.old
+		} else {
+			*text.now = strings.Clone(*text.now)
+		}
+	}
+	*old = now
 }
 
 func (s *Store) begin(tx *kv.Tx) *txn {

@@ -15,7 +15,7 @@ type turnContext struct {
 
 	mu    sync.Mutex
 	ended bool
-	timed context.Context //nolint:containedctx // itself with a timer, once it is asked for
+	timed context.Context //nolint:containedctx // the same with a timer, once it is asked for
 	stop  context.CancelFunc
 }
 

@@ -3,6 +3,7 @@ package kv
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -97,8 +98,7 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 	next, done := uint32(0), false
 	for !done {
 		err := db.tree.Update(func(tx *bbolt.Tx) (err error) {
-			w := treeWriter{db: db, tx: tx, table: t}
-			if next, err = t.some(next, applyBatch, w.write); err != nil || next != 0 {
+			if next, err = db.applySome(tx, t, next, applyBatch); err != nil || next != 0 {
 				return err
 			}
 			done = true
@@ -110,6 +110,17 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 	}
 	runtime.KeepAlive(t) // bbolt wrote out of its memory
 	return nil
+}
+
+func (db *DB) applySome(tx *bbolt.Tx, t *table, from uint32, limit int) (next uint32, err error) {
+	w := treeWriter{db: db, tx: tx, table: t}
+	if next, err = t.some(from, limit, w.write); err != nil {
+		return 0, err
+	}
+	if err := tx.Bucket(bucketMeta).Put(metaReached, binary.BigEndian.AppendUint64(nil, t.last)); err != nil {
+		return 0, fmt.Errorf("%s: %w", bucketMeta, err)
+	}
+	return next, nil
 }
 
 // treeWriter writes keys of a table in order.

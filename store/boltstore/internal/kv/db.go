@@ -37,6 +37,7 @@ var (
 	metaFormat  = []byte("format")
 	metaSecret  = []byte("secret")
 	metaApplied = []byte("applied") // the last batch that the tree has, and whether there is a log
+	metaReached = []byte("reached") // the last batch that it has anything of
 )
 
 // Options say how [Open] opens a file.
@@ -154,7 +155,7 @@ func (db *DB) openTree() (tree *bbolt.DB, err error) {
 // plays the log.
 func (db *DB) prepare() error {
 	var found, foreign, logged bool
-	var applied uint64
+	var applied, reached uint64
 	err := db.tree.View(func(tx *bbolt.Tx) (err error) {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
@@ -163,6 +164,9 @@ func (db *DB) prepare() error {
 			return nil
 		}
 		found = true
+		if row := meta.Get(metaReached); len(row) == 8 {
+			reached = binary.BigEndian.Uint64(row)
+		}
 		applied, logged, err = db.check(tx, meta)
 		return err
 	})
@@ -183,7 +187,7 @@ func (db *DB) prepare() error {
 		return fmt.Errorf("log: %w", err)
 	}
 	db.log = newLog(path, db.secret, db.opts.NoSync)
-	return db.recover(applied, logged)
+	return db.recover(applied, reached, logged)
 }
 
 func (db *DB) create(tx *bbolt.Tx) error {
@@ -235,8 +239,9 @@ func appliedRow(seq uint64, logged bool) []byte {
 }
 
 // recover plays the log; unless the file is open for reading only, the tree
-// has everything afterwards.
-func (db *DB) recover(applied uint64, logged bool) error {
+// has everything afterwards. Numbers of batches that the tree has anything of
+// are never given again, also when the log was lost.
+func (db *DB) recover(applied, reached uint64, logged bool) error {
 	t := newTable(applied, &db.memory)
 	err := db.log.replay(applied, logged, func(seq uint64, ops []byte) error {
 		t.last = seq
@@ -251,6 +256,7 @@ func (db *DB) recover(applied uint64, logged bool) error {
 	if err != nil {
 		return err
 	}
+	t.last = max(t.last, reached)
 	db.visible.Store(t.last)
 	db.layers.Store(&layers{active: t})
 	if db.opts.ReadOnly || t.empty() && !logged {

@@ -65,8 +65,7 @@ func Half(t fataler, db *DB) {
 	defer db.idle.resume()
 	active := db.layers.Load().active
 	err := db.tree.Update(func(tx *bbolt.Tx) error {
-		w := treeWriter{db: db, tx: tx, table: active}
-		_, err := active.some(0, int(active.keys/2), w.write)
+		_, err := db.applySome(tx, active, 0, int(active.keys/2))
 		return err
 	})
 	if err != nil {

@@ -4,7 +4,9 @@ import "encoding/binary"
 
 // grown is a value that is appended to, as the tree has it: the batch of its
 // last piece before the value itself. A table may have been given to the tree
-// in part, and is then given once more: what is there already is left out.
+// in part, and is then given once more: what is there already is left out. So
+// no batch may ever have the number of one that the tree has anything of, see
+// recover.
 //
 //	last batch 8 | value
 //

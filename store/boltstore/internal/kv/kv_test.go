@@ -520,6 +520,45 @@ func TestLogFails(t *testing.T) {
 	}
 }
 
+// TestLostLog goes on without a log that was lost, as the documentation of
+// package boltstore says: what is written then is not taken for something that
+// the tree has already.
+func TestLostLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	more := func(db *kv.DB, key, what string) {
+		t.Helper()
+		err := db.Update(t.Context(), func(tx *kv.Tx) error { return tx.Bucket(2).Append([]byte(key), []byte(what)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	db := open(t, path)
+	for range 5 {
+		more(db, "k", "old.")
+		more(db, "z", "old.")
+	}
+	kv.Half(t, db)
+	kv.Kill(t, db)
+	for _, name := range []string{".log0", ".log1"} {
+		if err := os.WriteFile(path+name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db = open(t, path)
+	more(db, "k", "new.")
+	db = reopen(t, db, path, options())
+	t.Cleanup(func() { _ = db.Close() })
+	err := db.View(t.Context(), func(tx *kv.Tx) error {
+		if got := string(tx.Bucket(2).Get([]byte("k"))); !strings.HasSuffix(got, "new.") {
+			t.Errorf("an acknowledged piece is gone: %q", got)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestGrowing refuses to set a value that is appended to, and the other way
 // about.
 func TestGrowing(t *testing.T) {

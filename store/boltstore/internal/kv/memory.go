@@ -26,8 +26,8 @@ func (m *memory) piece(n int) []byte {
 	return p
 }
 
-// retire has the pieces of a table used again once the table is garbage. Only a
-// transaction that holds on to the table may read them.
+// retire has the pieces of a table used again once the table is garbage. Only
+// who holds on to the table may read them: a transaction, and apply.
 func (m *memory) retire(t *table) {
 	runtime.AddCleanup(t, m.take, *t.data.Load())
 }

@@ -24,7 +24,7 @@ type table struct {
 	used    int    // bytes of the last piece of data
 	size    int    // bytes in use
 	last    uint64 // the last batch that is in it
-	partly  bool   // the tree may have something of it
+	partly  bool   // the tree may have something of it: no key is fresh any more
 	dice    uint64
 }
 
@@ -45,7 +45,7 @@ type node struct {
 	size    uint32
 	bucket  uint8
 	height  uint8
-	fresh   bool                     // the layers below have no such key
+	fresh   bool                     // see op; it counts when the node is made, and the layers below are what they were then
 	version atomic.Uint32            // the newest; 0: none
 	next    [maxHeight]atomic.Uint32 // 0: none
 }
@@ -156,7 +156,7 @@ type op struct {
 	bucket     uint8
 	key, value []byte
 	gone       bool // a deletion
-	fresh      bool // no layer has the key
+	fresh      bool // no layer has the key, so a deletion leaves nothing to delete below
 }
 
 // put adds a version. Of two of one batch the later one counts.

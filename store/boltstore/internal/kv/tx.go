@@ -44,12 +44,14 @@ func (db *DB) begin() (*Tx, error) {
 			tx.rollback()
 			continue
 		}
-		tx := &Tx{db: db, layers: l, at: db.visible.Load()}
+		tx := &Tx{db: db, layers: l}
 		var err error
 		if tx.tree, err = db.tree.Begin(false); err != nil {
 			return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
-		// With other layers by now, the tree may have got what is after at.
+		// After the tree, which may have just got the last batch …
+		tx.at = db.visible.Load()
+		// … and with other layers by now, it may have got what is after that.
 		if db.layers.Load() == l {
 			tx.buckets = make([]Bucket, len(db.buckets))
 			for i := range tx.buckets {
