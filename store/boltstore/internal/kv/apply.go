@@ -77,7 +77,7 @@ func (db *DB) release() error {
 
 // applyBatch is how many keys go to the tree in one transaction: what it touches
 // lies in memory until the end.
-const applyBatch = 2000
+const applyBatch = 500
 
 // apply writes a table to the tree, in transactions of bounded size. Until the
 // last one says so the tree does not have it: a reader finds the table first,
