@@ -126,22 +126,18 @@ func (c *call) drive(ctx context.Context) (outcome, error) {
 		}
 		if len(d.Puts) > 0 {
 			err := c.commit(ctx, &d)
-			if here.hint && (lostRace(err) || errors.Is(err, store.ErrNotFound)) {
-				if here, err = c.locate(c, ctx); err != nil {
-					return outcome{}, err
-				}
-				continue
-			}
-			if lostRace(err) {
+			if lostRace(err) || here.hint && errors.Is(err, store.ErrNotFound) {
 				if races++; races > maxRaces {
 					return outcome{}, fmt.Errorf("%s: %w: %w", ev.Kind, errRaces, err)
 				}
-				before := here.attempt
+				before := here
 				if here, err = c.again(ctx, here); err != nil {
 					return outcome{}, err
 				}
-				ev.Raced = true
-				ev.Another = ev.Another || here.attempt != nil && (before == nil || before.ID != here.attempt.ID)
+				if !before.hint { // a hint was out of date before the event came
+					ev.Raced = true
+					ev.Another = ev.Another || here.attempt != nil && (before.attempt == nil || before.attempt.ID != here.attempt.ID)
+				}
 				continue
 			}
 			if err != nil {
