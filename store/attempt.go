@@ -145,12 +145,60 @@ type Lease struct {
 // Live reports whether somebody holds the lease at now.
 func (l Lease) Live(now time.Time) bool { return l.Owner != "" && now.Before(l.Until) }
 
+// The sources of a [Failure].
+const (
+	SourceClient       = "client"        // signin/failure
+	SourceTokenService = "token_service" // the Token Service refused, or did not answer
+	SourceConnector    = "connector"     // the Bot Connector refused, or did not answer
+	SourceCredentials  = "credentials"   // the bot could not get its own token
+)
+
 // Failure is what is known of the last thing that went wrong.
 type Failure struct {
-	Source  string // "client" (signin/failure), "token_service", "connector"
-	Status  int    // HTTP status, 0 for none
-	Code    string
-	Message string
+	Source    string // one of the four above
+	Operation string // what was called: "GetToken", "exchange", "CreateConversation"
+	Status    int    // HTTP status, 0 for none
+	Code      string // the upstream's or the client's own error code
+	Message   string
+}
+
+// Verdict is what one look at an SSO token found.
+type Verdict int8
+
+// The verdicts. A token that does not say has none.
+const (
+	Unknown Verdict = iota
+	Holds
+	Fails
+)
+
+// Diagnosis is what the SSO token of a refused exchange looked like: of the
+// token itself nothing is kept (docs/state-machine.md §9). Its signature was not
+// checked. The zero value means that no exchange was refused, or that its token
+// could not be read.
+type Diagnosis struct {
+	Audience Verdict // the audience is the card's resource, or the client id at its end
+	Version  Verdict // the token's version is 2.0
+	Tenant   Verdict // its tenant is the conversation's
+	User     Verdict // its object id is the sender's
+	Client   Verdict // it was issued to one of the two Teams clients
+	Fresh    Verdict // it had not expired
+}
+
+// pack is the diagnosis as one number, two bits a verdict.
+func (d Diagnosis) pack() int64 {
+	var n int64
+	for i, v := range [...]Verdict{d.Audience, d.Version, d.Tenant, d.User, d.Client, d.Fresh} {
+		n |= int64(v&3) << (2 * i)
+	}
+	return n
+}
+
+func unpackDiagnosis(n int64) (d Diagnosis) {
+	for i, v := range [...]*Verdict{&d.Audience, &d.Version, &d.Tenant, &d.User, &d.Client, &d.Fresh} {
+		*v = Verdict(n >> (2 * i) & 3)
+	}
+	return d
 }
 
 // Attempt is one sign-in attempt. It holds no secret: tokens and codes appear
@@ -162,7 +210,9 @@ type Attempt struct {
 	State   State
 	Origin  Origin
 
+	Activity         string // id of the activity that opened it; "" if none did
 	ExchangeID       string // the card's tokenExchangeResource.id
+	ResourceURI      string // the card's tokenExchangeResource.uri
 	CardActivityID   string
 	SSOOffered       bool
 	DeliveryUnknown  bool // the card's POST got no clear answer (A8)
@@ -186,6 +236,10 @@ type Attempt struct {
 	Method      Method
 	Reason      Reason
 	Failure     *Failure
+	Diagnosis   Diagnosis // of the last refused exchange
+	// NoSSOUntil: the next cards of this key are sent without the SSO resource
+	// until then, since Teams could not match it.
+	NoSSOUntil time.Time
 
 	AnswerStatus int    // the recorded answer of the last exchange, 0 for none
 	AnswerDetail string // its failureDetail
@@ -235,7 +289,7 @@ func (a *Attempt) Outcome() string {
 // Normalize brings the attempt to the store's edge: its times as [Time] makes
 // them, empty marks nil.
 func (a *Attempt) Normalize() {
-	for _, t := range []*time.Time{&a.Created, &a.Entered, &a.Expires, &a.Lease.Until, &a.CheckAt} {
+	for _, t := range []*time.Time{&a.Created, &a.Entered, &a.Expires, &a.Lease.Until, &a.CheckAt, &a.NoSSOUntil} {
 		*t = Time(*t)
 	}
 	for _, b := range []*[]byte{&a.TokenMark, &a.CodeMark, &a.Request} {

@@ -159,6 +159,10 @@ var attemptFields = [...]field[Attempt]{
 	50: number(func(a *Attempt) *int64 { return &a.Generation }),
 	51: blob(func(a *Attempt) *[]byte { return &a.Request }),
 	52: number(func(a *Attempt) *int { return &a.CodeStatus }),
+	53: text(func(a *Attempt) *string { return &a.Activity }),
+	54: text(func(a *Attempt) *string { return &a.ResourceURI }),
+	55: diagnosis(func(a *Attempt) *Diagnosis { return &a.Diagnosis }),
+	56: instant(func(a *Attempt) *time.Time { return &a.NoSSOUntil }),
 }
 
 var eventFields = [...]field[Event]{
@@ -182,6 +186,7 @@ var eventFields = [...]field[Event]{
 	18: text(func(e *Event) *string { return &e.Key.Channel }),
 	19: text(func(e *Event) *string { return &e.Key.User }),
 	20: text(func(e *Event) *string { return &e.Key.Connection }),
+	21: text(func(e *Event) *string { return &e.Code }),
 }
 
 var deliveryFields = [...]field[Delivery]{
@@ -203,6 +208,7 @@ var failureFields = [...]field[Failure]{
 	2: number(func(f *Failure) *int { return &f.Status }),
 	3: text(func(f *Failure) *string { return &f.Code }),
 	4: text(func(f *Failure) *string { return &f.Message }),
+	5: text(func(f *Failure) *string { return &f.Operation }),
 }
 
 // stateCodes number the states; the position is what is stored.

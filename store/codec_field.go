@@ -153,6 +153,21 @@ func state[T any](at func(*T) *State) field[T] {
 	}
 }
 
+func diagnosis[T any](at func(*T) *Diagnosis) field[T] {
+	return field[T]{
+		put: func(dst []byte, number uint64, v *T) []byte {
+			if n := at(v).pack(); n != 0 {
+				dst = appendNumber(dst, number, n)
+			}
+			return dst
+		},
+		get: func(v *T, val value) error {
+			*at(v) = unpackDiagnosis(val.signed())
+			return nil
+		},
+	}
+}
+
 func failure[T any](at func(*T) **Failure) field[T] {
 	return field[T]{
 		bytes: true,

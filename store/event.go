@@ -35,6 +35,7 @@ type Event struct {
 	Invoke   string // invoke name, or what was called
 	Activity string // activity id
 	Status   int    // HTTP status
+	Code     string // the upstream's or the client's own error code
 	Duration time.Duration
 	Platform string // entities[].platform of the client
 	Detail   string // short
@@ -65,9 +66,12 @@ type DeliveryStatus string
 const (
 	DeliveryPending DeliveryStatus = "pending"
 	DeliveryDone    DeliveryStatus = "delivered"
-	DeliveryDead    DeliveryStatus = "dead"    // gave up; an operator may redeliver
-	DeliveryDropped DeliveryStatus = "dropped" // overtaken by a sign-out (E3)
-	DeliveryNotOwed DeliveryStatus = "silent"  // the caller of SignIn already holds the token (A2)
+	DeliveryDead    DeliveryStatus = "dead" // gave up after so many tries; an operator may redeliver
+	// DeliveryUndeliverable: no repeat can change the refusal (the bot was removed,
+	// the user blocked it). An operator may redeliver all the same.
+	DeliveryUndeliverable DeliveryStatus = "undeliverable"
+	DeliveryDropped       DeliveryStatus = "dropped" // overtaken by a sign-out (E3)
+	DeliveryNotOwed       DeliveryStatus = "silent"  // the caller of SignIn already holds the token (A2)
 )
 
 // Valid reports whether k is one of the kinds.
@@ -76,7 +80,7 @@ func (k DeliveryKind) Valid() bool { return k == DeliverComplete || k == Deliver
 // Valid reports whether s is one of the statuses.
 func (s DeliveryStatus) Valid() bool {
 	switch s {
-	case DeliveryPending, DeliveryDone, DeliveryDead, DeliveryDropped, DeliveryNotOwed:
+	case DeliveryPending, DeliveryDone, DeliveryDead, DeliveryUndeliverable, DeliveryDropped, DeliveryNotOwed:
 		return true
 	}
 	return false
@@ -116,6 +120,27 @@ func (k DeliveryKey) Compare(o DeliveryKey) int {
 		strings.Compare(string(k.Kind), string(o.Kind)),
 		cmp.Compare(k.Round, o.Round),
 	)
+}
+
+// Owed reports whether somebody is still to be told: a delivery that is pending,
+// or that was given up and can be made due again by an operator.
+func (d *Delivery) Owed() bool {
+	return d.Status == DeliveryPending || d.Status == DeliveryDead || d.Status == DeliveryUndeliverable
+}
+
+// Dropped makes a completion that is pending one that nobody is told of any
+// more, and reports whether it was one ([Commit.Drop]).
+func (d *Delivery) Dropped() bool {
+	if d.Kind != DeliverComplete || d.Status != DeliveryPending {
+		return false
+	}
+	d.Status, d.Owner = DeliveryDropped, ""
+	return true
+}
+
+// Matches reports whether the ack is about the delivery as it is stored.
+func (a *Ack) Matches(stored *Delivery) bool {
+	return stored.Owed() && stored.Owner == a.By && stored.Tries == a.Try
 }
 
 // Normalize brings the delivery's times to the store's edge; see [Time].

@@ -12,9 +12,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrExists: the key already has a non-terminal attempt, or the id is taken.
 	ErrExists = errors.New("a non-terminal attempt of this key exists")
-	// ErrConflict: the attempt is no longer at the version that was read.
+	// ErrConflict: the attempt, delivery or mark is no longer as it was read.
 	ErrConflict = errors.New("version conflict")
-	// ErrDuplicate: a mark of this commit is already there.
+	// ErrDuplicate: a mark of this commit is already there, and not over.
 	ErrDuplicate = errors.New("duplicate")
 	// ErrLocked: another process holds the file.
 	ErrLocked = errors.New("store is locked by another process")
@@ -22,7 +22,8 @@ var (
 	ErrSchema = errors.New("store has another schema version")
 	// ErrUnavailable: the backend cannot be reached or cannot write right now.
 	ErrUnavailable = errors.New("store unavailable")
-	// ErrCorrupt: a stored record cannot be decoded.
+	// ErrCorrupt: a stored record cannot be decoded: it is damaged, or a newer
+	// program wrote it.
 	ErrCorrupt = errors.New("corrupt record")
 	// ErrReadOnly: the store was opened for reading.
 	ErrReadOnly = errors.New("store is open read-only")
@@ -39,19 +40,44 @@ type Commit struct {
 	// Events are appended; their Seq is given by the store. An event of an
 	// attempt that is neither stored nor in Put is ErrNotFound.
 	Events []Event
-	// Deliveries are inserted or replaced by key; of an attempt that is
-	// neither stored nor in Put: ErrNotFound.
+	// Deliveries are inserted; of an attempt that is neither stored nor in Put:
+	// ErrNotFound. One whose key is taken is ErrConflict.
 	Deliveries []Delivery
-	// Marks are inserted; one that is there and not over is ErrDuplicate.
+	// Acks change deliveries that are there; see [Ack].
+	Acks []Ack
+	// Drop names attempts whose completions nobody is to be told of any more:
+	// their deliveries of kind complete that are pending become dropped, held
+	// or not. It is no error if there are none.
+	Drop []string
+	// Marks are inserted, replaced or removed; see [Mark].
 	Marks []Mark
 }
 
-// Mark is a name that is remembered until it is over: what makes a handler
-// run once. It dies with the retention at the latest.
-type Mark struct {
-	Name    string
-	Expires time.Time // zero: with the retention
+// Ack replaces a stored delivery, as a compare-and-set: only if it is pending,
+// dead or undeliverable and still bears Owner and Tries as they were read.
+// Otherwise somebody else has claimed it since, and the commit is ErrConflict.
+type Ack struct {
+	Delivery
+	By  string // Owner of the stored row
+	Try int    // Tries of the stored row
 }
+
+// Mark is a name that is remembered until it is over, with or without a value:
+// what makes a handler run once, what a popup has to find again on another
+// instance. It dies with the retention at the latest.
+type Mark struct {
+	Name string
+	// Version 1 inserts: a mark that is there and not over is ErrDuplicate.
+	// Version n replaces version n-1 that is there and not over, else ErrConflict.
+	Version int64
+	Value   []byte    // whoever writes it seals it; at most [MaxMark] bytes
+	Expires time.Time // zero: with the retention
+	// Gone removes what Version would have replaced.
+	Gone bool
+}
+
+// MaxMark bounds the value of a mark, in bytes.
+const MaxMark = 128 << 10
 
 // Query says which attempts [Store.Find] is after.
 type Query struct {
@@ -70,6 +96,15 @@ type Snapshot struct {
 	// Attempts of the user (and connection): non-terminal first, then newest
 	// first. A non-terminal attempt is never cut off by Limit.
 	Attempts []Attempt
+	// Corrupt are the records that were passed over.
+	Corrupt []Corrupt
+}
+
+// Corrupt is a record of an attempt that cannot be decoded. It is set aside:
+// reads of many attempts pass over it and name it, and nothing changes it.
+type Corrupt struct {
+	ID  string
+	Err error // matches ErrCorrupt
 }
 
 // Filter selects attempts for people. Zero members do not filter.
@@ -101,6 +136,7 @@ type Page struct {
 	Now        time.Time
 	Attempts   []Attempt
 	Deliveries []Delivery // of these attempts, every status
+	Corrupt    []Corrupt  // between these attempts, whatever the filter says of them
 	Next       string     // "" = no more
 }
 
@@ -123,6 +159,17 @@ type Counts struct {
 	Ended  map[string]int      // by [Attempt.Outcome], since the full minute of since
 	Owed   int                 // deliveries pending
 	Dead   int                 // deliveries dead
+	// Undeliverable counts deliveries that were given up because no repeat could
+	// change the refusal.
+	Undeliverable int
+}
+
+// ClaimQuery says which deliveries [Store.Claim] is to take.
+type ClaimQuery struct {
+	Owner   string        // who will try them
+	Attempt string        // "" = of any attempt
+	Limit   int           // at most so many; 0 = none
+	Hold    time.Duration // until somebody else may try
 }
 
 // Info says what a store is.
@@ -138,19 +185,24 @@ type Info struct {
 type Store interface {
 	// Apply writes the commits in order, each atomically and on its own: the
 	// result has one error, or nil, per commit. Where several things are wrong
-	// with a commit, its Put come first, then Events, Deliveries, Marks. It keeps
-	// neither the commits nor their slices once it has returned.
+	// with a commit, its Put come first, then Events, Deliveries, Acks, Marks. It
+	// keeps neither the commits nor their slices once it has returned.
 	Apply(ctx context.Context, commits []Commit) []error
-	// Find is the engine's read before a step.
+	// Find is the engine's read before a step. A record that cannot be decoded is
+	// ErrCorrupt if it is what the query is about (its exchange id, or the open
+	// attempt of its connection); otherwise it is passed over.
 	Find(ctx context.Context, q Query) (Snapshot, error)
 	// Get returns one attempt by id, in Snapshot.Attempts.
 	Get(ctx context.Context, id string) (Snapshot, error)
 	// Due returns attempts whose Due time is over and keeps them from other
-	// callers of Due for hold, oldest first. A Put ends the hold.
+	// callers of Due for hold, oldest first. A Put ends the hold. Records that
+	// cannot be decoded are held like the others, count for limit and are named.
 	Due(ctx context.Context, limit int, hold time.Duration) (Snapshot, error)
-	// Claim takes pending deliveries whose NextAt is over: sets Owner, adds a
-	// try and moves NextAt to now+hold.
-	Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]Delivery, error)
+	// Claim takes deliveries that are pending, whose NextAt is over and before
+	// which no delivery of the same attempt with a smaller Round is pending,
+	// longest due first: it sets Owner, adds a try and moves NextAt to now+Hold.
+	// Rows that cannot be decoded are passed over.
+	Claim(ctx context.Context, q ClaimQuery) ([]Delivery, error)
 	// Changed returns when the attempt's version is greater than version,
 	// when something may have happened, or when ctx is done. A hint, not a
 	// promise: the caller reads again.
@@ -158,8 +210,11 @@ type Store interface {
 	// Purge deletes attempts that ended before the time, with their events,
 	// deliveries and exchange ids, and orphan lines and marks as old: at most
 	// limit attempts per call (0 = all). It returns how many attempts; dry
-	// only counts.
+	// only counts. Records that cannot be decoded stay.
 	Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error)
+
+	// Mark returns a mark that is there and not over; ErrNotFound otherwise.
+	Mark(ctx context.Context, name string) (Mark, error)
 
 	// List, Events and Counts are the operator's reads.
 	List(ctx context.Context, f Filter) (Page, error)
@@ -170,5 +225,22 @@ type Store interface {
 	Secret() []byte
 	// Info describes the store and proves that it answers.
 	Info(ctx context.Context) (Info, error)
+	// Probe reports whether a commit would work now.
+	Probe(ctx context.Context) error
 	Close() error
+}
+
+// Exclusive is a [Store] that belongs to one process at a time. Every lease that
+// an earlier process took, on attempts and on deliveries, is over as soon as a
+// new one has opened it.
+type Exclusive interface {
+	Store
+	// Exclusive reports whether that is so.
+	Exclusive() bool
+}
+
+// IsExclusive reports whether s belongs to this process alone.
+func IsExclusive(s Store) bool {
+	e, ok := s.(Exclusive)
+	return ok && e.Exclusive()
 }

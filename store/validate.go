@@ -30,14 +30,28 @@ func (c *Commit) Validate() error {
 		}
 	}
 	for i := range c.Deliveries {
-		d := &c.Deliveries[i]
-		if !validID(d.Attempt) || !d.Kind.Valid() || !d.Status.Valid() || d.Round < 0 || d.Round > math.MaxInt32 {
-			return fmt.Errorf("delivery %s, status %q: %w", d.DeliveryKey, d.Status, ErrInvalid)
+		if err := c.Deliveries[i].validate(); err != nil {
+			return err
 		}
 	}
-	for _, m := range c.Marks {
-		if m.Name == "" {
+	for i := range c.Acks {
+		if err := c.Acks[i].validate(); err != nil {
+			return err
+		}
+	}
+	for _, id := range c.Drop {
+		if !validID(id) {
+			return fmt.Errorf("drop of attempt id %q: %w", id, ErrInvalid)
+		}
+	}
+	for i := range c.Marks {
+		switch m := &c.Marks[i]; {
+		case m.Name == "":
 			return fmt.Errorf("mark without a name: %w", ErrInvalid)
+		case m.Version < 1, m.Version == 1 && m.Gone:
+			return fmt.Errorf("mark of version %d: %w", m.Version, ErrInvalid)
+		case len(m.Value) > MaxMark:
+			return fmt.Errorf("mark of %d bytes: %w", len(m.Value), ErrInvalid)
 		}
 	}
 	return nil
@@ -45,4 +59,11 @@ func (c *Commit) Validate() error {
 
 func validID(id string) bool {
 	return id != "" && len(id) <= MaxID && strings.IndexByte(id, 0) < 0
+}
+
+func (d *Delivery) validate() error {
+	if !validID(d.Attempt) || !d.Kind.Valid() || !d.Status.Valid() || d.Round < 0 || d.Round > math.MaxInt32 {
+		return fmt.Errorf("delivery %s, status %q: %w", d.DeliveryKey, d.Status, ErrInvalid)
+	}
+	return nil
 }

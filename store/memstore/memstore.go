@@ -34,14 +34,17 @@ type Store struct {
 	events     map[string][]store.Event // by attempt, "" for orphans
 	orphans    int64                    // last Seq of an orphan
 	deliveries map[store.DeliveryKey]store.Delivery
-	marks      map[string]mark
+	marks      map[string]*mark
 }
 
 type exchangeKey struct{ app, id string }
 
-type mark struct{ created, expires time.Time }
+type mark struct {
+	store.Mark
+	created time.Time
+}
 
-func (m mark) over(now time.Time) bool { return !m.expires.IsZero() && !now.Before(m.expires) }
+func (m *mark) over(now time.Time) bool { return !m.Expires.IsZero() && !now.Before(m.Expires) }
 
 var _ store.Store = (*Store)(nil)
 
@@ -62,7 +65,7 @@ func New(clock func() time.Time) *Store {
 		exchange:   map[exchangeKey]string{},
 		events:     map[string][]store.Event{},
 		deliveries: map[store.DeliveryKey]store.Delivery{},
-		marks:      map[string]mark{},
+		marks:      map[string]*mark{},
 	}
 }
 
@@ -147,14 +150,34 @@ func (s *Store) check(c *store.Commit, now time.Time) error {
 		}
 	}
 	for i := range c.Deliveries {
-		if id := c.Deliveries[i].Attempt; !known(id) {
-			return fmt.Errorf("delivery of attempt %s: %w", id, store.ErrNotFound)
+		d := &c.Deliveries[i]
+		if !known(d.Attempt) {
+			return fmt.Errorf("delivery of attempt %s: %w", d.Attempt, store.ErrNotFound)
+		}
+		_, taken := s.deliveries[d.DeliveryKey]
+		if taken || slices.ContainsFunc(c.Deliveries[:i], func(o store.Delivery) bool { return o.DeliveryKey == d.DeliveryKey }) {
+			return fmt.Errorf("delivery %s: %w", d.DeliveryKey, store.ErrConflict)
 		}
 	}
-	for i, m := range c.Marks {
-		old, ok := s.marks[m.Name]
-		if ok && !old.over(now) || slices.ContainsFunc(c.Marks[:i], func(o store.Mark) bool { return o.Name == m.Name }) {
+	for i := range c.Acks {
+		a := &c.Acks[i]
+		old, ok := s.deliveries[a.DeliveryKey]
+		if !ok || !a.Matches(&old) {
+			return fmt.Errorf("delivery %s: %w", a.DeliveryKey, store.ErrConflict)
+		}
+	}
+	for i := range c.Marks {
+		m := &c.Marks[i]
+		if slices.ContainsFunc(c.Marks[:i], func(o store.Mark) bool { return o.Name == m.Name }) {
 			return fmt.Errorf("mark: %w", store.ErrDuplicate)
+		}
+		old := s.marks[m.Name]
+		there := old != nil && !old.over(now)
+		switch {
+		case m.Version == 1 && there:
+			return fmt.Errorf("mark: %w", store.ErrDuplicate)
+		case m.Version > 1 && (!there || old.Version != m.Version-1):
+			return fmt.Errorf("mark: %w", store.ErrConflict)
 		}
 	}
 	return nil
@@ -199,9 +222,46 @@ func (s *Store) write(c *store.Commit, now time.Time) {
 		d.Normalize()
 		s.deliveries[d.DeliveryKey] = d
 	}
-	for _, m := range c.Marks {
-		s.marks[m.Name] = mark{created: now, expires: store.Time(m.Expires)}
+	for i := range c.Acks {
+		d := c.Acks[i].Clone()
+		d.Normalize()
+		s.deliveries[d.DeliveryKey] = d
 	}
+	for _, id := range c.Drop {
+		for k, d := range s.deliveries {
+			if k.Attempt == id && d.Dropped() {
+				s.deliveries[k] = d
+			}
+		}
+	}
+	for _, m := range c.Marks {
+		if m.Gone {
+			delete(s.marks, m.Name)
+			continue
+		}
+		created := now
+		if old := s.marks[m.Name]; m.Version > 1 && old != nil {
+			created = old.created
+		}
+		m.Value, m.Expires = slices.Clone(m.Value), store.Time(m.Expires)
+		s.marks[m.Name] = &mark{Mark: m, created: created}
+	}
+}
+
+// Mark returns a mark that is not over; see [store.Store].
+func (s *Store) Mark(ctx context.Context, name string) (store.Mark, error) {
+	now, err := s.lock(ctx, "mark")
+	if err != nil {
+		return store.Mark{}, err
+	}
+	defer s.mu.Unlock()
+	m := s.marks[name]
+	if m == nil || m.over(now) {
+		return store.Mark{}, fmt.Errorf("memstore: mark: %w", store.ErrNotFound)
+	}
+	out := m.Mark
+	out.Value = slices.Clone(out.Value)
+	return out, nil
 }
 
 // Find is the engine's read; see [store.Store].
@@ -295,7 +355,7 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 }
 
 // Claim takes deliveries whose time has come; see [store.Store].
-func (s *Store) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
+func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
 	now, err := s.lock(ctx, "claim")
 	if err != nil {
 		return nil, err
@@ -303,7 +363,7 @@ func (s *Store) Claim(ctx context.Context, owner string, limit int, hold time.Du
 	defer s.mu.Unlock()
 	var out []store.Delivery
 	for _, d := range s.deliveries {
-		if d.Status == store.DeliveryPending && !d.NextAt.After(now) {
+		if d.Status == store.DeliveryPending && !d.NextAt.After(now) && (q.Attempt == "" || d.Attempt == q.Attempt) && !s.waits(&d) {
 			out = append(out, d)
 		}
 	}
@@ -313,15 +373,25 @@ func (s *Store) Claim(ctx context.Context, owner string, limit int, hold time.Du
 		}
 		return a.Compare(b.DeliveryKey)
 	})
-	out = out[:min(len(out), max(limit, 0))]
+	out = out[:min(len(out), max(q.Limit, 0))]
 	for i := range out {
-		out[i].Owner = owner
+		out[i].Owner = q.Owner
 		out[i].Tries++
-		out[i].NextAt = store.Time(now.Add(hold))
+		out[i].NextAt = store.Time(now.Add(q.Hold))
 		s.deliveries[out[i].DeliveryKey] = out[i].Clone()
 		out[i] = out[i].Clone()
 	}
 	return out, nil
+}
+
+// waits reports whether an earlier delivery of the attempt is pending.
+func (s *Store) waits(d *store.Delivery) bool {
+	for k, o := range s.deliveries {
+		if k.Attempt == d.Attempt && k.Round < d.Round && o.Status == store.DeliveryPending {
+			return true
+		}
+	}
+	return false
 }
 
 // Changed waits for a newer version; see [store.Store].
@@ -422,6 +492,15 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	}
 	defer s.mu.Unlock()
 	return store.Info{Backend: "memory", Where: "this process", Schema: Schema, Now: now}, nil
+}
+
+// Probe reports whether the store is open; see [store.Store].
+func (s *Store) Probe(ctx context.Context) error {
+	if _, err := s.lock(ctx, "probe"); err != nil {
+		return err
+	}
+	s.mu.Unlock()
+	return nil
 }
 
 // Close refuses all further calls and wakes those who wait in Changed.

@@ -37,7 +37,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 // owes reports whether somebody is still to be told of the attempt.
 func (s *Store) owes(id string) bool {
 	for k, d := range s.deliveries {
-		if k.Attempt == id && (d.Status == store.DeliveryPending || d.Status == store.DeliveryDead) {
+		if k.Attempt == id && d.Owed() {
 			return true
 		}
 	}
@@ -114,6 +114,8 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 			c.Owed++
 		case store.DeliveryDead:
 			c.Dead++
+		case store.DeliveryUndeliverable:
+			c.Undeliverable++
 		case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
 		}
 	}
