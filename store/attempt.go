@@ -159,7 +159,20 @@ type Failure struct {
 	Operation string // what was called: "GetToken", "exchange", "CreateConversation"
 	Status    int    // HTTP status, 0 for none
 	Code      string // the upstream's or the client's own error code
+	Kind      string // [KindConsent], or "" where nothing more is known
 	Message   string
+}
+
+// KindConsent is the kind of a refusal for want of the user's or an
+// administrator's consent.
+const KindConsent = "consent_required"
+
+func (f *Failure) clone() *Failure {
+	if f == nil {
+		return nil
+	}
+	c := *f
+	return &c
 }
 
 // Verdict is what one look at an SSO token found.
@@ -241,11 +254,13 @@ type Attempt struct {
 	// until then, since Teams could not match it.
 	NoSSOUntil time.Time
 
-	AnswerStatus int    // the recorded answer of the last exchange, 0 for none
-	AnswerDetail string // its failureDetail
-	TokenMark    []byte // HMAC of the last SSO token
-	CodeMark     []byte // HMAC of the last verification code
-	CodeStatus   int    // the recorded answer to that code, 0 for none
+	AnswerStatus int       // the recorded answer of the last exchange, 0 for none
+	AnswerDetail string    // its failureDetail
+	AnswerCause  int       // the Token Service's status behind it, 0 for no answer
+	AnswerAt     time.Time // when it was given
+	TokenMark    []byte    // HMAC of the last SSO token
+	CodeMark     []byte    // HMAC of the last verification code
+	CodeStatus   int       // the recorded answer to that code, 0 for none
 
 	Supersedes   string
 	SupersededBy string
@@ -289,7 +304,7 @@ func (a *Attempt) Outcome() string {
 // Normalize brings the attempt to the store's edge: its times as [Time] makes
 // them, empty marks nil.
 func (a *Attempt) Normalize() {
-	for _, t := range []*time.Time{&a.Created, &a.Entered, &a.Expires, &a.Lease.Until, &a.CheckAt, &a.NoSSOUntil} {
+	for _, t := range []*time.Time{&a.Created, &a.Entered, &a.Expires, &a.Lease.Until, &a.CheckAt, &a.NoSSOUntil, &a.AnswerAt} {
 		*t = Time(*t)
 	}
 	for _, b := range []*[]byte{&a.TokenMark, &a.CodeMark, &a.Request} {
@@ -309,10 +324,7 @@ func (a *Attempt) Clone() Attempt {
 // CloneTo makes c a deep copy.
 func (a *Attempt) CloneTo(c *Attempt) {
 	*c = *a
-	if a.Failure != nil {
-		f := *a.Failure
-		c.Failure = &f
-	}
+	c.Failure = a.Failure.clone()
 	c.TokenMark = cloneBytes(a.TokenMark)
 	c.CodeMark = cloneBytes(a.CodeMark)
 	c.Request = cloneBytes(a.Request)

@@ -163,6 +163,8 @@ var attemptFields = [...]field[Attempt]{
 	54: text(func(a *Attempt) *string { return &a.ResourceURI }),
 	55: diagnosis(func(a *Attempt) *Diagnosis { return &a.Diagnosis }),
 	56: instant(func(a *Attempt) *time.Time { return &a.NoSSOUntil }),
+	57: number(func(a *Attempt) *int { return &a.AnswerCause }),
+	58: instant(func(a *Attempt) *time.Time { return &a.AnswerAt }),
 }
 
 var eventFields = [...]field[Event]{
@@ -201,6 +203,7 @@ var deliveryFields = [...]field[Delivery]{
 	9:  flag(func(d *Delivery) *bool { return &d.Fanout }),
 	10: failure(func(d *Delivery) **Failure { return &d.Failure }),
 	11: text(func(d *Delivery) *string { return &d.Error }),
+	12: failure(func(d *Delivery) **Failure { return &d.Refusal }),
 }
 
 var failureFields = [...]field[Failure]{
@@ -209,6 +212,7 @@ var failureFields = [...]field[Failure]{
 	3: text(func(f *Failure) *string { return &f.Code }),
 	4: text(func(f *Failure) *string { return &f.Message }),
 	5: text(func(f *Failure) *string { return &f.Operation }),
+	6: text(func(f *Failure) *string { return &f.Kind }),
 }
 
 // stateCodes number the states; the position is what is stored.

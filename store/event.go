@@ -109,7 +109,8 @@ type Delivery struct {
 	NextAt  time.Time // not to be tried before, by the store's clock
 	Owner   string    // who is trying
 	Fanout  bool      // a failure that is told to every registered connection
-	Failure *Failure  // what the handler gets; nil = server side
+	Failure *Failure  // what the client said, and the handler gets; nil = server side
+	Refusal *Failure  // what an upstream said, where the handler gets nil
 	Error   string    // of the last try, short
 }
 
@@ -152,9 +153,6 @@ func (d *Delivery) Normalize() {
 // Clone returns a deep copy.
 func (d *Delivery) Clone() Delivery {
 	c := *d
-	if d.Failure != nil {
-		f := *d.Failure
-		c.Failure = &f
-	}
+	c.Failure, c.Refusal = d.Failure.clone(), d.Refusal.clone()
 	return c
 }

@@ -85,6 +85,7 @@ func roundTrip(client *http.Client, req *http.Request, op string) ([]byte, *Erro
 		Op:         op,
 		Status:     resp.StatusCode,
 		Code:       errorCode(answer),
+		Consent:    wantsConsent(resp.StatusCode, answer),
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
 	}
 }

@@ -2,6 +2,7 @@ package tokensvc
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 	"time"
 )
@@ -118,6 +119,27 @@ func errorCode(body []byte) string {
 		return ""
 	}
 	return code
+}
+
+// wantsConsent reports whether an error answer is about consent. The service
+// answers 400 with "Consent Required" in its message, or Entra's code.
+func wantsConsent(status int, body []byte) bool {
+	switch code := strings.ToLower(errorCode(body)); {
+	case strings.Contains(code, "consent"):
+		return true
+	case status != http.StatusBadRequest:
+		return false
+	}
+	var answer struct {
+		Error struct {
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(body, &answer) != nil {
+		return false
+	}
+	message := strings.ToLower(answer.Error.Message)
+	return strings.Contains(message, "consent required") || strings.Contains(message, "aadsts65001")
 }
 
 func notOfCode(r rune) bool {

@@ -74,7 +74,10 @@ type Error struct {
 	Status     int           // HTTP status; 0: no answer (network, deadline)
 	Code       string        // error.code of the body, "" if none
 	RetryAfter time.Duration // of 429 and 503; 0 if absent
-	Err        error         // the cause when Status is 0 or the body was unreadable
+	// Consent says that the service refused for want of consent: its code says
+	// so, or, with a 400, its message, which is not kept.
+	Consent bool
+	Err     error // the cause when Status is 0 or the body was unreadable
 }
 
 // Error names operation, status and code.
@@ -93,6 +96,3 @@ func (e *Error) Error() string {
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
-
-// HTTPStatus returns Status.
-func (e *Error) HTTPStatus() int { return e.Status }

@@ -1,0 +1,144 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// The back-off of a callback that failed: 1 s, 2 s, 4 s … 10 min, until it is
+// given up and visible as stuck.
+const (
+	firstRetry = time.Second
+	lastRetry  = 10 * time.Minute
+	maxTries   = 10
+)
+
+// patience is how long throttling and outages do not count as tries, from the
+// row's creation on.
+const patience = 24 * time.Hour
+
+// maxError bounds what is kept of an error, in bytes.
+const maxError = 256
+
+// settle hands the outcome of a try to the next group of commits. Losing it only
+// repeats a callback. known says that the store has the outcome already.
+func (o *Outbox) settle(ctx context.Context, h *held, err error, known bool) {
+	if h.row.Attempt == "" {
+		return // of no attempt, so of no row
+	}
+	row, now := h.row, o.clock(h)
+	outcome(&row, now, err)
+	c := store.Commit{Events: []store.Event{o.told(&row, now)}}
+	if h.row.Status == store.DeliveryPending && !known {
+		c.Acks = []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}
+	}
+	o.Store.Later(ctx, c)
+}
+
+// giveBack lets go of a row whose callback was not begun.
+func (o *Outbox) giveBack(ctx context.Context, h *held) {
+	row := h.row
+	row.Owner, row.Tries, row.NextAt = "", row.Tries-1, o.clock(h)
+	o.Store.Later(context.WithoutCancel(ctx), store.Commit{Acks: []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}})
+}
+
+// outcome notes in the row how a try went.
+func outcome(row *store.Delivery, now time.Time, err error) {
+	row.Owner, row.Error = "", ""
+	if err != nil {
+		row.Error = clip(err.Error())
+	}
+	asked, throttled := throttled(err)
+	switch {
+	case row.Status != store.DeliveryPending: // it was acknowledged before it was made
+	case err == nil:
+		row.Status = store.DeliveryDone
+	case final(err):
+		row.Status = store.DeliveryUndeliverable
+	case throttled && now.Sub(row.Created) < patience:
+		row.Tries--
+		row.NextAt = now.Add(max(asked, firstRetry))
+	case row.Tries >= maxTries:
+		row.Status = store.DeliveryDead
+	default:
+		row.NextAt = now.Add(retryDelay(row.Tries))
+	}
+}
+
+func retryDelay(tries int) time.Duration {
+	d := firstRetry
+	for range tries - 1 {
+		if d *= 2; d >= lastRetry {
+			return lastRetry
+		}
+	}
+	return d
+}
+
+// answer is an error that knows what an upstream answered.
+type answer interface {
+	error
+	HTTPStatus() int
+	ErrorCode() string
+	RetryDelay() time.Duration
+}
+
+// throttled reports whether an upstream asked to come back later, and when.
+func throttled(err error) (time.Duration, bool) {
+	var a answer
+	if !errors.As(err, &a) {
+		return 0, false
+	}
+	switch a.HTTPStatus() {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return a.RetryDelay(), true
+	}
+	return 0, false
+}
+
+// final reports whether no repeat can change the refusal: the bot's own code
+// says so, or the connector's answer does.
+func final(err error) bool {
+	var own interface{ Permanent() bool }
+	if errors.As(err, &own) && own.Permanent() {
+		return true
+	}
+	var a answer
+	if !errors.As(err, &a) {
+		return false
+	}
+	switch a.HTTPStatus() {
+	case http.StatusForbidden:
+		switch a.ErrorCode() {
+		case "BotDisabledByAdmin", "BotNotInConversationRoster", "ConversationBlockedByUser", "MessageWritesBlocked":
+			return true
+		}
+	case http.StatusNotFound:
+		return a.ErrorCode() == "ConversationNotFound"
+	}
+	return false
+}
+
+// told is the audit line of a try.
+func (o *Outbox) told(row *store.Delivery, now time.Time) store.Event {
+	detail := string(row.Status)
+	if row.Error != "" {
+		detail += ": " + row.Error
+	}
+	return store.Event{
+		Attempt: row.Attempt, Time: now, Instance: o.Instance, Kind: store.EventCallback,
+		Invoke: row.DeliveryKey.String(), Detail: detail,
+	}
+}
+
+func clip(s string) string {
+	if len(s) <= maxError {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxError], "")
+}

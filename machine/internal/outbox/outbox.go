@@ -1,0 +1,293 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+const (
+	// workers is how many callbacks of the outbox one process makes at once.
+	workers = 8
+	// pollEvery is how often the store is asked for rows whose turn has come.
+	pollEvery = time.Second
+)
+
+// Store is what the outbox needs of the engine's store.
+type Store interface {
+	Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error)
+	// Later writes what nobody waits for.
+	Later(ctx context.Context, c store.Commit)
+}
+
+// Transactor is a store that can run a callback and its acknowledgement in one
+// transaction.
+type Transactor interface {
+	// AckIn runs fn in a transaction and acknowledges row with it, all or
+	// nothing. store.ErrConflict: the row is no longer this caller's to deliver,
+	// and nothing was kept.
+	AckIn(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx any) error) error
+}
+
+// Tell runs the bot's handlers for one row. tx is the transaction of the
+// [Transactor], nil without one. A nil Tell means that nobody listens.
+type Tell func(ctx context.Context, tx any) error
+
+// Config of an outbox. All members but Transactor are required.
+type Config struct {
+	Store      Store
+	Transactor Transactor
+	Instance   string           // who claims
+	Lease      time.Duration    // how long a row is held
+	Budget     time.Duration    // how long an invoke waits for its own callback
+	Clock      func() time.Time // only durations are taken from it
+	// Prepare makes the callback of a row that was claimed: it reads the attempt
+	// and fetches the token again.
+	Prepare func(ctx context.Context, row store.Delivery) (Tell, error)
+	// Failed is told of each try that ended with an error.
+	Failed func(ctx context.Context, row store.Delivery, err error)
+	// Overrun is told of each callback that its invoke waits for no longer.
+	Overrun func(row store.Delivery)
+}
+
+// Outbox makes callbacks. Its methods may be called from many goroutines.
+type Outbox struct {
+	Config
+	flight flight
+}
+
+// New makes an outbox. It starts nothing.
+func New(c Config) *Outbox { return &Outbox{Config: c} }
+
+// held is a row that this process holds.
+type held struct {
+	row   store.Delivery
+	now   time.Time // the store's clock when it was claimed …
+	since time.Time // … and ours
+}
+
+// left is how much longer the row is held.
+func (o *Outbox) left(h *held) time.Duration { return o.Lease - o.Clock().Sub(h.since) }
+
+// clock is the store's clock, carried on by ours.
+func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.since)) }
+
+// Inline makes the callback of a transition that this process has just written:
+// row as it was written, and now the store's clock then. It waits for the
+// handler as long as the budget allows; after that the handler goes on by itself.
+//
+// A row that was not written as held is claimed first. If an earlier callback of
+// its attempt is not through yet, it is not this row's turn, and [Outbox.Run]
+// makes it later.
+func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, tell Tell) {
+	budget := time.NewTimer(o.Budget)
+	defer budget.Stop()
+	h := &held{row: row, now: now, since: o.Clock()}
+	for row.Status == store.DeliveryPending && h.row.Owner == "" {
+		next := o.claim(ctx, row.Attempt)
+		if next == nil {
+			return
+		}
+		if h = next; h.row.DeliveryKey != row.DeliveryKey {
+			// An earlier callback whose turn has come again.
+			o.redeliver(ctx, h)
+			h = &held{row: row}
+		}
+	}
+	done := o.begin(ctx, h, tell)
+	select {
+	case <-done:
+	case <-budget.C:
+		o.Overrun(h.row)
+	}
+}
+
+// Run claims and makes callbacks until ctx is done. It does not wait for those
+// that are under way: see [Outbox.Wait].
+func (o *Outbox) Run(ctx context.Context) {
+	free := make(chan struct{}, workers)
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		for ctx.Err() == nil {
+			select {
+			case free <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			h := o.claim(ctx, "")
+			if h == nil {
+				<-free
+				break
+			}
+			o.flight.add()
+			go func() {
+				defer o.flight.done()
+				o.redeliver(ctx, h)
+				<-free
+			}()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Due makes every callback whose turn has come, one after the other.
+func (o *Outbox) Due(ctx context.Context) error {
+	for ctx.Err() == nil {
+		h, err := o.tryClaim(ctx, "")
+		if err != nil || h == nil {
+			return err
+		}
+		o.redeliver(ctx, h)
+	}
+	return fmt.Errorf("callbacks: %w", ctx.Err())
+}
+
+// Wait returns when no callback is under way in this process, or when ctx is
+// done.
+func (o *Outbox) Wait(ctx context.Context) error { return o.flight.wait(ctx) }
+
+// claim takes the next row, of one attempt or of any; nil for none. An error is
+// reported and means none.
+func (o *Outbox) claim(ctx context.Context, attempt string) *held {
+	h, err := o.tryClaim(ctx, attempt)
+	if err != nil && ctx.Err() == nil {
+		o.Failed(ctx, store.Delivery{DeliveryKey: store.DeliveryKey{Attempt: attempt}}, err)
+	}
+	return h
+}
+
+func (o *Outbox) tryClaim(ctx context.Context, attempt string) (*held, error) {
+	since := o.Clock()
+	rows, err := o.Store.Claim(ctx, store.ClaimQuery{Owner: o.Instance, Attempt: attempt, Limit: 1, Hold: o.Lease})
+	if err != nil {
+		return nil, fmt.Errorf("claim a callback: %w", err)
+	}
+	if len(rows) == 0 {
+		return nil, nil //nolint:nilnil // nothing is due
+	}
+	return &held{row: rows[0], now: rows[0].NextAt.Add(-o.Lease), since: since}, nil
+}
+
+// redeliver makes the callback of a claimed row and waits for it while the row
+// is held.
+func (o *Outbox) redeliver(ctx context.Context, h *held) {
+	if h.row.Tries > maxTries { // no try has come back: each ended with its process
+		o.settle(ctx, h, errors.New("no try has come back"), false)
+		return
+	}
+	tell, err := o.Prepare(ctx, h.row)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		o.giveBack(ctx, h)
+		return
+	case err != nil:
+		o.Failed(ctx, h.row, err)
+		o.settle(ctx, h, err, false)
+		return
+	case o.left(h) < o.Budget:
+		// Another process may have the row before the handler is done.
+		return
+	}
+	over := time.NewTimer(o.left(h))
+	defer over.Stop()
+	select {
+	case <-o.begin(ctx, h, tell):
+	case <-over.C:
+		o.Overrun(h.row)
+	}
+}
+
+// begin runs the handlers of a held row and acknowledges it. The channel is
+// closed when both are done.
+func (o *Outbox) begin(ctx context.Context, h *held, tell Tell) <-chan struct{} {
+	done := make(chan struct{})
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.left(h))
+	o.flight.add()
+	go func() {
+		defer o.flight.done()
+		defer close(done)
+		defer cancel()
+		kept, err := o.run(ctx, h, tell)
+		if err != nil {
+			o.Failed(ctx, h.row, err)
+		}
+		o.settle(context.WithoutCancel(ctx), h, err, kept)
+	}()
+	return done
+}
+
+// run calls the handlers, in the store's transaction where there is one. It
+// reports whether the store knows the outcome already: the transaction has
+// acknowledged the row, or found that it is somebody else's by now.
+func (o *Outbox) run(ctx context.Context, h *held, tell Tell) (known bool, err error) {
+	if tell == nil {
+		return false, nil
+	}
+	if o.Transactor == nil || h.row.Status != store.DeliveryPending {
+		return false, guarded(func() error { return tell(ctx, nil) })
+	}
+	err = o.Transactor.AckIn(ctx, h.row, func(ctx context.Context, tx any) error {
+		return guarded(func() error { return tell(ctx, tx) })
+	})
+	return err == nil || errors.Is(err, store.ErrConflict), err
+}
+
+// guarded turns a panic of the bot's code into an error.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
+
+// flight counts what is under way.
+type flight struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{} // closed when n is back at 0; nil while nobody waits
+}
+
+func (f *flight) add() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.n++
+}
+
+func (f *flight) done() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.n--; f.n == 0 && f.idle != nil {
+		close(f.idle)
+		f.idle = nil
+	}
+}
+
+func (f *flight) wait(ctx context.Context) error {
+	f.mu.Lock()
+	if f.n == 0 {
+		f.mu.Unlock()
+		return nil
+	}
+	if f.idle == nil {
+		f.idle = make(chan struct{})
+	}
+	idle, n := f.idle, f.n
+	f.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%d callbacks are under way: %w", n, ctx.Err())
+	}
+}

@@ -1,0 +1,115 @@
+package table
+
+import "github.com/signin-engine/signin-engine/store"
+
+// Kind is the kind of an event.
+type Kind string
+
+// What starts something: the bot, a client, an operator or the sweeper.
+const (
+	SignInAsked   Kind = "SignIn"         // the bot called SignIn
+	TokenExchange Kind = "tokenExchange"  // signin/tokenExchange arrived
+	VerifyState   Kind = "verifyState"    // signin/verifyState arrived, for one candidate
+	PopupClosed   Kind = "popup closed"   // signin/verifyState said CancelledByUser
+	ClientFailure Kind = "client failure" // signin/failure arrived
+	SignOutAsked  Kind = "SignOut"        // the bot called SignOut
+	Sweep         Kind = "sweep"          // the sweeper found the attempt due
+	ReconcileAsk  Kind = "reconcile"      // an operator asked for the truth
+	CancelAsked   Kind = "cancel"         // an operator ended the attempt
+)
+
+// What an upstream answered. It comes back as the next event.
+const (
+	TokenFound     Kind = "token found"     // GetToken: a token
+	NoToken        Kind = "no token"        // GetToken: 404
+	LookupFailed   Kind = "look-up failed"  // GetToken: anything else
+	ResourceFound  Kind = "resource found"  // GetSignInResource: 200
+	ResourceFailed Kind = "resource failed" // GetSignInResource: anything else
+
+	CardAccepted Kind = "card accepted" // card POST: 2xx
+	CardRejected Kind = "card rejected" // card POST: 4xx
+	CardUnclear  Kind = "card unclear"  // card POST: 5xx or no answer
+
+	ExchangeOK      Kind = "exchange ok"      // exchange: a token
+	ExchangeRefused Kind = "exchange refused" // exchange: 400, 404, 412, no answer, or 200 without a token
+	ExchangeFailed  Kind = "exchange failed"  // exchange: any other status
+
+	VerifyOK      Kind = "code ok"      // GetToken with the code: a token
+	VerifyMiss    Kind = "code missed"  // GetToken with the code: 404
+	VerifyRefused Kind = "code refused" // GetToken with the code: 400, 412
+	VerifyFailed  Kind = "code failed"  // GetToken with the code: any other status, or no answer
+	CodeSpent     Kind = "code spent"   // the code was redeemed to keep the Token Service clean
+	NoMatch       Kind = "no match"     // no candidate took the code
+
+	SignedOut    Kind = "signed out"      // DELETE: done
+	SignOutError Kind = "sign-out failed" // DELETE: failed
+
+	Recovered     Kind = "recovered"       // GetToken after a crash: a token
+	NotRecovered  Kind = "not recovered"   // GetToken after a crash: 404
+	RecoverFailed Kind = "recovery failed" // GetToken after a crash: anything else
+)
+
+// IsAnswer reports whether k is about the attempt for which an upstream was
+// asked, and about no other.
+func (k Kind) IsAnswer() bool {
+	switch k {
+	case CardAccepted, CardRejected, CardUnclear, ExchangeOK, ExchangeRefused, ExchangeFailed,
+		VerifyOK, VerifyMiss, VerifyRefused, VerifyFailed, CodeSpent, Recovered, NotRecovered, RecoverFailed:
+		return true
+	default:
+		return false
+	}
+}
+
+// IsSuccess reports whether k says that the Token Service holds the user's token
+// now. A success is never thrown away.
+func (k Kind) IsSuccess() bool { return k == ExchangeOK || k == VerifyOK || k == Recovered }
+
+// Event is one thing that happened. It carries no secret: tokens and codes are
+// marks by the time they get here.
+type Event struct {
+	Kind Kind
+
+	// Of an invoke.
+	Invoke    string // its name, for the audit trail
+	Activity  string // id of the activity that brought the event
+	Platform  string // of the client
+	TokenMark []byte // of the SSO token
+	CodeMark  []byte // of the verification code
+
+	// Of an upstream's answer.
+	Operation  string // what was called
+	Source     string // who failed, as in store.Failure
+	Status     int    // 0 for no answer
+	Code       string // error code of the upstream, or of the client
+	Consent    bool   // the upstream refused for want of consent
+	Message    string
+	Detail     string // short, for the audit trail and the failureDetail
+	Fence      int64  // the claim under which it was called; 0 for none
+	Diagnosis  store.Diagnosis
+	ExchangeID string // of the invoke, or of the resource that was found
+	CardID     string // of the card that was accepted
+
+	// Of a resource that was found.
+	ResourceURI      string
+	SSO              bool   // the card offers SSO
+	Withheld         bool   // it could, but not in this conversation (A14) or not for now
+	CardConversation string // where the card goes, if not where the user asked
+
+	// Of a verification code.
+	Only       bool // there is no other candidate
+	First      bool // this is the best candidate
+	Attributed bool // the card that was replied to is this attempt's, or there is no other candidate
+	Unclear    bool // an upstream failure hid the truth
+
+	// What was found out about the event.
+	Waited   store.State // the state in which it has already waited
+	Asked    bool        // the Token Service was asked for the truth (E8)
+	Raced    bool        // others changed the attempt since the last upstream call
+	Another  bool        // … or put another attempt in its place
+	OldCard  bool        // its exchange id is of an attempt that this one superseded
+	Foreign  bool        // its exchange id is another user's
+	Stranger bool        // its user has no attempt in this group or channel
+
+	Actor string // operator
+}

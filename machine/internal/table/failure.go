@@ -1,0 +1,131 @@
+package table
+
+import "github.com/signin-engine/signin-engine/store"
+
+// Rows D: signin/failure arrived. It names no connection, and its answer is 200
+// whatever it says.
+func failureRules() []Block {
+	return []Block{
+		block(on(ClientFailure), in(None),
+			Rule{
+				Row:   "D8",
+				If:    when(stranger),
+				Reply: ReplyOK,
+				Note:  "its user has no attempt in this conversation",
+			},
+			Rule{
+				Row:   "D0",
+				If:    when(policyFanoutAll),
+				Reply: ReplyOK,
+				Tell:  TellAll,
+				Note:  "no attempt is waiting for SSO",
+			},
+			Rule{
+				Row:   "D0",
+				Reply: ReplyOK,
+				Note:  "no attempt is waiting for SSO",
+			},
+		),
+		block(on(ClientFailure), in(Idle),
+			withheld(),
+			endedByClient(),
+			shownButton(),
+			afterRefusal(),
+			notForSSOAll(),
+			notForSSO(),
+		),
+		block(on(ClientFailure), in(CardSent),
+			expired(),
+			withheld(),
+			endedByClient(),
+			shownButton(),
+			afterRefusal(),
+			notForSSOAll(),
+			notForSSO(),
+		),
+		block(on(ClientFailure), in(Exchanging, Verifying),
+			Rule{
+				Row:   "D4",
+				Do:    do(touch),
+				Reply: ReplyOK,
+				Tell:  TellValue,
+			},
+		),
+		block(on(ClientFailure), in(Complete, Failed),
+			Rule{
+				Row:   "D5",
+				Reply: ReplyOK,
+				Note:  "late failure of another device",
+			},
+		),
+	}
+}
+
+// withheld: Teams could not match the card's resource. Until somebody repairs
+// the app's registration the next cards come without it.
+func withheld() Rule {
+	return Rule{
+		Row:    "D1",
+		If:     when(ssoOffered, noRound, noMatch),
+		Edge:   fail,
+		Reason: store.ReasonClientFailure,
+		Do:     do(keepFailure, outcomeClient, withholdSSO),
+		Reply:  ReplyOK,
+		Tell:   TellValue,
+	}
+}
+
+// endedByClient: after this code the client shows nothing more.
+func endedByClient() Rule {
+	return Rule{
+		Row:    "D1",
+		If:     when(ssoOffered, noRound, endsSSO),
+		Edge:   fail,
+		Reason: store.ReasonClientFailure,
+		Do:     do(keepFailure, outcomeClient),
+		Reply:  ReplyOK,
+		Tell:   TellValue,
+	}
+}
+
+// shownButton: after this code the client shows the card's button.
+func shownButton() Rule {
+	return Rule{
+		Row:   "D2",
+		If:    when(ssoOffered, noRound),
+		Do:    do(keepFailure, outcomeClient),
+		Reply: ReplyOK,
+		Tell:  TellValue,
+	}
+}
+
+// afterRefusal: an exchange was refused before, and the button works.
+func afterRefusal() Rule {
+	return Rule{
+		Row:   "D7",
+		If:    when(ssoOffered),
+		Do:    do(keepFailure, outcomeClient),
+		Reply: ReplyOK,
+		Tell:  TellValue,
+	}
+}
+
+// notForSSOAll and notForSSO: the card offers no SSO, so this failure is not its
+// own.
+func notForSSOAll() Rule {
+	return Rule{
+		Row:   "D6",
+		If:    when(policyFanoutAll),
+		Do:    do(touch),
+		Reply: ReplyOK,
+		Tell:  TellAll,
+	}
+}
+
+func notForSSO() Rule {
+	return Rule{
+		Row:   "D6",
+		Reply: ReplyOK,
+		Note:  "this card offers no SSO",
+	}
+}

@@ -1,0 +1,205 @@
+package table
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Guards about who is at it.
+const (
+	held      Guard = "somebody is at it"      // the lease is live
+	notHeld   Guard = "nobody is at it"        // the lease is over
+	mine      Guard = "claim is still mine"    // the call was made under the claim that stands
+	notMine   Guard = "claim is not mine"      // somebody has claimed it since, or there was no claim
+	claimed   Guard = "made under a claim"     // whether it still stands or not
+	raced     Guard = "others were faster"     // since the last upstream call
+	another   Guard = "another took its place" // another attempt of the key is there since the last upstream call
+	waited    Guard = "has waited"
+	notWaited Guard = "has not waited"
+	// The event has waited while the attempt was in that state.
+	waitedForExchange Guard = "has waited for an exchange"
+	waitedForVerify   Guard = "has waited for a verification"
+)
+
+// Guards about time.
+const (
+	pastExpiry     Guard = "past expiry"
+	checkDue       Guard = "recovery due" // its back-off is over (E8)
+	asked          Guard = "the Token Service was asked"
+	withinCooldown Guard = "within the cool-down"
+	justNow        Guard = "answered less than 10 s ago"
+)
+
+// Guards about SignIn.
+const (
+	sameActivity Guard = "the activity that opened it"
+	ssoWithheld  Guard = "no SSO on this card"
+)
+
+// Guards about an exchange.
+const (
+	answered       Guard = "an answer is on record"
+	refusedClearly Guard = "refused with a status" // the recorded answer stands on a 400, 404 or 412
+	sameToken      Guard = "same token"
+	oldCard        Guard = "id of a superseded card"
+	foreignCard    Guard = "id of another user's card"
+	byCode         Guard = "completed by a code"
+	upstreamFailed Guard = "failed upstream"
+	signedOut      Guard = "signed out"
+	statusRejects  Guard = "status rejects" // the upstream said no, rather than nothing
+	noStatus       Guard = "no status"
+)
+
+// Guards about a verification code.
+const (
+	sameCode     Guard = "same code"
+	codeAnswered Guard = "an answer to the code is on record"
+	only         Guard = "only candidate"
+	first        Guard = "best candidate"
+	attributed   Guard = "attributed" // by the card that was replied to, or as the only candidate
+	lastTry      Guard = "last try"   // max_code_tries
+	unclear      Guard = "an upstream failure hid the truth"
+)
+
+// Guards about signin/failure.
+const (
+	ssoOffered Guard = "SSO offered"
+	noRound    Guard = "no exchange yet"
+	endsSSO    Guard = "code ends the sign-in" // the client shows no button
+	noMatch    Guard = "resource does not match"
+	stranger   Guard = "no attempt here" // of this user in this group or channel
+)
+
+// Guards about the policy.
+const (
+	policyNoop      Guard = "failed_duplicate: noop"
+	policyReject    Guard = "late_invoke: reject"
+	policyFail      Guard = "popup_closed: fail"
+	policyCard      Guard = "on_silent_error: card"
+	policyFanoutAll Guard = "failure_fanout: all"
+)
+
+// replayFor is how long a refused exchange is answered from the record (B9).
+// Later the same token is tried again: consent may have been given meanwhile.
+const replayFor = 10 * time.Second
+
+// meanings says what the guards mean.
+func meanings() map[Guard]func(*Input) bool {
+	return map[Guard]func(*Input) bool{
+		held:    func(in *Input) bool { return in.held() },
+		notHeld: func(in *Input) bool { return !in.held() },
+		mine: func(in *Input) bool {
+			return in.Event.Fence != 0 && in.Attempt.Lease.Fence == in.Event.Fence
+		},
+		notMine: func(in *Input) bool {
+			return in.Event.Fence == 0 || in.Attempt.Lease.Fence != in.Event.Fence
+		},
+		claimed:           func(in *Input) bool { return in.Event.Fence != 0 },
+		raced:             func(in *Input) bool { return in.Event.Raced },
+		another:           func(in *Input) bool { return in.Event.Another },
+		waited:            func(in *Input) bool { return in.Event.Waited != None },
+		notWaited:         func(in *Input) bool { return in.Event.Waited == None },
+		waitedForExchange: func(in *Input) bool { return in.Event.Waited == Exchanging },
+		waitedForVerify:   func(in *Input) bool { return in.Event.Waited == Verifying },
+
+		pastExpiry:     func(in *Input) bool { return !in.Now.Before(in.Attempt.Expires) },
+		checkDue:       func(in *Input) bool { return !in.Now.Before(in.Attempt.CheckAt) },
+		asked:          func(in *Input) bool { return in.Event.Asked },
+		withinCooldown: func(in *Input) bool { return in.Now.Sub(in.Attempt.Entered) < cooldown(in) },
+		justNow:        func(in *Input) bool { return in.Now.Sub(in.Attempt.AnswerAt) < replayFor },
+
+		sameActivity: func(in *Input) bool {
+			return in.Event.Activity != "" && in.Attempt.Activity == in.Event.Activity
+		},
+		ssoWithheld: func(in *Input) bool { return in.Event.Withheld },
+
+		answered: func(in *Input) bool { return in.Attempt.AnswerStatus != 0 },
+		refusedClearly: func(in *Input) bool {
+			switch in.Attempt.AnswerCause {
+			case http.StatusBadRequest, http.StatusNotFound, http.StatusPreconditionFailed:
+				return true
+			}
+			return false
+		},
+		sameToken:   func(in *Input) bool { return bytes.Equal(in.Attempt.TokenMark, in.Event.TokenMark) },
+		oldCard:     func(in *Input) bool { return in.Event.OldCard },
+		foreignCard: func(in *Input) bool { return in.Event.Foreign },
+		byCode:      func(in *Input) bool { return in.Attempt.Method == store.MethodVerifyState },
+		upstreamFailed: func(in *Input) bool {
+			return FailedUpstream(in.Attempt.Reason)
+		},
+		signedOut:     func(in *Input) bool { return in.Attempt.Reason == store.ReasonSignedOut },
+		statusRejects: func(in *Input) bool { return rejects(in.Event.Status) },
+		noStatus:      func(in *Input) bool { return in.Event.Status == 0 },
+
+		sameCode:     func(in *Input) bool { return bytes.Equal(in.Attempt.CodeMark, in.Event.CodeMark) },
+		codeAnswered: func(in *Input) bool { return in.Attempt.CodeStatus != 0 },
+		only:         func(in *Input) bool { return in.Event.Only },
+		first:        func(in *Input) bool { return in.Event.First },
+		attributed:   func(in *Input) bool { return in.Event.Attributed },
+		lastTry: func(in *Input) bool {
+			return in.Policy.MaxCodeTries > 0 && in.Attempt.VerifyTries+1 >= in.Policy.MaxCodeTries
+		},
+		unclear: func(in *Input) bool { return in.Event.Unclear },
+
+		ssoOffered: func(in *Input) bool { return in.Attempt.SSOOffered },
+		noRound:    func(in *Input) bool { return in.Attempt.Rounds == 0 },
+		endsSSO:    func(in *Input) bool { return !showsButton(in.Event.Code) },
+		noMatch:    func(in *Input) bool { return strings.EqualFold(in.Event.Code, "resourcematchfailed") },
+		stranger:   func(in *Input) bool { return in.Event.Stranger },
+
+		policyNoop:      func(in *Input) bool { return !in.Policy.ReplayFailed },
+		policyReject:    func(in *Input) bool { return in.Policy.RejectLate },
+		policyFail:      func(in *Input) bool { return in.Policy.FailOnClose },
+		policyCard:      func(in *Input) bool { return in.Policy.CardOnLookupError },
+		policyFanoutAll: func(in *Input) bool { return in.Policy.TellAllFailures },
+	}
+}
+
+// aboutEvent are the guards that do not look at the attempt. Only they may
+// stand in a block that is also about no attempt.
+func aboutEvent(g Guard) bool {
+	switch g {
+	case claimed, raced, another, waited, notWaited, waitedForExchange, waitedForVerify, asked, ssoWithheld,
+		oldCard, foreignCard, statusRejects, noStatus, only, first, attributed, unclear, endsSSO, noMatch, stranger,
+		policyNoop, policyReject, policyFail, policyCard, policyFanoutAll:
+		return true
+	default:
+		return false
+	}
+}
+
+func cooldown(in *Input) time.Duration {
+	if in.Attempt.Origin == store.OriginCompose {
+		return in.Policy.ComposeCooldown
+	}
+	return in.Policy.ResendCooldown
+}
+
+// FailedUpstream reports whether an attempt ended because an upstream failed:
+// an outage, and no verdict on a token.
+func FailedUpstream(r store.Reason) bool {
+	return r == store.ReasonUpstreamRejected || r == store.ReasonUpstreamUnavailable
+}
+
+// rejects tells an upstream that said no from one that could not say.
+func rejects(status int) bool {
+	return status >= http.StatusBadRequest && status < http.StatusInternalServerError &&
+		status != http.StatusTooManyRequests && status != http.StatusRequestTimeout
+}
+
+// showsButton reports whether the client goes on with the card's button after
+// this failure code. Of the codes that clients send, these four do (D2); an
+// unknown code does not.
+func showsButton(code string) bool {
+	switch strings.ToLower(code) {
+	case "installappfailed", "authrequestfailed", "userconsentrequired", "interactionrequired":
+		return true
+	default:
+		return false
+	}
+}

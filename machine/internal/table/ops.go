@@ -1,0 +1,138 @@
+package table
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// The ops. What a name leaves open, the meaning below says.
+const (
+	claim     Op = "claim"      // lease to this instance, fence + 1
+	moveFence Op = "move fence" // whoever holds the lease has lost it
+
+	offerCard   Op = "offer card"       // what the card to be sent offers, and where it goes
+	keepCardID  Op = "keep card id"     // the activity id that the card's POST returned
+	flagUnknown Op = "delivery unknown" // the card's POST had no clear answer
+
+	beginRound   Op = "begin round" // a new exchange round with this token
+	adoptID      Op = "adopt id"    // the exchange id of a card that this store does not know
+	keepAnswer   Op = "keep answer" // of the exchange, for duplicates
+	forgetAnswer Op = "forget answer"
+
+	keepFailure     Op = "keep failure" // what went wrong, for people
+	keepDiagnosis   Op = "keep diagnosis"
+	outcomeRejected Op = "SSO rejected" // sso_outcome
+	outcomeClient   Op = "SSO failed"   // sso_outcome, with the client's code
+	withholdSSO     Op = "withhold SSO" // the next cards come without the resource
+
+	keepCode       Op = "keep code"        // the mark of the code that is on its way
+	refuseCode     Op = "refuse code"      // its answer is 412
+	keepCodeAnswer Op = "keep code answer" // of the code, for duplicates
+	countTry       Op = "count try"        // one more wrong code
+	flagPopup      Op = "popup closed"
+
+	nextGeneration Op = "next generation" // one more sign-out
+	dropOwed       Op = "drop owed"       // a completion that nobody was told of stays untold
+	backOff        Op = "back off"        // let go, and recover later
+	touch          Op = "touch"           // nothing but what every write does
+)
+
+const (
+	// firstCheck and lastCheck bound the back-off of a recovery (E8).
+	firstCheck = 5 * time.Second
+	lastCheck  = 60 * time.Second
+	// withheldFor is how long cards come without the resource after Teams could
+	// not match it.
+	withheldFor = 24 * time.Hour
+)
+
+// deeds says what the ops do to the record that the rule is about.
+func deeds() map[Op]func(*Input, *store.Attempt) {
+	return map[Op]func(*Input, *store.Attempt){
+		claim: func(in *Input, a *store.Attempt) {
+			a.Lease = store.Lease{Owner: in.Instance, Fence: a.Lease.Fence + 1, Until: in.Now.Add(in.Policy.Lease)}
+		},
+		moveFence: func(_ *Input, a *store.Attempt) { a.Lease.Fence++ },
+
+		offerCard: func(in *Input, a *store.Attempt) {
+			a.SSOOffered = in.Event.SSO
+			a.ExchangeID, a.ResourceURI = in.Event.ExchangeID, in.Event.ResourceURI
+			a.CardConversation = in.Event.CardConversation
+		},
+		keepCardID: func(in *Input, a *store.Attempt) {
+			if in.Event.CardID != "" {
+				a.CardActivityID = in.Event.CardID
+			}
+		},
+		flagUnknown: func(_ *Input, a *store.Attempt) { a.DeliveryUnknown = true },
+
+		beginRound: func(in *Input, a *store.Attempt) {
+			a.Rounds++
+			a.TokenMark = in.Event.TokenMark
+			forget(a)
+		},
+		adoptID: func(in *Input, a *store.Attempt) {
+			a.ExchangeID, a.SSOOffered = in.Event.ExchangeID, true
+		},
+		keepAnswer: func(in *Input, a *store.Attempt) {
+			a.AnswerStatus, a.AnswerDetail = in.Event.Status, in.Event.Detail
+			a.AnswerCause, a.AnswerAt = in.Event.Status, in.Now
+			if in.Event.Kind == ExchangeRefused {
+				a.AnswerStatus = http.StatusPreconditionFailed
+			}
+		},
+		forgetAnswer: func(_ *Input, a *store.Attempt) { forget(a) },
+
+		keepFailure:     func(in *Input, a *store.Attempt) { a.Failure = FailureOf(&in.Event) },
+		keepDiagnosis:   func(in *Input, a *store.Attempt) { a.Diagnosis = in.Event.Diagnosis },
+		outcomeRejected: func(_ *Input, a *store.Attempt) { a.SSOOutcome = "rejected" },
+		outcomeClient:   func(in *Input, a *store.Attempt) { a.SSOOutcome = "client_failed:" + in.Event.Code },
+		withholdSSO:     func(in *Input, a *store.Attempt) { a.NoSSOUntil = in.Now.Add(withheldFor) },
+
+		keepCode:       func(in *Input, a *store.Attempt) { a.CodeMark, a.CodeStatus = in.Event.CodeMark, 0 },
+		refuseCode:     func(_ *Input, a *store.Attempt) { a.CodeStatus = http.StatusPreconditionFailed },
+		keepCodeAnswer: func(in *Input, a *store.Attempt) { a.CodeStatus = in.Event.Status },
+		countTry:       func(_ *Input, a *store.Attempt) { a.VerifyTries++ },
+		flagPopup:      func(_ *Input, a *store.Attempt) { a.PopupClosed = true },
+
+		nextGeneration: func(_ *Input, a *store.Attempt) { a.Generation++ },
+		dropOwed:       func(*Input, *store.Attempt) {}, // a line of the commit: see writer.change
+		backOff: func(in *Input, a *store.Attempt) {
+			a.Lease.Until = in.Now
+			a.Checks++
+			a.CheckAt = in.Now.Add(checkDelay(a.Checks))
+			if a.CheckAt.After(a.Expires) && in.Now.Before(a.Expires) {
+				a.CheckAt = a.Expires
+			}
+		},
+		touch: func(*Input, *store.Attempt) {},
+	}
+}
+
+func forget(a *store.Attempt) {
+	a.AnswerStatus, a.AnswerDetail, a.AnswerCause, a.AnswerAt = 0, "", 0, time.Time{}
+}
+
+// checkDelay is 5 s, 10 s, 20 s, 40 s, then 60 s.
+func checkDelay(n int) time.Duration {
+	d := firstCheck
+	for range n - 1 {
+		if d *= 2; d >= lastCheck {
+			return lastCheck
+		}
+	}
+	return d
+}
+
+// FailureOf is what an event says went wrong.
+func FailureOf(ev *Event) *store.Failure {
+	f := &store.Failure{
+		Source: ev.Source, Operation: ev.Operation, Status: ev.Status, Code: ev.Code, Message: ev.Message,
+	}
+	if ev.Consent {
+		f.Kind = store.KindConsent
+	}
+	return f
+}

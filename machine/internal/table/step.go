@@ -1,0 +1,289 @@
+package table
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Step looks an event up in the table and says what comes of it. A pair of
+// event and state that has no rules is an [*IllegalTransitionError].
+func (t *Table) Step(in *Input) (Decision, error) {
+	state := in.state()
+	if in.Attempt != nil && !state.Valid() {
+		return Decision{}, fmt.Errorf("attempt %s: unknown state %q: %w", in.Attempt.ID, state, store.ErrCorrupt)
+	}
+	rules := t.rules[pair{in.Event.Kind, state}]
+	for i := range rules {
+		if rules[i].holds(in) {
+			return t.decide(in, &rules[i])
+		}
+	}
+	return Decision{}, &IllegalTransitionError{State: state, Event: in.Event.Kind}
+}
+
+// decide carries a rule out on copies.
+func (t *Table) decide(in *Input, r *rule) (Decision, error) {
+	w := writer{in: in, rule: r, graph: t.graph}
+	w.d.Rule, w.d.Attempt = r.Rule, in.Attempt
+	var err error
+	switch {
+	case r.Open != OpensNone:
+		err = w.open()
+	case r.Edge != "" || len(r.Do) > 0:
+		err = w.change()
+	default:
+		w.note()
+	}
+	if err != nil {
+		return Decision{}, fmt.Errorf("row %s: %w", r.Row, err)
+	}
+	return w.d, nil
+}
+
+// writer collects what a decision writes.
+type writer struct {
+	in    *Input
+	rule  *rule
+	graph *graph
+	d     Decision
+}
+
+// change applies the rule to the attempt that is there.
+func (w *writer) change() error {
+	a := w.next()
+	w.apply(a)
+	if w.rule.drops() {
+		w.d.Commit.Drop = []string{a.ID}
+	}
+	if err := w.move(a, w.rule.Edge, w.rule.Reason); err != nil {
+		return err
+	}
+	return w.put(a)
+}
+
+// open inserts a new attempt as Idle and takes its first edge, if the rule names
+// one. The attempt that was there becomes its predecessor.
+func (w *writer) open() error {
+	old := w.in.Attempt
+	if old != nil && w.rule.Open != OpensFresh {
+		prior := w.next()
+		prior.SupersededBy = w.in.NewID
+		edge := Edge("") // one that has ended stays as it is
+		if w.rule.Open == OpensInstead {
+			edge = fail
+		}
+		if err := w.move(prior, edge, store.ReasonSuperseded); err != nil {
+			return err
+		}
+		w.d.Commit.Put = append(w.d.Commit.Put, *prior)
+	}
+	a := w.born(old)
+	if err := w.move(a, open, ""); err != nil {
+		return err
+	}
+	w.apply(a)
+	if w.rule.Edge != "" {
+		if err := w.move(a, w.rule.Edge, w.rule.Reason); err != nil {
+			return err
+		}
+	}
+	return w.put(a)
+}
+
+// born is the new attempt before its first edge.
+func (w *writer) born(old *store.Attempt) *store.Attempt {
+	in := w.in
+	a := &store.Attempt{
+		ID: in.NewID, Version: 1, Key: in.Key, Origin: w.rule.Origin,
+		Conversation: in.Conversation, Request: in.Request,
+		Created: in.Now, Expires: in.Now.Add(in.Policy.AttemptLife),
+	}
+	if in.Event.Invoke == "" {
+		a.Activity = in.Event.Activity
+	}
+	if old == nil {
+		return a
+	}
+	a.Generation, a.NoSSOUntil = old.Generation, old.NoSSOUntil
+	if w.rule.Open != OpensFresh {
+		a.Supersedes = old.ID
+	}
+	if w.rule.Open == OpensLinked {
+		// The old card is still on the user's screen and brings its ids.
+		a.ExchangeID, a.SSOOffered, a.ResourceURI = old.ExchangeID, old.SSOOffered, old.ResourceURI
+		a.CardActivityID, a.CardConversation = old.CardActivityID, old.CardConversation
+		if a.Request == nil {
+			a.Request = old.Request
+		}
+	}
+	return a
+}
+
+// next is the next version of the attempt that is there.
+func (w *writer) next() *store.Attempt {
+	a := w.in.Attempt.Clone()
+	a.Version++
+	return &a
+}
+
+// apply does the rule's ops, and what every write does: it notes which client
+// was heard of, and refreshes where the user can be reached.
+func (w *writer) apply(a *store.Attempt) {
+	for _, op := range w.rule.ops {
+		op(w.in, a)
+	}
+	if w.in.Event.Platform != "" {
+		a.Platform = w.in.Event.Platform
+	}
+	if w.in.Event.Invoke != "" {
+		a.Invokes++
+	}
+	refresh(&a.Conversation, &w.in.Conversation)
+}
+
+// refresh takes over where an activity came from. Service URLs move. An
+// activity of another conversation says nothing about this one but that.
+func refresh(stored, came *store.Conversation) {
+	switch {
+	case came.ServiceURL == "":
+	case came.ID == stored.ID:
+		*stored = *came
+	default:
+		stored.ServiceURL = came.ServiceURL
+	}
+}
+
+// move takes an edge, or none, and writes the audit line of the change.
+func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
+	from, to := a.State, a.State
+	if e != "" {
+		var err error
+		if to, err = w.graph.take(e, from); err != nil {
+			return err
+		}
+	}
+	if to != from {
+		a.State, a.Entered = to, w.in.Now
+		if to == CardSent || to.Terminal() { // nobody is at it any more
+			a.Lease.Until, a.CheckAt, a.Checks = time.Time{}, time.Time{}, 0
+		}
+		switch to {
+		case Failed:
+			a.Reason = reason
+		case Complete:
+			a.Method = w.rule.Method
+		}
+	}
+	line := w.line(store.EventTransition)
+	line.Attempt, line.Version, line.From, line.To = a.ID, a.Version, from, to
+	line.Detail = w.detail(a, e, to)
+	w.d.Commit.Events = append(w.d.Commit.Events, line)
+	return nil
+}
+
+// detail says in the audit trail what the edge does not.
+func (w *writer) detail(a *store.Attempt, e Edge, to store.State) string {
+	said := w.in.Event.Detail
+	switch {
+	case e != "" && to == Failed:
+		return join(string(a.Reason), said)
+	case e != "" && to == Complete:
+		return string(a.Method)
+	case w.rule.Note != "":
+		return join(w.rule.Note, said)
+	default:
+		return said
+	}
+}
+
+func join(a, b string) string {
+	if b == "" {
+		return a
+	}
+	return a + ": " + b
+}
+
+// put writes the attempt and the callback that its rule owes.
+func (w *writer) put(a *store.Attempt) error {
+	w.owe(a)
+	w.d.Commit.Put = append(w.d.Commit.Put, *a)
+	w.d.Attempt = a
+	return nil
+}
+
+// owe writes the outbox row of the rule's callback, in the transaction of the
+// transition that owes it. The first callback of an attempt is this instance's
+// to make at once. A later one has to be claimed, since an earlier one may still
+// be under way.
+func (w *writer) owe(a *store.Attempt) {
+	if w.rule.Tell == TellNothing {
+		return
+	}
+	a.Calls++
+	row := store.Delivery{
+		DeliveryKey: store.DeliveryKey{Attempt: a.ID, Kind: store.DeliverFailure, Round: a.Calls},
+		Status:      store.DeliveryPending,
+		Created:     w.in.Now,
+		NextAt:      w.in.Now,
+	}
+	switch w.rule.Tell {
+	case TellDone:
+		row.Kind = store.DeliverComplete
+	case TellSilent:
+		row.Kind, row.Status = store.DeliverComplete, store.DeliveryNotOwed
+	case TellValue:
+		row.Failure = FailureOf(&w.in.Event)
+		row.Fanout = w.in.Policy.TellAllFailures
+	case TellAll:
+		row.Failure = FailureOf(&w.in.Event)
+		row.Fanout = true
+	case TellFailed:
+		row.Refusal = FailureOf(&w.in.Event)
+	case TellNothing:
+	}
+	switch {
+	case row.Status != store.DeliveryPending:
+	case w.in.Policy.AcknowledgeFirst:
+		row.Status, row.Tries = store.DeliveryDone, 1
+	case row.Round == 1:
+		row.Owner, row.Tries, row.NextAt = w.in.Instance, 1, w.in.Now.Add(w.in.Policy.OutboxLease)
+	}
+	w.d.Owed = &row
+	w.d.Commit.Deliveries = []store.Delivery{row}
+}
+
+// note is the audit line of a rule that changes nothing.
+func (w *writer) note() {
+	if w.rule.Note == "" {
+		return
+	}
+	line := w.line(store.EventNote)
+	line.Detail = join(w.rule.Note, w.in.Event.Detail)
+	if w.in.Attempt != nil {
+		line.Attempt = w.in.Attempt.ID
+	} else {
+		line.Key = w.in.Key
+	}
+	w.d.Commit.Events = append(w.d.Commit.Events, line)
+}
+
+// line is an audit line with what the event says.
+func (w *writer) line(k store.EventKind) store.Event {
+	ev := &w.in.Event
+	return store.Event{
+		Time: w.in.Now, Instance: w.in.Instance, Kind: k, Row: w.rule.Row,
+		Invoke: ev.Invoke, Activity: ev.Activity, Platform: ev.Platform,
+		Status: ev.Status, Code: ev.Code, Actor: ev.Actor,
+	}
+}
+
+func (r *rule) drops() bool {
+	for _, op := range r.Do {
+		if op == dropOwed {
+			return true
+		}
+	}
+	return false
+}
