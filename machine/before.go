@@ -14,12 +14,12 @@ import (
 var sixDigits = regexp.MustCompile(`^\d{6}$`)
 
 // Before does what is to be done with an activity before the bot's own code
-// sees it: a typed code is redeemed ([Config.TypedCodes]; then it reports true
+// sees it: a typed code is redeemed ([Policy.TypedCodes]; then it reports true
 // and the bot does not see the message), tokens are fetched
 // ([Config.Prefetch]). Adapters call it for every activity that
 // [Engine.HandleInvoke] did not answer.
 func (e *Engine) Before(ctx context.Context, turn *Turn) bool {
-	if e.typedCodes && turn.act.Type == "message" && sixDigits.MatchString(turn.act.Text) && e.typedCode(ctx, turn) {
+	if e.policy.TypedCodes && turn.act.Type == "message" && sixDigits.MatchString(turn.act.Text) && e.typedCode(ctx, turn) {
 		return true
 	}
 	if len(e.prefetch) > 0 {
@@ -30,11 +30,11 @@ func (e *Engine) Before(ctx context.Context, turn *Turn) bool {
 
 // typedCode redeems a code that was typed while a popup is pending.
 func (e *Engine) typedCode(ctx context.Context, turn *Turn) bool {
-	snap, err := e.store.Find(ctx, store.Query{User: store.UserKey(turn.userKey())})
+	snap, err := e.store.Find(ctx, store.Query{User: turn.key("").UserKey()})
 	if err != nil || len(snap.Attempts) == 0 || snap.Attempts[0].State.Terminal() {
 		return false
 	}
-	answer := e.redeemCode(detach(ctx), turn, tokensvc.NewSecret(turn.act.Text))
+	answer := e.redeemCode(context.WithoutCancel(ctx), turn, tokensvc.NewSecret(turn.act.Text))
 	return answer.Status != http.StatusServiceUnavailable
 }
 

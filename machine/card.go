@@ -9,20 +9,27 @@ import (
 // retire replaces the card of a completed sign-in by the connection's
 // DoneText, if it has one. It is a courtesy: nobody waits for it, and when it
 // fails the card just stays.
-func (e *Engine) retire(ctx context.Context, a *store.Attempt, f *Flow) {
+func (e *Engine) retire(ctx context.Context, a *store.Attempt) {
+	f := e.registered(a.Key.Connection)
 	if f == nil || f.conn.DoneText == "" || a.CardActivityID == "" {
 		return
 	}
-	to := a.Conversation
-	if a.CardConversation != "" {
-		to.ID = a.CardConversation
+	to, m := a.Conversation, Message{Text: f.conn.DoneText, Targeted: e.targets(a.Conversation)}
+	if a.CardConversation != "" { // the user's own chat
+		to.ID, to.Type, to.IsGroup, m.Targeted = a.CardConversation, "personal", false, false
 	}
 	id := a.CardActivityID
-	ctx, cancel := context.WithTimeout(detach(ctx), e.timeouts.Upstream)
-	e.detached.Go(func() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeouts.Upstream)
+	e.outbox.Go(func() {
 		defer cancel()
-		if err := e.out.Update(ctx, to, id, Message{Text: f.conn.DoneText}); err != nil {
+		if err := e.out.Update(ctx, to, id, m); err != nil {
 			e.log.Warn().Str("attempt", a.ID).Err(err).Msg("the card of a completed sign-in could not be updated")
 		}
 	})
+}
+
+// targets reports whether a card in this conversation goes to the one who asked
+// alone.
+func (e *Engine) targets(to store.Conversation) bool {
+	return isGroup(to) && e.policy.GroupCard != Everyone
 }

@@ -2,13 +2,13 @@ package machine
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 )
 
@@ -21,36 +21,25 @@ const maxFailureText = 256
 
 // signInFailure runs rows D of the table: the client's SSO failed. It names no
 // connection, and its answer is 200 whatever it says [S 000].
-func (e *Engine) signInFailure(ctx context.Context, act *Activity) Answer {
-	var value Failure
-	_ = json.Unmarshal(act.Value, &value) // a null or odd payload is a failure without a code
-	value.Code, value.Message = clip(value.Code), clip(value.Message)
-	turn := e.Turn(act)
+func (e *Engine) signInFailure(ctx context.Context, turn *Turn) Answer {
+	value := readFailure(turn.act)
 	e.warnFailure(ctx, turn, value)
 
-	c := e.call(turn, e.flows[0])
-	ev := c.invoked(ClientFailure)
+	c := e.call(turn, "")
+	ev := c.event(table.ClientFailure)
+	ev.Source, ev.Operation = store.SourceClient, turn.act.Name
 	ev.Code, ev.Message, ev.Detail = value.Code, value.Message, value.Code
-	var others []store.Attempt
-	c.locate = func(c *call, ctx context.Context) (sighting, error) {
-		snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
-		if err != nil {
-			return sighting{}, err
-		}
-		var here sighting
-		here.attempt, others = attributeFailure(snap, act)
-		if here.attempt != nil {
-			c.key, c.flow = here.attempt.Key, e.byName[strings.ToLower(here.attempt.Key.Connection)]
-		}
-		return here, nil
-	}
-	c.received(act.Name)
-	out, err := c.drive(ctx)
+	c.received(turn.act.Name)
+	where := &byFailure{}
+	out, err := c.drive(ctx, where, ev)
 	if err != nil {
-		return c.broken(ctx, out.attempt, err)
+		return c.broken(ctx, out, err)
 	}
-	for _, o := range others { // D3: they are told, not moved
-		c.note(store.Event{Kind: store.EventNote, Row: "D3", Attempt: o.ID, Invoke: act.Name, Activity: act.ID, Detail: "signin/failure of another sign-in: " + value.Code})
+	for _, id := range where.others { // D3: they get a line, and do not move
+		c.note(store.Event{
+			Kind: store.EventNote, Row: "D3", Attempt: id, Invoke: turn.act.Name, Activity: turn.act.ID,
+			Detail: "signin/failure of another sign-in: " + value.Code,
+		})
 	}
 	answer := Answer{Status: http.StatusOK}
 	if e.hooks.OnFailureInvoke != nil {
@@ -61,10 +50,44 @@ func (e *Engine) signInFailure(ctx context.Context, act *Activity) Answer {
 	return c.answer(ctx, out, answer)
 }
 
-// attributeFailure picks the attempt that a signin/failure is about: a pending
-// SSO sign-in, by the card that was replied to or else the newest (D3); else a
+// readFailure reads the value. A null or odd one is a failure without a code.
+func readFailure(act *Activity) Failure {
+	var value struct {
+		Code    flexible `json:"code"`
+		Message flexible `json:"message"`
+	}
+	_ = readValue(act.Value, &value)
+	return Failure{Code: clip(string(value.Code)), Message: clip(string(value.Message))}
+}
+
+// byFailure finds the attempt that a signin/failure is about: a pending SSO
+// sign-in, by the card that was replied to or else the newest (D3); else a
 // pending one without SSO (D6); else one that has just ended (D5); else none.
-func attributeFailure(snap store.Snapshot, act *Activity) (target *store.Attempt, others []store.Attempt) {
+type byFailure struct {
+	others []string // ids of the other pending SSO sign-ins
+}
+
+func (b *byFailure) find(ctx context.Context, c *call, ev *table.Event) (*store.Attempt, error) {
+	snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
+	if err != nil {
+		return nil, err
+	}
+	b.others = nil
+	here := c.turn.to
+	ev.Stranger = isGroup(here) && !slices.ContainsFunc(snap.Attempts, func(a store.Attempt) bool {
+		return a.Conversation.ID == here.ID || a.CardConversation == here.ID
+	})
+	if ev.Stranger {
+		return nil, nil // it is about something that is not this bot's (D8)
+	}
+	target := b.attribute(snap, c.turn.act)
+	if target != nil {
+		c.key = target.Key
+	}
+	return target, nil
+}
+
+func (b *byFailure) attribute(snap store.Snapshot, act *Activity) *store.Attempt {
 	var pending, sso []*store.Attempt
 	for i := range snap.Attempts {
 		a := &snap.Attempts[i]
@@ -78,21 +101,23 @@ func attributeFailure(snap store.Snapshot, act *Activity) (target *store.Attempt
 	}
 	switch {
 	case len(sso) > 0:
-		target = sso[0]
+		target := sso[0]
 		if i := slices.IndexFunc(sso, func(a *store.Attempt) bool { return isCardOf(a, act) }); i >= 0 {
 			target = sso[i]
 		}
 		for _, a := range sso {
 			if a != target {
-				others = append(others, *a)
+				b.others = append(b.others, a.ID)
 			}
 		}
+		return target
 	case len(pending) > 0:
-		target = pending[0]
+		return pending[0]
 	case len(snap.Attempts) > 0 && snap.Now.Sub(snap.Attempts[0].Entered) < lateFailure:
-		target = &snap.Attempts[0]
+		return &snap.Attempts[0]
+	default:
+		return nil
 	}
-	return target, others
 }
 
 // warnFailure logs what every SDK used to swallow [S 000].

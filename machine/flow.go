@@ -4,56 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
-	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
-
-// CompleteHandler is told that the user is signed in. The token is empty when
-// a redelivery found that it is gone by now.
-type CompleteHandler func(ctx context.Context, turn *Turn, token tokensvc.Token) error
-
-// FailureHandler is told that a try failed. The failure is nil when it
-// happened on the server side; the card's button may still work.
-type FailureHandler func(ctx context.Context, turn *Turn, failure *Failure) error
 
 // Flow is one connection as the bot's own code sees it.
 type Flow struct {
 	eng  *Engine
 	conn Connection
 
-	mu         sync.RWMutex
-	onComplete CompleteHandler
-	onFailure  FailureHandler
+	handlers handlers
 }
 
 // Name is the connection's name as registered.
 func (f *Flow) Name() string { return f.conn.Name }
 
-// OnSignInComplete sets the handler of completed sign-ins. An error or a panic
-// in it leaves the user signed in and is tried again from the outbox.
-func (f *Flow) OnSignInComplete(h CompleteHandler) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.onComplete = h
-}
+// OnSignInComplete adds a handler of completed sign-ins. An error or a panic
+// in it leaves the user signed in and is tried again from the outbox, with all
+// handlers of this callback.
+func (f *Flow) OnSignInComplete(h CompleteHandler) { f.handlers.onComplete(h) }
 
-// OnSignInFailure sets the handler of failed tries.
-func (f *Flow) OnSignInFailure(h FailureHandler) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.onFailure = h
-}
-
-func (f *Flow) handlers() (CompleteHandler, FailureHandler) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	return f.onComplete, f.onFailure
-}
+// OnSignInFailure adds a handler of failed tries.
+func (f *Flow) OnSignInFailure(h FailureHandler) { f.handlers.onFailure(h) }
 
 // SignIn is [Turn.SignIn] for this connection.
-func (f *Flow) SignIn(ctx context.Context, turn *Turn, opts ...SignInOption) (tokensvc.Token, error) {
+func (f *Flow) SignIn(ctx context.Context, turn *Turn, opts ...SignInOption) (SignInResult, error) {
 	o := chosen(signInOptions{text: f.conn.CardText, button: f.conn.ButtonText}, opts)
 	return f.eng.signIn(ctx, turn, f, o)
 }
@@ -63,9 +38,7 @@ func (f *Flow) Token(ctx context.Context, turn *Turn) (tokensvc.Token, error) {
 	if tok, ok := turn.fetched[f]; ok {
 		return tok, nil
 	}
-	tok, err := f.eng.tokens.GetToken(ctx, tokensvc.UserConnection{
-		UserID: turn.to.UserID, Connection: f.conn.Name, ChannelID: store.BaseChannel(turn.to.Channel),
-	}, tokensvc.Secret{})
+	tok, err := f.eng.getToken(ctx, userConnection(turn.key(f.conn.Name)), tokensvc.Secret{})
 	if err != nil {
 		return tokensvc.Token{}, fmt.Errorf("token of %s: %w", f.conn.Name, err)
 	}

@@ -15,7 +15,8 @@ type Hooks struct {
 	OnTransition func(store.Event)
 	// OnUpstream sees every call to the Token Service and the connector.
 	OnUpstream func(op string, status int, took time.Duration)
-	// OnSignIn sees every completion: attempt, method.
+	// OnSignIn sees every completion after it is durable: the attempt, with its
+	// method. [Engine.OnSignIn] is for what the bot does then.
 	OnSignIn func(ctx context.Context, a store.Attempt)
 	// OnError sees what went wrong where nobody else is told: a signin/failure,
 	// a callback that failed, a store that does not answer.

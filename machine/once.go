@@ -12,39 +12,45 @@ import (
 var ErrInProgress = errors.New("already in progress")
 
 // Once runs fn unless it has run to its end under this key before, on any
-// instance: with [Turn.DeliveryKey] it makes a handler effectively once. A
-// process that dies between the end of fn and the note of it runs fn again;
-// for exactly once, write the key in the transaction of your own database.
-// While another call with the same key is running it returns ErrInProgress,
-// so that the outbox tries again.
+// instance: with [Turn.DeliveryKey] it makes a handler effectively once. An error
+// of fn is returned as it is, and fn may run again at once. A process that dies
+// while fn runs keeps others from it for a minute ([Timeouts.OutboxLease]); one
+// that dies between the end of fn and the note of it runs fn again: for exactly
+// once, write the key in the transaction of your own database. While another
+// call with the same key is running Once returns ErrInProgress, so that the
+// outbox tries again.
 func (e *Engine) Once(ctx context.Context, key string, fn func(context.Context) error) error {
+	name := "once " + key
+	fail := func(err error) error { return fmt.Errorf("once %s: %w", key, err) }
 	info, err := e.store.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("once %s: %w", key, err)
+		return fail(err)
 	}
-	// A mark that is over already finds out whether a live one is there.
-	done := store.Mark{Name: "done " + key, Expires: info.Now}
-	running := store.Mark{Name: "running " + key, Expires: info.Now.Add(e.timeouts.OutboxLease)}
-	err = e.store.Commit(ctx, store.Commit{Marks: []store.Mark{done}})
+	running := store.Mark{Name: name, Version: 1, Expires: info.Now.Add(e.timeouts.OutboxLease)}
+	if err := e.store.Commit(ctx, store.Commit{Marks: []store.Mark{running}}); err != nil {
+		if !errors.Is(err, store.ErrDuplicate) {
+			return fail(err)
+		}
+		there, err := e.store.Mark(ctx, name)
+		switch {
+		case err == nil && there.Version > running.Version:
+			return nil // it has run to its end
+		case err == nil, errors.Is(err, store.ErrNotFound):
+			return fail(ErrInProgress)
+		default:
+			return fail(err)
+		}
+	}
+	cause := guarded(func() error { return fn(ctx) })
+	// The mark says that fn has run, or it goes, so that fn can run again.
+	after := store.Mark{Name: name, Version: 2, Expires: info.Now.Add(e.timeouts.Retention), Gone: cause != nil}
+	err = e.store.Commit(context.WithoutCancel(ctx), store.Commit{Marks: []store.Mark{after}})
 	switch {
-	case errors.Is(err, store.ErrDuplicate):
+	case cause != nil:
+		return cause // without the mark's end it is over after the lease
+	case err != nil:
+		return fail(err)
+	default:
 		return nil
-	case err != nil:
-		return fmt.Errorf("once %s: %w", key, err)
 	}
-	err = e.store.Commit(ctx, store.Commit{Marks: []store.Mark{running}})
-	switch {
-	case errors.Is(err, store.ErrDuplicate):
-		return fmt.Errorf("once %s: %w", key, ErrInProgress)
-	case err != nil:
-		return fmt.Errorf("once %s: %w", key, err)
-	}
-	if err := guarded(func() error { return fn(ctx) }); err != nil {
-		return err // the running mark is over after the outbox lease: a retry comes later
-	}
-	done.Expires = info.Now.Add(e.timeouts.Retention)
-	if err := e.store.Commit(detach(ctx), store.Commit{Marks: []store.Mark{done}}); err != nil && !errors.Is(err, store.ErrDuplicate) {
-		return fmt.Errorf("once %s: %w", key, err)
-	}
-	return nil
 }

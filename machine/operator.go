@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 )
 
@@ -18,17 +19,17 @@ type Operator struct {
 // accordingly (E8). ErrTerminal if it has ended, ErrLeaseHeld while an
 // instance is talking to the Token Service.
 func (e *Engine) Reconcile(ctx context.Context, id string, op Operator) (store.Attempt, error) {
-	return e.operate(ctx, id, op, "reconcile", ReconcileAsk)
+	return e.operate(ctx, id, op, "reconcile", table.ReconcileAsk)
 }
 
 // Cancel ends an attempt, also against a live lease (E9).
 func (e *Engine) Cancel(ctx context.Context, id string, op Operator) (store.Attempt, error) {
-	return e.operate(ctx, id, op, "cancel", CancelAsked)
+	return e.operate(ctx, id, op, "cancel", table.CancelAsked)
 }
 
 // operate runs an operator's command: people know it by its name, the table by
 // the event.
-func (e *Engine) operate(ctx context.Context, id string, op Operator, command string, what Kind) (store.Attempt, error) {
+func (e *Engine) operate(ctx context.Context, id string, op Operator, command string, what table.Kind) (store.Attempt, error) {
 	snap, err := e.store.Get(ctx, id)
 	if err != nil {
 		return store.Attempt{}, fmt.Errorf("%s %s: %w", command, id, err)
@@ -37,25 +38,25 @@ func (e *Engine) operate(ctx context.Context, id string, op Operator, command st
 	if a.State.Terminal() {
 		return *a, fmt.Errorf("%s %s: %w (%s)", command, id, ErrTerminal, a.State)
 	}
-	c := e.background(a)
+	c := e.background(a.Key)
 	c.saw(snap.Now)
 	c.note(store.Event{Attempt: a.ID, Kind: store.EventOperator, Invoke: command, Actor: op.Actor, Detail: op.Reason})
-	c.in.Event = Event{Kind: what, Actor: op.Actor, Detail: op.Reason}
-	out, err := c.drive(detach(ctx))
-	var illegal *IllegalTransitionError
+	work := context.WithoutCancel(ctx) // what was begun is finished
+	out, err := c.drive(work, byID(id), table.Event{Kind: what, Actor: op.Actor, Detail: op.Reason})
+	var illegal *table.IllegalTransitionError
 	switch {
-	case errors.As(err, &illegal) && illegal.State.Terminal():
+	case errors.As(err, &illegal), err == nil && out.reply == table.ReplyError:
 		return *a, fmt.Errorf("%s %s: %w", command, id, ErrTerminal)
-	case errors.As(err, &illegal):
+	case err == nil && out.reply == table.ReplyElsewhere:
 		return *a, fmt.Errorf("%s %s: %w by %s", command, id, ErrLeaseHeld, a.Lease.Owner)
 	case err != nil:
 		return *a, fmt.Errorf("%s %s: %w", command, id, err)
 	}
-	c.finish(ctx, out.attempt)
+	c.finish(work, out.attempt)
 	if err := e.store.Flush(ctx); err != nil {
 		return *out.attempt, fmt.Errorf("%s %s: %w", command, id, err)
 	}
-	if out.rule.Reply == ReplyStatus {
+	if out.reply == table.ReplyStatus {
 		return *out.attempt, fmt.Errorf("%s %s: %w", command, id, c.upstream)
 	}
 	return *out.attempt, nil
@@ -76,16 +77,18 @@ func (e *Engine) Redeliver(ctx context.Context, id string, op Operator) (int, er
 		Invoke: "redeliver", Actor: op.Actor, Detail: op.Reason,
 	}}}
 	for _, row := range page.Deliveries {
-		if row.Status == store.DeliveryDead || row.Status == store.DeliveryPending && row.Owner == "" {
-			row.Status, row.Tries, row.NextAt, row.Owner = store.DeliveryPending, 0, page.Now, ""
-			w.Deliveries = append(w.Deliveries, row)
+		if !row.Owed() || row.Owner != "" {
+			continue
 		}
+		ack := store.Ack{Delivery: row, By: row.Owner, Try: row.Tries}
+		ack.Status, ack.Tries, ack.NextAt = store.DeliveryPending, 0, page.Now
+		w.Acks = append(w.Acks, ack)
 	}
-	if len(w.Deliveries) == 0 {
+	if len(w.Acks) == 0 {
 		return 0, nil
 	}
 	if err := e.store.Commit(ctx, w); err != nil {
 		return 0, fmt.Errorf("redeliver %s: %w", id, err)
 	}
-	return len(w.Deliveries), nil
+	return len(w.Acks), nil
 }

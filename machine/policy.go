@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 )
 
 // Choice is one word of a policy.
 type Choice string
 
-// The words; product.md §4 lists which policy takes which.
+// The words. Each member of [Policy] says which it takes.
 const (
 	Replay      Choice = "replay"
 	Noop        Choice = "noop"
@@ -26,29 +28,70 @@ const (
 	Keep        Choice = "keep"
 	AtLeastOnce Choice = "at_least_once"
 	AtMostOnce  Choice = "at_most_once"
+	Targeted    Choice = "targeted"
+	Everyone    Choice = "everyone"
+	Audit       Choice = "audit"
 )
 
 // Policy is what a bot's owner may decide. Start from [DefaultPolicy]; every
-// member is taken as it stands.
+// member is taken as it stands. The keys of the configuration file are the same
+// words in snake case.
 type Policy struct {
-	DuplicateWait   time.Duration // how long a duplicate waits for the owner's answer; 0 = 200 at once
-	FailedDuplicate Choice        // replay (the recorded answer) or noop (200)
-	FailureFanout   Choice        // attributed or all: who hears a signin/failure
-	LateInvoke      Choice        // adopt or reject: an exchange nobody waits for
-	ResendCooldown  time.Duration // no second card within it; 0 = off
-	MaxCodeTries    int           // wrong codes until the attempt fails; 0 = unlimited
-	OnSilentError   Choice        // fail or card: GetToken answered neither 200 nor 404
-	GroupChat       Choice        // in_place or one_to_one
-	GroupSSO        bool          // offer SSO in group chats
-	SuccessBody     Choice        // none or echo
-	PopupClosed     Choice        // keep or fail
+	// DuplicateWait is how long a duplicate waits for the answer of the one who is
+	// at it. Default 3 s; 0 answers 200 at once.
+	DuplicateWait time.Duration
+	// FailedDuplicate is the answer to a repeat of a refused exchange within ten
+	// seconds: Replay (default), the recorded one, or Noop, 200.
+	FailedDuplicate Choice
+	// FailureFanout says who hears of a signin/failure: Attributed (default), the
+	// connection it belongs to, or All.
+	FailureFanout Choice
+	// LateInvoke says what becomes of an exchange that nobody waits for: Adopt
+	// (default) or Reject, 400.
+	LateInvoke Choice
+	// IdentityMismatch says what becomes of an SSO token of another user than the
+	// sender's: Audit (default), an audit line, or Reject, 403.
+	IdentityMismatch Choice
+	// ResendCooldown is how long no second card is sent. Default 0, off.
+	ResendCooldown time.Duration
+	// MaxCodeTries ends an attempt after so many wrong codes. Default 0, never.
+	MaxCodeTries int
+	// OnSilentError says what comes of a look-up that the Token Service answered
+	// neither with 200 nor 404: Fail (default) or CardAnyway.
+	OnSilentError Choice
+	// GroupChat says where a card goes that was asked for in a group: InPlace
+	// (default) or OneToOne, the user's own chat with the bot.
+	GroupChat Choice
+	// GroupCard says who sees a card in a group: Targeted (default), the one who
+	// asked, or Everyone.
+	GroupCard Choice
+	// GroupSSO offers SSO in group chats. Default true. Channels never have it.
+	GroupSSO bool
+	// SuccessBody is the body of an exchange answered 200: NoBody (default) or
+	// Echo, id and connection name.
+	SuccessBody Choice
+	// PopupClosed says what a closed popup means: Keep (default), the card stays, or
+	// Fail.
+	PopupClosed Choice
+	// ComposeCooldown is ResendCooldown for message extensions. Default 30 s.
 	ComposeCooldown time.Duration
-	CombinedLookup  bool // GetTokenOrSignInResource instead of two calls
-	CallbackBudget  time.Duration
-	CallbackMode    Choice // at_least_once or at_most_once
+	// CombinedLookup asks GetTokenOrSignInResource instead of two calls. Default
+	// false.
+	CombinedLookup bool
+	// CallbackBudget is how long an invoke waits for its own callback. Default 5 s.
+	CallbackBudget time.Duration
+	// CallbackMode is AtLeastOnce (default) or AtMostOnce, for handlers that only
+	// send a chat line.
+	CallbackMode Choice
+	// TypedCodes takes a message of six digits for a verification code while a
+	// popup is pending. Default false.
+	TypedCodes bool
+	// KeepRequest keeps the activity with which the user asked, sealed, for as long
+	// as the attempt lives: [Turn.Request] has it. Default true.
+	KeepRequest bool
 }
 
-// DefaultPolicy is the policy of product.md §4.
+// DefaultPolicy is every default that [Policy] names.
 func DefaultPolicy() Policy {
 	return Policy{
 		DuplicateWait:   3 * time.Second,
@@ -63,6 +106,10 @@ func DefaultPolicy() Policy {
 		ComposeCooldown: 30 * time.Second,
 		CallbackBudget:  5 * time.Second,
 		CallbackMode:    AtLeastOnce,
+
+		IdentityMismatch: Audit,
+		GroupCard:        Targeted,
+		KeepRequest:      true,
 	}
 }
 
@@ -82,6 +129,8 @@ func (p Policy) Validate() error {
 		{"success_body", p.SuccessBody, [2]Choice{NoBody, Echo}},
 		{"popup_closed", p.PopupClosed, [2]Choice{Keep, Fail}},
 		{"callback_mode", p.CallbackMode, [2]Choice{AtLeastOnce, AtMostOnce}},
+		{"identity_mismatch", p.IdentityMismatch, [2]Choice{Audit, Reject}},
+		{"group_card", p.GroupCard, [2]Choice{Targeted, Everyone}},
 	} {
 		if c.got != c.want[0] && c.got != c.want[1] {
 			return fmt.Errorf("policy.%s: %q is neither %q nor %q", c.key, c.got, c.want[0], c.want[1])
@@ -102,17 +151,44 @@ func (p Policy) Validate() error {
 	return nil
 }
 
-// Timeouts are the engine's durations.
-type Timeouts struct {
-	Attempt     time.Duration // CardSent until it expires
-	Upstream    time.Duration // one call to the Token Service or the connector
-	Lease       time.Duration // a claim; longer than Upstream
-	OutboxLease time.Duration // until a callback that was begun is begun again
-	Sweep       time.Duration // between two looks of the sweeper
-	Retention   time.Duration // ended attempts are kept
+// within checks the policy against the durations that it has to fit into.
+func (p Policy) within(t Timeouts) error {
+	if p.CallbackBudget+t.Upstream >= t.OutboxLease {
+		return fmt.Errorf("timeouts.outbox_lease: %s is not longer than policy.callback_budget and timeouts.upstream together (%s)",
+			t.OutboxLease, p.CallbackBudget+t.Upstream)
+	}
+	return nil
 }
 
-// DefaultTimeouts are those of product.md §4.
+// rules is the part of the policy that the table asks for.
+func (p Policy) rules(t Timeouts) table.Policy {
+	return table.Policy{
+		ReplayFailed:      p.FailedDuplicate == Replay,
+		RejectLate:        p.LateInvoke == Reject,
+		FailOnClose:       p.PopupClosed == Fail,
+		CardOnLookupError: p.OnSilentError == CardAnyway,
+		TellAllFailures:   p.FailureFanout == All,
+		AcknowledgeFirst:  p.CallbackMode == AtMostOnce,
+		MaxCodeTries:      p.MaxCodeTries,
+		ResendCooldown:    p.ResendCooldown,
+		ComposeCooldown:   p.ComposeCooldown,
+		AttemptLife:       t.Attempt,
+		Lease:             t.Lease,
+		OutboxLease:       t.OutboxLease,
+	}
+}
+
+// Timeouts are the engine's durations.
+type Timeouts struct {
+	Attempt     time.Duration // until an attempt expires; default 15 min
+	Upstream    time.Duration // one call to the Token Service or the connector; default 10 s
+	Lease       time.Duration // a claim of an attempt, longer than Upstream; default 30 s
+	OutboxLease time.Duration // a claim of a callback, longer than Upstream and the callback's budget; default 60 s
+	Sweep       time.Duration // between two looks of the sweeper; default 5 s
+	Retention   time.Duration // ended attempts are kept; default 720 h, at least 24 h
+}
+
+// DefaultTimeouts are the defaults that [Timeouts] names.
 func DefaultTimeouts() Timeouts {
 	return Timeouts{
 		Attempt:     15 * time.Minute,

@@ -7,30 +7,41 @@ import (
 	"sync"
 	"time"
 
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 )
 
 // The rhythm of Run beside the sweep.
 const (
-	flushEvery  = 250 * time.Millisecond // acknowledgements and audit lines nobody waits for
-	outboxEvery = time.Second
-	purgeEvery  = 10 * time.Minute
-	batch       = 100 // attempts or callbacks taken at once
-	workers     = 8   // upstream calls of the sweeper at once
+	flushEvery = 250 * time.Millisecond // acknowledgements and audit lines nobody waits for
+	purgeEvery = 10 * time.Minute
+	batch      = 100 // attempts taken at once
+	sweepers   = 8   // attempts swept at once
 )
 
-// Run sweeps, recovers, redelivers and purges until ctx is done, then returns
-// nil. Any number of processes may run over one store.
+// runGrace is how long Run waits at its end for callbacks that are under way.
+const runGrace = 10 * time.Second
+
+// Run sweeps, recovers, redelivers and purges until ctx is done. Any number of
+// processes may run over one store.
+//
+// When ctx is done Run finishes what it holds: it claims nothing more, waits up
+// to ten seconds for callbacks that are under way, also those of invokes, and
+// writes the acknowledgements and audit lines that nobody waits for. So whoever
+// embeds the engine stops his listener, cancels Run, waits for it, and closes
+// the store, in this order. The error says what could not be finished.
 func (e *Engine) Run(ctx context.Context) error {
+	// What was begun is finished: its calls do not end with ctx.
+	work := context.WithoutCancel(ctx)
 	var wg sync.WaitGroup
-	every := func(d time.Duration, name string, do func(context.Context) error) {
+	every := func(d time.Duration, name string, do func() error) {
 		wg.Go(func() {
 			tick := time.NewTicker(d)
 			defer tick.Stop()
 			for {
-				if err := do(ctx); err != nil && ctx.Err() == nil {
+				if err := do(); err != nil {
 					e.log.Error().Err(err).Msg(name)
-					e.report(ctx, nil, err)
+					e.report(work, nil, err)
 				}
 				select {
 				case <-tick.C:
@@ -40,24 +51,105 @@ func (e *Engine) Run(ctx context.Context) error {
 			}
 		})
 	}
-	every(flushEvery, "flush", e.store.Flush)
-	every(e.timeouts.Sweep, "sweep", e.Sweep)
-	every(outboxEvery, "outbox", e.DeliverDue)
-	every(purgeEvery, "purge", e.purge)
+	if err := e.takeOver(work); err != nil {
+		e.log.Error().Err(err).Msg("take over from an earlier process")
+		e.report(work, nil, err)
+	}
+	every(flushEvery, "flush", func() error { return e.store.Flush(work) })
+	every(e.timeouts.Sweep, "sweep", func() error { return e.sweep(work, ctx.Done()) })
+	every(purgeEvery, "purge", func() error { return e.purge(work, ctx.Done()) })
+	wg.Go(func() { e.outbox.Run(ctx) })
 	wg.Wait()
-	return nil
+	return e.Drain(work)
+}
+
+// Drain waits up to ten seconds for callbacks that are under way, and writes the
+// acknowledgements and audit lines that nobody waited for. [Engine.Run] ends with
+// it.
+func (e *Engine) Drain(ctx context.Context) error {
+	grace, cancel := context.WithTimeout(ctx, runGrace)
+	defer cancel()
+	unfinished := e.outbox.Wait(grace)
+	if unfinished != nil {
+		e.log.Warn().Err(unfinished).Msg("callbacks are left to the outbox")
+		unfinished = fmt.Errorf("drain: %w", unfinished)
+	}
+	if err := e.store.Flush(ctx); err != nil {
+		return errors.Join(unfinished, fmt.Errorf("drain: %w", err))
+	}
+	return unfinished
+}
+
+// takeOver settles what an earlier process of a store that only one process owns
+// has held: nobody is at it any more, whatever the leases say.
+func (e *Engine) takeOver(ctx context.Context) error {
+	if e.since.IsZero() {
+		return nil
+	}
+	err := e.pages(ctx, store.Filter{Open: true}, func(p *store.Page) error {
+		for i := range p.Attempts {
+			if a := &p.Attempts[i]; e.earlier(a.Lease.Until, e.timeouts.Lease) {
+				e.sweepOne(ctx, a)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("attempts: %w", err)
+	}
+	err = e.pages(ctx, store.Filter{Owed: true}, func(p *store.Page) error {
+		for _, row := range p.Deliveries {
+			if row.Status == store.DeliveryPending && row.Owner != "" && e.earlier(row.NextAt, e.timeouts.OutboxLease) {
+				ack := store.Ack{Delivery: row, By: row.Owner, Try: row.Tries}
+				ack.Owner, ack.NextAt = "", p.Now
+				e.store.Later(ctx, store.Commit{Acks: []store.Ack{ack}})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("callbacks: %w", err)
+	}
+	return e.store.Flush(ctx)
+}
+
+// earlier reports whether a lease that ends at until was taken before this
+// process began to own the store.
+func (e *Engine) earlier(until time.Time, lease time.Duration) bool {
+	return !until.IsZero() && until.Add(-lease).Before(e.since)
+}
+
+// pages reads a whole list.
+func (e *Engine) pages(ctx context.Context, f store.Filter, each func(*store.Page) error) error {
+	f.Limit = batch
+	for {
+		p, err := e.store.List(ctx, f)
+		if err != nil {
+			return err
+		}
+		if err := each(&p); err != nil {
+			return err
+		}
+		if p.Next == "" {
+			return nil
+		}
+		f.Cursor = p.Next
+	}
 }
 
 // Sweep settles every attempt that is due, once: E6, E7, E8. Run does it all
 // the time.
-func (e *Engine) Sweep(ctx context.Context) error {
+func (e *Engine) Sweep(ctx context.Context) error { return e.sweep(ctx, nil) }
+
+func (e *Engine) sweep(ctx context.Context, stop <-chan struct{}) error {
 	for {
 		snap, err := e.store.Due(ctx, batch, e.timeouts.Lease)
 		if err != nil {
 			return err
 		}
+		e.setAside(snap.Corrupt)
 		var wg sync.WaitGroup
-		room := make(chan struct{}, workers)
+		room := make(chan struct{}, sweepers)
 		for i := range snap.Attempts {
 			room <- struct{}{}
 			wg.Go(func() {
@@ -66,57 +158,51 @@ func (e *Engine) Sweep(ctx context.Context) error {
 			})
 		}
 		wg.Wait()
-		if len(snap.Attempts) < batch {
-			return nil
+		if len(snap.Attempts)+len(snap.Corrupt) < batch || stopped(stop) {
+			return ctx.Err()
 		}
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("sweep: %w", err)
-		}
+	}
+}
+
+func stopped(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
 	}
 }
 
 func (e *Engine) sweepOne(ctx context.Context, a *store.Attempt) {
-	c := e.background(a)
-	c.in.Event.Kind = Sweep
-	out, err := c.drive(ctx)
+	c := e.background(a.Key)
+	out, err := c.drive(ctx, byID(a.ID), table.Event{Kind: table.Sweep})
 	c.finish(ctx, out.attempt)
-	var raced *IllegalTransitionError
-	if err != nil && !errors.As(err, &raced) && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		e.log.Error().Str("attempt", a.ID).Err(err).Msg("sweep")
 	}
 }
 
-// background begins the handling of an attempt without a turn.
-func (e *Engine) background(a *store.Attempt) *call {
-	c := e.newCall()
-	c.key = a.Key
-	c.flow, _ = e.Flow(a.Key.Connection)
-	c.locate = func(c *call, ctx context.Context) (sighting, error) {
-		found, err := c.get(ctx, a.ID)
-		return sighting{attempt: found}, err
+// setAside logs the records that nobody can read.
+func (e *Engine) setAside(records []store.Corrupt) {
+	for _, r := range records {
+		e.log.Error().Str("attempt", r.ID).Err(r.Err).Msg("a record cannot be read and is set aside")
 	}
-	return c
 }
 
-// DeliverDue brings every callback that is due, once. Run does it all the time.
-func (e *Engine) DeliverDue(ctx context.Context) error {
-	for {
-		n, err := e.redeliver(ctx, batch)
-		if err != nil || n < batch || ctx.Err() != nil {
-			return err
-		}
-	}
-}
+// DeliverDue makes every callback whose turn has come, once. Run does it all the
+// time.
+func (e *Engine) DeliverDue(ctx context.Context) error { return e.outbox.Due(ctx) }
 
 // purge deletes what the retention is over for (E10).
-func (e *Engine) purge(ctx context.Context) error {
+func (e *Engine) purge(ctx context.Context, stop <-chan struct{}) error {
+	info, err := e.store.Info(ctx)
+	if err != nil {
+		return err
+	}
+	before := info.Now.Add(-e.timeouts.Retention)
 	for {
-		info, err := e.store.Info(ctx)
-		if err != nil {
-			return err
-		}
-		n, err := e.store.Purge(ctx, info.Now.Add(-e.timeouts.Retention), batch, false)
-		if err != nil || n < batch {
+		n, err := e.store.Purge(ctx, before, batch, false)
+		if err != nil || n < batch || stopped(stop) {
 			return err
 		}
 	}

@@ -29,7 +29,7 @@ const maxRequest = 64 << 10
 
 // sealed is the activity as it is kept; nil if it is not.
 func (e *Engine) sealed(act *Activity) []byte {
-	if !e.keepRequest || act == nil || len(act.Raw) == 0 || len(act.Raw) > maxRequest {
+	if !e.policy.KeepRequest || act == nil || len(act.Raw) == 0 || len(act.Raw) > maxRequest {
 		return nil
 	}
 	return e.sealer.seal(act.Raw)

@@ -5,82 +5,69 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
+// Pending says what a sign-in waits for.
+type Pending string
+
+// The kinds of pending. The bot need not leave its user without a word: only
+// after CardSent is there something new on the screen.
+const (
+	NotPending Pending = ""                 // there is a token
+	CardSent   Pending = "card sent"        // a card is out now
+	CardOut    Pending = "card already out" // an earlier card is on the user's screen
+	UnderWay   Pending = "under way"        // another device or instance is at it
+)
+
+// SignInResult is what came of a SignIn that did not fail.
+type SignInResult struct {
+	Token   tokensvc.Token // empty while the sign-in is pending
+	Pending Pending
+}
+
+// SignedIn reports whether there is a token.
+func (r SignInResult) SignedIn() bool { return r.Pending == NotPending }
+
 // signIn runs rows A of the table: the bot asks in a turn.
-func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOptions) (tokensvc.Token, error) {
+func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOptions) (SignInResult, error) {
 	if turn.to.UserID == "" || turn.to.ServiceURL == "" || turn.to.ID == "" {
-		return tokensvc.Token{}, errors.New("sign in: the turn names no user, conversation or service URL")
+		return SignInResult{}, errors.New("sign in: the turn names no user, conversation or service URL")
 	}
-	c := e.call(turn, f)
-	defer c.release()
-	c.cardText, c.button = o.text, o.button
-	c.token, c.in.Request = turn.fetched[f], e.sealed(turn.act)
-	c.locate = (*call).byKey
-	c.in.Event.Kind = SignInAsked
+	ctx = context.WithoutCancel(ctx) // what was begun is finished
+	c := e.call(turn, f.conn.Name)
+	c.card.text, c.card.button = o.text, o.button
+	c.token, c.request = turn.fetched[f], e.sealed(turn.act)
 	c.received("SignIn")
-	out, err := c.drive(detach(ctx))
-	defer func() { c.finish(ctx, out.attempt) }()
+	ev := table.Event{Kind: table.SignInAsked}
+	if turn.act != nil {
+		ev.Activity = turn.act.ID
+	}
+	out, err := c.drive(ctx, byKey{}, ev)
+	defer c.finish(ctx, out.attempt)
 	if err != nil {
 		e.report(ctx, turn.act, err)
-		return tokensvc.Token{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
+		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
 	}
-	switch out.rule.Reply {
-	case ReplyToken:
-		if out.rule.Row == "A1" {
+	switch out.reply {
+	case table.ReplyToken:
+		if out.row == "A1" {
 			e.silentHits.add()
 		}
-		return c.token, nil
-	case ReplyWait:
-		return tokensvc.Token{}, nil
-	default:
-		err := c.upstream
-		if err == nil {
-			err = errors.New("the sign-in could not be started")
-		}
-		e.log.Warn().Str("user", c.key.User).Str("connection", c.key.Connection).Str("row", out.rule.Row).
-			Err(err).Msg("sign-in not started")
-		e.report(ctx, turn.act, err)
-		return tokensvc.Token{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
+		return SignInResult{Token: c.token}, nil
+	case table.ReplyCardSent:
+		return SignInResult{Pending: CardSent}, nil
+	case table.ReplyCardOut:
+		return SignInResult{Pending: CardOut}, nil
+	case table.ReplyElsewhere:
+		return SignInResult{Pending: UnderWay}, nil
 	}
-}
-
-// call begins the handling of something about one connection of a turn's user.
-func (e *Engine) call(turn *Turn, f *Flow) *call {
-	c := e.newCall()
-	c.turn, c.act, c.flow = turn, turn.act, f
-	c.key = turn.userKey().connection(f.conn.Name)
-	c.in.Conversation = turn.to
-	return c
-}
-
-type userKey store.UserKey
-
-func (t *Turn) userKey() userKey {
-	return userKey{App: t.eng.app, Channel: store.BaseChannel(t.to.Channel), User: t.to.UserID}
-}
-
-func (u userKey) connection(name string) store.Key {
-	return store.Key{App: u.App, Channel: u.Channel, User: u.User, Connection: name}
-}
-
-// byKey finds the attempt that is under way for the call's key, else the
-// newest one.
-func (c *call) byKey(ctx context.Context) (sighting, error) {
-	snap, err := c.find(ctx, store.Query{User: c.key.UserKey(), Connection: c.key.Connection})
-	if err != nil || len(snap.Attempts) == 0 {
-		return sighting{}, err
+	if err = c.upstream; err == nil {
+		err = errors.New("the sign-in could not be started")
 	}
-	return sighting{attempt: &snap.Attempts[0]}, nil
-}
-
-func (c *call) find(ctx context.Context, q store.Query) (store.Snapshot, error) {
-	snap, err := c.eng.store.Find(ctx, q)
-	if err != nil {
-		return store.Snapshot{}, fmt.Errorf("read attempts of %s: %w", q.User.User, err)
-	}
-	c.saw(snap.Now)
-	return snap, nil
+	e.log.Warn().Str("user", c.key.User).Str("connection", c.key.Connection).Str("row", out.row).
+		Err(err).Msg("sign-in not started")
+	e.report(ctx, turn.act, err)
+	return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
 }

@@ -5,26 +5,27 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 )
 
 // signOut runs E1–E3 and E5 for one connection.
 func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) error {
-	c := e.call(turn, f)
-	c.locate = (*call).byKey
-	return c.signOut(detach(ctx), "SignOut")
+	ctx = context.WithoutCancel(ctx)
+	c := e.call(turn, f.conn.Name)
+	c.received("SignOut")
+	out, err := c.drive(ctx, byKey{}, table.Event{Kind: table.SignOutAsked})
+	c.finish(ctx, out.attempt)
+	return c.signedOut(out, err)
 }
 
-func (c *call) signOut(ctx context.Context, name string) error {
-	c.received(name)
-	c.in.Event.Kind = SignOutAsked
-	out, err := c.drive(ctx)
-	defer func() { c.finish(ctx, out.attempt) }()
+// signedOut is what a sign-out came to, as an error for the bot's own code.
+func (c *call) signedOut(out outcome, err error) error {
+	if err == nil && out.reply == table.ReplyError {
+		err = c.upstream
+	}
 	if err != nil {
 		return fmt.Errorf("sign out of %s: %w", c.key.Connection, err)
-	}
-	if out.rule.Reply == ReplyError {
-		return fmt.Errorf("sign out of %s: %w", c.key.Connection, c.upstream)
 	}
 	return nil
 }
@@ -32,84 +33,79 @@ func (c *call) signOut(ctx context.Context, name string) error {
 // signOutAll runs E4: one DELETE without a connection name, then E1–E3 for
 // each key of the user.
 func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
-	ctx = detach(ctx)
-	c := e.call(turn, e.flows[0])
-	c.key.Connection = ""
+	ctx = context.WithoutCancel(ctx)
+	c := e.call(turn, "")
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
 	if err != nil {
 		return fmt.Errorf("sign out of all connections: %w", err)
 	}
+	newest := newestOfEach(snap.Attempts)
 	// Sign-ins under way are ended first, so that none completes after the
 	// DELETE (E2).
-	seen := map[string]bool{}
-	var newest []store.Attempt
-	for _, a := range snap.Attempts {
-		if i := a.Key.Index(); !seen[i] {
-			seen[i] = true
-			newest = append(newest, a)
-		}
-	}
 	for i := range newest {
-		if err := e.settleSignOut(ctx, turn, &newest[i], true); err != nil {
+		if err := e.endBefore(ctx, turn, &newest[i]); err != nil {
 			return err
 		}
 	}
 	c.received("SignOut")
-	ev := &c.in.Event
-	ev.Kind = SignOutAsked
-	c.perform(ctx, Delete, nil)
-	c.note(store.Event{Kind: store.EventNote, Row: "E4", Status: ev.Status, Detail: "sign-out of every connection"})
+	ev := c.perform(ctx, table.Delete, nil, table.Event{Kind: table.SignOutAsked})
+	c.note(store.Event{Kind: store.EventNote, Row: "E4", Status: ev.Status, Code: ev.Code, Detail: "sign-out of every connection"})
 	c.finish(ctx, nil)
-	if ev.Kind == SignOutError {
+	if ev.Kind == table.SignOutError {
 		return fmt.Errorf("sign out of all connections: %w", c.upstream)
 	}
 	for i := range newest {
-		if err := e.settleSignOut(ctx, turn, &newest[i], false); err != nil {
+		if err := e.endAfter(ctx, turn, &newest[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// settleSignOut settles one key of a user without a DELETE of its own: before
-// the one for all, only what talks to an upstream; after it, the rest.
-func (e *Engine) settleSignOut(ctx context.Context, turn *Turn, seen *store.Attempt, before bool) error {
-	k := seen.Key
-	c := e.call(turn, &Flow{eng: e, conn: Connection{Name: k.Connection}})
-	c.locate = (*call).byKey
-	here, err := c.byKey(ctx)
-	if err != nil {
-		return fmt.Errorf("sign out of %s: %w", k.Connection, err)
+// newestOfEach is the newest attempt of each connection.
+func newestOfEach(attempts []store.Attempt) []store.Attempt {
+	seen := map[string]bool{}
+	var out []store.Attempt
+	for _, a := range attempts {
+		if i := a.Key.Index(); !seen[i] {
+			seen[i] = true
+			out = append(out, a)
+		}
 	}
-	if a := here.attempt; a == nil || before && a.State != store.Exchanging && a.State != store.Verifying {
-		return nil
-	}
-	if before {
-		c.locate = (*call).underWay // what has come back to its card by now is E1's, after the DELETE
-	}
-	c.received("SignOut")
-	ev := &c.in.Event
-	ev.Kind = SignedOut
-	if here.attempt.State == store.Complete && (here.attempt.ID != seen.ID || seen.State != store.Complete) {
-		ev.Kind = SignOutAsked // complete since: its token may be younger than the DELETE for all
-	}
-	out, err := c.drive(ctx)
-	c.finish(ctx, out.attempt)
-	var illegal *IllegalTransitionError
-	switch {
-	case err != nil && !errors.As(err, &illegal):
-		return fmt.Errorf("sign out of %s: %w", k.Connection, err)
-	case err == nil && out.rule.Reply == ReplyError:
-		return fmt.Errorf("sign out of %s: %w", k.Connection, c.upstream)
-	}
-	return nil
+	return out
 }
 
-// underWay is byKey for an attempt that talks to an upstream; none otherwise.
-func (c *call) underWay(ctx context.Context) (sighting, error) {
-	here, err := c.byKey(ctx)
-	if a := here.attempt; a != nil && a.State != store.Exchanging && a.State != store.Verifying {
-		return sighting{}, err
+// endBefore ends a sign-in that talks to an upstream, before the DELETE for all.
+// One that has come back to its card by then is left to endAfter.
+func (e *Engine) endBefore(ctx context.Context, turn *Turn, a *store.Attempt) error {
+	c := e.call(turn, a.Key.Connection)
+	here, err := underWay{}.find(ctx, c, nil)
+	if err != nil || here == nil {
+		return c.signedOut(outcome{}, err)
 	}
-	return here, err
+	c.received("SignOut")
+	out, err := c.drive(ctx, underWay{}, table.Event{Kind: table.SignedOut})
+	c.finish(ctx, out.attempt)
+	return c.signedOut(out, err)
+}
+
+// endAfter settles one key of a user after the DELETE for all. What has become
+// complete since then gets a DELETE of its own: its token may be younger.
+func (e *Engine) endAfter(ctx context.Context, turn *Turn, before *store.Attempt) error {
+	c := e.call(turn, before.Key.Connection)
+	here, err := c.newest(ctx, c.key)
+	if err != nil || here == nil {
+		return c.signedOut(outcome{}, err)
+	}
+	ev := table.Event{Kind: table.SignedOut}
+	if here.State == store.Complete && (here.ID != before.ID || before.State != store.Complete) {
+		ev.Kind = table.SignOutAsked
+	}
+	c.received("SignOut")
+	out, err := c.drive(ctx, byKey{}, ev)
+	c.finish(ctx, out.attempt)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return c.signedOut(out, err)
 }

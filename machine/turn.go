@@ -3,7 +3,10 @@ package machine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
@@ -20,6 +23,16 @@ type Turn struct {
 	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
+	refusal  *Refusal
+}
+
+// Refusal is what an upstream answered where a failure callback gets no failure
+// of the client.
+type Refusal struct {
+	Operation string // what was called: "Exchange", "GetToken"
+	Status    int    // HTTP status, 0 for no answer
+	Code      string // the upstream's own error code
+	Kind      string // "consent_required", or "" where nothing more is known
 }
 
 // Activity is what came in; nil when a callback is redelivered.
@@ -45,8 +58,12 @@ func (t *Turn) DeliveryKey() string {
 // a pgx.Tx on Postgres. nil otherwise, and after the callback.
 func (t *Turn) Tx() any { return t.tx }
 
-// Request is the activity with which the user first asked, as it came, when
-// the engine was told to keep it; nil otherwise.
+// Refusal says more about a failure on the server side; nil outside of such a
+// callback.
+func (t *Turn) Refusal() *Refusal { return t.refusal }
+
+// Request is the activity with which the user first asked, as it came
+// ([Policy.KeepRequest]); nil when it was not kept.
 func (t *Turn) Request() json.RawMessage { return t.original }
 
 // Send answers with a plain text: a reply in a live turn, else proactively.
@@ -79,14 +96,10 @@ type signInOptions struct{ connection, text, button string }
 
 // chosen is o with the options.
 func chosen(o signInOptions, opts []SignInOption) signInOptions {
-	if len(opts) == 0 {
-		return o
-	}
-	changed := o // the only one that the options make escape
 	for _, set := range opts {
-		set(&changed)
+		set(&o)
 	}
-	return changed
+	return o
 }
 
 // WithConnection names the connection; needed where several are registered.
@@ -100,43 +113,53 @@ func WithCardText(text string) SignInOption { return func(o *signInOptions) { o.
 // WithButtonText sets the title of the card's button for this sign-in.
 func WithButtonText(text string) SignInOption { return func(o *signInOptions) { o.button = text } }
 
-// SignIn returns the user's token if there is one. Otherwise it sends the
-// card and returns an empty token: the sign-in is pending, and the flow's
-// callback tells how it ends. An error means that nothing is under way.
-func (t *Turn) SignIn(ctx context.Context, opts ...SignInOption) (tokensvc.Token, error) {
+// SignIn returns the user's token if there is one. Otherwise the sign-in is
+// pending: the result says what it waits for, and the flow's callback tells how
+// it ends. An error means that nothing is under way.
+func (t *Turn) SignIn(ctx context.Context, opts ...SignInOption) (SignInResult, error) {
 	f, err := t.eng.Flow(chosen(signInOptions{}, opts).connection)
 	if err != nil {
-		return tokensvc.Token{}, err
+		return SignInResult{}, err
 	}
 	return f.SignIn(ctx, t, opts...)
 }
 
-// Token returns the user's token without sending anything; ErrNoToken of
-// package tokensvc if there is none.
-func (t *Turn) Token(ctx context.Context, connection ...string) (tokensvc.Token, error) {
-	f, err := t.flow(connection)
+// Token returns the user's token of a connection ("" = the only one) without
+// sending anything; ErrNoToken of package tokensvc if there is none.
+func (t *Turn) Token(ctx context.Context, connection string) (tokensvc.Token, error) {
+	f, err := t.eng.Flow(connection)
 	if err != nil {
 		return tokensvc.Token{}, err
 	}
 	return f.Token(ctx, t)
 }
 
-// SignedIn reports whether the Token Service holds a token of the user.
-func (t *Turn) SignedIn(ctx context.Context, connection ...string) (bool, error) {
-	f, err := t.flow(connection)
+// SignedIn reports whether the Token Service holds a token of the user for a
+// connection ("" = the only one).
+func (t *Turn) SignedIn(ctx context.Context, connection string) (bool, error) {
+	f, err := t.eng.Flow(connection)
 	if err != nil {
 		return false, err
 	}
 	return f.SignedIn(ctx, t)
 }
 
-// SignOut deletes the user's token and ends a sign-in under way.
-func (t *Turn) SignOut(ctx context.Context, connection ...string) error {
-	f, err := t.flow(connection)
-	if err != nil {
-		return err
+// SignOut deletes the user's token and ends a sign-in under way, on each of the
+// connections that are named. Without a name it is the only connection. What
+// fails on one does not keep it from the others.
+func (t *Turn) SignOut(ctx context.Context, connections ...string) error {
+	if len(connections) == 0 {
+		connections = []string{""}
 	}
-	return f.SignOut(ctx, t)
+	errs := make([]error, 0, len(connections))
+	for _, name := range connections {
+		f, err := t.eng.Flow(name)
+		if err == nil {
+			err = f.SignOut(ctx, t)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // SignOutAll signs the user out of every connection of the bot (E4).
@@ -145,19 +168,38 @@ func (t *Turn) SignOutAll(ctx context.Context) error {
 	return t.eng.signOutAll(ctx, t)
 }
 
-// ConnectionStatus lists the user's connections and whether each has a token.
+// ConnectionStatus lists the user's connections and whether each has a token. The
+// Token Service's own list can be stale: a registered connection that it calls
+// not connected is asked once more with GetToken.
 func (t *Turn) ConnectionStatus(ctx context.Context) ([]tokensvc.TokenStatus, error) {
 	out, err := t.eng.tokens.GetTokenStatus(ctx, t.to.UserID, store.BaseChannel(t.to.Channel))
 	if err != nil {
 		return nil, fmt.Errorf("connection status: %w", err)
 	}
+	for _, f := range t.eng.flows {
+		i := slices.IndexFunc(out, func(s tokensvc.TokenStatus) bool { return strings.EqualFold(s.Connection, f.conn.Name) })
+		if i >= 0 && out[i].HasToken {
+			continue
+		}
+		in, err := f.SignedIn(ctx, t)
+		if err != nil {
+			return nil, fmt.Errorf("connection status: %w", err)
+		}
+		switch {
+		case i >= 0:
+			out[i].HasToken = in
+		case in:
+			out = append(out, tokensvc.TokenStatus{
+				ChannelID: store.BaseChannel(t.to.Channel), Connection: f.conn.Name, HasToken: true, DisplayName: f.conn.DisplayName,
+			})
+		}
+	}
 	return out, nil
 }
 
-func (t *Turn) flow(connection []string) (*Flow, error) {
-	name := ""
-	if len(connection) > 0 {
-		name = connection[0]
+// key is the turn's user with a connection.
+func (t *Turn) key(connection string) store.Key {
+	return store.Key{
+		App: t.eng.app, Channel: store.BaseChannel(t.to.Channel), User: t.to.UserID, Connection: connection,
 	}
-	return t.eng.Flow(name)
 }

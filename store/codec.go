@@ -189,6 +189,7 @@ var eventFields = [...]field[Event]{
 	19: text(func(e *Event) *string { return &e.Key.User }),
 	20: text(func(e *Event) *string { return &e.Key.Connection }),
 	21: text(func(e *Event) *string { return &e.Code }),
+	22: text(func(e *Event) *string { return &e.Source }),
 }
 
 var deliveryFields = [...]field[Delivery]{

@@ -35,6 +35,7 @@ type Event struct {
 	Invoke   string // invoke name, or what was called
 	Activity string // activity id
 	Status   int    // HTTP status
+	Source   string // who failed, as in [Failure]; "" if nobody did
 	Code     string // the upstream's or the client's own error code
 	Duration time.Duration
 	Platform string // entities[].platform of the client

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
+	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -19,6 +19,7 @@ type Connector struct {
 	cards int
 	texts int
 	next  []script
+	chats []script
 	gate  chan struct{}
 }
 
@@ -26,11 +27,33 @@ type Connector struct {
 // line per call.
 func NewConnector(log func(format string, args ...any)) *Connector { return &Connector{log: log} }
 
-// statusError is a clear answer that is no success.
-type statusError int
+// Refusal is a clear answer of the connector that is no success.
+type Refusal struct {
+	Op    string
+	With  int // HTTP status
+	Code  string
+	After time.Duration // Retry-After
+}
 
-func (e statusError) Error() string   { return "connector: status " + strconv.Itoa(int(e)) }
-func (e statusError) HTTPStatus() int { return int(e) }
+// Error names the status, and the code if there is one.
+func (e *Refusal) Error() string {
+	if e.Code != "" {
+		return fmt.Sprintf("connector: status %d, code %s", e.With, e.Code)
+	}
+	return fmt.Sprintf("connector: status %d", e.With)
+}
+
+// HTTPStatus returns With.
+func (e *Refusal) HTTPStatus() int { return e.With }
+
+// ErrorCode returns Code.
+func (e *Refusal) ErrorCode() string { return e.Code }
+
+// Operation returns Op.
+func (e *Refusal) Operation() string { return e.Op }
+
+// RetryDelay returns After.
+func (e *Refusal) RetryDelay() time.Duration { return e.After }
 
 // Send accepts a card or a text; cards get the ids card-1, card-2 and so on.
 func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
@@ -60,6 +83,9 @@ func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.M
 		sso = "with SSO " + m.Card.Resource.TokenExchangeResource.ID
 	}
 	about := fmt.Sprintf("POST card %s %s to %s", m.Card.Connection, sso, to.ID)
+	if m.Targeted {
+		about += " for " + to.UserID + " alone"
+	}
 	if gate != nil {
 		c.log("%s: held", about)
 		select {
@@ -76,7 +102,7 @@ func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.M
 		return "", errors.Join(errors.New("connector: no answer"), ctx.Err())
 	case next.status >= 300:
 		c.log("%s: %d", about, next.status)
-		return "", statusError(next.status)
+		return "", &Refusal{Op: "Send", With: next.status, Code: next.code, After: next.retryAfter}
 	}
 	c.log("%s: 200, id %s", about, id)
 	return id, nil
@@ -90,7 +116,17 @@ func (c *Connector) Update(_ context.Context, to store.Conversation, id string, 
 
 // CreateConversation opens the chat "1:1 USER".
 func (c *Connector) CreateConversation(_ context.Context, to store.Conversation) (string, error) {
+	c.mu.Lock()
+	var next script
+	if len(c.chats) > 0 {
+		next, c.chats = c.chats[0], c.chats[1:]
+	}
+	c.mu.Unlock()
 	id := "1:1-" + to.UserID
+	if next.status >= 300 {
+		c.log("create conversation: %d", next.status)
+		return "", &Refusal{Op: "CreateConversation", With: next.status, Code: next.code, After: next.retryAfter}
+	}
 	c.log("create conversation: %s", id)
 	return id, nil
 }

@@ -18,6 +18,8 @@ type faultStore struct {
 	mu    sync.Mutex
 	how   string // up, down (every call fails), readonly (writes fail), lost (a write is done, its answer is lost)
 	after int    // so many writes still go well
+
+	exclusive bool // one process at a time owns it
 }
 
 // disturb orders what the store does from now on:
@@ -99,12 +101,22 @@ func (s *faultStore) Due(ctx context.Context, limit int, hold time.Duration) (st
 	return s.Store.Due(ctx, limit, hold)
 }
 
-func (s *faultStore) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
+func (s *faultStore) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
 	if does, _ := s.write(); !does {
 		return nil, outOfOrder()
 	}
-	return s.Store.Claim(ctx, owner, limit, hold)
+	return s.Store.Claim(ctx, q)
 }
+
+func (s *faultStore) Probe(ctx context.Context) error {
+	if does, _ := s.write(); !does {
+		return outOfOrder()
+	}
+	return s.Store.Probe(ctx)
+}
+
+// Exclusive reports whether the scenario's store belongs to one process.
+func (s *faultStore) Exclusive() bool { return s.exclusive }
 
 func (s *faultStore) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	if err := s.read(); err != nil {

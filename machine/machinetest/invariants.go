@@ -6,7 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 )
 
@@ -19,7 +19,7 @@ func Violations(ctx context.Context, s store.Store) ([]string, error) {
 	var bad []string
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
 	legal := map[[2]store.State]bool{}
-	for _, e := range machine.Edges() {
+	for _, e := range table.Arrows() {
 		legal[[2]store.State{e.From, e.To}] = true
 	}
 	open := map[string]string{}

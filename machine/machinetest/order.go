@@ -38,6 +38,12 @@ func (w *world) policy(_ context.Context, c command) string {
 			p.SuccessBody = machine.Choice(v)
 		case "popup_closed":
 			p.PopupClosed = machine.Choice(v)
+		case "identity_mismatch":
+			p.IdentityMismatch = machine.Choice(v)
+		case "group_card":
+			p.GroupCard = machine.Choice(v)
+		case "typed_codes":
+			p.TypedCodes = on
 		case "combined_lookup":
 			p.CombinedLookup = on
 		case "callback_budget":
@@ -56,6 +62,9 @@ func (w *world) policy(_ context.Context, c command) string {
 //	upstream exchange 500
 //	upstream exchange 429 retry-after=2s
 //	upstream GetToken silent
+//	upstream exchange 400 code=consent_required consent=true
+//	upstream GetToken stale       a token that has expired
+//	upstream GetToken bearer code=invalid_client      the bot has no token
 func (w *world) upstream(_ context.Context, c command) string {
 	w.tokens.mu.Lock()
 	defer w.tokens.mu.Unlock()
@@ -65,11 +74,16 @@ func (w *world) upstream(_ context.Context, c command) string {
 	return ""
 }
 
-// card orders answers of the connector to the next card.
+// card orders answers of the connector to the next card; chat those to the next
+// 1:1 chat that is opened.
 func (w *world) card(_ context.Context, c command) string {
 	w.conn.mu.Lock()
 	defer w.conn.mu.Unlock()
 	for _, word := range c.words {
+		if c.verb == "chat" {
+			w.conn.chats = append(w.conn.chats, w.script(c, word))
+			continue
+		}
 		w.conn.next = append(w.conn.next, w.script(c, word))
 	}
 	return ""
@@ -82,6 +96,10 @@ func (w *world) script(c command, word string) script {
 		s.silent = true
 	case "empty":
 		s.noToken = true
+	case "stale":
+		s.stale = true
+	case "bearer":
+		s.bearer, s.status = true, 401
 	default:
 		n, err := strconv.Atoi(word)
 		if err != nil {
@@ -90,6 +108,7 @@ func (w *world) script(c command, word string) script {
 		s.status = n
 	}
 	s.retryAfter, _ = time.ParseDuration(c.opt("retry-after", "0s"))
+	s.code, s.consent = c.opt("code", ""), c.opt("consent", "") == "true"
 	return s
 }
 

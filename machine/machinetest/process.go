@@ -135,10 +135,8 @@ func (s processStore) Due(ctx context.Context, limit int, hold time.Duration) (s
 	return out, lost(err)
 }
 
-func (s processStore) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
-	out, err := through(ctx, s.p, func(ctx context.Context) ([]store.Delivery, error) {
-		return s.Store.Claim(ctx, owner, limit, hold)
-	})
+func (s processStore) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
+	out, err := through(ctx, s.p, func(ctx context.Context) ([]store.Delivery, error) { return s.Store.Claim(ctx, q) })
 	return out, lost(err)
 }
 
@@ -158,6 +156,19 @@ func (s processStore) Info(ctx context.Context) (store.Info, error) {
 	out, err := through(ctx, s.p, s.Store.Info)
 	return out, lost(err)
 }
+
+func (s processStore) Probe(ctx context.Context) error {
+	_, err := through(ctx, s.p, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.Store.Probe(ctx) })
+	return lost(err)
+}
+
+func (s processStore) Mark(ctx context.Context, name string) (store.Mark, error) {
+	out, err := through(ctx, s.p, func(ctx context.Context) (store.Mark, error) { return s.Store.Mark(ctx, name) })
+	return out, lost(err)
+}
+
+// Exclusive passes on what the scenario says of its store.
+func (s processStore) Exclusive() bool { return store.IsExclusive(s.Store) }
 
 // processTokens is the token service as a process sees it.
 type processTokens struct {

@@ -31,6 +31,21 @@ type script struct {
 	retryAfter time.Duration
 	silent     bool // answers nothing: the caller's deadline decides
 	noToken    bool // a 200 without a token
+	stale      bool // a 200 with a token that has expired
+	code       string
+	consent    bool // it refuses for want of consent
+	bearer     bool // the bot's own token cannot be had, so nothing is sent
+}
+
+// fail is the error of an answer that was ordered.
+func (s script) fail(op string) error {
+	e := &tokensvc.Error{Op: op, Status: s.status, Code: s.code, RetryAfter: s.retryAfter, Consent: s.consent}
+	if s.bearer {
+		own := *e
+		own.Op = tokensvc.OpAccessToken
+		return &tokensvc.Error{Op: op, Err: fmt.Errorf("bearer token: %w", &own)}
+	}
+	return e
 }
 
 // NewTokenService returns a service without tokens. Its log gets a line per
@@ -82,12 +97,15 @@ func (s *TokenService) enter(ctx context.Context, op, about string) (script, err
 		<-ctx.Done()
 		s.log("%s %s: %s", op, about, unanswered(ctx))
 		return script{}, &tokensvc.Error{Op: op, Err: ctx.Err()}
+	case next.bearer:
+		s.log("%s %s: not sent, the bot has no token", op, about)
+		return script{}, next.fail(op)
 	case next.status == 404 && op != "exchange":
 		s.log("%s %s: 404", op, about)
 		return script{}, fmt.Errorf("%s: %w", op, tokensvc.ErrNoToken)
 	case next.status >= 300:
 		s.log("%s %s: %d", op, about, next.status)
-		return script{}, &tokensvc.Error{Op: op, Status: next.status, RetryAfter: next.retryAfter}
+		return script{}, next.fail(op)
 	}
 	return next, nil
 }
@@ -99,11 +117,16 @@ func (s *TokenService) GetToken(ctx context.Context, uc tokensvc.UserConnection,
 		op = "GetToken+code"
 	}
 	about := uc.Connection
-	if _, err := s.enter(ctx, op, about); err != nil {
+	next, err := s.enter(ctx, op, about)
+	if err != nil {
 		return tokensvc.Token{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if next.stale {
+		s.log("%s %s: 200, but expired", op, about)
+		return s.old(uc), nil
+	}
 	key := owner(uc.UserID, uc.Connection)
 	if !code.Empty() {
 		if s.codes[code.Reveal()] != key {
@@ -125,6 +148,13 @@ func (s *TokenService) token(uc tokensvc.UserConnection) tokensvc.Token {
 	return tokensvc.Token{ChannelID: uc.ChannelID, Connection: uc.Connection, Token: tokensvc.NewSecret("token of " + owner(uc.UserID, uc.Connection))}
 }
 
+// old is a token that has expired.
+func (s *TokenService) old(uc tokensvc.UserConnection) tokensvc.Token {
+	tok := s.token(uc)
+	tok.Expiration = time.Now().Add(-time.Hour)
+	return tok
+}
+
 // GetSignInResource makes the next card's resource; its exchange id is x-1,
 // x-2 and so on.
 func (s *TokenService) GetSignInResource(ctx context.Context, st tokensvc.State) (tokensvc.SignInResource, error) {
@@ -141,7 +171,7 @@ func (s *TokenService) resource(st tokensvc.State) tokensvc.SignInResource {
 	s.cards++
 	res := tokensvc.SignInResource{SignInLink: tokensvc.NewSecret(fmt.Sprintf("https://token.example/signin?n=%d", s.cards))}
 	if !s.noSSO[strings.ToLower(st.Connection)] {
-		res.TokenExchangeResource = &tokensvc.TokenExchangeResource{ID: fmt.Sprintf("x-%d", s.cards), URI: "api://bot"}
+		res.TokenExchangeResource = &tokensvc.TokenExchangeResource{ID: fmt.Sprintf("x-%d", s.cards), URI: "api://bot.example/botid-app"}
 	}
 	return res
 }
@@ -179,6 +209,9 @@ func (s *TokenService) Exchange(ctx context.Context, uc tokensvc.UserConnection,
 	case next.noToken:
 		s.log("exchange %s: 200 without a token", uc.Connection)
 		return tokensvc.Token{}, &tokensvc.Error{Op: "Exchange", Status: 200}
+	case next.stale:
+		s.log("exchange %s: 200, but expired", uc.Connection)
+		return s.old(uc), nil
 	}
 	s.tokens[owner(uc.UserID, uc.Connection)] = true
 	s.log("exchange %s: 200", uc.Connection)

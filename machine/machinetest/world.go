@@ -2,6 +2,7 @@ package machinetest
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,22 +35,26 @@ type world struct {
 	names  []string // of connections
 	engine map[string]*machine.Engine
 
-	mu      sync.Mutex
-	procs   map[string]*process // the newest of each instance
-	killAt  map[string]string   // instance -> the row after which it dies
-	out     []string
-	ids     map[string]int // attempt id -> #n
-	seq     int            // activities sent
-	waiting map[string]chan string
-	fails   map[string]int // callbacks that are to fail: name -> how often
-	panics  map[string]int // … that are to panic
-	slow    map[string]time.Duration
-	gates   map[string]chan struct{}
+	mu         sync.Mutex
+	procs      map[string]*process // the newest of each instance
+	killAt     map[string]string   // instance -> the row after which it dies
+	out        []string
+	ids        map[string]int // attempt id -> #n
+	seq        int            // activities sent
+	waiting    map[string]chan string
+	fails      map[string]int    // callbacks that are to fail: name -> how often
+	failsWith  map[string]error  // … and how
+	appLevel   bool              // the bot has handlers for all connections
+	withoutSSO map[string]bool   // connections that are set so
+	running    map[string]func() // ends Run of an instance
+	panics     map[string]int    // … that are to panic
+	slow       map[string]time.Duration
+	gates      map[string]chan struct{}
 }
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, slow: map[string]time.Duration{}}
+	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, failsWith: map[string]error{}, withoutSSO: map[string]bool{}, running: map[string]func(){}, slow: map[string]time.Duration{}}
 	w.procs, w.killAt = map[string]*process{}, map[string]string{}
 	w.mem = memstore.New(time.Now)
 	w.store = &faultStore{Store: w.mem}
@@ -110,7 +115,7 @@ func (w *world) on(instance string) *machine.Engine {
 	cfg.Messenger = processConnector{conn: w.conn, p: p}
 	cfg.Connections = nil
 	for _, n := range w.names {
-		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n})
+		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, NoSSO: w.withoutSSO[n]})
 	}
 	e, err := machine.New(cfg)
 	if err != nil {
@@ -129,11 +134,15 @@ func (w *world) on(instance string) *machine.Engine {
 			return w.callback(ctx, p, turn, "complete", fmt.Sprintf("OnSignInComplete %s, %s", n, what))
 		})
 		f.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, fail *machine.Failure) error {
-			what := "server side"
-			if fail != nil {
-				what = "client: " + fail.Code
-			}
-			return w.callback(ctx, p, turn, "failure", fmt.Sprintf("OnSignInFailure %s, %s", n, what))
+			return w.callback(ctx, p, turn, "failure", fmt.Sprintf("OnSignInFailure %s, %s", n, failed(turn, fail)))
+		})
+	}
+	if w.appLevel {
+		e.OnSignIn(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			return w.callback(ctx, p, turn, "app", "OnSignIn of the bot")
+		})
+		e.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, fail *machine.Failure) error {
+			return w.callback(ctx, p, turn, "app", "OnSignInFailure of the bot, "+failed(turn, fail))
 		})
 	}
 	w.engine[instance] = e
@@ -141,6 +150,60 @@ func (w *world) on(instance string) *machine.Engine {
 	w.procs[instance] = p
 	w.mu.Unlock()
 	return e
+}
+
+// failed says what a failure handler got.
+func failed(turn *machine.Turn, fail *machine.Failure) string {
+	if fail != nil {
+		return "client: " + fail.Code
+	}
+	what := "server side"
+	if r := turn.Refusal(); r != nil {
+		what += fmt.Sprintf(" (%s: %d", r.Operation, r.Status)
+		for _, more := range []string{r.Code, r.Kind} {
+			if more != "" {
+				what += " " + more
+			}
+		}
+		what += ")"
+	}
+	return what
+}
+
+// handlerError is how the bot's handlers fail: callbacks complete fail=1
+// status=403 code=ConversationBlockedByUser, or permanent=true.
+func handlerError(c command) error {
+	status, _ := strconv.Atoi(c.opt("status", "0"))
+	wait, _ := time.ParseDuration(c.opt("retry-after", "0s"))
+	switch {
+	case status != 0:
+		return fmt.Errorf("send: %w", &Refusal{Op: "Send", With: status, Code: c.opt("code", ""), After: wait})
+	case c.opt("permanent", "") == "true":
+		return machine.Permanent(errors.New("the handler gives up"))
+	default:
+		return errors.New("the handler failed")
+	}
+}
+
+// runEngine starts Run of an instance; stopEngine ends it and waits.
+func (w *world) runEngine(_ context.Context, c command) string {
+	instance := c.opt("on", "a")
+	e := w.on(instance)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	w.running[instance] = func() { cancel(); <-done }
+	go func() { done <- e.Run(ctx) }()
+	settle()
+	return ""
+}
+
+func (w *world) stopEngine(_ context.Context, c command) string {
+	stop := w.running[c.opt("on", "a")]
+	delete(w.running, c.opt("on", "a"))
+	if stop != nil {
+		stop()
+	}
+	return ""
 }
 
 // process is the newest of an instance, nil if there was none yet.
@@ -187,6 +250,9 @@ func (w *world) callback(ctx context.Context, p *process, turn *machine.Turn, ki
 	}
 	if turn.Proactive() {
 		line += "  (no live turn)"
+		if url := turn.Conversation().ServiceURL; url != serviceURL {
+			line += " by way of " + url
+		}
 	}
 	w.mu.Lock()
 	slow := w.slow[kind]
@@ -216,7 +282,9 @@ func (w *world) callback(ctx context.Context, p *process, turn *machine.Turn, ki
 	}
 	if fail {
 		w.say("callback %s: the handler fails", line)
-		return errors.New("the handler failed")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.failsWith[kind]
 	}
 	w.say("callback %s", line)
 	return nil
@@ -298,11 +366,21 @@ func verbs() map[string]func(*world, context.Context, command) string {
 			}
 			return ""
 		},
-		"policy":   (*world).policy,
-		"upstream": (*world).upstream,
-		"card":     (*world).card,
-		"hold":     (*world).hold,
-		"release":  (*world).release,
+		"policy":      (*world).policy,
+		"upstream":    (*world).upstream,
+		"card":        (*world).card,
+		"chat":        (*world).card,
+		"exclusive":   func(w *world, _ context.Context, _ command) string { w.store.exclusive = true; return "" },
+		"run":         (*world).runEngine,
+		"stop":        (*world).stopEngine,
+		"apphandlers": func(w *world, _ context.Context, _ command) string { w.appLevel = true; return "" },
+		"connection": func(w *world, _ context.Context, c command) string { // connection graph sso=false
+			w.withoutSSO[c.word(0)] = c.opt("sso", "true") == "false"
+			return ""
+		},
+		"damage":  func(w *world, _ context.Context, c command) string { w.mem.Damage(w.id(c.word(0))); return "" },
+		"hold":    (*world).hold,
+		"release": (*world).release,
 		"token": func(w *world, _ context.Context, c command) string { // the user got a token in another way
 			w.tokens.tokens[owner(user(c), c.word(0))] = true
 			return ""
@@ -324,6 +402,7 @@ func verbs() map[string]func(*world, context.Context, command) string {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.fails[c.word(0)], _ = strconv.Atoi(c.opt("fail", "0"))
+			w.failsWith[c.word(0)] = handlerError(c)
 			w.panics[c.word(0)], _ = strconv.Atoi(c.opt("panic", "0"))
 			w.slow[c.word(0)], _ = time.ParseDuration(c.opt("slow", "0s"))
 			return ""
@@ -351,6 +430,9 @@ func verbs() map[string]func(*world, context.Context, command) string {
 	}
 }
 
+// serviceURL is where activities come from, unless they say otherwise.
+const serviceURL = "https://smba.example/"
+
 func user(c command) string { return "29:" + c.opt("as", "alice") }
 
 // activity is one that a user's client sends.
@@ -360,10 +442,10 @@ func (w *world) activity(c command, kind, name string, value any) *machine.Activ
 	n := w.seq
 	w.mu.Unlock()
 	a := &machine.Activity{
-		Type: kind, Name: name, ID: fmt.Sprintf("activity-%d", n), ReplyToID: c.opt("reply", ""), Platform: c.opt("device", "Web"),
+		Type: kind, Name: name, ID: c.opt("message", fmt.Sprintf("activity-%d", n)), ReplyToID: c.opt("reply", ""), Platform: c.opt("device", "Web"),
 		Conversation: store.Conversation{
-			ServiceURL: "https://smba.example/", Channel: c.opt("channel", "msteams"), ID: c.opt("chat", "chat-"+c.opt("as", "alice")),
-			Type: c.opt("type", "personal"), Tenant: "tenant", BotID: "28:app", UserID: user(c),
+			ServiceURL: c.opt("url", serviceURL), Channel: c.opt("channel", "msteams"), ID: c.opt("chat", "chat-"+c.opt("as", "alice")),
+			Type: c.opt("type", "personal"), Tenant: "tenant", BotID: "28:app", UserID: user(c), UserAAD: "aad-" + c.opt("as", "alice"),
 		},
 	}
 	if value != nil {
@@ -383,8 +465,8 @@ func (w *world) signIn(ctx context.Context, c command) string {
 	switch {
 	case err != nil:
 		return "error: " + w.renumber(err.Error())
-	case tok.Token.Empty():
-		return "pending"
+	case !tok.SignedIn():
+		return "pending: " + string(tok.Pending)
 	default:
 		return "token"
 	}
@@ -406,8 +488,27 @@ func (w *world) signOut(ctx context.Context, c command) string {
 
 func (w *world) exchange(ctx context.Context, c command) string {
 	return w.send(ctx, c, machine.InvokeTokenExchange, map[string]string{
-		"id": c.opt("id", ""), "connectionName": c.opt("connection", w.names[0]), "token": c.opt("token", "jwt"),
+		"id": c.opt("id", ""), "connectionName": c.opt("connection", w.names[0]), "token": ssoToken(c),
 	})
+}
+
+// ssoToken is what the client sends: token=WORD or, if a claim is named, an
+// unsigned JWT: aud=api://bot ver=1.0 oid=aad-bob tid=other azp=client exp=-1h.
+func ssoToken(c command) string {
+	claims := map[string]any{}
+	for _, name := range []string{"aud", "ver", "oid", "tid", "azp"} {
+		if v, ok := c.opts[name]; ok {
+			claims[name] = v
+		}
+	}
+	if d, err := time.ParseDuration(c.opt("exp", "")); err == nil {
+		claims["exp"] = time.Now().Add(d).Unix()
+	}
+	if len(claims) == 0 {
+		return c.opt("token", "jwt")
+	}
+	raw, _ := json.Marshal(claims)
+	return "header." + base64.RawURLEncoding.EncodeToString(raw) + ".signature"
 }
 
 func (w *world) verify(ctx context.Context, c command) string {
@@ -532,6 +633,20 @@ func (w *world) show(ctx context.Context, _ command) string {
 		if a.SSOOutcome != "" {
 			line += ", SSO " + a.SSOOutcome
 		}
+		if f := a.Failure; f != nil {
+			line += fmt.Sprintf(", last failure %s %s", f.Source, f.Operation)
+			for _, more := range []string{status(f.Status), f.Code, f.Kind} {
+				if more != "" {
+					line += " " + more
+				}
+			}
+		}
+		if a.Diagnosis != (store.Diagnosis{}) {
+			line += ", token " + diagnosis(a.Diagnosis)
+		}
+		if !a.NoSSOUntil.IsZero() {
+			line += ", no SSO for " + time.Until(a.NoSSOUntil).Round(time.Hour).String()
+		}
 		if a.VerifyTries > 0 {
 			line += fmt.Sprintf(", %d wrong codes", a.VerifyTries)
 		}
@@ -558,6 +673,30 @@ func (w *world) show(ctx context.Context, _ command) string {
 		w.say("%s", line)
 	}
 	return ""
+}
+
+func status(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// diagnosis names what a token's claims do not hold.
+func diagnosis(d store.Diagnosis) string {
+	var bad []string
+	for _, v := range []struct {
+		name string
+		v    store.Verdict
+	}{{"audience", d.Audience}, {"version", d.Version}, {"tenant", d.Tenant}, {"user", d.User}, {"client", d.Client}, {"expiry", d.Fresh}} {
+		if v.v == store.Fails {
+			bad = append(bad, v.name)
+		}
+	}
+	if len(bad) == 0 {
+		return "as it should be"
+	}
+	return "fails on " + strings.Join(bad, ", ")
 }
 
 // audit prints the trail of one attempt, or of what belongs to none.

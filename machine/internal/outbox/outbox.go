@@ -151,6 +151,15 @@ func (o *Outbox) Due(ctx context.Context) error {
 	return fmt.Errorf("callbacks: %w", ctx.Err())
 }
 
+// Go runs f by itself; Wait waits for it too.
+func (o *Outbox) Go(f func()) {
+	o.flight.add()
+	go func() {
+		defer o.flight.done()
+		f()
+	}()
+}
+
 // Wait returns when no callback is under way in this process, or when ctx is
 // done.
 func (o *Outbox) Wait(ctx context.Context) error { return o.flight.wait(ctx) }

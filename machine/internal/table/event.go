@@ -81,6 +81,7 @@ type Event struct {
 	Operation  string // what was called
 	Source     string // who failed, as in store.Failure
 	Status     int    // 0 for no answer
+	Cause      int    // status of what went wrong, where that is not Status
 	Code       string // error code of the upstream, or of the client
 	Consent    bool   // the upstream refused for want of consent
 	Message    string

@@ -23,6 +23,7 @@ func failureRules() []Block {
 			Rule{
 				Row:   "D0",
 				Reply: ReplyOK,
+				Tell:  TellApp,
 				Note:  "no attempt is waiting for SSO",
 			},
 		),
@@ -126,6 +127,7 @@ func notForSSO() Rule {
 	return Rule{
 		Row:   "D6",
 		Reply: ReplyOK,
+		Tell:  TellApp,
 		Note:  "this card offers no SSO",
 	}
 }

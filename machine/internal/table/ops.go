@@ -131,6 +131,9 @@ func FailureOf(ev *Event) *store.Failure {
 	f := &store.Failure{
 		Source: ev.Source, Operation: ev.Operation, Status: ev.Status, Code: ev.Code, Message: ev.Message,
 	}
+	if ev.Cause != 0 {
+		f.Status = ev.Cause
+	}
 	if ev.Consent {
 		f.Kind = store.KindConsent
 	}

@@ -118,11 +118,12 @@ type Callback string
 // The callbacks.
 const (
 	TellNothing Callback = ""
-	TellDone    Callback = "C"          // OnSignInComplete
-	TellFailed  Callback = "F(nil)"     // OnSignInFailure, server side
-	TellValue   Callback = "F(value)"   // OnSignInFailure with the client's code
-	TellAll     Callback = "F(value) *" // … on every registered connection
-	TellSilent  Callback = "silent"     // complete, but the caller of SignIn holds the token
+	TellDone    Callback = "C"            // OnSignInComplete
+	TellFailed  Callback = "F(nil)"       // OnSignInFailure, server side
+	TellValue   Callback = "F(value)"     // OnSignInFailure with the client's code
+	TellAll     Callback = "F(value) *"   // … on every registered connection
+	TellApp     Callback = "F(value) app" // … on none, only the bot's own for all connections
+	TellSilent  Callback = "silent"       // complete, but the caller of SignIn holds the token
 )
 
 // Policy is the part of the bot's policy that rules ask for.

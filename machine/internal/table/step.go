@@ -218,7 +218,7 @@ func (w *writer) put(a *store.Attempt) error {
 // to make at once. A later one has to be claimed, since an earlier one may still
 // be under way.
 func (w *writer) owe(a *store.Attempt) {
-	if w.rule.Tell == TellNothing {
+	if w.rule.Tell == TellNothing || w.rule.Tell == TellApp {
 		return
 	}
 	a.Calls++
@@ -241,7 +241,7 @@ func (w *writer) owe(a *store.Attempt) {
 		row.Fanout = true
 	case TellFailed:
 		row.Refusal = FailureOf(&w.in.Event)
-	case TellNothing:
+	case TellNothing, TellApp:
 	}
 	switch {
 	case row.Status != store.DeliveryPending:
@@ -275,7 +275,7 @@ func (w *writer) line(k store.EventKind) store.Event {
 	return store.Event{
 		Time: w.in.Now, Instance: w.in.Instance, Kind: k, Row: w.rule.Row,
 		Invoke: ev.Invoke, Activity: ev.Activity, Platform: ev.Platform,
-		Status: ev.Status, Code: ev.Code, Actor: ev.Actor,
+		Status: ev.Status, Source: ev.Source, Code: ev.Code, Actor: ev.Actor,
 	}
 }
 

@@ -154,7 +154,7 @@ func (t *Table) checkRule(b *Block, r *Rule) []error {
 		bad("As goes with Again")
 	}
 	writes := r.Open != OpensNone || r.Edge != "" || len(r.Do) > 0
-	if r.Tell != TellNothing && r.Tell != TellAll && !writes {
+	if r.Tell != TellNothing && r.Tell != TellAll && r.Tell != TellApp && !writes {
 		bad("owes a callback, but writes nothing")
 	}
 	for _, s := range b.In {

@@ -1,36 +1,39 @@
-package machine
+// Package diagram draws the transition table. The pictures are derived from the
+// rules that the engine runs on and from the edges of its fsm, so they cannot be
+// wrong alone.
+package diagram
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// DiagramFormat is a form that [Diagram] can draw. SVG is made from DOT by the
-// command line, which has a layout engine.
-type DiagramFormat string
+// Format is a form that [Draw] can draw. SVG is made from DOT by the command
+// line, which has a layout engine.
+type Format string
 
 // The formats.
 const (
-	Mermaid  DiagramFormat = "mermaid"
-	Dot      DiagramFormat = "dot"
-	Markdown DiagramFormat = "markdown"
+	Mermaid  Format = "mermaid"
+	Dot      Format = "dot"
+	Markdown Format = "markdown"
 )
 
-// DiagramOptions says what to draw.
-type DiagramOptions struct {
-	Format DiagramFormat
+// Options says what to draw.
+type Options struct {
+	Format Format
 	// Path marks the way of one attempt: its audit lines, in order.
 	Path []store.Event
 	// Current is the state that the attempt is in.
 	Current store.State
 }
 
-// Diagram draws the table. The picture is derived from the same rules that the
-// engine runs on, so it cannot be wrong alone.
-func Diagram(o DiagramOptions) (string, error) {
+// Draw draws the table.
+func Draw(o Options) (string, error) {
 	switch o.Format {
 	case Mermaid, "":
 		return mermaid(o), nil
@@ -43,20 +46,36 @@ func Diagram(o DiagramOptions) (string, error) {
 	}
 }
 
-// walked reports whether the attempt has taken the edge.
-func (o DiagramOptions) walked(e Edge) bool {
-	return slices.ContainsFunc(o.Path, func(ev store.Event) bool {
-		return ev.Kind == store.EventTransition && ev.From == e.From && ev.To == e.To && (e.From != e.To || slices.Contains(e.Rows, ev.Row))
-	})
+// taken are the rows by which the attempt took an edge, in the order of time.
+func (o Options) taken(e table.Arrow) []string {
+	var rows []string
+	for _, ev := range o.Path {
+		row, _, _ := strings.Cut(ev.Row, "/")
+		if ev.Kind != store.EventTransition || ev.From != e.From || ev.To != e.To || slices.Contains(rows, row) {
+			continue
+		}
+		if e.From != e.To || slices.Contains(e.Rows, row) { // else it changed in place
+			rows = append(rows, row)
+		}
+	}
+	return rows
 }
 
-// label are the rows of an edge, in the order of the table, shortened.
-func label(e Edge) string { return strings.Join(e.Rows, " ") }
+func (o Options) walked(e table.Arrow) bool { return len(o.taken(e)) > 0 }
 
-func mermaid(o DiagramOptions) string {
+// label are the rows of an edge: those that the attempt took, if it took the
+// edge, else all of them.
+func (o Options) label(e table.Arrow) []string {
+	if rows := o.taken(e); len(rows) > 0 {
+		return rows
+	}
+	return e.Rows
+}
+
+func mermaid(o Options) string {
 	var b strings.Builder
 	b.WriteString("stateDiagram-v2\n    direction LR\n")
-	for _, e := range Edges() {
+	for _, e := range table.Arrows() {
 		from := string(e.From)
 		if e.From == store.None {
 			from = "[*]"
@@ -65,13 +84,13 @@ func mermaid(o DiagramOptions) string {
 		if o.walked(e) {
 			mark = "✓ "
 		}
-		fmt.Fprintf(&b, "    %s --> %s: %s%s\n", from, e.To, mark, label(e))
+		fmt.Fprintf(&b, "    %s --> %s: %s%s\n", from, e.To, mark, strings.Join(o.label(e), " "))
 	}
 	b.WriteString("    Complete --> [*]\n    Failed --> [*]\n")
 	if len(o.Path) > 0 || o.Current != store.None {
 		b.WriteString("    classDef walked fill:#dbeafe,stroke:#1d4ed8,color:#111827\n")
 		b.WriteString("    classDef current fill:#1d4ed8,stroke:#1e3a8a,color:#ffffff,font-weight:bold\n")
-		for _, s := range States() {
+		for _, s := range table.States() {
 			switch {
 			case s == o.Current:
 				fmt.Fprintf(&b, "    class %s current\n", s)
@@ -83,17 +102,17 @@ func mermaid(o DiagramOptions) string {
 	return b.String()
 }
 
-func (o DiagramOptions) visited(s store.State) bool {
+func (o Options) visited(s store.State) bool {
 	return slices.ContainsFunc(o.Path, func(ev store.Event) bool {
 		return ev.Kind == store.EventTransition && (ev.From == s || ev.To == s)
 	})
 }
 
-func dot(o DiagramOptions) string {
+func dot(o Options) string {
 	var b strings.Builder
 	b.WriteString("digraph signin {\n  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fillcolor=\"#f8fafc\", fontname=\"Helvetica\"];\n  edge [fontname=\"Helvetica\", fontsize=9];\n")
 	b.WriteString("  new [shape=point, width=0.15, label=\"\"];\n")
-	for _, s := range States() {
+	for _, s := range table.States() {
 		attrs := []string{fmt.Sprintf("id=%q", nodeID(s))}
 		if s.Terminal() {
 			attrs = append(attrs, "peripheries=2")
@@ -106,7 +125,7 @@ func dot(o DiagramOptions) string {
 		}
 		fmt.Fprintf(&b, "  %s [%s];\n", s, strings.Join(attrs, ", "))
 	}
-	for _, e := range Edges() {
+	for _, e := range table.Arrows() {
 		from := string(e.From)
 		if e.From == store.None {
 			from = "new"
@@ -115,20 +134,20 @@ func dot(o DiagramOptions) string {
 		if o.walked(e) {
 			extra = `, color="#1d4ed8", penwidth=2.5`
 		}
-		fmt.Fprintf(&b, "  %s -> %s [id=%q, label=\"%s\"%s];\n", from, e.To, edgeID(e), wrapRows(e.Rows), extra)
+		fmt.Fprintf(&b, "  %s -> %s [id=%q, label=\"%s\"%s];\n", from, e.To, edgeID(e), wrapRows(o.label(e)), extra)
 	}
 	b.WriteString("}\n")
 	return b.String()
 }
 
 func nodeID(s store.State) string { return "state-" + string(s) }
-func edgeID(e Edge) string        { return "edge-" + string(e.From) + "-" + string(e.To) }
+func edgeID(e table.Arrow) string { return "edge-" + string(e.From) + "-" + string(e.To) }
 
 // MarkSVG marks a path and a state in the drawing that was made of the Dot
 // diagram (diagrams/signin.svg): what is not marked stays as it was drawn.
-func MarkSVG(svg string, o DiagramOptions) string {
+func MarkSVG(svg string, o Options) string {
 	var style strings.Builder
-	for _, s := range States() {
+	for _, s := range table.States() {
 		switch {
 		case s == o.Current:
 			fmt.Fprintf(&style, "#%s path{fill:#1d4ed8} #%s text{fill:#ffffff;font-weight:bold} ", nodeID(s), nodeID(s))
@@ -136,7 +155,7 @@ func MarkSVG(svg string, o DiagramOptions) string {
 			fmt.Fprintf(&style, "#%s path{fill:#dbeafe} ", nodeID(s))
 		}
 	}
-	for _, e := range Edges() {
+	for _, e := range table.Arrows() {
 		if o.walked(e) {
 			fmt.Fprintf(&style, "#%s path{stroke:#1d4ed8;stroke-width:2.5} #%s polygon{stroke:#1d4ed8;fill:#1d4ed8} #%s text{fill:#1d4ed8;font-weight:bold} ", edgeID(e), edgeID(e), edgeID(e))
 		}
@@ -159,10 +178,10 @@ func wrapRows(rows []string) string {
 	return strings.Join(lines, `\n`)
 }
 
-func markdown(o DiagramOptions) string {
+func markdown(o Options) string {
 	var b strings.Builder
 	b.WriteString("| From | To | Rows |\n|---|---|---|\n")
-	for _, e := range Edges() {
+	for _, e := range table.Arrows() {
 		from := string(e.From)
 		if e.From == store.None {
 			from = "(new)"
@@ -171,23 +190,45 @@ func markdown(o DiagramOptions) string {
 		if o.walked(e) {
 			from, to = "**"+from+"**", "**"+to+"**"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", from, to, label(e))
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", from, to, strings.Join(o.label(e), " "))
 	}
 	if o.Current != store.None {
 		fmt.Fprintf(&b, "\nCurrent state: **%s**\n", o.Current)
 	}
-	b.WriteString("\n| Row | Event | From | Guards | To | Callback | Reply |\n|---|---|---|---|---|---|---|\n")
-	for _, r := range Table() {
-		to := string(r.To)
-		if to == "" {
-			to = "same"
+	b.WriteString("\n| Row | Event | In | If | Then the attempt | Then | Callback | Reply |\n|---|---|---|---|---|---|---|---|\n")
+	for _, block := range table.Blocks() {
+		for i := range block.Rules {
+			r := &block.Rules[i]
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", r.Row, words(block.On), stateWords(block.In), words(r.If),
+				becomes(r), dash(string(r.Then)), dash(string(r.Tell)), dash(string(r.Reply)))
 		}
-		if r.Open != OpensNone {
-			to = "new attempt (" + string(r.Open) + "): " + to
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", r.Row, words(r.On), stateWords(r.From), words(r.If), to, dash(string(r.Call)), dash(string(r.Reply)))
 	}
 	return b.String()
+}
+
+// becomes says what a rule does to the attempt.
+func becomes(r *table.Rule) string {
+	said := "stays"
+	switch {
+	case r.Edge != "":
+		said = string(r.Edge)
+	case len(r.Do) > 0:
+		said = "changes in place"
+	}
+	switch r.Open {
+	case table.OpensFresh:
+		said = "new attempt: open"
+	case table.OpensInstead:
+		said = "new attempt instead of this one: open"
+	case table.OpensLinked:
+		said = "new attempt linked to this one: open"
+	case table.OpensNone:
+		return said
+	}
+	if r.Edge != "" {
+		said += ", " + string(r.Edge)
+	}
+	return said
 }
 
 func words[T ~string](list []T) string {
@@ -201,7 +242,10 @@ func words[T ~string](list []T) string {
 func stateWords(list []store.State) string {
 	out := make([]string, len(list))
 	for i, s := range list {
-		out[i] = fsmState(s)
+		out[i] = string(s)
+		if s == table.None {
+			out[i] = "(none)"
+		}
 	}
 	return strings.Join(out, ", ")
 }

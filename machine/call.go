@@ -1,0 +1,238 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine/internal/table"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// call is one thing that is handled from its first event to its last: an invoke,
+// a SignIn, a sweep of one attempt. It belongs to one goroutine.
+type call struct {
+	eng   *Engine
+	turn  *Turn     // nil for sweeper and operator
+	key   store.Key // of the connection that it is about
+	begun time.Time
+	clock storeClock
+
+	// What came in, and must not be written down.
+	ssoToken tokensvc.Secret
+	code     tokensvc.Secret
+
+	// What a card of this call says and where it goes.
+	card cardPlan
+
+	// What upstreams handed out.
+	token    tokensvc.Token
+	noToken  bool  // the Token Service has just said so
+	upstream error // why the last call to an upstream failed
+
+	request []byte // the activity that asked, sealed
+
+	// Audit lines, to travel with the next commit. worth says that they are worth
+	// one of their own: a silent hit leaves nothing behind.
+	lines []store.Event
+	worth bool
+}
+
+// cardPlan is a card that is to be sent.
+type cardPlan struct {
+	text, button string
+	to           store.Conversation
+	resource     tokensvc.SignInResource
+}
+
+// storeClock is the store's time, carried on by our own clock since the last
+// read.
+type storeClock struct{ store, ours time.Time }
+
+func (c storeClock) at(ours time.Time) time.Time {
+	return store.Time(c.store.Add(ours.Sub(c.ours)))
+}
+
+// call begins the handling of something about one connection of a turn's user.
+func (e *Engine) call(turn *Turn, connection string) *call {
+	c := e.background(turn.key(connection))
+	c.turn = turn
+	return c
+}
+
+// background begins the handling of something without a turn.
+func (e *Engine) background(key store.Key) *call {
+	now := e.clock()
+	return &call{eng: e, key: key, begun: now, clock: storeClock{now, now}}
+}
+
+// now is the store's clock.
+func (c *call) now() time.Time { return c.clock.at(c.eng.clock()) }
+
+func (c *call) saw(now time.Time) { c.clock = storeClock{now, c.eng.clock()} }
+
+// flow is that of the call's connection; nil if it is registered no more.
+func (c *call) flow() *Flow { return c.eng.registered(c.key.Connection) }
+
+func (c *call) activity() *Activity {
+	if c.turn == nil {
+		return nil
+	}
+	return c.turn.act
+}
+
+// user is the user and connection as the Token Service knows them.
+func (c *call) user() tokensvc.UserConnection { return userConnection(c.key) }
+
+func userConnection(k store.Key) tokensvc.UserConnection {
+	return tokensvc.UserConnection{UserID: k.User, Connection: k.Connection, ChannelID: k.Channel}
+}
+
+// event makes the invoke that came an event.
+func (c *call) event(k table.Kind) table.Event {
+	act := c.turn.act
+	return table.Event{Kind: k, Invoke: act.Name, Activity: act.ID, Platform: act.Platform}
+}
+
+// The reads of a call.
+
+func (c *call) find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	snap, err := c.eng.store.Find(ctx, q)
+	if err != nil {
+		return store.Snapshot{}, fmt.Errorf("read attempts of %s: %w", q.User.User, err)
+	}
+	c.saw(snap.Now)
+	return snap, nil
+}
+
+func (c *call) get(ctx context.Context, id string) (*store.Attempt, error) {
+	snap, err := c.eng.store.Get(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("read attempt %s: %w", id, err)
+	}
+	c.saw(snap.Now)
+	return &snap.Attempts[0], nil
+}
+
+// newest is the attempt that is under way for a key, else the newest one; nil if
+// there is none.
+func (c *call) newest(ctx context.Context, k store.Key) (*store.Attempt, error) {
+	snap, err := c.find(ctx, store.Query{User: k.UserKey(), Connection: k.Connection})
+	if err != nil || len(snap.Attempts) == 0 {
+		return nil, err
+	}
+	return &snap.Attempts[0], nil
+}
+
+// head follows a chain to its newest attempt.
+func (c *call) head(ctx context.Context, a *store.Attempt) (*store.Attempt, error) {
+	for a.SupersededBy != "" {
+		next, err := c.get(ctx, a.SupersededBy)
+		if errors.Is(err, store.ErrNotFound) {
+			return a, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		a = next
+	}
+	return a, nil
+}
+
+// successor is what goes on where a failed attempt ended: the newest of its
+// chain or, if that has failed too, the key's attempt that is under way, beside
+// which none may be opened.
+func (c *call) successor(ctx context.Context, a *store.Attempt) (*store.Attempt, error) {
+	a, err := c.head(ctx, a)
+	if err != nil || a.State != store.Failed || a.Reason == store.ReasonSignedOut {
+		return a, err
+	}
+	pending, err := c.newest(ctx, a.Key)
+	if err != nil || pending == nil || pending.State.Terminal() {
+		return a, err
+	}
+	return pending, nil
+}
+
+// The audit lines of a call.
+
+// received is the first line of an invoke, or of a call of the bot.
+func (c *call) received(name string) {
+	line := store.Event{
+		Kind: store.EventReceived, Invoke: name, Time: c.clock.at(c.begun), Instance: c.eng.instance, Key: c.key,
+	}
+	if act := c.activity(); act != nil {
+		line.Activity, line.Platform = act.ID, act.Platform
+	}
+	c.lines = append(c.lines, line)
+}
+
+// note adds a line about something that changes nothing.
+func (c *call) note(line store.Event) {
+	line.Time, line.Instance = c.now(), c.eng.instance
+	if line.Attempt == "" {
+		line.Key = c.key
+	}
+	c.lines = append(c.lines, line)
+	c.worth = true
+}
+
+// about gives the lines that were written before the attempt was known its id.
+func (c *call) about(a *store.Attempt) []store.Event {
+	for i := range c.lines {
+		if l := &c.lines[i]; a != nil && l.Attempt == "" {
+			l.Attempt, l.Key = a.ID, store.Key{}
+		}
+	}
+	return c.lines
+}
+
+// finish hands the lines that are left to the next group of commits. Nobody
+// waits for them.
+func (c *call) finish(ctx context.Context, a *store.Attempt) {
+	if c.worth {
+		c.eng.store.Later(ctx, store.Commit{Events: slices.Clone(c.about(a))})
+	}
+	c.lines, c.worth = nil, false
+}
+
+// answer writes the audit line of an invoke's answer, and ends the call.
+func (c *call) answer(ctx context.Context, out outcome, a Answer) Answer {
+	line := store.Event{
+		Kind: store.EventAnswer, Row: out.row, Status: a.Status, Duration: c.eng.clock().Sub(c.begun),
+		Invoke: out.event.Invoke, Activity: out.event.Activity,
+	}
+	if out.attempt != nil {
+		line.Attempt = out.attempt.ID
+	}
+	c.note(line)
+	c.finish(ctx, out.attempt)
+	return a
+}
+
+// broken is the answer to an invoke when the store does not do its part (S).
+func (c *call) broken(ctx context.Context, out outcome, err error) Answer {
+	c.eng.log.Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("store unavailable: invoke answered 503")
+	c.eng.report(ctx, c.activity(), err)
+	c.finish(ctx, out.attempt)
+	return unavailable()
+}
+
+// refuse answers an invoke that says nothing of use (B0, C0): one line on the
+// attempt that is pending, or on none, and no call to an upstream.
+func (c *call) refuse(ctx context.Context, row string, status int, why string, pending *store.Attempt) Answer {
+	act := c.turn.act
+	c.note(store.Event{
+		Kind: store.EventNote, Row: row, Invoke: act.Name, Activity: act.ID, Platform: act.Platform,
+		Status: status, Detail: why,
+	})
+	c.eng.log.Warn().Str("user", c.key.User).Str("conversation", c.turn.to.ID).Str("row", row).Int("status", status).Msg(why)
+	if err := c.eng.Ready(ctx); err != nil {
+		return c.broken(ctx, outcome{attempt: pending}, err)
+	}
+	c.finish(ctx, pending)
+	return Answer{Status: status}
+}

@@ -1,0 +1,215 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine/internal/outbox"
+	"github.com/signin-engine/signin-engine/machine/internal/table"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// CompleteHandler is told that the user is signed in. The token is empty when
+// a redelivery found that it is gone by now.
+type CompleteHandler func(ctx context.Context, turn *Turn, token tokensvc.Token) error
+
+// FailureHandler is told that a try failed. The failure is nil when it
+// happened on the server side ([Turn.Refusal] says more then); the card's button
+// may still work.
+type FailureHandler func(ctx context.Context, turn *Turn, failure *Failure) error
+
+// Permanent marks an error of a callback that no repeat can change: the callback
+// is closed as undeliverable at once, and nothing is stuck. Refusals of the
+// connector that are final (the user blocked the bot, the bot was removed) are
+// known without it. nil stays nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return permanentError{err}
+}
+
+type permanentError struct{ error }
+
+func (e permanentError) Unwrap() error { return e.error }
+func (permanentError) Permanent() bool { return true }
+
+// handlers are those of a connection, or of all connections.
+type handlers struct {
+	mu       sync.RWMutex
+	complete []CompleteHandler
+	failure  []FailureHandler
+}
+
+func (h *handlers) onComplete(f CompleteHandler) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.complete = append(h.complete, f)
+}
+
+func (h *handlers) onFailure(f FailureHandler) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failure = append(h.failure, f)
+}
+
+func (h *handlers) all() ([]CompleteHandler, []FailureHandler) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Clone(h.complete), slices.Clone(h.failure)
+}
+
+// OnSignIn adds a handler of the completed sign-ins of every connection, beside
+// those of [Flow.OnSignInComplete].
+func (e *Engine) OnSignIn(h CompleteHandler) { e.handlers.onComplete(h) }
+
+// OnSignInFailure adds a handler of the failed tries of every connection, beside
+// those of [Flow.OnSignInFailure]. It is also told of a signin/failure that
+// belongs to no sign-in.
+func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.onFailure(h) }
+
+// tell makes the callback of a decision in the turn that brought it.
+func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
+	e := c.eng
+	switch d.Rule.Tell {
+	case table.TellNothing, table.TellSilent:
+		return
+	}
+	now := c.now()
+	var row store.Delivery
+	turn := &Turn{eng: e}
+	if d.Owed != nil {
+		row = *d.Owed
+		turn = e.proactive(d.Attempt, row, now) // swept: the stored conversation stands in
+	} else { // of no attempt, so of no row: told once, as well as it goes
+		row = store.Delivery{
+			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
+			Failure: table.FailureOf(&ev), Fanout: d.Rule.Tell == table.TellAll,
+		}
+	}
+	if c.turn != nil {
+		turn.act, turn.to = c.turn.act, c.turn.to
+	}
+	flow := c.flow()
+	if d.Owed == nil {
+		flow = nil
+	}
+	e.outbox.Inline(ctx, row, now, e.handler(row, flow, turn, c.token))
+}
+
+// prepare makes the callback of a row of the outbox. A token is never stored: it
+// is fetched again, and may be gone.
+func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, error) {
+	snap, err := e.store.Get(ctx, row.Attempt)
+	if err != nil {
+		return nil, fmt.Errorf("read attempt %s: %w", row.Attempt, err)
+	}
+	a := &snap.Attempts[0]
+	turn := e.proactive(a, row, snap.Now)
+	flow := e.registered(a.Key.Connection)
+	if row.Kind != store.DeliverComplete || e.handler(row, flow, turn, tokensvc.Token{}) == nil {
+		return e.handler(row, flow, turn, tokensvc.Token{}), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)
+	defer cancel()
+	tok, err := e.getToken(ctx, userConnection(a.Key), tokensvc.Secret{})
+	if err != nil && !errors.Is(err, tokensvc.ErrNoToken) {
+		return nil, fmt.Errorf("fetch the token again: %w", err)
+	}
+	return e.handler(row, flow, turn, tok), nil
+}
+
+// proactive is the turn of a callback without an activity.
+func (e *Engine) proactive(a *store.Attempt, row store.Delivery, now time.Time) *Turn {
+	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(a, now)}
+	if r := row.Refusal; r != nil {
+		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind}
+	}
+	return t
+}
+
+func (e *Engine) unsealed(a *store.Attempt, now time.Time) json.RawMessage {
+	if a.Request == nil || now.After(a.Expires.Add(e.timeouts.OutboxLease)) {
+		return nil
+	}
+	plain, err := e.sealer.open(a.Request)
+	if err != nil {
+		e.log.Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
+		return nil
+	}
+	return plain
+}
+
+// handler is what a row owes to the bot's own code: that of its connection (nil
+// if it is registered no more) or, for a failure that is told to all, of every
+// connection, and that of the whole bot. It is nil if nobody listens.
+func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token tokensvc.Token) outbox.Tell {
+	who := []*handlers{&e.handlers}
+	switch {
+	case row.Fanout:
+		for _, f := range e.flows {
+			who = append(who, &f.handlers)
+		}
+	case flow != nil:
+		who = append(who, &flow.handlers)
+	}
+	var value *Failure
+	if f := row.Failure; f != nil {
+		value = &Failure{Code: f.Code, Message: f.Message}
+	}
+	var run []func(context.Context) error
+	for _, h := range who {
+		complete, failure := h.all()
+		if row.Kind == store.DeliverComplete {
+			for _, f := range complete {
+				run = append(run, func(ctx context.Context) error { return f(ctx, turn, token) })
+			}
+			continue
+		}
+		for _, f := range failure {
+			run = append(run, func(ctx context.Context) error { return f(ctx, turn, value) })
+		}
+	}
+	if len(run) == 0 {
+		return nil
+	}
+	return func(ctx context.Context, tx any) error {
+		turn.tx = tx
+		errs := make([]error, len(run))
+		for i, f := range run {
+			errs[i] = guarded(func() error { return f(ctx) })
+		}
+		return errors.Join(errs...)
+	}
+}
+
+// guarded turns a panic of the bot's code into an error, so that the other
+// handlers still run.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
+
+func (e *Engine) callbackFailed(ctx context.Context, row store.Delivery, err error) {
+	if row.Round == 0 && row.Attempt == "" {
+		e.log.Error().Err(err).Msg("outbox")
+	} else {
+		e.log.Error().Stringer("callback", row.DeliveryKey).Int("tries", row.Tries).Err(err).Msg("callback failed")
+	}
+	e.report(ctx, nil, fmt.Errorf("callback %s: %w", row.DeliveryKey, err))
+}
+
+func (e *Engine) callbackOverrun(row store.Delivery) {
+	e.log.Warn().Stringer("callback", row.DeliveryKey).Dur("budget", e.policy.CallbackBudget).
+		Msg("callback over its budget goes on detached")
+}

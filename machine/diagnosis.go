@@ -1,0 +1,105 @@
+package machine
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// The two clients that Teams asks for SSO tokens with: web, and desktop and
+// mobile (https://learn.microsoft.com/microsoftteams/platform/bots/how-to/authentication/bot-sso-register-aad).
+const (
+	teamsWebClient    = "5e3ce6c0-2b1f-4285-8d4b-75ee78787346"
+	teamsNativeClient = "1fec8e78-bce4-4aaf-ab1b-5451cc387264"
+)
+
+// claims are what the engine looks at in an SSO token. Its signature is not
+// checked: this is for people, the Token Service decides.
+type claims struct {
+	Audience string      `json:"aud"`
+	Version  string      `json:"ver"`
+	Tenant   string      `json:"tid"`
+	Object   string      `json:"oid"`
+	AZP      string      `json:"azp"`
+	AppID    string      `json:"appid"`
+	Expires  json.Number `json:"exp"`
+}
+
+func claimsOf(token tokensvc.Secret) (claims, bool) {
+	var c claims
+	parts := strings.Split(token.Reveal(), ".")
+	if len(parts) != 3 {
+		return c, false
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	if err != nil || json.Unmarshal(raw, &c) != nil {
+		return claims{}, false
+	}
+	return c, true
+}
+
+// diagnose says what the SSO token of a refused exchange looks like
+// (docs/state-machine.md §9). Nothing of the token itself is kept.
+func diagnose(token tokensvc.Secret, a *store.Attempt, now time.Time) store.Diagnosis {
+	c, ok := claimsOf(token)
+	if !ok || a == nil {
+		return store.Diagnosis{}
+	}
+	client := c.AZP
+	if client == "" {
+		client = c.AppID
+	}
+	d := store.Diagnosis{
+		Version: verdict(c.Version != "", c.Version == "2.0"),
+		Tenant:  same(c.Tenant, a.Conversation.Tenant),
+		User:    same(c.Object, a.Conversation.UserAAD),
+		Client:  verdict(client != "", strings.EqualFold(client, teamsWebClient) || strings.EqualFold(client, teamsNativeClient)),
+	}
+	if uri := a.ResourceURI; uri != "" {
+		// A v2.0 token names the client id that ends the URI.
+		id := uri[strings.LastIndexByte(uri, '/')+1:]
+		id = strings.TrimPrefix(id, "botid-")
+		d.Audience = verdict(c.Audience != "", strings.EqualFold(c.Audience, uri) || strings.EqualFold(c.Audience, id))
+	}
+	if exp, err := c.Expires.Int64(); err == nil {
+		d.Fresh = verdict(true, now.Before(time.Unix(exp, 0)))
+	}
+	return d
+}
+
+func verdict(known, holds bool) store.Verdict {
+	switch {
+	case !known:
+		return store.Unknown
+	case holds:
+		return store.Holds
+	default:
+		return store.Fails
+	}
+}
+
+// same compares what a token says with what the activity says.
+func same(said, is string) store.Verdict {
+	return verdict(said != "" && is != "", strings.EqualFold(said, is))
+}
+
+// mismatch reports whether a token is another user's than the sender's, and
+// writes a security line then. Guests and shared channels have other tenants, so
+// the tenant alone says nothing.
+func (c *call) mismatch(token tokensvc.Secret) bool {
+	said, ok := claimsOf(token)
+	if !ok || same(said.Object, c.turn.to.UserAAD) != store.Fails {
+		return false
+	}
+	c.note(store.Event{
+		Kind: store.EventSecurity, Row: "§9", Invoke: c.turn.act.Name, Activity: c.turn.act.ID,
+		Detail: "the SSO token is another user's",
+	})
+	c.eng.log.Warn().Str("user", c.key.User).Str("connection", c.key.Connection).
+		Msg("signin/tokenExchange with a token of another user than its sender")
+	return true
+}

@@ -1,0 +1,458 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine/internal/table"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// perform talks to an upstream on behalf of an attempt (nil: of none) and
+// returns what it answered as the next event. The invoke's own members stay in
+// the event.
+func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev table.Event) table.Event {
+	ev = unanswered(ev)
+	began := c.eng.clock()
+	if underClaim(act, a) && a.Lease.Owner == c.eng.instance {
+		ev.Fence = a.Lease.Fence
+		if a.Lease.Until.Sub(c.clock.at(began)) < c.eng.timeouts.Upstream {
+			// The claim may be lost before the answer is here (§3).
+			return c.notStarted(act, ev)
+		}
+	}
+	bounded, cancel := context.WithTimeout(ctx, c.eng.timeouts.Upstream)
+	defer cancel()
+	failpoint("before", string(act))
+	ev = c.reach(bounded, act, a, ev)
+	failpoint("after", string(act))
+	c.reached(act, a, ev, began)
+	return ev
+}
+
+// unanswered is the event without what an earlier upstream call has put there.
+func unanswered(ev table.Event) table.Event {
+	ev.Operation, ev.Source, ev.Status, ev.Cause, ev.Code, ev.Message, ev.Detail = "", "", 0, 0, "", "", ""
+	ev.Consent, ev.Fence, ev.Raced, ev.Another = false, 0, false, false
+	return ev
+}
+
+// reached writes the audit line of an upstream call.
+func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began time.Time) {
+	ended := c.eng.clock()
+	took := ended.Sub(began)
+	line := store.Event{
+		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: string(act),
+		Status: ev.Status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
+	}
+	if a != nil {
+		line.Attempt = a.ID
+	} else {
+		line.Key = c.key
+	}
+	c.lines = append(c.lines, line)
+	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", string(act)).Int("status", ev.Status).
+		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
+	if c.eng.hooks.OnUpstream != nil {
+		c.eng.hooks.OnUpstream(string(act), ev.Status, took)
+	}
+}
+
+// underClaim reports whether the call is made under the attempt's lease.
+func underClaim(act table.Act, a *store.Attempt) bool {
+	if a == nil {
+		return false
+	}
+	switch act {
+	case table.PostCard:
+		return a.State == store.Idle
+	case table.Exchange:
+		return a.State == store.Exchanging
+	case table.Redeem:
+		return a.State == store.Verifying
+	case table.Recover:
+		return a.State == store.Exchanging || a.State == store.Verifying
+	default:
+		return false
+	}
+}
+
+// notStarted is the event of a call under a claim that was not made.
+func (c *call) notStarted(act table.Act, ev table.Event) table.Event {
+	ev.Operation, ev.Source = string(act), store.SourceTokenService
+	ev.Detail = "not started: too little of the lease is left"
+	c.upstream = errors.New(ev.Detail)
+	switch act {
+	case table.PostCard:
+		ev.Kind, ev.Source = table.CardRejected, store.SourceConnector
+	case table.Exchange:
+		ev.Kind = table.ExchangeRefused
+	case table.Redeem:
+		ev.Kind = table.VerifyFailed
+	default:
+		ev.Kind = table.RecoverFailed
+	}
+	return ev
+}
+
+func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev table.Event) table.Event {
+	switch act {
+	case table.AskToken:
+		return c.askToken(ctx, ev)
+	case table.AskResource:
+		return c.askResource(ctx, a, ev)
+	case table.PostCard:
+		return c.postCard(ctx, ev)
+	case table.Exchange:
+		return c.exchange(ctx, a, ev)
+	case table.Redeem:
+		return c.redeem(ctx, ev)
+	case table.SpendCode:
+		ev = c.redeem(ctx, ev)
+		ev.Kind = table.CodeSpent
+		return ev
+	case table.Recover:
+		return c.recover(ctx, ev)
+	default: // Delete, DeleteAgain
+		return c.delete(ctx, ev)
+	}
+}
+
+// getToken is GetToken, with or without a code. A token whose expiration is past
+// is no token.
+func (e *Engine) getToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
+	tok, err := e.tokens.GetToken(ctx, uc, code)
+	if err == nil && e.stale(tok) {
+		return tokensvc.Token{}, tokensvc.ErrNoToken
+	}
+	return tok, err
+}
+
+func (e *Engine) stale(tok tokensvc.Token) bool {
+	return !tok.Expiration.IsZero() && !e.clock().Before(tok.Expiration)
+}
+
+// askToken asks whether the user is signed in. What a recovery has just asked is
+// not asked again.
+func (c *call) askToken(ctx context.Context, ev table.Event) table.Event {
+	ev.Kind, ev.Status = table.TokenFound, http.StatusOK
+	if !c.token.Token.Empty() {
+		return ev
+	}
+	err := error(tokensvc.ErrNoToken)
+	switch {
+	case c.noToken:
+	case c.eng.policy.CombinedLookup && !c.movesToChat():
+		c.token, c.card.resource, err = c.askBoth(ctx)
+		if !c.card.resource.SignInLink.Empty() {
+			ev.Kind, ev.Detail = table.NoToken, "no token, but a resource"
+			return ev
+		}
+	default:
+		c.token, err = c.eng.getToken(ctx, c.user(), tokensvc.Secret{})
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, tokensvc.ErrNoToken):
+		ev.Kind, ev.Status = table.NoToken, http.StatusNotFound
+	default:
+		ev.Kind, ev.Status = table.LookupFailed, 0
+		c.describe(&ev, table.AskToken, store.SourceTokenService, err)
+	}
+	return ev
+}
+
+// askBoth is GetToken and GetSignInResource in one round trip.
+func (c *call) askBoth(ctx context.Context) (tokensvc.Token, tokensvc.SignInResource, error) {
+	tok, res, err := c.eng.tokens.GetTokenOrSignInResource(ctx, c.user(), c.state(c.turn.to), tokensvc.Secret{})
+	switch {
+	case err != nil:
+		return tokensvc.Token{}, tokensvc.SignInResource{}, err
+	case tok != nil && !tok.Token.Empty() && !c.eng.stale(*tok):
+		return *tok, tokensvc.SignInResource{}, nil
+	case res != nil:
+		return tokensvc.Token{}, *res, nil
+	default:
+		return tokensvc.Token{}, tokensvc.SignInResource{}, tokensvc.ErrNoToken
+	}
+}
+
+// state is what the Token Service wants to know of a sign-in in a conversation.
+func (c *call) state(to store.Conversation) tokensvc.State {
+	s := tokensvc.State{
+		Connection: c.key.Connection, ChannelID: c.key.Channel, UserID: c.key.User, MsAppID: c.eng.app,
+		BotID: to.BotID, ConversationID: to.ID, ServiceURL: to.ServiceURL,
+	}
+	if act := c.activity(); act != nil {
+		s.ActivityID = act.ID
+	}
+	return s
+}
+
+// askResource asks what the card is made of, and decides where it goes: where
+// the user asked or, in a group and with group_chat one_to_one, the user's own
+// chat with the bot. Opening that chat changes nothing that is not there
+// already, so it needs no row before it.
+func (c *call) askResource(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
+	ev.Kind, ev.CardConversation = table.ResourceFailed, ""
+	c.card.to = c.turn.to
+	if c.movesToChat() {
+		id, err := c.eng.out.CreateConversation(ctx, c.card.to)
+		if err != nil {
+			c.describe(&ev, table.AskResource, store.SourceConnector, err)
+			return ev
+		}
+		c.card.to.ID, c.card.to.Type, c.card.to.IsGroup = id, "personal", false
+		ev.CardConversation = id
+	}
+	if c.card.resource.SignInLink.Empty() {
+		res, err := c.eng.tokens.GetSignInResource(ctx, c.state(c.card.to))
+		if err != nil {
+			c.describe(&ev, table.AskResource, store.SourceTokenService, err)
+			return ev
+		}
+		c.card.resource = res
+	} else {
+		ev.Detail = "came with the look-up"
+	}
+	ev.Kind, ev.Status = table.ResourceFound, http.StatusOK
+	ev.SSO, ev.Withheld, ev.ExchangeID, ev.ResourceURI = false, false, "", ""
+	offered := c.card.resource.TokenExchangeResource
+	if offered == nil {
+		return ev
+	}
+	switch {
+	case !c.eng.offersSSO(c.card.to):
+		ev.Withheld = true
+	case c.flow() != nil && c.flow().conn.NoSSO:
+		ev.Detail = "no SSO: the connection is set so"
+	case a != nil && c.now().Before(a.NoSSOUntil):
+		ev.Detail = "no SSO: Teams could not match the resource of an earlier card"
+	default:
+		ev.SSO, ev.ExchangeID, ev.ResourceURI = true, offered.ID, offered.URI
+		return ev
+	}
+	c.card.resource.TokenExchangeResource = nil
+	return ev
+}
+
+// movesToChat reports whether the card goes elsewhere than where the user
+// asked. Then no resource can be asked for before that chat is open.
+func (c *call) movesToChat() bool {
+	return c.eng.policy.GroupChat == OneToOne && isGroup(c.turn.to)
+}
+
+func isGroup(conv store.Conversation) bool {
+	return conv.IsGroup || conv.Type == "groupChat" || conv.Type == "channel"
+}
+
+// offersSSO: personal chats have SSO, group chats if the policy says so,
+// channels never (A14).
+func (e *Engine) offersSSO(conv store.Conversation) bool {
+	switch {
+	case conv.Type == "channel":
+		return false
+	case isGroup(conv):
+		return e.policy.GroupSSO
+	default:
+		return true
+	}
+}
+
+// postCard sends the card. A card that certainly was not delivered is sent again
+// while the deadline allows (A7); one that may have been is not (A8).
+func (c *call) postCard(ctx context.Context, ev table.Event) table.Event {
+	m := Message{Card: &OAuthCard{
+		Text: c.card.text, Connection: c.key.Connection, Button: c.card.button, Resource: c.card.resource,
+	}}
+	if act := c.activity(); act != nil && c.card.to.ID == c.turn.to.ID {
+		m.ReplyTo = act.ID
+	}
+	m.Targeted = c.eng.targets(c.card.to)
+	for pause := cardPause; ; pause *= 2 {
+		id, err := c.eng.out.Send(ctx, c.card.to, m)
+		if err == nil {
+			ev.Kind, ev.Status, ev.CardID = table.CardAccepted, http.StatusOK, id
+			return ev
+		}
+		status, asked := answerOf(err)
+		if status == http.StatusTooManyRequests || status == http.StatusPreconditionFailed {
+			if pauseWithin(ctx, max(asked, pause)) {
+				continue
+			}
+		}
+		c.describe(&ev, table.PostCard, store.SourceConnector, err)
+		ev.Kind = table.CardUnclear
+		if ev.Status >= http.StatusBadRequest && ev.Status < http.StatusInternalServerError {
+			ev.Kind = table.CardRejected
+		}
+		return ev
+	}
+}
+
+// cardPause is the first pause before a card is sent again.
+const cardPause = 500 * time.Millisecond
+
+// exchange hands the SSO token to the Token Service, which is idempotent:
+// Retry-After is honoured while the deadline allows.
+func (c *call) exchange(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
+	for {
+		tok, err := c.eng.tokens.Exchange(ctx, c.user(), c.ssoToken)
+		if err == nil && c.eng.stale(tok) {
+			err = &tokensvc.Error{Op: tokensvc.OpExchange, Status: http.StatusOK, Err: errors.New("the token has expired")}
+		}
+		if err == nil {
+			c.token = tok
+			ev.Kind, ev.Status = table.ExchangeOK, http.StatusOK
+			return ev
+		}
+		status, asked := answerOf(err)
+		if asked > 0 && (status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable) && pauseWithin(ctx, asked) {
+			continue
+		}
+		c.describe(&ev, table.Exchange, store.SourceTokenService, err)
+		ev.Diagnosis = diagnose(c.ssoToken, a, c.eng.clock())
+		switch ev.Status {
+		case 0, http.StatusOK, http.StatusBadRequest, http.StatusNotFound, http.StatusPreconditionFailed:
+			ev.Kind = table.ExchangeRefused
+		default:
+			ev.Kind = table.ExchangeFailed
+		}
+		return ev
+	}
+}
+
+// redeem sends the code, once: it may be spent even by a failure.
+func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
+	tok, err := c.eng.getToken(ctx, c.user(), c.code)
+	if err == nil {
+		c.token = tok
+		ev.Kind, ev.Status = table.VerifyOK, http.StatusOK
+		return ev
+	}
+	c.describe(&ev, table.Redeem, store.SourceTokenService, err)
+	switch {
+	case errors.Is(err, tokensvc.ErrNoToken):
+		ev.Kind, ev.Status = table.VerifyMiss, http.StatusNotFound
+	case ev.Status == http.StatusBadRequest, ev.Status == http.StatusPreconditionFailed:
+		ev.Kind = table.VerifyRefused
+	default:
+		ev.Kind = table.VerifyFailed
+	}
+	return ev
+}
+
+// recover asks for the truth without a code or an SSO token.
+func (c *call) recover(ctx context.Context, ev table.Event) table.Event {
+	tok, err := c.eng.getToken(ctx, c.user(), tokensvc.Secret{})
+	if err == nil {
+		c.token = tok
+		ev.Kind, ev.Status = table.Recovered, http.StatusOK
+		return ev
+	}
+	c.describe(&ev, table.Recover, store.SourceTokenService, err)
+	if errors.Is(err, tokensvc.ErrNoToken) {
+		c.noToken = true
+		ev.Kind, ev.Status = table.NotRecovered, http.StatusNotFound
+		return ev
+	}
+	ev.Kind = table.RecoverFailed
+	return ev
+}
+
+func (c *call) delete(ctx context.Context, ev table.Event) table.Event {
+	err := c.eng.tokens.SignOut(ctx, c.user())
+	if err == nil {
+		ev.Kind, ev.Status = table.SignedOut, http.StatusOK
+		return ev
+	}
+	c.describe(&ev, table.Delete, store.SourceTokenService, err)
+	ev.Kind = table.SignOutError
+	return ev
+}
+
+// clear is an error that knows what an upstream answered.
+type clear interface {
+	error
+	HTTPStatus() int
+}
+
+// describe puts what went wrong into the event, in words that hold no secret.
+func (c *call) describe(ev *table.Event, act table.Act, source string, err error) {
+	c.upstream = err
+	if errors.Is(err, tokensvc.ErrNoToken) {
+		ev.Detail = "no token"
+		return
+	}
+	ev.Source, ev.Operation = source, string(act)
+	ev.Status, _ = answerOf(err)
+	var known interface {
+		error
+		Operation() string
+		ErrorCode() string
+	}
+	if errors.As(err, &known) {
+		ev.Operation, ev.Code = known.Operation(), known.ErrorCode()
+	}
+	var refused *tokensvc.Error
+	if errors.As(err, &refused) {
+		ev.Consent = refused.Consent
+	}
+	ev.Message, ev.Detail = err.Error(), short(err)
+	if own, ok := tokensvc.CredentialsFailure(err); ok {
+		// The call was never made: the bot could not say who it is.
+		ev.Source, ev.Operation, ev.Code = store.SourceCredentials, own.Op, own.Code
+		ev.Cause = own.Status
+		ev.Detail = fmt.Sprintf("the bot's own token: %s", short(own))
+	}
+}
+
+// answerOf is the status that an error knows of, 0 for no answer, and how long
+// the upstream asked to wait.
+func answerOf(err error) (status int, wait time.Duration) {
+	var known clear
+	if !errors.As(err, &known) {
+		return 0, 0
+	}
+	var patient interface {
+		error
+		RetryDelay() time.Duration
+	}
+	if errors.As(err, &patient) {
+		wait = patient.RetryDelay()
+	}
+	return known.HTTPStatus(), wait
+}
+
+// pauseWithin waits if the deadline allows, and reports whether it has.
+func pauseWithin(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	return sleep(ctx, d) == nil
+}
+
+// short is a failureDetail: what a person may read, never a stack or a token.
+func short(err error) string {
+	status, _ := answerOf(err)
+	var known interface {
+		error
+		ErrorCode() string
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.Is(err, tokensvc.ErrNoToken), status == http.StatusOK:
+		return "no token"
+	case status == 0:
+		return "no answer"
+	case errors.As(err, &known) && known.ErrorCode() != "":
+		return http.StatusText(status) + " (" + known.ErrorCode() + ")"
+	default:
+		return http.StatusText(status)
+	}
+}
