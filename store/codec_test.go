@@ -29,6 +29,9 @@ func fill(t *testing.T, v reflect.Value, n *int64) {
 	case *store.State:
 		*x = []store.State{store.Verifying, store.Failed, store.Idle}[*n%3]
 		return
+	case *store.Verdict:
+		*x = []store.Verdict{store.Holds, store.Fails}[*n%2]
+		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:
@@ -127,11 +130,13 @@ func TestCodecRoundTrip(t *testing.T) {
 		return time.UnixMicro(rapid.Int64Range(-1<<50, 1<<55).Draw(t, "us")).UTC()
 	})
 	states := rapid.SampledFrom([]store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying, store.Complete, store.Failed})
+	verdicts := rapid.SampledFrom([]store.Verdict{store.Unknown, store.Holds, store.Fails})
 	failures := rapid.Ptr(rapid.Make[store.Failure](), true)
 	config := rapid.MakeConfig{
 		Types: map[reflect.Type]*rapid.Generator[any]{
 			reflect.TypeFor[time.Time]():      instant.AsAny(),
 			reflect.TypeFor[store.State]():    states.AsAny(),
+			reflect.TypeFor[store.Verdict]():  verdicts.AsAny(),
 			reflect.TypeFor[*store.Failure](): failures.AsAny(),
 			reflect.TypeFor[[]byte](): rapid.Custom(func(t *rapid.T) []byte {
 				if b := rapid.SliceOf(rapid.Byte()).Draw(t, "bytes"); len(b) > 0 {

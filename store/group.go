@@ -147,6 +147,10 @@ func (g *Group) Flush(ctx context.Context) error {
 	}
 }
 
+// Exclusive reports whether the store belongs to this process alone; see
+// [Exclusive].
+func (g *Group) Exclusive() bool { return IsExclusive(g.Store) }
+
 // Close writes what Later has gathered, within five seconds, and closes the
 // store.
 func (g *Group) Close() error {

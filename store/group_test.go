@@ -240,6 +240,20 @@ func TestNotifierLeavesNothing(t *testing.T) {
 	})
 }
 
+// exclusive is a backend of one process.
+type exclusive struct{ store.Store }
+
+func (exclusive) Exclusive() bool { return true }
+
+func TestGroupIsAsExclusiveAsItsStore(t *testing.T) {
+	if !store.IsExclusive(store.NewGroup(exclusive{})) {
+		t.Error("a group hides that its store belongs to one process")
+	}
+	if store.IsExclusive(store.NewGroup(&recorder{})) {
+		t.Error("a group says that a shared store belongs to one process")
+	}
+}
+
 // panicking is a backend that panics on its first write.
 type panicking struct {
 	store.Store

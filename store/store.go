@@ -47,7 +47,8 @@ type Commit struct {
 	Acks []Ack
 	// Drop names attempts whose completions nobody is to be told of any more:
 	// their deliveries of kind complete that are pending become dropped, held
-	// or not. It is no error if there are none.
+	// or not, and so do those of this commit's Deliveries and Acks. It is no
+	// error if there are none.
 	Drop []string
 	// Marks are inserted, replaced or removed; see [Mark].
 	Marks []Mark
@@ -55,7 +56,8 @@ type Commit struct {
 
 // Ack replaces a stored delivery, as a compare-and-set: only if it is pending,
 // dead or undeliverable and still bears Owner and Tries as they were read.
-// Otherwise somebody else has claimed it since, and the commit is ErrConflict.
+// Otherwise somebody else has claimed it since, and the commit is ErrConflict. So
+// is a second ack of the row in one commit, and one of a row that it inserts.
 type Ack struct {
 	Delivery
 	By  string // Owner of the stored row
@@ -64,7 +66,7 @@ type Ack struct {
 
 // Mark is a name that is remembered until it is over, with or without a value:
 // what makes a handler run once, what a popup has to find again on another
-// instance. It dies with the retention at the latest.
+// instance. It dies with the retention at the latest, counted from Version 1.
 type Mark struct {
 	Name string
 	// Version 1 inserts: a mark that is there and not over is ErrDuplicate.
@@ -117,7 +119,7 @@ type Filter struct {
 	Conversation string
 	States       []State
 	Open         bool // non-terminal only
-	Owed         bool // only with a delivery that is pending or dead
+	Owed         bool // only with a delivery that is owed, see [Delivery.Owed]
 	Reason       Reason
 	FailureCode  string
 	Method       Method

@@ -35,6 +35,7 @@ type Store struct {
 	orphans    int64                    // last Seq of an orphan
 	deliveries map[store.DeliveryKey]store.Delivery
 	marks      map[string]*mark
+	damaged    map[string]bool // ids, see Damage
 }
 
 type exchangeKey struct{ app, id string }
@@ -66,7 +67,21 @@ func New(clock func() time.Time) *Store {
 		events:     map[string][]store.Event{},
 		deliveries: map[store.DeliveryKey]store.Delivery{},
 		marks:      map[string]*mark{},
+		damaged:    map[string]bool{},
 	}
+}
+
+// Damage makes the record of an attempt one that cannot be decoded, as a bad
+// disk or a newer program can in the other backends: for tests of what the store
+// and its callers do then.
+func (s *Store) Damage(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.damaged[id] = true
+}
+
+func undecodable(id string) store.Corrupt {
+	return store.Corrupt{ID: id, Err: fmt.Errorf("memstore: attempt %s: %w", id, store.ErrCorrupt)}
 }
 
 // lock is the beginning of every method: it refuses a context that is done and
@@ -127,6 +142,8 @@ func (s *Store) check(c *store.Commit, now time.Time) error {
 		switch {
 		case a.Version == 1 && old != nil:
 			return fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
+		case s.damaged[a.ID]:
+			return undecodable(a.ID).Err
 		case a.Version > 1 && old == nil:
 			return fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
 		case a.Version > 1 && old.Version != a.Version-1:
@@ -162,7 +179,8 @@ func (s *Store) check(c *store.Commit, now time.Time) error {
 	for i := range c.Acks {
 		a := &c.Acks[i]
 		old, ok := s.deliveries[a.DeliveryKey]
-		if !ok || !a.Matches(&old) {
+		twice := slices.ContainsFunc(c.Acks[:i], func(o store.Ack) bool { return o.DeliveryKey == a.DeliveryKey })
+		if !ok || twice || !a.Matches(&old) {
 			return fmt.Errorf("delivery %s: %w", a.DeliveryKey, store.ErrConflict)
 		}
 	}
@@ -273,27 +291,40 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 	defer s.mu.Unlock()
 	snap := store.Snapshot{Now: now}
 	if id := s.exchange[exchangeKey{q.User.App, q.ExchangeID}]; id != "" && q.ExchangeID != "" {
+		if s.damaged[id] {
+			return store.Snapshot{}, undecodable(id).Err
+		}
 		a := s.attempts[id].Clone()
 		snap.ByExchangeID = &a
 	}
-	for _, a := range s.ofUser(&q) {
+	found, corrupt := s.ofUser(&q)
+	for _, a := range corrupt {
+		if q.Connection != "" && !a.State.Terminal() {
+			return store.Snapshot{}, undecodable(a.ID).Err
+		}
+		snap.Corrupt = append(snap.Corrupt, undecodable(a.ID))
+	}
+	for _, a := range found {
 		snap.Attempts = append(snap.Attempts, a.Clone())
 	}
 	return snap, nil
 }
 
 // ofUser returns what the query asks for: the open attempts, then the others,
-// newest first.
-func (s *Store) ofUser(q *store.Query) []*store.Attempt {
+// newest first; and those that cannot be decoded.
+func (s *Store) ofUser(q *store.Query) (found, corrupt []*store.Attempt) {
 	ids := s.users[q.User]
 	if len(ids) == 0 {
-		return nil
+		return nil, nil
 	}
-	var found []*store.Attempt
 	open, key := 0, q.Key()
 	for id := range ids {
 		a := s.attempts[id]
 		if q.Connection != "" && !a.Key.Same(key) {
+			continue
+		}
+		if s.damaged[id] {
+			corrupt = append(corrupt, a)
 			continue
 		}
 		found = append(found, a)
@@ -310,7 +341,7 @@ func (s *Store) ofUser(q *store.Query) []*store.Attempt {
 		}
 		return strings.Compare(b.ID, a.ID)
 	})
-	return found[:min(len(found), max(open, q.Max()))]
+	return found[:min(len(found), max(open, q.Max()))], corrupt
 }
 
 // Get returns one attempt; see [store.Store].
@@ -321,6 +352,9 @@ func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	}
 	defer s.mu.Unlock()
 	a := s.attempts[id]
+	if s.damaged[id] {
+		return store.Snapshot{Now: now}, undecodable(id).Err
+	}
 	if a == nil {
 		return store.Snapshot{Now: now}, fmt.Errorf("memstore: get: attempt %q: %w", id, store.ErrNotFound)
 	}
@@ -349,6 +383,10 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	snap := store.Snapshot{Now: now}
 	for _, id := range ids[:min(len(ids), max(limit, 0))] {
 		s.due[id] = store.Time(now.Add(hold))
+		if s.damaged[id] {
+			snap.Corrupt = append(snap.Corrupt, undecodable(id))
+			continue
+		}
 		snap.Attempts = append(snap.Attempts, s.attempts[id].Clone())
 	}
 	return snap, nil
@@ -424,7 +462,7 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 	before = store.Time(before)
 	var ids []string
 	for id, a := range s.attempts {
-		if a.State.Terminal() && a.Entered.Before(before) {
+		if !s.damaged[id] && a.State.Terminal() && a.Entered.Before(before) {
 			ids = append(ids, id)
 		}
 	}

@@ -19,7 +19,11 @@ func TestConformance(t *testing.T) {
 		var offset atomic.Int64
 		start := time.Now()
 		s := memstore.New(func() time.Time { return start.Add(time.Duration(offset.Load())) })
-		return storetest.Harness{Store: s, Advance: func(d time.Duration) { offset.Add(int64(d)) }}
+		return storetest.Harness{
+			Store:   s,
+			Advance: func(d time.Duration) { offset.Add(int64(d)) },
+			Damage:  func(_ *testing.T, id string) { s.Damage(id) },
+		}
 	})
 }
 

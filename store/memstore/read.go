@@ -19,7 +19,11 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	defer s.mu.Unlock()
 	page := store.Page{Now: now}
 	for _, a := range s.attempts {
-		if f.Match(a) && (f.Cursor == "" || a.ID < f.Cursor) && (!f.Owed || s.owes(a.ID)) {
+		switch {
+		case f.Cursor != "" && a.ID >= f.Cursor:
+		case s.damaged[a.ID]:
+			page.Corrupt = append(page.Corrupt, undecodable(a.ID))
+		case f.Match(a) && (!f.Owed || s.owes(a.ID)):
 			page.Attempts = append(page.Attempts, a.Clone())
 		}
 	}
@@ -27,6 +31,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	if n := f.Max(); len(page.Attempts) > n {
 		page.Attempts = page.Attempts[:n]
 		page.Next = page.Attempts[n-1].ID
+		page.Corrupt = slices.DeleteFunc(page.Corrupt, func(c store.Corrupt) bool { return c.ID < page.Next })
 	}
 	for i := range page.Attempts {
 		page.Deliveries = append(page.Deliveries, s.deliveriesOf(page.Attempts[i].ID)...)
@@ -96,7 +101,10 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 		Ended:  map[string]int{},
 	}
 	since = since.Truncate(time.Minute)
-	for _, a := range s.attempts {
+	for id, a := range s.attempts {
+		if s.damaged[id] {
+			continue
+		}
 		if a.State.Terminal() {
 			if !a.Entered.Before(since) {
 				c.Ended[a.Outcome()]++

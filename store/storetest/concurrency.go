@@ -87,8 +87,8 @@ func Groups(t *testing.T, open New) {
 		{Put: []store.Attempt{a2}},
 		{Put: []store.Attempt{Next(b, store.CardSent, at)}},
 		{Put: []store.Attempt{b}},
-		{Marks: []store.Mark{{Name: "m"}}},
-		{Marks: []store.Mark{{Name: "m"}}},
+		{Marks: []store.Mark{{Name: "m", Version: 1}}},
+		{Marks: []store.Mark{{Name: "m", Version: 1}}},
 		{},
 	})
 	want := []error{nil, store.ErrExists, nil, store.ErrConflict, store.ErrNotFound, nil, nil, store.ErrDuplicate, nil}

@@ -134,20 +134,67 @@ func (m *model) commit(rt *rapid.T) store.Commit {
 		c.Events = append(c.Events, e)
 	}
 	for range rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(rt, "deliveries") {
-		d := Owed(&store.Attempt{ID: m.id(rt)}, rapid.IntRange(1, 2).Draw(rt, "round"), m.at(rt, "next at"))
+		d := Owed(&store.Attempt{ID: m.id(rt)}, rapid.IntRange(1, 4).Draw(rt, "round"), m.at(rt, "next at"))
 		d.Status = rapid.SampledFrom([]store.DeliveryStatus{
-			store.DeliveryPending, store.DeliveryPending, store.DeliveryDone, store.DeliveryDead,
+			store.DeliveryPending, store.DeliveryPending, store.DeliveryDone, store.DeliveryDead, store.DeliveryUndeliverable,
 		}).Draw(rt, "status")
+		d.Kind = rapid.SampledFrom([]store.DeliveryKind{store.DeliverComplete, store.DeliverFailure}).Draw(rt, "kind")
 		c.Deliveries = append(c.Deliveries, d)
 	}
-	if rapid.IntRange(0, 3).Draw(rt, "marked") == 0 {
-		mark := store.Mark{Name: rapid.SampledFrom([]string{"m1", "m2"}).Draw(rt, "mark")}
-		if rapid.Bool().Draw(rt, "with an end") {
-			mark.Expires = m.at(rt, "end")
+	for range rapid.SampledFrom([]int{0, 1, 1, 2}).Draw(rt, "acks") {
+		if ack, ok := m.ack(rt); ok {
+			c.Acks = append(c.Acks, ack)
 		}
-		c.Marks = append(c.Marks, mark)
+	}
+	if rapid.IntRange(0, 4).Draw(rt, "drops") == 0 {
+		c.Drop = append(c.Drop, m.id(rt))
+	}
+	if rapid.IntRange(0, 2).Draw(rt, "marked") == 0 {
+		c.Marks = append(c.Marks, m.mark(rt))
 	}
 	return c
+}
+
+// ack is one of a row that is there, most of the time as it is stored.
+func (m *model) ack(rt *rapid.T) (store.Ack, bool) {
+	page, err := m.twin.List(rt.Context(), store.Filter{Limit: 1000})
+	if err != nil {
+		rt.Fatalf("List: %v", err)
+	}
+	if len(page.Deliveries) == 0 {
+		return store.Ack{}, false
+	}
+	d := rapid.SampledFrom(page.Deliveries).Draw(rt, "acknowledged")
+	ack := store.Ack{Delivery: d, By: d.Owner, Try: d.Tries}
+	switch rapid.IntRange(0, 9).Draw(rt, "wrong") {
+	case 0:
+		ack.By += "x"
+	case 1:
+		ack.Try++
+	}
+	ack.Owner = rapid.SampledFrom([]string{"", "", "bot"}).Draw(rt, "owner")
+	ack.NextAt = m.at(rt, "next at")
+	ack.Status = rapid.SampledFrom([]store.DeliveryStatus{
+		store.DeliveryPending, store.DeliveryPending, store.DeliveryDone, store.DeliveryDead, store.DeliveryUndeliverable, store.DeliveryDropped,
+	}).Draw(rt, "status")
+	return ack, true
+}
+
+// markNames are the names of all marks.
+func markNames() []string { return []string{"m1", "m2"} }
+
+// mark inserts, replaces or removes, most of the time what is there.
+func (m *model) mark(rt *rapid.T) store.Mark {
+	mark := store.Mark{Name: rapid.SampledFrom(markNames()).Draw(rt, "mark"), Version: 1}
+	if had, err := m.twin.Mark(rt.Context(), mark.Name); err == nil && rapid.IntRange(0, 3).Draw(rt, "replaced") > 0 {
+		mark.Version = had.Version + int64(rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(rt, "version"))
+		mark.Gone = rapid.IntRange(0, 3).Draw(rt, "gone") == 0
+	}
+	mark.Value = []byte(rapid.SampledFrom([]string{"", "value", "another"}).Draw(rt, "value"))
+	if rapid.Bool().Draw(rt, "with an end") {
+		mark.Expires = m.at(rt, "end")
+	}
+	return mark
 }
 
 func (m *model) apply(rt *rapid.T) {
@@ -193,9 +240,12 @@ func (m *model) due(rt *rapid.T) {
 
 func (m *model) claim(rt *rapid.T) {
 	m.tick(rt)
-	limit := rapid.IntRange(0, 3).Draw(rt, "limit")
-	want, err1 := m.twin.Claim(rt.Context(), "bot", limit, longHold)
-	got, err2 := m.real.Claim(rt.Context(), "bot", limit, longHold)
+	q := store.ClaimQuery{Owner: "bot", Limit: rapid.IntRange(0, 3).Draw(rt, "limit"), Hold: longHold}
+	if rapid.IntRange(0, 3).Draw(rt, "of one attempt") == 0 {
+		q.Attempt = m.id(rt)
+	}
+	want, err1 := m.twin.Claim(rt.Context(), q)
+	got, err2 := m.real.Claim(rt.Context(), q)
 	if err := errors.Join(err1, err2); err != nil {
 		rt.Fatalf("Claim: %v", err)
 	}
@@ -235,6 +285,7 @@ func (m *model) compare(rt *rapid.T) {
 		{},
 		{Limit: 2},
 		{Open: true},
+		{Owed: true, Limit: 2},
 		{User: "u1"},
 		{User: "aad1"},
 		{User: "AAD2", Limit: 1},
@@ -259,6 +310,12 @@ func (m *model) compare(rt *rapid.T) {
 		got, err2 := m.real.Events(rt.Context(), f)
 		m.same(rt, "Events", err1, err2)
 		m.equal(rt, "Events", want, got)
+	}
+	for _, name := range markNames() {
+		want, err1 := m.twin.Mark(rt.Context(), name)
+		got, err2 := m.real.Mark(rt.Context(), name)
+		m.same(rt, "Mark", err1, err2)
+		m.equal(rt, "Mark", want, got)
 	}
 	want, err1 := m.twin.Events(rt.Context(), store.EventFilter{})
 	got, err2 := m.real.Events(rt.Context(), store.EventFilter{})

@@ -21,12 +21,14 @@ func Lists(t *testing.T, open New) {
 	t.Run("OddIDs", func(t *testing.T) { oddIDs(t, open(t).Store) })
 }
 
-// owed lists by the outbox: what is pending or dead, and nothing that is done.
+// owed lists by the outbox: what is pending or was given up, and nothing that is
+// done.
 func owed(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s).Add(-time.Hour)
 	statuses := []store.DeliveryStatus{
 		store.DeliveryPending, store.DeliveryDone, store.DeliveryDead, store.DeliveryDropped, store.DeliveryNotOwed, store.DeliveryPending,
+		store.DeliveryUndeliverable,
 	}
 	var want []string
 	for i, status := range statuses {
@@ -35,7 +37,7 @@ func owed(t *testing.T, s store.Store) {
 		one, two := Owed(&a, 1, at), Owed(&a, 2, at)
 		one.Status, two.Status = status, status
 		must(t, s, store.Commit{Deliveries: []store.Delivery{one, two}})
-		if status == store.DeliveryPending || status == store.DeliveryDead {
+		if one.Owed() {
 			want = append([]string{a.ID}, want...)
 		}
 	}
@@ -248,7 +250,12 @@ func Purge(t *testing.T, open New) {
 		a.ExchangeID = fmt.Sprint("second-", i)
 		dead := Owed(&a, 2, long)
 		dead.Status = store.DeliveryDead
-		must(t, s, store.Commit{Put: []store.Attempt{a}, Events: []store.Event{Line(&a, store.Idle)}, Deliveries: []store.Delivery{Owed(&a, 1, long), dead}})
+		undeliverable := Owed(&a, 3, long)
+		undeliverable.Status = store.DeliveryUndeliverable
+		must(t, s, store.Commit{
+			Put: []store.Attempt{a}, Events: []store.Event{Line(&a, store.Idle)},
+			Deliveries: []store.Delivery{Owed(&a, 1, long), dead, undeliverable},
+		})
 		old = append(old, a)
 	}
 	open1 := NewAttempt(long, user(20), "graph")
@@ -301,7 +308,7 @@ func Purge(t *testing.T, open New) {
 		t.Errorf("claimed deliveries of purged attempts: %+v", got)
 	}
 	c, err := s.Counts(t.Context(), long.Add(-time.Hour))
-	if err != nil || c.Owed != 0 || c.Dead != 0 || c.Ended["Complete:tokenExchange"] != 0 || c.Ended["Failed:superseded"] != 1 {
+	if err != nil || c.Owed+c.Dead+c.Undeliverable != 0 || c.Ended["Complete:tokenExchange"] != 0 || c.Ended["Failed:superseded"] != 1 {
 		t.Errorf("Counts = %+v, %v", c, err)
 	}
 	lines, err := s.Events(t.Context(), store.EventFilter{})
@@ -328,7 +335,7 @@ func Reopen(t *testing.T, open New) {
 	a.ExchangeID = "ex"
 	must(t, s, store.Commit{
 		Put: []store.Attempt{a}, Events: []store.Event{Line(&a, store.None), {Kind: store.EventNote, Time: at}},
-		Deliveries: []store.Delivery{Owed(&a, 1, at)}, Marks: []store.Mark{{Name: "m"}},
+		Deliveries: []store.Delivery{Owed(&a, 1, at)}, Marks: []store.Mark{{Name: "m", Version: 1, Value: []byte("value")}},
 	})
 	secret := s.Secret()
 	s = h.Reopen(t)
@@ -341,7 +348,10 @@ func Reopen(t *testing.T, open New) {
 	if lines, err := s.Events(t.Context(), store.EventFilter{}); err != nil || len(lines) != 2 {
 		t.Errorf("%d lines, %v", len(lines), err)
 	}
-	if err := apply(t, s, store.Commit{Marks: []store.Mark{{Name: "m"}}}); !errors.Is(err, store.ErrDuplicate) {
+	if m, err := s.Mark(t.Context(), "m"); err != nil || m.Version != 1 || string(m.Value) != "value" {
+		t.Errorf("mark: %+v, %v", m, err)
+	}
+	if err := apply(t, s, store.Commit{Marks: []store.Mark{{Name: "m", Version: 1}}}); !errors.Is(err, store.ErrDuplicate) {
 		t.Errorf("mark: %v, want ErrDuplicate", err)
 	}
 	if got := claim(t, s, "bot", 10, longHold); len(got) != 1 {

@@ -19,7 +19,9 @@ func Semantics(t *testing.T, open New) {
 		at := now(t, s)
 		a := NewAttempt(at, user(1), "Graph")
 		a.ExchangeID, a.SSOOffered, a.CardActivityID, a.Platform = "ex-1", true, "card", "Web"
-		a.Failure = &store.Failure{Source: "client", Status: 412, Code: "x", Message: "ü"}
+		a.Activity, a.ResourceURI, a.NoSSOUntil = "activity", "api://bot", at.Add(time.Hour)
+		a.Failure = &store.Failure{Source: store.SourceTokenService, Operation: "exchange", Status: 412, Code: "x", Message: "ü"}
+		a.Diagnosis = store.Diagnosis{Audience: store.Holds, Version: store.Fails, Fresh: store.Fails}
 		a.TokenMark, a.CodeMark, a.Request = []byte{1}, []byte{2}, []byte{3, 0, 255}
 		a.CheckAt, a.Checks, a.Generation = at.Add(time.Second), 2, 7
 		must(t, s, store.Commit{Put: []store.Attempt{a}})
@@ -77,6 +79,18 @@ func Semantics(t *testing.T, open New) {
 			t.Errorf("secret of %d bytes", len(s.Secret()))
 		}
 	})
+	t.Run("Probe", func(t *testing.T) {
+		s := open(t).Store
+		for range 3 {
+			if err := s.Probe(t.Context()); err != nil {
+				t.Errorf("Probe: %v", err)
+			}
+		}
+		c, err := s.Counts(t.Context(), now(t, s).Add(-time.Hour))
+		if lines, err2 := s.Events(t.Context(), store.EventFilter{}); err != nil || err2 != nil || len(c.Open)+len(c.Ended)+len(lines) > 0 {
+			t.Errorf("a probe left %+v, %v, %v, %v", c, lines, err, err2)
+		}
+	})
 	t.Run("Context", func(t *testing.T) {
 		s := open(t).Store
 		a := NewAttempt(now(t, s), user(1), "graph")
@@ -87,8 +101,10 @@ func Semantics(t *testing.T, open New) {
 				t.Errorf("Apply: %v, want Canceled", err)
 			}
 		}
-		if _, err := s.Get(ctx, a.ID); !errors.Is(err, context.Canceled) {
-			t.Errorf("Get: %v, want Canceled", err)
+		for what, call := range calls(s, a.ID) {
+			if err := call(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v, want Canceled", what, err)
+			}
 		}
 		if _, err := s.Get(t.Context(), a.ID); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("after a cancelled Apply: %v, want ErrNotFound", err)
@@ -103,8 +119,10 @@ func Semantics(t *testing.T, open New) {
 		if err := apply(t, s, store.Commit{Put: []store.Attempt{a}}); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("Apply: %v, want ErrUnavailable", err)
 		}
-		if _, err := s.Info(t.Context()); !errors.Is(err, store.ErrUnavailable) {
-			t.Errorf("Info: %v, want ErrUnavailable", err)
+		for what, call := range calls(s, a.ID) {
+			if err := call(t.Context()); !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("%s: %v, want ErrUnavailable", what, err)
+			}
 		}
 		if err := s.Close(); err != nil {
 			t.Errorf("second Close: %v", err)
@@ -112,12 +130,33 @@ func Semantics(t *testing.T, open New) {
 	})
 }
 
+// calls are the methods that may fail, Apply and Changed aside.
+func calls(s store.Store, id string) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"Find": func(ctx context.Context) error { return second(s.Find(ctx, store.Query{})) },
+		"Get":  func(ctx context.Context) error { return second(s.Get(ctx, id)) },
+		"Due":  func(ctx context.Context) error { return second(s.Due(ctx, 1, longHold)) },
+		"Claim": func(ctx context.Context) error {
+			return second(s.Claim(ctx, store.ClaimQuery{Owner: "bot-a", Limit: 1}))
+		},
+		"Purge":  func(ctx context.Context) error { return second(s.Purge(ctx, time.Now(), 1, false)) },
+		"Mark":   func(ctx context.Context) error { return second(s.Mark(ctx, "m")) },
+		"List":   func(ctx context.Context) error { return second(s.List(ctx, store.Filter{})) },
+		"Events": func(ctx context.Context) error { return second(s.Events(ctx, store.EventFilter{})) },
+		"Counts": func(ctx context.Context) error { return second(s.Counts(ctx, time.Now())) },
+		"Info":   func(ctx context.Context) error { return second(s.Info(ctx)) },
+		"Probe":  s.Probe,
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
 func refusals(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
 	stored := NewAttempt(at, user(1), "graph")
 	insert(t, s, stored)
-	must(t, s, store.Commit{Marks: []store.Mark{{Name: "taken", Expires: at.Add(time.Hour)}}})
+	must(t, s, store.Commit{Marks: []store.Mark{{Name: "taken", Version: 1, Expires: at.Add(time.Hour)}}})
 	fresh := func() store.Attempt { return NewAttempt(at, user(2), "graph") }
 	with := func(a store.Attempt, change func(*store.Attempt)) []store.Attempt {
 		change(&a)
@@ -134,8 +173,8 @@ func refusals(t *testing.T, s store.Store) {
 		{"version behind", store.Commit{Put: with(stored, func(a *store.Attempt) { a.Version = 3 })}, store.ErrConflict},
 		{"event of nothing", store.Commit{Events: []store.Event{{Attempt: "nope", Kind: store.EventNote}}}, store.ErrNotFound},
 		{"delivery of nothing", store.Commit{Deliveries: []store.Delivery{Owed(&store.Attempt{ID: "nope"}, 1, at)}}, store.ErrNotFound},
-		{"mark taken", store.Commit{Marks: []store.Mark{{Name: "taken", Expires: at.Add(time.Hour)}}}, store.ErrDuplicate},
-		{"mark twice", store.Commit{Marks: []store.Mark{{Name: "m"}, {Name: "m"}}}, store.ErrDuplicate},
+		{"mark taken", store.Commit{Marks: []store.Mark{{Name: "taken", Version: 1, Expires: at.Add(time.Hour)}}}, store.ErrDuplicate},
+		{"mark twice", store.Commit{Marks: []store.Mark{{Name: "m", Version: 1}, {Name: "m", Version: 1}}}, store.ErrDuplicate},
 		{"no id", store.Commit{Put: with(fresh(), func(a *store.Attempt) { a.ID = "" })}, store.ErrInvalid},
 		{"NUL in id", store.Commit{Put: with(fresh(), func(a *store.Attempt) { a.ID = "a\x00b" })}, store.ErrInvalid},
 		{"no version", store.Commit{Put: with(fresh(), func(a *store.Attempt) { a.Version = 0 })}, store.ErrInvalid},
@@ -144,14 +183,14 @@ func refusals(t *testing.T, s store.Store) {
 		{"odd delivery", store.Commit{
 			Deliveries: []store.Delivery{{DeliveryKey: store.DeliveryKey{Attempt: stored.ID, Kind: "odd"}, Status: store.DeliveryPending}},
 		}, store.ErrInvalid},
-		{"nameless mark", store.Commit{Marks: []store.Mark{{}}}, store.ErrInvalid},
+		{"nameless mark", store.Commit{Marks: []store.Mark{{Version: 1}}}, store.ErrInvalid},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			// What stands beside the fault must not be written either.
 			beside := NewAttempt(at, user(3), "graph")
 			tc.commit.Put = append([]store.Attempt{beside}, tc.commit.Put...)
 			tc.commit.Events = append(tc.commit.Events, store.Event{Kind: store.EventNote, Time: at})
-			tc.commit.Marks = append([]store.Mark{{Name: "beside"}}, tc.commit.Marks...)
+			tc.commit.Marks = append([]store.Mark{{Name: "beside", Version: 1}}, tc.commit.Marks...)
 			if err := apply(t, s, tc.commit); !errors.Is(err, tc.want) {
 				t.Errorf("Apply: %v, want %v", err, tc.want)
 			}
@@ -166,7 +205,7 @@ func refusals(t *testing.T, s store.Store) {
 	if lines, err := s.Events(t.Context(), store.EventFilter{Orphans: true}); err != nil || len(lines) > 0 {
 		t.Errorf("refused commits left %d lines, %v", len(lines), err)
 	}
-	must(t, s, store.Commit{Marks: []store.Mark{{Name: "beside"}}})
+	must(t, s, store.Commit{Marks: []store.Mark{{Name: "beside", Version: 1}}})
 	if _, err := s.Get(t.Context(), "nope"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Get: %v, want ErrNotFound", err)
 	}
@@ -291,7 +330,7 @@ func events(t *testing.T, s store.Store) {
 	at := now(t, s)
 	a, b := NewAttempt(at, user(1), "graph"), NewAttempt(at, user(2), "graph")
 	note := func(id, detail string, after time.Duration) store.Event {
-		return store.Event{Attempt: id, Kind: store.EventNote, Detail: detail, Time: at.Add(after), Duration: time.Millisecond + 1}
+		return store.Event{Attempt: id, Kind: store.EventNote, Detail: detail, Code: "code", Time: at.Add(after), Duration: time.Millisecond + 1}
 	}
 	must(t, s, store.Commit{
 		Put: []store.Attempt{a, b},
@@ -328,8 +367,8 @@ func events(t *testing.T, s store.Store) {
 				if tc.seqs != nil && e.Seq != tc.seqs[i] {
 					t.Errorf("line %d has Seq %d, want %d", i, e.Seq, tc.seqs[i])
 				}
-				if e.Duration != time.Millisecond {
-					t.Errorf("Duration = %v", e.Duration)
+				if e.Duration != time.Millisecond || e.Code != "code" {
+					t.Errorf("Duration = %v, Code = %q", e.Duration, e.Code)
 				}
 			}
 			if diff := cmp.Diff(tc.want, details); diff != "" {

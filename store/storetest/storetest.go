@@ -29,6 +29,10 @@ type Harness struct {
 	// Second opens the same data a second time, as another instance would.
 	// Nil for a backend of one process.
 	Second func(t *testing.T) store.Store
+	// Damage makes the record of an attempt one that cannot be decoded, by
+	// writing to the data what a newer program or a bad disk might have left
+	// there. Nil for a backend without an encoding.
+	Damage func(t *testing.T, id string)
 }
 
 // New makes a harness for one test.
@@ -52,6 +56,7 @@ func Run(t *testing.T, open New) {
 		{"Lists", Lists},
 		{"Purge", Purge},
 		{"Reopen", Reopen},
+		{"Corrupt", Corrupt},
 		{"Model", Model},
 	} {
 		t.Run(suite.name, func(t *testing.T) { suite.run(t, open) })
