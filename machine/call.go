@@ -180,21 +180,23 @@ func (c *call) note(line store.Event) {
 	c.worth = true
 }
 
-// about gives the lines that were written before the attempt was known its id.
+// about are the lines so far, as lines of the attempt: some were written before
+// it was known.
 func (c *call) about(a *store.Attempt) []store.Event {
-	for i := range c.lines {
-		if l := &c.lines[i]; a != nil && l.Attempt == "" {
+	lines := slices.Clone(c.lines)
+	for i := range lines {
+		if l := &lines[i]; a != nil && l.Attempt == "" {
 			l.Attempt, l.Key = a.ID, store.Key{}
 		}
 	}
-	return c.lines
+	return lines
 }
 
 // finish hands the lines that are left to the next group of commits. Nobody
 // waits for them.
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
 	if c.worth {
-		c.eng.store.Later(ctx, store.Commit{Events: slices.Clone(c.about(a))})
+		c.eng.store.Later(ctx, store.Commit{Events: c.about(a)})
 	}
 	c.lines, c.worth = nil, false
 }

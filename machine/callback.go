@@ -100,7 +100,9 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	if d.Owed == nil {
 		flow = nil
 	}
-	e.outbox.Inline(ctx, row, now, e.handler(row, flow, turn, c.token))
+	if line, done := e.outbox.Inline(ctx, row, now, e.handler(row, flow, turn, c.token)); done {
+		c.lines, c.worth = append(c.lines, line), true
+	}
 }
 
 // prepare makes the callback of a row of the outbox. A token is never stored: it

@@ -50,15 +50,32 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 	if err != nil {
 		return c.broken(ctx, outcome{}, err)
 	}
-	for i := range snap.Attempts {
-		// C11 before all candidates: a code is never sent a second time. The attempt is
-		// not read again, since another code may take the mark's place meanwhile.
-		if a := &snap.Attempts[i]; a.State == store.Complete && slices.Equal(a.CodeMark, p.ev.CodeMark) {
-			answer, _ := p.offer(ctx, a.Key.Connection, exactly{a})
-			return answer
+	if a := p.redeemed(snap.Attempts); a != nil { // C11 before all candidates: a code is never sent a second time
+		answer, _ := p.offer(ctx, a.Key.Connection, exactly{a})
+		return answer
+	}
+	if answer, done := p.run(ctx, e.candidates(snap.Attempts, turn.act)); done {
+		return answer
+	}
+	// Another device may have redeemed the code while it was offered around.
+	if snap, err = c.find(ctx, store.Query{User: c.key.UserKey()}); err != nil {
+		return c.broken(ctx, outcome{}, err)
+	}
+	if a := p.redeemed(snap.Attempts); a != nil {
+		answer, _ := p.offer(ctx, a.Key.Connection, exactly{a})
+		return answer
+	}
+	return p.noMatch(ctx, e.candidates(snap.Attempts, turn.act))
+}
+
+// redeemed is the attempt that this code has completed, nil if there is none.
+func (p *prober) redeemed(attempts []store.Attempt) *store.Attempt {
+	for i := range attempts {
+		if a := &attempts[i]; a.State == store.Complete && slices.Equal(a.CodeMark, p.ev.CodeMark) {
+			return a
 		}
 	}
-	return p.run(ctx, e.candidates(snap.Attempts, turn.act))
+	return nil
 }
 
 // candidate is one connection that a code may belong to.
@@ -149,25 +166,27 @@ type prober struct {
 	unclear bool // some upstream failed
 }
 
-func (p *prober) run(ctx context.Context, all []candidate) Answer {
+// run offers the code to one candidate after the other, until one is done with it.
+func (p *prober) run(ctx context.Context, all []candidate) (answer Answer, done bool) {
 	p.single = len(all) == 1
 	for i, k := range all {
 		p.ev.First = i == 0
 		p.ev.Only = p.single
 		p.ev.Attributed = k.rank == isCard || p.single
-		if answer, done := p.offer(ctx, k.connection, k.finder()); done {
-			return answer
+		if answer, done = p.offer(ctx, k.connection, k.finder()); done {
+			return answer, true
 		}
 	}
-	// No candidate took the code: the best one that was waiting for it hears of it,
-	// once.
-	best := all[0]
-	where := finder(exactly{})
+	return Answer{}, false
+}
+
+// noMatch: no candidate took the code. The best one that was waiting for it hears
+// of it, once.
+func (p *prober) noMatch(ctx context.Context, all []candidate) Answer {
+	best, where := all[0], finder(exactly{})
 	if i := slices.IndexFunc(all, func(k candidate) bool { return k.attempt != nil && k.rank != isDone }); i >= 0 {
 		best = all[i]
 		where = byCard(best.attempt.ID)
-	} else if best.rank == isCard {
-		where = best.finder()
 	}
 	p.ev.Kind, p.ev.Status, p.ev.Unclear = table.NoMatch, p.status(), p.unclear
 	p.ev.First, p.ev.Only, p.ev.Attributed = false, false, false

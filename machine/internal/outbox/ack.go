@@ -25,19 +25,22 @@ const patience = 24 * time.Hour
 // maxError bounds what is kept of an error, in bytes.
 const maxError = 256
 
-// settle hands the outcome of a try to the next group of commits. Losing it only
-// repeats a callback. known says that the store has the outcome already.
-func (o *Outbox) settle(ctx context.Context, h *held, err error, known bool) {
+// settle hands the outcome of a try to the next group of commits, and returns its
+// audit line. Losing an acknowledgement only repeats a callback. known says that
+// the store has the outcome already.
+//
+// The line is no part of the same commit: the callback was made, whoever has the
+// row by now.
+func (o *Outbox) settle(ctx context.Context, h *held, err error, known bool) store.Event {
 	if h.row.Attempt == "" {
-		return // of no attempt, so of no row
+		return store.Event{} // of no attempt, so of no row
 	}
 	row, now := h.row, o.clock(h)
 	outcome(&row, now, err)
-	c := store.Commit{Events: []store.Event{o.told(&row, now)}}
 	if h.row.Status == store.DeliveryPending && !known {
-		c.Acks = []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}
+		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Acks: []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}})
 	}
-	o.Store.Later(ctx, c)
+	return o.told(&row, now)
 }
 
 // giveBack lets go of a row whose callback was not begun.

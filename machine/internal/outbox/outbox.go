@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -83,14 +84,17 @@ func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.sin
 // A row that was not written as held is claimed first. If an earlier callback of
 // its attempt is not through yet, it is not this row's turn, and [Outbox.Run]
 // makes it later.
-func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, tell Tell) {
+//
+// The audit line of the try is returned if there is one by then; otherwise it is
+// written when the handler is done.
+func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, tell Tell) (store.Event, bool) {
 	budget := time.NewTimer(o.Budget)
 	defer budget.Stop()
 	h := &held{row: row, now: now, since: o.Clock()}
 	for row.Status == store.DeliveryPending && h.row.Owner == "" {
 		next := o.claim(ctx, row.Attempt)
 		if next == nil {
-			return
+			return store.Event{}, false
 		}
 		if h = next; h.row.DeliveryKey != row.DeliveryKey {
 			// An earlier callback whose turn has come again.
@@ -98,11 +102,17 @@ func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, 
 			h = &held{row: row}
 		}
 	}
-	done := o.begin(ctx, h, tell)
+	t := o.begin(ctx, h, tell)
 	select {
-	case <-done:
+	case <-t.done:
+		return t.told, h.row.Attempt != ""
 	case <-budget.C:
-		o.Overrun(h.row)
+		if t.leave() {
+			o.Overrun(h.row)
+			return store.Event{}, false
+		}
+		<-t.done
+		return t.told, h.row.Attempt != ""
 	}
 }
 
@@ -190,7 +200,7 @@ func (o *Outbox) tryClaim(ctx context.Context, attempt string) (*held, error) {
 // is held.
 func (o *Outbox) redeliver(ctx context.Context, h *held) {
 	if h.row.Tries > maxTries { // no try has come back: each ended with its process
-		o.settle(ctx, h, errors.New("no try has come back"), false)
+		o.note(ctx, o.settle(ctx, h, errors.New("no try has come back"), false))
 		return
 	}
 	tell, err := o.Prepare(ctx, h.row)
@@ -200,7 +210,7 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 		return
 	case err != nil:
 		o.Failed(ctx, h.row, err)
-		o.settle(ctx, h, err, false)
+		o.note(ctx, o.settle(ctx, h, err, false))
 		return
 	case o.left(h) < o.Budget:
 		// Another process may have the row before the handler is done.
@@ -208,30 +218,51 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 	}
 	over := time.NewTimer(o.left(h))
 	defer over.Stop()
+	t := o.begin(ctx, h, tell)
+	t.leave()
 	select {
-	case <-o.begin(ctx, h, tell):
+	case <-t.done:
 	case <-over.C:
 		o.Overrun(h.row)
 	}
 }
 
-// begin runs the handlers of a held row and acknowledges it. The channel is
-// closed when both are done.
-func (o *Outbox) begin(ctx context.Context, h *held, tell Tell) <-chan struct{} {
-	done := make(chan struct{})
+// try is one run of the handlers of a row.
+type try struct {
+	done chan struct{} // closed when the row is acknowledged
+	told store.Event   // the audit line, once done is closed
+	left atomic.Bool   // nobody waits for the line, or it is there already
+}
+
+// leave says that nobody waits for the audit line; false if it is there already.
+func (t *try) leave() bool { return t.left.CompareAndSwap(false, true) }
+
+// begin runs the handlers of a held row and acknowledges it.
+func (o *Outbox) begin(ctx context.Context, h *held, tell Tell) *try {
+	t := &try{done: make(chan struct{})}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.left(h))
 	o.flight.add()
 	go func() {
 		defer o.flight.done()
-		defer close(done)
+		defer close(t.done)
 		defer cancel()
-		kept, err := o.run(ctx, h, tell)
+		known, err := o.run(ctx, h, tell)
 		if err != nil {
 			o.Failed(ctx, h.row, err)
 		}
-		o.settle(context.WithoutCancel(ctx), h, err, kept)
+		t.told = o.settle(ctx, h, err, known)
+		if !t.leave() { // whoever began it has gone on
+			o.note(ctx, t.told)
+		}
 	}()
-	return done
+	return t
+}
+
+// note writes an audit line that nobody waits for.
+func (o *Outbox) note(ctx context.Context, line store.Event) {
+	if line.Attempt != "" {
+		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Events: []store.Event{line}})
+	}
 }
 
 // run calls the handlers, in the store's transaction where there is one. It
