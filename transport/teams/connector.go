@@ -130,11 +130,11 @@ func (c *Connector) Update(ctx context.Context, to store.Conversation, activityI
 // its id; the connector returns the same one for the same pair.
 func (c *Connector) CreateConversation(ctx context.Context, to store.Conversation) (string, error) {
 	request := newConversationJSON{
-		Bot:     accountJSON{ID: to.BotID, Name: to.BotName},
-		Members: []accountJSON{{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD}},
+		Bot:     partyJSON{ID: to.BotID, Name: to.BotName},
+		Members: []partyJSON{{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD}},
 	}
 	if to.Tenant != "" {
-		request.ChannelData = &channelDataJSON{Tenant: tenantJSON{ID: to.Tenant}}
+		request.ChannelData = &channelDataJSON{Tenant: placeJSON{ID: to.Tenant}}
 	}
 	body, err := encodeJSON(request)
 	if err != nil {
