@@ -28,6 +28,8 @@ type Message struct {
 	Text    string          // plain text
 	Card    *OAuthCard      // application/vnd.microsoft.card.oauth
 	Raw     json.RawMessage // members of an activity object, for everything else
+
+	Targeted bool // to its recipient alone, in a group chat or channel
 }
 
 // OAuthCard is the card that starts a sign-in (wire.md §4).

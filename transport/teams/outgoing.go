@@ -41,6 +41,7 @@ type (
 		ID          string `json:"id,omitempty"`
 		Name        string `json:"name,omitempty"`
 		AADObjectID string `json:"aadObjectId,omitempty"`
+		IsTargeted  bool   `json:"isTargeted,omitempty"` // of a recipient: nobody else sees the message
 	}
 
 	// threadJSON is the conversation that a message goes to.
@@ -105,12 +106,14 @@ func encodeMessage(to *store.Conversation, m *machine.Message, updates string) (
 		ServiceURL: to.ServiceURL,
 		ReplyToID:  m.ReplyTo,
 	}
+	if m.Card != nil || m.Targeted {
+		// SSO needs to know whom the card is for.
+		out.Recipient = &partyJSON{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD, IsTargeted: m.Targeted}
+	}
 	if m.Raw != nil {
 		return encodeRaw(&out, m.Raw)
 	}
 	if m.Card != nil {
-		// SSO needs to know whom the card is for.
-		out.Recipient = &partyJSON{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD}
 		out.Attachments = []attachmentJSON{{ContentType: OAuthCardType, Content: newOAuthCard(m.Card)}}
 	}
 	if m.Text != "" {
