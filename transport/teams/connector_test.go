@@ -457,7 +457,7 @@ func TestConnectorDoesNotSend(t *testing.T) {
 				t.Errorf("err = %v, want %v", err, tt.is)
 			}
 			var cause *tokensvc.Error
-			if isToken := tt.is == error(denied); errors.As(err, &cause) != isToken || isToken && cause != denied {
+			if errors.As(err, &cause) != errors.Is(tt.is, denied) || cause != nil && cause.Op != denied.Op {
 				t.Errorf("err = %v, its *tokensvc.Error is %v", err, cause)
 			}
 			if strings.Contains(err.Error(), "secret") {

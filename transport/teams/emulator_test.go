@@ -160,22 +160,26 @@ func TestConnectorTroubleAgainstTheEmulator(t *testing.T) {
 	}{
 		{
 			emulator.Fault{Operation: emulator.OpPostActivity, Activity: emulator.CardActivity, Status: 429, RetryAfter: time.Second},
-			send(card), text, teams.ConnectorError{Op: teams.OpSend, Status: 429, Code: "TooManyRequests", RetryAfter: time.Second},
+			send(card), text,
+			teams.ConnectorError{Op: teams.OpSend, Status: 429, Code: "TooManyRequests", RetryAfter: time.Second},
 		},
 		{
 			emulator.Fault{Operation: emulator.OpPostActivity, Activity: emulator.CardActivity, Status: 403, Code: "BotDisabledByAdmin"},
-			send(card), text, teams.ConnectorError{Op: teams.OpSend, Status: 403, Code: "BotDisabledByAdmin"},
+			send(card), text,
+			teams.ConnectorError{Op: teams.OpSend, Status: 403, Code: "BotDisabledByAdmin"},
 		},
 		{
 			emulator.Fault{
 				Operation: emulator.OpPostActivity, Activity: emulator.TextActivity, Status: 403,
 				Body: `{"code":"ConversationBlockedByUser","message":"the older form"}`,
 			},
-			text, send(card), teams.ConnectorError{Op: teams.OpSend, Status: 403, Code: "ConversationBlockedByUser"},
+			text, send(card),
+			teams.ConnectorError{Op: teams.OpSend, Status: 403, Code: "ConversationBlockedByUser"},
 		},
 		{
 			emulator.Fault{Operation: emulator.OpCreateConversation, Status: 403, Code: "BotNotInConversationRoster"},
-			create, send(card), teams.ConnectorError{Op: teams.OpCreateConversation, Status: 403, Code: "BotNotInConversationRoster"},
+			create, send(card),
+			teams.ConnectorError{Op: teams.OpCreateConversation, Status: 403, Code: "BotNotInConversationRoster"},
 		},
 	} {
 		emu.AddFault(tt.fault)
