@@ -53,7 +53,8 @@ type stats struct {
 func runBot(ctx context.Context, kind, upstream, where string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: upstream})
+	bearer := tokensvc.Static(tokensvc.NewSecret("bot"))
+	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: upstream, Credentials: bearer})
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 	if err != nil {
 		return err
 	}
-	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: tokensvc.Static(tokensvc.NewSecret("bot")), ServiceURLs: hosts})
+	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: bearer, ServiceURLs: hosts})
 	if err != nil {
 		return err
 	}

@@ -24,12 +24,12 @@ type Messenger interface {
 
 // Message is one outgoing message: a text, an OAuth card, or any activity.
 type Message struct {
-	ReplyTo string // activity id; "" sends proactively
-	// Targeted sends to its recipient alone, in a group chat or channel.
-	Targeted bool
-	Text     string          // plain text
-	Card     *OAuthCard      // application/vnd.microsoft.card.oauth
-	Raw      json.RawMessage // members of an activity object, for everything else
+	ReplyTo string          // activity id; "" sends proactively
+	Text    string          // plain text
+	Card    *OAuthCard      // application/vnd.microsoft.card.oauth
+	Raw     json.RawMessage // members of an activity object, for everything else
+
+	Targeted bool // to its recipient alone, in a group chat or channel
 }
 
 // OAuthCard is the card that starts a sign-in (wire.md §4).

@@ -58,6 +58,7 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 		return answer
 	}
 	// Another device may have redeemed the code while it was offered around.
+	p.offered = true
 	if snap, err = c.find(ctx, store.Query{User: c.key.UserKey()}); err != nil {
 		return c.broken(ctx, outcome{}, err)
 	}
@@ -164,6 +165,7 @@ type prober struct {
 	worst   int  // the worst upstream status seen
 	refused bool // some upstream said 400 or 412, or nothing at all
 	unclear bool // some upstream failed
+	offered bool // to every candidate
 }
 
 // run offers the code to one candidate after the other, until one is done with it.
@@ -219,7 +221,7 @@ func (p *prober) status() int {
 func (p *prober) offer(ctx context.Context, connection string, where finder) (answer Answer, done bool) {
 	c := p.eng.call(p.turn, connection)
 	c.code = p.code
-	if p.ev.Kind == table.VerifyState { // NoMatch is the same invoke once more
+	if !p.offered { // what comes after the candidates is the same invoke once more
 		c.received(p.ev.Invoke)
 	}
 	out, err := c.drive(ctx, where, p.ev)

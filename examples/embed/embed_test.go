@@ -27,7 +27,8 @@ func TestEmbed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = st.Close() }()
-	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: azure.URL})
+	bearer := tokensvc.Static(tokensvc.NewSecret("bot"))
+	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: azure.URL, Credentials: bearer})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,9 +36,7 @@ func TestEmbed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	connector, err := teams.NewConnector(teams.ConnectorConfig{
-		Tokens: tokensvc.Static(tokensvc.NewSecret("bot")), ServiceURLs: hosts,
-	})
+	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: bearer, ServiceURLs: hosts})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ type Account struct {
 	ID          string `json:"id"`
 	Name        string `json:"name,omitempty"`
 	AADObjectID string `json:"aadObjectId,omitempty"`
+	// IsTargeted marks a recipient: the activity is for it alone.
+	IsTargeted bool `json:"isTargeted,omitempty"`
 }
 
 // Conversation is where an activity belongs.

@@ -75,8 +75,8 @@ type BearerPolicy string
 
 // The policies.
 const (
-	BearerAny      BearerPolicy = ""         // any, also none
-	BearerRequired BearerPolicy = "required" // any that is not empty
+	BearerAny      BearerPolicy = ""         // any that is not empty
+	BearerOptional BearerPolicy = "optional" // any, also none
 	BearerIssued   BearerPolicy = "issued"   // only those of the Entra endpoint
 )
 

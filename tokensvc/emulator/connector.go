@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
@@ -14,13 +15,50 @@ import (
 const oauthCard = "application/vnd.microsoft.card.oauth"
 
 type postedActivity struct {
-	Type        string `json:"type"`
-	Text        string `json:"text"`
-	ReplyToID   string `json:"replyToId"`
-	Attachments []struct {
+	Type         string       `json:"type"`
+	Text         string       `json:"text"`
+	ReplyToID    string       `json:"replyToId"`
+	Recipient    Account      `json:"recipient"`
+	Conversation Conversation `json:"conversation"`
+	Attachments  []struct {
 		ContentType string          `json:"contentType"`
 		Content     json.RawMessage `json:"content"`
 	} `json:"attachments"`
+}
+
+// readActivity returns nil for what cannot be read.
+func readActivity(body []byte) *postedActivity {
+	var posted postedActivity
+	if json.Unmarshal(body, &posted) != nil || posted.Type == "" {
+		return nil
+	}
+	return &posted
+}
+
+func (a *postedActivity) hasCard() bool {
+	for _, attachment := range a.Attachments {
+		if attachment.ContentType == oauthCard {
+			return true
+		}
+	}
+	return false
+}
+
+// card returns the last OAuth card, nil if there is none; false says that Teams
+// would refuse one of them.
+func (a *postedActivity) card() (*Card, bool) {
+	var found *Card
+	for _, attachment := range a.Attachments {
+		if attachment.ContentType != oauthCard {
+			continue
+		}
+		var content cardContent
+		if json.Unmarshal(attachment.Content, &content) != nil || hasNull(attachment.Content) {
+			return nil, false
+		}
+		found = content.card()
+	}
+	return found, true
 }
 
 type cardContent struct {
@@ -40,9 +78,20 @@ type idAnswer struct {
 
 // postActivity is a send, a reply or an update (wire.md §4).
 func (s *Server) postActivity(w http.ResponseWriter, in *incoming) {
-	var posted postedActivity
-	if json.Unmarshal(in.body, &posted) != nil || posted.Type == "" {
+	posted := in.posted
+	if posted == nil {
 		refuse(w, http.StatusBadRequest, "BadSyntax", "the activity cannot be read or has no type")
+		return
+	}
+	targeted := strings.EqualFold(in.query["istargetedactivity"], "true")
+	if targeted && (posted.Recipient.ID == "" || posted.Conversation.Type == "personal") {
+		refuse(w, http.StatusBadRequest, "BadArgument", "a targeted activity needs a recipient, and a group chat or channel")
+		return
+	}
+	card, ok := posted.card()
+	if !ok {
+		// Teams refuses an explicit null in the card in these very words [S 001].
+		refuse(w, http.StatusBadRequest, "ServiceError", "Unknown")
 		return
 	}
 	a := Activity{
@@ -52,19 +101,10 @@ func (s *Server) postActivity(w http.ResponseWriter, in *incoming) {
 		Type:           posted.Type,
 		Text:           posted.Text,
 		ReplyToID:      posted.ReplyToID,
+		Recipient:      posted.Recipient,
+		Targeted:       targeted,
+		Card:           card,
 		Raw:            in.body,
-	}
-	for _, attachment := range posted.Attachments {
-		if attachment.ContentType != oauthCard {
-			continue
-		}
-		var content cardContent
-		// Teams refuses an explicit null in the card in these very words [S 001].
-		if json.Unmarshal(attachment.Content, &content) != nil || hasNull(attachment.Content) {
-			refuse(w, http.StatusBadRequest, "ServiceError", "Unknown")
-			return
-		}
-		a.Card = content.card()
 	}
 	status := http.StatusCreated
 	switch {
@@ -77,6 +117,7 @@ func (s *Server) postActivity(w http.ResponseWriter, in *incoming) {
 	}
 	if a.Card != nil {
 		a.Card.ConversationID, a.Card.ActivityID = a.ConversationID, a.ID
+		a.Card.RecipientID, a.Card.Targeted = a.Recipient.ID, targeted
 	}
 	s.keep(a)
 	answerJSON(w, status, idAnswer{a.ID})

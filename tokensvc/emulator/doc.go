@@ -18,8 +18,11 @@
 // Service, login URL, and, by the activities that [Teams] sends, service URL.
 //
 // It answers like the service does where that is known, and has a switch where
-// it is not ([Switches]). Faults can be ordered per operation ([Fault]). All
-// of it works over HTTP too, below /emulator/:
+// it is not ([Switches]). The Token Service and the connector demand a bearer
+// token, any unless the configuration says otherwise. Faults can be ordered per
+// operation, connection and kind of activity ([Fault]), and a delivery is
+// duplicated by sending what was sent again ([Teams.Send]). All of it works over
+// HTTP too, below /emulator/:
 //
 //	GET    /emulator/requests[?operation=]   what came in
 //	DELETE /emulator/requests                forgets it, and the counts

@@ -47,7 +47,7 @@ func start(t *testing.T, cfg emulator.Config) (*emulator.Server, *tokensvc.Clien
 	web := httptest.NewServer(emu)
 	t.Cleanup(web.Close)
 	emu.SetBaseURL(web.URL)
-	c, err := tokensvc.New(tokensvc.Config{BaseURL: web.URL})
+	c, err := tokensvc.New(tokensvc.Config{BaseURL: web.URL, Credentials: tokensvc.Static(secret("bot"))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,8 @@ func start(t *testing.T, cfg emulator.Config) (*emulator.Server, *tokensvc.Clien
 	return emu, c, web.URL
 }
 
-// request is a bare HTTP request, as another language's client makes it.
+// request is a bare HTTP request, as another language's client makes it, with a
+// bearer token unless header says otherwise.
 func request(t *testing.T, method, link, contentType, body string, header ...string) (int, string, http.Header) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, link, strings.NewReader(body))
@@ -65,6 +66,7 @@ func request(t *testing.T, method, link, contentType, body string, header ...str
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
+	req.Header.Set("Authorization", "Bearer bot")
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
@@ -354,19 +356,9 @@ func TestCodeSwitches(t *testing.T) {
 		wantNoToken(t, c, onGithub, "000000")
 	})
 	t.Run("expiry", func(t *testing.T) {
-		var mu sync.Mutex
-		now := time.Now()
-		clock := func() time.Time {
-			mu.Lock()
-			defer mu.Unlock()
-			return now
-		}
-		pass := func(d time.Duration) {
-			mu.Lock()
-			defer mu.Unlock()
-			now = now.Add(d)
-		}
-		emu, c, _ := start(t, emulator.Config{Now: clock, TokenLifetime: time.Minute})
+		now := &clock{now: time.Now()}
+		pass := now.pass
+		emu, c, _ := start(t, emulator.Config{Now: now.Now, TokenLifetime: time.Minute})
 		late, early := emu.IssueCode(onGraph), emu.IssueCode(onGithub)
 		pass(10*time.Minute - time.Second)
 		wantToken(t, c, onGithub, early)
@@ -426,9 +418,52 @@ func TestPostToken(t *testing.T) {
 	if status, _, _ := request(t, "POST", link+"0", "application/json", `{"token":"t"}`); status != 403 {
 		t.Errorf("forged: %d", status)
 	}
-	if status, body, _ := request(t, "POST", link, "application/json", `{"token":"t"}`); status != 200 || !emu.HasToken(onGraph) {
+	if status, body, _ := request(t, "POST", link, "application/json", `{"token":"t"}`, "Authorization", ""); status != 200 || !emu.HasToken(onGraph) {
 		t.Errorf("%d %s", status, body)
 	}
+	if status, _, _ := request(t, "POST", link, "application/json", `{"body":{"token":"t"}}`); status != 400 {
+		t.Errorf("wrapped: %d", status)
+	}
+}
+
+// A SAS URL lives about a minute.
+func TestPostTokenExpires(t *testing.T) {
+	now := &clock{now: time.Now()}
+	emu, c, _ := start(t, emulator.Config{Now: now.Now})
+	res, err := c.GetSignInResource(t.Context(), state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := res.TokenPostResource.SasURL.Reveal()
+	now.pass(62 * time.Second)
+	if status, _, _ := request(t, "POST", link, "application/json", `{"token":"t"}`); status != 403 || emu.HasToken(onGraph) {
+		t.Errorf("after a minute: %d", status)
+	}
+	if res, err = c.GetSignInResource(t.Context(), state); err != nil {
+		t.Fatal(err)
+	}
+	now.pass(58 * time.Second)
+	if status, body, _ := request(t, "POST", res.TokenPostResource.SasURL.Reveal(), "application/json", `{"token":"t"}`); status != 200 {
+		t.Errorf("within a minute: %d %s", status, body)
+	}
+}
+
+// clock is a time that passes on demand.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
 }
 
 func TestEntra(t *testing.T) {
@@ -458,15 +493,52 @@ func TestEntra(t *testing.T) {
 			t.Errorf("%v: code %q", pair, fail.Code)
 		}
 	}
-	anonymous, err := tokensvc.New(tokensvc.Config{BaseURL: base})
+	stranger, err := tokensvc.New(tokensvc.Config{BaseURL: base, Credentials: tokensvc.Static(secret("other"))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = anonymous.GetToken(t.Context(), onGraph, tokensvc.Secret{})
+	_, err = stranger.GetToken(t.Context(), onGraph, tokensvc.Secret{})
 	wantStatus(t, err, 401)
 	status, body, _ := request(t, "POST", base+"/t/oauth2/v2.0/token", "application/x-www-form-urlencoded", "grant_type=password")
 	if status != 400 || !strings.Contains(body, "unsupported_grant_type") {
 		t.Errorf("grant: %d %s", status, body)
+	}
+}
+
+// TestBearer: nothing of the Token Service or the connector is open to a caller
+// without a token (wire.md §3).
+func TestBearer(t *testing.T) {
+	guarded := []struct{ method, path, body string }{
+		{"GET", "/api/usertoken/GetToken?userid=u&connectionName=graph&channelId=msteams", ""},
+		{"GET", "/api/botsignin/GetSignInResource?state=" + url.QueryEscape(state.Encode()), ""},
+		{"POST", "/api/usertoken/exchange?userid=u&connectionName=graph&channelId=msteams", `{"token":"t"}`},
+		{"DELETE", "/api/usertoken/SignOut?userid=u", ""},
+		{"GET", "/api/usertoken/GetTokenStatus?userid=u&channelId=msteams", ""},
+		{"GET", "/api/usertoken/GetTokenOrSignInResource?userid=u&connectionName=graph&channelId=msteams&state=" + url.QueryEscape(state.Encode()), ""},
+		{"POST", "/api/usertoken/GetAadTokens?userid=u&connectionName=graph&channelId=msteams", `{"resourceUrls":["r"]}`},
+		{"POST", "/v3/conversations/a/activities", `{"type":"message"}`},
+		{"PUT", "/v3/conversations/a/activities/1", `{"type":"message"}`},
+		{"DELETE", "/v3/conversations/a/activities/1", ""},
+		{"POST", "/v3/conversations", `{"bot":{"id":"b"},"members":[{"id":"u"}]}`},
+	}
+	emu, _, base := start(t, emulator.Config{})
+	_, _, open := start(t, emulator.Config{Bearer: emulator.BearerOptional})
+	for _, r := range guarded {
+		for _, header := range []string{"", "Bearer ", "Basic Ym90OmJvdA=="} {
+			status, body, _ := request(t, r.method, base+r.path, "application/json", r.body, "Authorization", header)
+			if status != 401 || !strings.HasPrefix(body, `{"error":{"code":"Unauthorized"`) {
+				t.Errorf("%s %s, Authorization %q: %d %s", r.method, r.path, header, status, body)
+			}
+		}
+		if status, _, _ := request(t, r.method, base+r.path, "application/json", r.body, "Authorization", "bearer anything"); status == 401 {
+			t.Errorf("%s %s with a bearer: %d", r.method, r.path, status)
+		}
+		if status, _, _ := request(t, r.method, open+r.path, "application/json", r.body, "Authorization", ""); status == 401 {
+			t.Errorf("%s %s where it is optional: %d", r.method, r.path, status)
+		}
+	}
+	if n := len(emu.Activities("")); n != 2 {
+		t.Errorf("%d activities were taken", n)
 	}
 }
 
@@ -548,6 +620,49 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%d", status)
 		}
 	})
+	t.Run("one kind of activity", func(t *testing.T) {
+		post := func(body string) int {
+			status, _, _ := request(t, "POST", base+"/v3/conversations/kinds/activities", "application/json", body)
+			return status
+		}
+		onGraph, onGithub, text := card(`{"connectionName":"graph"}`), card(`{"connectionName":"github"}`), `{"type":"message","text":"hi"}`
+		emu.AddFault(emulator.Fault{Operation: emulator.OpPostActivity, Activity: emulator.CardActivity, Connection: graph, Status: 403})
+		emu.AddFault(emulator.Fault{Operation: emulator.OpPostActivity, Activity: emulator.TextActivity, Status: 502})
+		if a, b, c, d := post(onGraph), post(onGithub), post(text), post(`{"type":"typing"}`); a != 403 || b != 200 || c != 502 || d != 201 {
+			t.Errorf("%d, %d, %d, %d", a, b, c, d)
+		}
+		emu.ClearFaults()
+	})
+	t.Run("an expiry of its own", func(t *testing.T) {
+		past := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+		emu.PutToken(onGraph)
+		for _, op := range []emulator.Operation{emulator.OpGetToken, emulator.OpExchange, emulator.OpGetTokenOrSignInResource, emulator.OpGetAadTokens} {
+			emu.AddFault(emulator.Fault{Operation: op, Times: 1, Expiration: past})
+		}
+		got, err := c.GetToken(t.Context(), onGraph, tokensvc.Secret{})
+		exchanged, err2 := c.Exchange(t.Context(), onGraph, sso)
+		combined, _, err3 := c.GetTokenOrSignInResource(t.Context(), onGraph, state, tokensvc.Secret{})
+		aad, err4 := c.GetAadTokens(t.Context(), onGraph, []string{"r"})
+		if err := errors.Join(err, err2, err3, err4); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range []time.Time{got.Expiration, exchanged.Expiration, combined.Expiration, aad["r"].Expiration} {
+			if !e.Equal(past) {
+				t.Errorf("expires at %v", e)
+			}
+		}
+		if later := wantToken(t, c, onGraph, ""); !later.Expiration.After(time.Now()) {
+			t.Errorf("afterwards: %v", later.Expiration)
+		}
+		emu.DropToken(onGraph)
+	})
+	t.Run("Entra", func(t *testing.T) {
+		emu.AddFault(emulator.Fault{Operation: emulator.OpAccessToken, Times: 1, Status: 401, Code: "invalid_client"})
+		status, body, _ := request(t, "POST", base+"/t/oauth2/v2.0/token", "application/x-www-form-urlencoded", "grant_type=client_credentials&client_id=a")
+		if status != 401 || !strings.HasPrefix(body, `{"error":"invalid_client","error_description":`) {
+			t.Errorf("%d %s", status, body)
+		}
+	})
 	t.Run("down", func(t *testing.T) {
 		emu.SetDown(true)
 		wantStatus(t, get(t.Context()), 503)
@@ -618,6 +733,47 @@ func TestConnector(t *testing.T) {
 	}
 	if status, _ := create(`{"members":[]}`); status != 400 {
 		t.Errorf("without members: %d", status)
+	}
+}
+
+func TestTargetedActivities(t *testing.T) {
+	emu, _, base := start(t, emulator.Config{})
+	const group = "19:g@thread.v2"
+	activities := base + "/v3/conversations/" + url.PathEscape(group) + "/activities"
+	const to = `"recipient":{"id":"29:u","name":"Kim","isTargeted":true},"conversation":{"id":"19:g@thread.v2","conversationType":"groupChat"}`
+	targeted := strings.Replace(card(`{"connectionName":"graph"}`), "{", "{"+to+",", 1)
+	for name, tc := range map[string]struct {
+		method, link, body string
+		want               int
+	}{
+		"card":                {"POST", activities + "/1?isTargetedActivity=true", targeted, 200},
+		"update":              {"PUT", activities + "/1?istargetedactivity=True", `{"type":"message","text":"t",` + to + `}`, 200},
+		"without the query":   {"POST", activities, `{"type":"message","text":"all",` + to + `}`, 201},
+		"without a recipient": {"POST", activities + "?isTargetedActivity=true", `{"type":"message"}`, 400},
+		"in a personal chat":  {"POST", activities + "?isTargetedActivity=true", `{"type":"message","recipient":{"id":"u"},"conversation":{"conversationType":"personal"}}`, 400},
+		"without the mark":    {"POST", activities + "?isTargetedActivity=true", `{"type":"message","text":"bare","recipient":{"id":"29:u"}}`, 201},
+		"the query says no":   {"POST", activities + "?isTargetedActivity=false", `{"type":"message","text":"no"}`, 201},
+	} {
+		if status, body, _ := request(t, tc.method, tc.link, "application/json", tc.body); status != tc.want {
+			t.Errorf("%s: %d %s", name, status, body)
+		}
+	}
+	shown, ok := emu.LastCard(group)
+	if !ok || !shown.Targeted || shown.RecipientID != "29:u" {
+		t.Errorf("card %+v", shown)
+	}
+	want := map[string]bool{"": true, "t": true, "all": false, "bare": true, "no": false}
+	all := emu.Activities(group)
+	if len(all) != len(want) {
+		t.Errorf("%d activities", len(all))
+	}
+	for _, a := range all {
+		if a.Targeted != want[a.Text] || a.Targeted && a.Recipient.ID != "29:u" {
+			t.Errorf("%q: targeted %v, recipient %+v", a.Text, a.Targeted, a.Recipient)
+		}
+		if marked := a.Text != "bare" && a.Text != "no"; a.Recipient.IsTargeted != marked {
+			t.Errorf("%q: recipient %+v", a.Text, a.Recipient)
+		}
 	}
 }
 
@@ -712,12 +868,17 @@ func TestControl(t *testing.T) {
 	}
 	call("PUT", "switches", `{"wrongCodeReturnStored":true}`, 400, nil)
 	call("POST", "faults", `{"operation":"GetToken","times":1,"status":503,"retryAfter":"3s","delay":"1ms"}`, 204, nil)
+	call("POST", "faults", `{"operation":"PostActivity","activity":"card","times":1,"expiration":"2020-01-01T00:00:00Z"}`, 204, nil)
+	call("POST", "faults", `{"operation":"PostActivity","activity":"cart"}`, 400, nil)
 	call("POST", "faults", `{"delay":"long"}`, 400, nil)
 	call("POST", "faults", `{"statos":500}`, 400, nil)
 	var faults struct{ Faults []emulator.Fault }
 	call("GET", "faults", "", 200, &faults)
 	want := emulator.Fault{Operation: emulator.OpGetToken, Times: 1, Status: 503, RetryAfter: 3 * time.Second, Delay: time.Millisecond}
-	if len(faults.Faults) != 1 || faults.Faults[0] != want {
+	ofCards := emulator.Fault{
+		Operation: emulator.OpPostActivity, Activity: emulator.CardActivity, Times: 1, Expiration: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+	if len(faults.Faults) != 2 || faults.Faults[0] != want || faults.Faults[1] != ofCards {
 		t.Errorf("%+v", faults)
 	}
 	_, err := c.GetToken(t.Context(), onGraph, tokensvc.Secret{})

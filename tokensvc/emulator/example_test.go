@@ -16,7 +16,7 @@ func Example() {
 	defer web.Close()
 	emu.SetBaseURL(web.URL)
 
-	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: web.URL})
+	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: web.URL, Credentials: tokensvc.Static(tokensvc.NewSecret("bot"))})
 	if err != nil {
 		fmt.Println(err)
 		return

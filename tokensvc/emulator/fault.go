@@ -17,7 +17,9 @@ import (
 type Fault struct {
 	Operation  Operation // "" = every operation
 	Connection string    // only requests that name it; "" = all
-	Times      int       // 0 = until cleared
+	// Activity narrows it to one kind of activity of the connector; "" = all.
+	Activity ActivityKind
+	Times    int // 0 = until cleared
 	// Delay comes first; alone it only makes the answer late.
 	Delay time.Duration
 	// Status to answer; 0 = as usual.
@@ -27,30 +29,55 @@ type Fault struct {
 	Body string
 	// RetryAfter header, in whole seconds; 0 = none.
 	RetryAfter time.Duration
+	// Expiration is what an answer as usual says of the tokens in it, such as a
+	// time that is past; zero = their own.
+	Expiration time.Time
 	// Drop closes the connection without an answer.
 	Drop bool
 	// AfterEffect does what was asked for first: only the answer is lost.
 	AfterEffect bool
 }
 
+// ActivityKind is what an activity brings.
+type ActivityKind string
+
+// The kinds that a [Fault] tells apart.
+const (
+	CardActivity ActivityKind = "card" // an OAuth card
+	TextActivity ActivityKind = "text" // a text, and no OAuth card
+)
+
+func (k ActivityKind) fits(a *postedActivity) bool {
+	if k == "" {
+		return true
+	}
+	if a == nil {
+		return false
+	}
+	card := a.hasCard()
+	return k == CardActivity && card || k == TextActivity && !card && a.Text != ""
+}
+
 type faultJSON struct {
-	Operation   Operation `json:"operation,omitempty"`
-	Connection  string    `json:"connection,omitempty"`
-	Times       int       `json:"times,omitempty"`
-	Delay       string    `json:"delay,omitempty"`
-	Status      int       `json:"status,omitempty"`
-	Code        string    `json:"code,omitempty"`
-	Body        string    `json:"body,omitempty"`
-	RetryAfter  string    `json:"retryAfter,omitempty"`
-	Drop        bool      `json:"drop,omitempty"`
-	AfterEffect bool      `json:"afterEffect,omitempty"`
+	Operation   Operation    `json:"operation,omitempty"`
+	Connection  string       `json:"connection,omitempty"`
+	Activity    ActivityKind `json:"activity,omitempty"`
+	Times       int          `json:"times,omitempty"`
+	Delay       string       `json:"delay,omitempty"`
+	Status      int          `json:"status,omitempty"`
+	Code        string       `json:"code,omitempty"`
+	Body        string       `json:"body,omitempty"`
+	RetryAfter  string       `json:"retryAfter,omitempty"`
+	Expiration  time.Time    `json:"expiration,omitzero"`
+	Drop        bool         `json:"drop,omitempty"`
+	AfterEffect bool         `json:"afterEffect,omitempty"`
 }
 
 // MarshalJSON writes durations as text, "1.5s".
 func (f Fault) MarshalJSON() ([]byte, error) {
 	wire := faultJSON{
-		Operation: f.Operation, Connection: f.Connection, Times: f.Times, Status: f.Status, Code: f.Code,
-		Body: f.Body, Drop: f.Drop, AfterEffect: f.AfterEffect,
+		Operation: f.Operation, Connection: f.Connection, Activity: f.Activity, Times: f.Times, Status: f.Status, Code: f.Code,
+		Body: f.Body, Expiration: f.Expiration, Drop: f.Drop, AfterEffect: f.AfterEffect,
 	}
 	if f.Delay > 0 {
 		wire.Delay = f.Delay.String()
@@ -73,6 +100,11 @@ func (f *Fault) UnmarshalJSON(b []byte) error {
 	if err := dec.Decode(&wire); err != nil {
 		return fmt.Errorf("fault: %w", err)
 	}
+	switch wire.Activity {
+	case "", CardActivity, TextActivity:
+	default:
+		return fmt.Errorf("fault: activity: neither %q nor %q", CardActivity, TextActivity)
+	}
 	delay, err := duration(wire.Delay)
 	if err != nil {
 		return fmt.Errorf("fault: delay: %w", err)
@@ -82,8 +114,9 @@ func (f *Fault) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf("fault: retryAfter: %w", err)
 	}
 	*f = Fault{
-		Operation: wire.Operation, Connection: wire.Connection, Times: wire.Times, Delay: delay, Status: wire.Status,
-		Code: wire.Code, Body: wire.Body, RetryAfter: retry, Drop: wire.Drop, AfterEffect: wire.AfterEffect,
+		Operation: wire.Operation, Connection: wire.Connection, Activity: wire.Activity, Times: wire.Times,
+		Delay: delay, Status: wire.Status, Code: wire.Code, Body: wire.Body, RetryAfter: retry,
+		Expiration: wire.Expiration, Drop: wire.Drop, AfterEffect: wire.AfterEffect,
 	}
 	return nil
 }
@@ -128,7 +161,7 @@ func (s *Server) takeFault(in *incoming) (Fault, bool) {
 		return Fault{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable"}, true
 	}
 	for i, f := range s.faults {
-		if f.Operation != "" && f.Operation != in.op || f.Connection != "" && !strings.EqualFold(f.Connection, in.connection()) {
+		if !f.fits(in) {
 			continue
 		}
 		switch {
@@ -142,6 +175,12 @@ func (s *Server) takeFault(in *incoming) (Fault, bool) {
 	return Fault{}, false
 }
 
+func (f *Fault) fits(in *incoming) bool {
+	return (f.Operation == "" || f.Operation == in.op) &&
+		(f.Connection == "" || strings.EqualFold(f.Connection, in.connection())) &&
+		f.Activity.fits(in.posted)
+}
+
 // answerWithFault reports whether that was the whole answer; it returns
 // dropped if the connection is gone.
 func (s *Server) answerWithFault(w http.ResponseWriter, in *incoming, f Fault) (done, dropped bool) {
@@ -153,6 +192,7 @@ func (s *Server) answerWithFault(w http.ResponseWriter, in *incoming, f Fault) (
 		case <-in.request.Context().Done():
 		}
 	}
+	in.expiration = f.Expiration
 	if !f.Drop && f.Status == 0 {
 		return false, false
 	}
@@ -176,7 +216,12 @@ func (s *Server) answerWithFault(w http.ResponseWriter, in *incoming, f Fault) (
 		if code == "" {
 			code = strings.ReplaceAll(http.StatusText(f.Status), " ", "")
 		}
-		refuse(w, f.Status, code, "ordered by a fault")
+		const why = "ordered by a fault"
+		if in.op == OpAccessToken {
+			answerJSON(w, f.Status, oauthError{code, why})
+		} else {
+			refuse(w, f.Status, code, why)
+		}
 	default:
 		w.WriteHeader(f.Status)
 	}

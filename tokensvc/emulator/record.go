@@ -39,6 +39,8 @@ type Activity struct {
 	Type           string          `json:"type"`
 	Text           string          `json:"text,omitempty"`
 	ReplyToID      string          `json:"replyToId,omitempty"`
+	Recipient      Account         `json:"recipient,omitzero"`
+	Targeted       bool            `json:"targeted"` // the query said so: nobody but the recipient sees it
 	Card           *Card           `json:"card,omitempty"`
 	Raw            json.RawMessage `json:"raw"`
 }
@@ -48,6 +50,8 @@ type Card struct {
 	Seq                   int64                           `json:"seq"`
 	ConversationID        string                          `json:"conversationId"`
 	ActivityID            string                          `json:"activityId"`
+	RecipientID           string                          `json:"recipientId,omitempty"`
+	Targeted              bool                            `json:"targeted"` // nobody but the recipient sees it
 	Text                  string                          `json:"text,omitempty"`
 	Connection            string                          `json:"connection"`
 	ButtonTitle           string                          `json:"buttonTitle,omitempty"`

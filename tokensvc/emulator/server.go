@@ -172,12 +172,20 @@ type incoming struct {
 	query    map[string]string // keys in lower case
 	state    *tokensvc.State
 	body     []byte
+	posted   *postedActivity // of the connector; nil if it cannot be read
+	// expiration is what the answer says of a token, if it is not zero.
+	expiration time.Time
 }
 
-// connection is the connection that the request names.
+// connection is the connection that the request, or the card in it, names.
 func (in *incoming) connection() string {
-	if in.state != nil {
+	switch {
+	case in.state != nil:
 		return in.state.Connection
+	case in.posted != nil:
+		if card, _ := in.posted.card(); card != nil {
+			return card.Connection
+		}
 	}
 	return in.query["connectionname"]
 }
@@ -207,6 +215,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	in.body = body
+	if in.op == OpPostActivity || in.op == OpUpdateActivity {
+		in.posted = readActivity(body)
+	}
 
 	dropped := false
 	if f, ok := s.takeFault(in); ok {
@@ -280,9 +291,9 @@ func (s *Server) authorized(in *incoming) bool {
 	token := bearer(in.request)
 	switch s.cfg.Bearer {
 	case BearerAny:
-		return true
-	case BearerRequired:
 		return token != ""
+	case BearerOptional:
+		return true
 	case BearerIssued:
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -82,7 +82,7 @@ func (s *Server) getTokenOrSignInResource(w http.ResponseWriter, in *incoming) {
 		SignInResource *resourceAnswer `json:"signInResource,omitempty"`
 	}
 	if held := s.lookup(in, uc); held != nil {
-		answerJSON(w, statusOK, both{TokenResponse: held.answer()})
+		answerJSON(w, statusOK, both{TokenResponse: held.answer(in)})
 		return
 	}
 	if answer := s.signInResource(w, in); answer != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/url"
@@ -96,16 +97,22 @@ func (t *Teams) On(platform string) *Teams {
 // SendMessage sends a text. In a group or team it mentions the bot, as it must
 // there.
 func (t *Teams) SendMessage(ctx context.Context, text string) (Answer, error) {
+	return t.Send(ctx, t.Message(text))
+}
+
+// Message is what SendMessage sends, for a test to change first: clients differ
+// in how they write a mention.
+func (t *Teams) Message(text string) Incoming {
 	a := t.activity("message")
 	a.ID = t.ids.timestamp(time.Now())
 	a.Text, a.TextFormat = text, "plain"
 	if t.Conversation.Type != "personal" {
-		mention := "<at>" + t.Bot.Name + "</at>"
+		mention := "<at>" + html.EscapeString(t.Bot.Name) + "</at>"
 		bot := t.Bot
 		a.Text = mention + " " + text
 		a.Entities = append(a.Entities, Entity{Type: "mention", Mentioned: &bot, Text: mention})
 	}
-	return t.Send(ctx, a)
+	return a
 }
 
 // Invoke sends an invoke with any value: a nil value is sent as null, a

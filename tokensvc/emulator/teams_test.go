@@ -135,6 +135,26 @@ func TestTeamsInAGroup(t *testing.T) {
 	}
 }
 
+// A message may be changed before it is sent, to look as some client's does.
+func TestTeamsMessage(t *testing.T) {
+	teams, heard := listen(t, emulator.Config{})
+	teams.Bot.Name = "R&D <Helper>"
+	teams.Conversation = emulator.Conversation{ID: "19:c@thread.tacv2", Type: "channel"}
+	message := teams.Message("login graph")
+	if message.Text != "<at>R&amp;D &lt;Helper&gt;</at> login graph" || message.Entities[1].Text != "<at>R&amp;D &lt;Helper&gt;</at>" ||
+		message.Entities[1].Mentioned.Name != teams.Bot.Name {
+		t.Errorf("%+v", message)
+	}
+	message.Conversation.Type, message.Entities[1].Text = "", ""
+	if _, err := teams.Send(t.Context(), message); err != nil {
+		t.Fatal(err)
+	}
+	activity := heard()
+	if got := asJSON(t, activity["conversation"]); got != `{"id":"19:c@thread.tacv2"}` || strings.Contains(asJSON(t, activity["entities"]), `"text"`) {
+		t.Errorf("%v", activity)
+	}
+}
+
 func TestTeamsErrors(t *testing.T) {
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()

@@ -39,11 +39,15 @@ type tokenAnswer struct {
 	Properties     map[string]string `json:"properties"`
 }
 
-func (t *heldToken) answer() *tokenAnswer {
-	return &tokenAnswer{
+func (t *heldToken) answer(in *incoming) *tokenAnswer {
+	a := &tokenAnswer{
 		ChannelID: t.channel, ConnectionName: t.connection, Token: t.token,
 		Expiration: t.expires, Properties: map[string]string{},
 	}
+	if !in.expiration.IsZero() {
+		a.Expiration = in.expiration
+	}
+	return a
 }
 
 // replacedTokens bounds how many replaced tokens of a user stay good.
@@ -218,7 +222,7 @@ func (s *Server) getToken(w http.ResponseWriter, in *incoming) {
 		return
 	}
 	if held := s.lookup(in, uc); held != nil {
-		answerJSON(w, statusOK, held.answer())
+		answerJSON(w, statusOK, held.answer(in))
 		return
 	}
 	noToken(w)
@@ -230,7 +234,7 @@ func (s *Server) exchange(w http.ResponseWriter, in *incoming) {
 		return
 	}
 	if held := s.exchangeToken(w, uc, in.body); held != nil {
-		answerJSON(w, statusOK, held.answer())
+		answerJSON(w, statusOK, held.answer(in))
 	}
 }
 
@@ -365,7 +369,7 @@ func (s *Server) getAadTokens(w http.ResponseWriter, in *incoming) {
 	}
 	answer := make(map[string]*tokenAnswer, len(asked.ResourceURLs))
 	for _, resource := range asked.ResourceURLs {
-		a := held.answer()
+		a := held.answer(in)
 		a.Token = "aad-token-" + s.ids.hex(16)
 		held.others = append(held.others, a.Token)
 		s.issued[a.Token] = held

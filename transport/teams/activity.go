@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -24,25 +23,25 @@ const (
 // stay below 300; ids become part of a store's keys, which are bounded too.
 const maxMember = 1024
 
-// The wire form (wire.md §1). encoding/json compares names without regard to
-// case, which is what both spellings ask for.
+// The wire form of what comes in (wire.md §1). encoding/json compares names
+// without regard to case, which is what both spellings ask for.
 type (
 	activityJSON struct {
 		Type         string           `json:"type"`
 		Name         string           `json:"name"`
-		ID           string           `json:"id"`
-		ReplyToID    string           `json:"replyToId"`
+		ID           looseString      `json:"id"`
+		ReplyToID    looseString      `json:"replyToId"`
 		ChannelID    string           `json:"channelId"`
 		ServiceURL   string           `json:"serviceUrl"`
-		Text         string           `json:"text"`
+		Text         looseString      `json:"text"`
 		Locale       string           `json:"locale"`
 		From         accountJSON      `json:"from"`
 		Recipient    accountJSON      `json:"recipient"`
 		Conversation conversationJSON `json:"conversation"`
 		ChannelData  struct {
-			Tenant struct {
-				ID string `json:"id"`
-			} `json:"tenant"`
+			Tenant  placeJSON `json:"tenant"`
+			Team    placeJSON `json:"team"`
+			Channel placeJSON `json:"channel"`
 		} `json:"channelData"`
 		Entities []entityJSON    `json:"entities"`
 		Value    json.RawMessage `json:"value"`
@@ -50,16 +49,21 @@ type (
 	}
 
 	accountJSON struct {
-		ID          string `json:"id,omitempty"`
-		Name        string `json:"name,omitempty"`
-		AADObjectID string `json:"aadObjectId,omitempty"`
+		ID          looseString `json:"id"`
+		Name        string      `json:"name"`
+		AADObjectID string      `json:"aadObjectId"`
 	}
 
 	conversationJSON struct {
-		TenantID         string `json:"tenantId,omitempty"`
-		ConversationType string `json:"conversationType,omitempty"`
-		ID               string `json:"id,omitempty"`
-		IsGroup          bool   `json:"isGroup,omitempty"`
+		ID               looseString `json:"id"`
+		ConversationType string      `json:"conversationType"`
+		TenantID         string      `json:"tenantId"`
+		IsGroup          bool        `json:"isGroup"`
+	}
+
+	// placeJSON is a tenant, a team or a channel.
+	placeJSON struct {
+		ID string `json:"id"`
 	}
 
 	entityJSON struct {
@@ -72,7 +76,7 @@ type (
 
 	// addressJSON is the envelope of the older SDKs (M9) [S 002, 003].
 	addressJSON struct {
-		ID           string           `json:"id"`
+		ID           looseString      `json:"id"`
 		ChannelID    string           `json:"channelId"`
 		ServiceURL   string           `json:"serviceUrl"`
 		User         accountJSON      `json:"user"`
@@ -81,26 +85,24 @@ type (
 	}
 )
 
-// wires are used again: they are large, and nothing of them but strings and the
-// value goes on.
-var wires = sync.Pool{New: func() any { return new(activityJSON) }}
-
 // DecodeActivity reads a Bot Framework activity. The error matches
 // [ErrMalformed]: no JSON object, no type, or an id that cannot be one (a
 // control character in it, or longer than 1024 bytes). Which ids must be there
 // depends on the activity; see [NewHandler].
+//
+// Clients differ, and the result does not: a number in the place of a string is
+// its decimal text, a value that is an object in a string is that object, the
+// name of a known invoke has its usual spelling, a message's text comes without
+// the bot's mention, and a conversation without a type has one where its id or
+// its channel data tell.
 //
 // The result keeps body as its Raw and must be its only owner.
 func DecodeActivity(body []byte) (*machine.Activity, error) {
 	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
 		return nil, fmt.Errorf("%w: no JSON object", ErrMalformed)
 	}
-	wire, _ := wires.Get().(*activityJSON)
-	defer func() {
-		*wire = activityJSON{}
-		wires.Put(wire)
-	}()
-	if err := json.Unmarshal(body, wire); err != nil {
+	var wire activityJSON
+	if err := json.Unmarshal(body, &wire); err != nil {
 		// After a wrong type the decoder goes on with the next member: what
 		// is needed and missing is found out below.
 		var wrongType *json.UnmarshalTypeError
@@ -120,11 +122,6 @@ func DecodeActivity(body []byte) (*machine.Activity, error) {
 
 // fillFromAddress takes from the older envelope what the newer members lack.
 func (w *activityJSON) fillFromAddress() {
-	fill := func(to *string, from string) {
-		if *to == "" {
-			*to = from
-		}
-	}
 	fill(&w.ID, w.Address.ID)
 	fill(&w.ChannelID, w.Address.ChannelID)
 	fill(&w.ServiceURL, w.Address.ServiceURL)
@@ -143,13 +140,19 @@ func (w *activityJSON) fillFromAddress() {
 	fill(&w.Conversation.TenantID, w.ChannelData.Tenant.ID)
 }
 
+func fill[S ~string](to *S, from S) {
+	if *to == "" {
+		*to = from
+	}
+}
+
 // plausible: ids become keys of a store, segments of a path and fields of a
 // log.
 func (w *activityJSON) plausible() bool {
 	for _, id := range [...]string{
-		w.Type, w.Name, w.ID, w.ReplyToID, w.ChannelID, w.ServiceURL,
-		w.From.ID, w.From.AADObjectID, w.Recipient.ID,
-		w.Conversation.ID, w.Conversation.TenantID, w.Conversation.ConversationType,
+		w.Type, w.Name, string(w.ID), string(w.ReplyToID), w.ChannelID, w.ServiceURL,
+		string(w.From.ID), w.From.AADObjectID, string(w.Recipient.ID),
+		string(w.Conversation.ID), w.Conversation.TenantID, w.Conversation.ConversationType,
 	} {
 		if len(id) > maxMember {
 			return false
@@ -167,28 +170,29 @@ func (w *activityJSON) activity(body []byte) *machine.Activity {
 	a := &machine.Activity{
 		Type:      w.Type,
 		Name:      w.Name,
-		ID:        w.ID,
-		ReplyToID: w.ReplyToID,
-		Text:      w.Text,
+		ID:        string(w.ID),
+		ReplyToID: string(w.ReplyToID),
+		Text:      string(w.Text),
 		Conversation: store.Conversation{
 			ServiceURL: w.ServiceURL,
 			Channel:    w.ChannelID,
-			ID:         w.Conversation.ID,
-			Type:       w.Conversation.ConversationType,
+			ID:         string(w.Conversation.ID),
+			Type:       w.conversationType(),
 			IsGroup:    w.Conversation.IsGroup,
 			Tenant:     w.Conversation.TenantID,
-			BotID:      w.Recipient.ID,
+			BotID:      string(w.Recipient.ID),
 			BotName:    short(w.Recipient.Name),
-			UserID:     w.From.ID,
+			UserID:     string(w.From.ID),
 			UserName:   short(w.From.Name),
 			UserAAD:    w.From.AADObjectID,
 			Locale:     short(w.Locale),
 		},
 		Raw: body,
 	}
-	if string(w.Value) != "null" {
-		a.Value = w.Value
+	if w.Type == typeInvoke {
+		a.Name = invokeName(w.Name)
 	}
+	a.Value = readValue(a.Name, w.Value)
 	for i := range w.Entities {
 		if w.Entities[i].Type != "clientInfo" {
 			continue
@@ -200,7 +204,7 @@ func (w *activityJSON) activity(body []byte) *machine.Activity {
 		break
 	}
 	if w.Type == typeMessage {
-		a.Text = withoutMention(w.Text, w.Recipient.ID, w.Entities)
+		a.Text = withoutMention(a.Text, &w.Recipient, w.Entities)
 	}
 	return a
 }

@@ -56,6 +56,7 @@ func TestDecodeActivityOfOlderSDKs(t *testing.T) {
 		ServiceURL: "https://smba.trafficmanager.net/amer-client-ss.msg/",
 		Channel:    "msteams",
 		ID:         "19:7705841b240044b297123ad7f9c99217@thread.skype",
+		Type:       "channel",
 		BotID:      "28:c073afa8-7e77-4f92-b3e7-aa589e952a3e",
 		BotName:    "maotestbot2",
 		UserID:     "29:1A5TJWHkbOwSyu_L9Ktk9QFI1d_kBOEPeNEeO1INscpKHzHTvWfiau5AX_6y3SuiOby-r73dzHJ17HipUWqGPgw",
@@ -108,6 +109,126 @@ func TestDecodeActivityIsTolerant(t *testing.T) {
 	}
 }
 
+func TestDecodeActivityReadsNumbersAsText(t *testing.T) {
+	t.Parallel()
+	got, err := teams.DecodeActivity([]byte(`{"type":"message","id":1776827520098,"replyToId":1776827524158,"text":482913,
+		"channelId":"msteams","serviceUrl":"https://smba.trafficmanager.net/amer/","from":{"id":29},"recipient":{"id":28},
+		"conversation":{"id":12345678901234567890}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := machine.Activity{
+		Type: "message", ID: "1776827520098", ReplyToID: "1776827524158", Text: "482913",
+		Conversation: store.Conversation{
+			Channel: "msteams", ServiceURL: "https://smba.trafficmanager.net/amer/", ID: "12345678901234567890", UserID: "29", BotID: "28",
+		},
+		Raw: got.Raw,
+	}
+	if diff := cmp.Diff(&want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	got, err = teams.DecodeActivity([]byte(`{"type":"invoke","address":{"id":7,"user":{"id":1.5e3}}}`))
+	if err != nil || got.ID != "7" || got.Conversation.UserID != "1500" {
+		t.Errorf("older envelope: %+v, %v", got, err)
+	}
+}
+
+func TestDecodeActivityReadsTheValue(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, invoke, value, want string }{
+		{"object", "signin/verifyState", `{ "state": "745254" }`, `{ "state": "745254" }`},
+		{"JSON in a string", "signin/verifyState", `"{\"state\":\"745254\"}"`, `{"state":"745254"}`},
+		{"JSON in a string of another invoke", "task/fetch", `" {\"data\":{\"n\":1}}"`, `{"data":{"n":1}}`},
+		{"another string", "signin/verifyState", `"745254"`, `"745254"`},
+		{"half an object in a string", "signin/verifyState", `"{\"state\":"`, `"{\"state\":"`},
+		{"an array in a string", "signin/verifyState", `"[1]"`, `"[1]"`},
+		{"null", "signin/failure", `null`, ``},
+		{"code as a number", "signin/verifyState", `{"state":482913,"more":1}`, `{"more":1,"state":"482913"}`},
+		{"code as a number, in a string", "signin/verifyState", `"{\"state\":482913}"`, `{"state":"482913"}`},
+		{"code as a number, any case", "SIGNIN/verifystate", `{"State":482913}`, `{"State":"482913"}`},
+		{"exchange id as a number", "signin/tokenExchange", `{"id":7,"token":"a<b"}`, `{"id":"7","token":"a<b"}`},
+		{"failure code as a number", "signin/failure", `{"code":5}`, `{"code":"5"}`},
+		{"other forms stay for the engine", "signin/verifyState", `{"state":{"code":482913}}`, `{"state":{"code":482913}}`},
+		{"numbers of another invoke", "task/fetch", `{"id":7,"code":5}`, `{"id":7,"code":5}`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := teams.DecodeActivity([]byte(`{"type":"invoke","name":"` + tt.invoke + `","value":` + tt.value + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(got.Value) != tt.want {
+				t.Errorf("Value = %s, want %s", got.Value, tt.want)
+			}
+		})
+	}
+}
+
+func TestDecodeActivityReadsInvokeNamesInAnyCase(t *testing.T) {
+	t.Parallel()
+	for came, want := range map[string]string{
+		"signin/tokenExchange":                "signin/tokenExchange",
+		"signin/tokenexchange":                "signin/tokenExchange",
+		"signin/verifystate":                  "signin/verifyState",
+		"SignIn/VerifyState":                  "signin/verifyState",
+		"SIGNIN/FAILURE":                      "signin/failure",
+		"composeextension/query":              "composeExtension/query",
+		"composeextension/querylink":          "composeExtension/queryLink",
+		"composeextension/fetchtask":          "composeExtension/fetchTask",
+		"ComposeExtension/anonymousqueryLink": "composeExtension/anonymousQueryLink",
+		"composeextension/New":                "composeExtension/New",
+		"adaptivecard/action":                 "adaptiveCard/action",
+		"Task/Fetch":                          "task/fetch",
+		"task/SUBMIT":                         "task/submit",
+		"fileConsent/Invoke":                  "fileConsent/Invoke",
+		"composeExtension":                    "composeExtension",
+		"":                                    "",
+	} {
+		got, err := teams.DecodeActivity([]byte(`{"type":"invoke","name":"` + came + `"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Name != want {
+			t.Errorf("%q is read as %q, want %q", came, got.Name, want)
+		}
+	}
+	got, err := teams.DecodeActivity([]byte(`{"type":"event","name":"Task/Fetch"}`))
+	if err != nil || got.Name != "Task/Fetch" {
+		t.Errorf("an event's name: %q, %v", got.Name, err)
+	}
+}
+
+func TestDecodeActivityKnowsAChannel(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, conversation, channelData, want string }{
+		{"as it says", `{"id":"19:a@thread.tacv2","conversationType":"groupChat"}`, `{"team":{"id":"19:t"}}`, "groupChat"},
+		{"by its id", `{"id":"19:a@thread.tacv2"}`, `null`, "channel"},
+		{"by the id of a reply chain", `{"id":"19:a@thread.tacv2;messageid=17"}`, `{}`, "channel"},
+		{"by an id of the old form", `{"id":"19:a@thread.skype"}`, `{}`, "channel"},
+		{"by the team", `{"id":"x"}`, `{"team":{"id":"19:t"}}`, "channel"},
+		{"by the channel", `{"id":"x"}`, `{"channel":{"id":"19:c"}}`, "channel"},
+		{"by the team, whatever the id", `{"id":"19:a@thread.v2"}`, `{"team":{"id":"19:t"}}`, "channel"},
+		{"a group", `{"id":"19:a@thread.v2"}`, `{}`, "groupChat"},
+		{"a meeting", `{"id":"19:meeting_a@thread.v2"}`, `{"meeting":{"id":"m"}}`, "groupChat"},
+		{"neither", `{"id":"a:1x"}`, `{"tenant":{"id":"t"}}`, ""},
+		{"members of another form", `{"id":"a:1x"}`, `{"team":"19:t","channel":{"name":"General"}}`, ""},
+		{"members of another form beside good ones", `{"id":"a:1x"}`, `{"team":7,"channel":{"id":"19:c"}}`, "channel"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := teams.DecodeActivity([]byte(`{"type":"message","conversation":` + tt.conversation + `,"channelData":` + tt.channelData + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Conversation.Type != tt.want {
+				t.Errorf("Type = %q, want %q", got.Conversation.Type, tt.want)
+			}
+		})
+	}
+}
+
 func TestDecodeActivityRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, body string }{
@@ -155,12 +276,26 @@ func TestDecodeActivityTakesTheMentionOut(t *testing.T) {
 		{"others stay", `<at>Alice</at> login <at>My Bot</at>`, alice + `,` + bot, `<at>Alice</at> login`},
 		{"somebody else's alone stays", `<at>Alice</at> login`, alice, `<at>Alice</at> login`},
 		{"entity without a text", `<at>My Bot</at> login`, `{"type":"mention","mentioned":{"id":"28:b","name":"My Bot"}}`, `login`},
+		{"no mention, invisible characters", `\u200blogin\u200b graph\ufeff`, ``, `login graph`},
+		{"escaped in the text only", `<at>R&amp;D Bot</at> login`, `{"type":"mention","mentioned":{"id":"28:b","name":"R&D Bot"}}`, `login`},
+		{"escaped in the entity only", `hey <at>R&D Bot</at> login`, `{"type":"mention","text":"<at>R&amp;D Bot</at>","mentioned":{"id":"28:b","name":"R&amp;D Bot"}}`, `hey login`},
+		{"another case", `hey <AT>my bot</AT> login`, bot, `hey login`},
+		{"attributes", `hey <at id=\"0\">My Bot</at>&nbsp;login&nbsp;graph`, bot, `hey login graph`},
+		{"invisible characters", `hey <at>My\u200b Bot</at>\u200b login\u200b graph`, bot, `hey login graph`},
+		{"a no-break space in the name", `hey <at>My&nbsp;Bot</at> login`, bot, `hey login`},
+		{"markup in the mention", `hey <at><b>My</b> Bot</at> login`, bot, `hey login`},
+		{"by the bot's own name", `<at>Alice</at> <at>Botty</at> login`, alice, `<at>Alice</at> login`},
+		{"under another name", `<at>Old Name</at> tell <at>Alice</at>`, alice + `,` + bot, `tell <at>Alice</at>`},
+		{"somebody else first, under another name", `<at>Alice</at> <at>Old Name</at>`, alice + `,` + bot, `<at>Alice</at>`},
+		{"entity without an id", `<at>My Bot</at> login`, `{"type":"mention","text":"<at>My Bot</at>"}`, `login`},
+		{"entity with a plain name for a text", `hey <at>Short</at> login`, `{"type":"mention","text":"Short","mentioned":{"id":"28:b","name":"My Bot"}}`, `hey login`},
+		{"other markup stays", `<at>My Bot</at> a <b>c &amp; d`, bot, `a <b>c &amp; d`},
 		{"entity with a text that is no mention", `<at>My Bot</at> log in`, `{"type":"mention","text":" ","mentioned":{"id":"28:b","name":"My Bot"}}`, `log in`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := teams.DecodeActivity([]byte(`{"type":"message","recipient":{"id":"28:b"},"text":"` + tt.text +
+			got, err := teams.DecodeActivity([]byte(`{"type":"message","recipient":{"id":"28:b","name":"Botty"},"text":"` + tt.text +
 				`","entities":[` + tt.entities + `]}`))
 			if err != nil {
 				t.Fatal(err)
@@ -177,6 +312,8 @@ func FuzzDecodeActivity(f *testing.F) {
 		f.Add(recorded(f, name))
 	}
 	f.Add([]byte(`{"type":"message","text":"<at>B</at> x","recipient":{"id":"b"},"entities":[{"type":"mention","text":"<at>B</at>","mentioned":{"id":"b"}}]}`))
+	f.Add([]byte(`{"type":"message","text":"<AT id=\"0\">B&amp;C</at>&nbsp;x\u200b","id":1e3,"conversation":{"id":"19:a@thread.tacv2"}}`))
+	f.Add([]byte(`{"type":"invoke","name":"signin/verifystate","value":"{\"state\":482913}"}`))
 	f.Add([]byte(`{"Type":"invoke","Value":null,"From":7,"entities":[null]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		before := bytes.Clone(body)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -103,7 +104,8 @@ func NewConnector(cfg ConnectorConfig) (*Connector, error) {
 func (c *Connector) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
 // Send posts m, as a reply if m.ReplyTo is set, and returns the id of the new
-// activity, or "" if the connector did not tell. Every 2xx is a success.
+// activity, or "" if the connector did not tell. Every 2xx is a success. A
+// targeted message is for to's user; Teams has none in a personal chat.
 func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
 	path := []string{to.ID, "activities"}
 	if m.ReplyTo != "" {
@@ -113,34 +115,36 @@ func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.M
 	if err != nil {
 		return "", unsent(OpSend, http.StatusBadRequest, err)
 	}
-	return c.call(ctx, OpSend, http.MethodPost, to.ServiceURL, path, body)
+	return c.call(ctx, &request{OpSend, http.MethodPost, to.ServiceURL, path, m.Targeted, body})
 }
 
-// Update replaces the activity with the given id by m.
+// Update replaces the activity with the given id by m, which must be targeted
+// if that was.
 func (c *Connector) Update(ctx context.Context, to store.Conversation, activityID string, m machine.Message) error {
 	body, err := encodeMessage(&to, &m, activityID)
 	if err != nil {
 		return unsent(OpUpdate, http.StatusBadRequest, err)
 	}
-	_, err = c.call(ctx, OpUpdate, http.MethodPut, to.ServiceURL, []string{to.ID, "activities", activityID}, body)
+	path := []string{to.ID, "activities", activityID}
+	_, err = c.call(ctx, &request{OpUpdate, http.MethodPut, to.ServiceURL, path, m.Targeted, body})
 	return err
 }
 
 // CreateConversation opens the 1:1 chat of the bot and to's user and returns
 // its id; the connector returns the same one for the same pair.
 func (c *Connector) CreateConversation(ctx context.Context, to store.Conversation) (string, error) {
-	request := newConversationJSON{
-		Bot:     accountJSON{ID: to.BotID, Name: to.BotName},
-		Members: []accountJSON{{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD}},
+	asked := newConversationJSON{
+		Bot:     partyJSON{ID: to.BotID, Name: to.BotName},
+		Members: []partyJSON{{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD}},
 	}
 	if to.Tenant != "" {
-		request.ChannelData = &channelDataJSON{Tenant: tenantJSON{ID: to.Tenant}}
+		asked.ChannelData = &channelDataJSON{Tenant: placeJSON{ID: to.Tenant}}
 	}
-	body, err := encodeJSON(request)
+	body, err := encodeJSON(asked)
 	if err != nil {
 		return "", unsent(OpCreateConversation, http.StatusBadRequest, err)
 	}
-	id, err := c.call(ctx, OpCreateConversation, http.MethodPost, to.ServiceURL, nil, body)
+	id, err := c.call(ctx, &request{op: OpCreateConversation, method: http.MethodPost, serviceURL: to.ServiceURL, body: body})
 	if err == nil && id == "" {
 		return "", &ConnectorError{Op: OpCreateConversation, Status: http.StatusOK, Err: errWithoutID}
 	}
@@ -152,25 +156,33 @@ var (
 	errSegment   = errors.New("conversation or activity id is missing or no segment of a path")
 )
 
-// call sends one request below /v3/conversations and returns the id in its
-// answer, or "".
-func (c *Connector) call(ctx context.Context, op, method, serviceURL string, path []string, body []byte) (string, error) {
-	if err := c.allowed.Check(serviceURL); err != nil {
-		return "", unsent(op, http.StatusForbidden, err)
+// request is what is asked of the connector.
+type request struct {
+	op, method string
+	serviceURL string
+	path       []string // segments below /v3/conversations
+	targeted   bool     // the activity is for its recipient alone
+	body       []byte
+}
+
+// call sends a request and returns the id in its answer, or "".
+func (c *Connector) call(ctx context.Context, r *request) (string, error) {
+	if err := c.allowed.Check(r.serviceURL); err != nil {
+		return "", unsent(r.op, http.StatusForbidden, err)
 	}
-	target, err := endpoint(serviceURL, path)
+	target, err := r.url()
 	if err != nil {
-		return "", unsent(op, http.StatusBadRequest, err)
+		return "", unsent(r.op, http.StatusBadRequest, err)
 	}
 	ctx, cancel := bounded(ctx, c.timeout)
 	defer cancel()
 	bearer, err := c.tokens.Token(ctx)
 	if err != nil {
-		return "", unsent(op, http.StatusUnauthorized, fmt.Errorf("bearer token: %w", err))
+		return "", unsent(r.op, http.StatusUnauthorized, fmt.Errorf("bearer token: %w", err))
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, r.method, target, bytes.NewReader(r.body))
 	if err != nil {
-		return "", unsent(op, http.StatusBadRequest, errSegment)
+		return "", unsent(r.op, http.StatusBadRequest, errSegment)
 	}
 	req.Header.Set("Authorization", "Bearer "+bearer.Reveal())
 	req.Header.Set("Content-Type", "application/json")
@@ -178,14 +190,19 @@ func (c *Connector) call(ctx context.Context, op, method, serviceURL string, pat
 
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return "", &ConnectorError{Op: op, Err: withoutURL(err)}
+		return "", &ConnectorError{Op: r.op, Err: withoutURL(err)}
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing depends on it: the body was read or given up
 	// The status alone is the answer: a message that was accepted stays
 	// accepted, whatever becomes of the body.
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return "", &ConnectorError{Op: op, Status: resp.StatusCode, Code: errorCode(answer)}
+		return "", &ConnectorError{
+			Op:         r.op,
+			Status:     resp.StatusCode,
+			Code:       errorCode(answer),
+			RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
+		}
 	}
 	return answerID(answer), nil
 }
@@ -198,18 +215,20 @@ func bounded(ctx context.Context, timeout time.Duration) (context.Context, conte
 	return context.WithTimeout(ctx, timeout)
 }
 
-// endpoint joins the service URL, with or without its trailing slash, and the
-// segments of a path.
-func endpoint(serviceURL string, segments []string) (string, error) {
+// url joins the service URL, with or without its trailing slash, and the path.
+func (r *request) url() (string, error) {
 	var b strings.Builder
-	b.WriteString(strings.TrimRight(serviceURL, "/"))
+	b.WriteString(strings.TrimRight(r.serviceURL, "/"))
 	b.WriteString("/v3/conversations")
-	for _, segment := range segments {
+	for _, segment := range r.path {
 		if segment == "" || segment == "." || segment == ".." {
 			return "", errSegment
 		}
 		b.WriteByte('/')
 		b.WriteString(escapeSegment(segment))
+	}
+	if r.targeted {
+		b.WriteString("?isTargetedActivity=true")
 	}
 	return b.String(), nil
 }
@@ -222,30 +241,52 @@ func escapeSegment(s string) string {
 
 func answerID(answer []byte) string {
 	var wire struct {
-		ID string `json:"id"`
+		ID looseString `json:"id"`
 	}
 	if json.Unmarshal(answer, &wire) != nil || len(wire.ID) > maxMember {
 		return ""
 	}
-	return wire.ID
+	return string(wire.ID)
 }
 
-// errorCode takes error.code out of an answer, if it looks like one.
+// errorCode takes the code out of an answer, if it looks like one: error.code,
+// or code in the older form.
 func errorCode(answer []byte) string {
 	var wire struct {
-		Error struct {
-			Code string `json:"code"`
-		} `json:"error"`
+		Error json.RawMessage `json:"error"`
+		Code  looseString     `json:"code"`
 	}
-	if json.Unmarshal(answer, &wire) != nil || len(wire.Error.Code) > maxCode {
+	if json.Unmarshal(answer, &wire) != nil {
 		return ""
 	}
-	for _, c := range wire.Error.Code {
+	var nested struct {
+		Code looseString `json:"code"`
+	}
+	if json.Unmarshal(wire.Error, &nested) == nil && nested.Code != "" {
+		wire.Code = nested.Code
+	}
+	if len(wire.Code) > maxCode {
+		return ""
+	}
+	for _, c := range wire.Code {
 		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '_' && c != '-' && c != '.' {
 			return ""
 		}
 	}
-	return wire.Error.Code
+	return string(wire.Code)
+}
+
+// retryAfter reads seconds or an HTTP date (RFC 9110 §10.2.3); 0 if it is
+// neither or over.
+func retryAfter(value string, now time.Time) time.Duration {
+	const longest = 24 * time.Hour
+	var wait time.Duration
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if date, err := http.ParseTime(value); err == nil {
+		wait = date.Sub(now)
+	}
+	return min(max(wait, 0), longest)
 }
 
 // withoutURL takes the URL off an error of net/http: it names the

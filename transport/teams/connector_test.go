@@ -98,9 +98,15 @@ func seedCardMessage() machine.Message {
 	}}
 }
 
-// toTrace sends m into the recorded conversation, through a server that stands
-// in for smba.trafficmanager.net.
+// toTrace sends m into the recorded conversation.
 func toTrace(t *testing.T, m machine.Message) sent {
+	t.Helper()
+	return toConversation(t, seedReference(), m)
+}
+
+// toConversation sends m through a server that stands in for
+// smba.trafficmanager.net.
+func toConversation(t *testing.T, to store.Conversation, m machine.Message) sent {
 	t.Helper()
 	answers := newRecorder(http.StatusCreated, `{"id":"`+seedCard+`"}`)
 	srv := httptest.NewTLSServer(answers)
@@ -115,7 +121,7 @@ func toTrace(t *testing.T, m machine.Message) sent {
 		return dial(ctx, network, srv.Listener.Addr().String())
 	}
 	c := newConnector(t, teams.ConnectorConfig{Transport: transport})
-	id, err := c.Send(t.Context(), seedReference(), m)
+	id, err := c.Send(t.Context(), to, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +157,25 @@ func TestSendOfTheTrace(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// A targeted card is the trace's, but for a group chat and the two marks.
+func TestSendTargetedCard(t *testing.T) {
+	t.Parallel()
+	to := seedReference()
+	to.ID, to.Type, to.IsGroup = "19:7705841b240044b297123ad7f9c99217@thread.v2", "groupChat", true
+	card := seedCardMessage()
+	card.Targeted = true
+	got := toConversation(t, to, card)
+	want := sent{
+		http.MethodPost,
+		"/amer/3f3d1cea-7a18-41af-872b-cfbbd5140984/v3/conversations/" +
+			"19%3A7705841b240044b297123ad7f9c99217%40thread.v2/activities/1776827520098?isTargetedActivity=true",
+		"Bearer " + botToken, "application/json", golden(t, "targeted_card.golden.json"),
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(sent{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
@@ -209,6 +234,29 @@ func TestConnectorRequests(t *testing.T) {
 			},
 			http.MethodPut, escaped + "/activities/1%3Ax",
 			`{` + address + `,"type":"message","id":"1:x","serviceUrl":"SERVICE","text":"done","textFormat":"plain"}`,
+		},
+		{
+			"update of a targeted message",
+			func(ctx context.Context, c *teams.Connector, serviceURL string) (string, error) {
+				group := group
+				group.ServiceURL = serviceURL
+				return "42", c.Update(ctx, group, "1:x", machine.Message{Text: "done", Targeted: true})
+			},
+			http.MethodPut, escaped + "/activities/1%3Ax?isTargetedActivity=true",
+			`{"from":{"id":"28:b"},"recipient":{"id":"29:u","isTargeted":true},` +
+				`"conversation":{"conversationType":"groupChat","id":"19:a b/c+d@thread.tacv2;messageid=1","isGroup":true},` +
+				`"type":"message","id":"1:x","serviceUrl":"SERVICE","text":"done","textFormat":"plain"}`,
+		},
+		{
+			"raw, targeted: the recipient is ours",
+			func(ctx context.Context, c *teams.Connector, serviceURL string) (string, error) {
+				minimal := minimal
+				minimal.ServiceURL = serviceURL
+				return c.Send(ctx, minimal, machine.Message{Targeted: true, Raw: json.RawMessage(`{"text":"hi","recipient":{"id":"29:other"}}`)})
+			},
+			http.MethodPost, escaped + "/activities?isTargetedActivity=true",
+			`{"conversation":{"id":"19:a b/c+d@thread.tacv2;messageid=1"},"from":{"id":"28:b"},"recipient":{"id":"29:u","isTargeted":true},` +
+				`"serviceUrl":"SERVICE","text":"hi","type":"message"}`,
 		},
 		{
 			"new conversation",
@@ -280,7 +328,8 @@ func TestConnectorAnswers(t *testing.T) {
 		{name: "204", status: 204},
 		{name: "200 with an empty object", status: 200, body: `{}`},
 		{name: "200 with something else", status: 200, body: `accepted`},
-		{name: "200 with an id of another type", status: 200, body: `{"id":7}`},
+		{name: "200 with a number for an id", status: 200, body: `{"id":7}`, id: "7"},
+		{name: "200 with an id of another type", status: 200, body: `{"id":[7]}`},
 		{
 			name: "400 with a code", status: 400, body: `{"error":{"code":"ServiceError","message":"Unknown secret"}}`,
 			want: &teams.ConnectorError{Op: "Send", Status: 400, Code: "ServiceError"},
@@ -288,6 +337,26 @@ func TestConnectorAnswers(t *testing.T) {
 		{
 			name: "403 with prose for a code", status: 403, body: `{"error":{"code":"see secret link"}}`,
 			want: &teams.ConnectorError{Op: "Send", Status: 403},
+		},
+		{
+			name: "403 of the older form", status: 403, body: `{"code":"BotNotInConversationRoster","message":"secret"}`,
+			want: &teams.ConnectorError{Op: "Send", Status: 403, Code: "BotNotInConversationRoster"},
+		},
+		{
+			name: "400 with a number for a code", status: 400, body: `{"error":{"code":209,"message":"secret"}}`,
+			want: &teams.ConnectorError{Op: "Send", Status: 400, Code: "209"},
+		},
+		{
+			name: "404 with an error that is a text", status: 404, body: `{"error":"secret words","code":"ConversationNotFound"}`,
+			want: &teams.ConnectorError{Op: "Send", Status: 404, Code: "ConversationNotFound"},
+		},
+		{
+			name: "429 with Retry-After", status: 429, header: http.Header{"Retry-After": {"7"}},
+			want: &teams.ConnectorError{Op: "Send", Status: 429, RetryAfter: 7 * time.Second},
+		},
+		{
+			name: "503 with a Retry-After of no meaning", status: 503, header: http.Header{"Retry-After": {"soon"}},
+			want: &teams.ConnectorError{Op: "Send", Status: 503},
 		},
 		{name: "500 without JSON", status: 500, body: `secret`, want: &teams.ConnectorError{Op: "Send", Status: 500}},
 		{
@@ -320,8 +389,11 @@ func TestConnectorAnswers(t *testing.T) {
 			if !errors.As(err, &got) {
 				t.Fatalf("err = %v", err)
 			}
-			if got.Op != tt.want.Op || got.Status != tt.want.Status || got.Code != tt.want.Code || got.HTTPStatus() != tt.want.Status {
+			if got.Op != tt.want.Op || got.Status != tt.want.Status || got.Code != tt.want.Code || got.RetryAfter != tt.want.RetryAfter {
 				t.Errorf("err = %+v, want %+v", got, tt.want)
+			}
+			if got.Operation() != tt.want.Op || got.HTTPStatus() != tt.want.Status || got.ErrorCode() != tt.want.Code || got.RetryDelay() != tt.want.RetryAfter {
+				t.Errorf("err = %+v, want what its fields say", got)
 			}
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("the body shows: %v", err)
@@ -383,6 +455,10 @@ func TestConnectorDoesNotSend(t *testing.T) {
 			}
 			if tt.is != nil && !errors.Is(err, tt.is) {
 				t.Errorf("err = %v, want %v", err, tt.is)
+			}
+			var cause *tokensvc.Error
+			if errors.As(err, &cause) != errors.Is(tt.is, denied) || cause != nil && cause.Op != denied.Op {
+				t.Errorf("err = %v, its *tokensvc.Error is %v", err, cause)
 			}
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("the message shows: %v", err)
@@ -470,5 +546,18 @@ func TestNewConnectorRefuses(t *testing.T) {
 	}
 	if _, err := teams.NewConnector(teams.ConnectorConfig{Tokens: tokensvc.Static(tokensvc.NewSecret("x")), Timeout: -1}); err == nil {
 		t.Error("accepted a negative timeout")
+	}
+}
+
+func TestRetryAfterMayBeADate(t *testing.T) {
+	t.Parallel()
+	answers := newRecorder(http.StatusTooManyRequests, "")
+	answers.header = http.Header{"Retry-After": {time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)}}
+	to := seedReference()
+	to.ServiceURL = serve(t, answers)
+	_, err := newConnector(t, teams.ConnectorConfig{}).Send(t.Context(), to, machine.Message{Text: "x"})
+	var got *teams.ConnectorError
+	if !errors.As(err, &got) || got.RetryDelay() < 50*time.Minute || got.RetryDelay() > time.Hour {
+		t.Errorf("err = %+v", err)
 	}
 }

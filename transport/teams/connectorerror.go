@@ -1,14 +1,19 @@
 package teams
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // ConnectorError is a message that was not accepted, or of which that is not
-// known. It holds neither body nor URL.
+// known. It holds neither body nor URL. For want of the bot's bearer token Err
+// is the error of its source, a *tokensvc.Error if Entra refused it.
 type ConnectorError struct {
-	Op     string // Send, Update, CreateConversation
-	Status int    // HTTP status; 0: no answer, or never sent
-	Code   string // error.code of the body, "" if none
-	Err    error  // the cause when there was no usable answer
+	Op         string        // Send, Update, CreateConversation
+	Status     int           // HTTP status; 0: no answer, or never sent
+	Code       string        // that the body gives, "" if none
+	RetryAfter time.Duration // of 429 and 503; 0 if absent
+	Err        error         // the cause when there was no usable answer
 
 	refused int // never sent: the status that stands for that
 }
@@ -48,3 +53,12 @@ func (e *ConnectorError) HTTPStatus() int {
 	}
 	return e.Status
 }
+
+// ErrorCode returns Code.
+func (e *ConnectorError) ErrorCode() string { return e.Code }
+
+// Operation returns Op.
+func (e *ConnectorError) Operation() string { return e.Op }
+
+// RetryDelay returns RetryAfter.
+func (e *ConnectorError) RetryDelay() time.Duration { return e.RetryAfter }

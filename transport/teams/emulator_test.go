@@ -3,6 +3,7 @@ package teams_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -124,5 +125,99 @@ func TestPopupAgainstTheEmulator(t *testing.T) {
 	}
 	if _, err := emu.WaitForText(ctx, chat, "after"); err != nil {
 		t.Error(err)
+	}
+}
+
+// The troubles of a connector that bots meet in the field, as the emulator plays
+// them and the connector reports them.
+func TestConnectorTroubleAgainstTheEmulator(t *testing.T) {
+	t.Parallel()
+	emu := emulator.New(emulator.Config{})
+	web := httptest.NewServer(emu)
+	t.Cleanup(web.Close)
+	emu.SetBaseURL(web.URL)
+	connector := newConnector(t, teams.ConnectorConfig{})
+	to := seedReference()
+	to.ServiceURL, to.ID, to.Type = emu.ServiceURL(), "19:g@thread.v2", "groupChat"
+	card := seedCardMessage()
+	card.Targeted = true
+	send := func(m machine.Message) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := connector.Send(ctx, to, m)
+			return err
+		}
+	}
+	text := send(machine.Message{Text: "Connected!"})
+	create := func(ctx context.Context) error {
+		_, err := connector.CreateConversation(ctx, to)
+		return err
+	}
+	for _, tt := range []struct {
+		fault  emulator.Fault
+		call   func(context.Context) error
+		others func(context.Context) error // the fault leaves alone
+		want   teams.ConnectorError
+	}{
+		{
+			emulator.Fault{Operation: emulator.OpPostActivity, Activity: emulator.CardActivity, Status: 429, RetryAfter: time.Second},
+			send(card), text,
+			teams.ConnectorError{Op: teams.OpSend, Status: 429, Code: "TooManyRequests", RetryAfter: time.Second},
+		},
+		{
+			emulator.Fault{Operation: emulator.OpPostActivity, Activity: emulator.CardActivity, Status: 403, Code: "BotDisabledByAdmin"},
+			send(card), text,
+			teams.ConnectorError{Op: teams.OpSend, Status: 403, Code: "BotDisabledByAdmin"},
+		},
+		{
+			emulator.Fault{
+				Operation: emulator.OpPostActivity, Activity: emulator.TextActivity, Status: 403,
+				Body: `{"code":"ConversationBlockedByUser","message":"the older form"}`,
+			},
+			text, send(card),
+			teams.ConnectorError{Op: teams.OpSend, Status: 403, Code: "ConversationBlockedByUser"},
+		},
+		{
+			emulator.Fault{Operation: emulator.OpCreateConversation, Status: 403, Code: "BotNotInConversationRoster"},
+			create, send(card),
+			teams.ConnectorError{Op: teams.OpCreateConversation, Status: 403, Code: "BotNotInConversationRoster"},
+		},
+	} {
+		emu.AddFault(tt.fault)
+		var got *teams.ConnectorError
+		if err := tt.call(t.Context()); !errors.As(err, &got) || *got != tt.want {
+			t.Errorf("err = %+v, want %+v", err, tt.want)
+		}
+		if err := tt.others(t.Context()); err != nil {
+			t.Errorf("%s: another call: %v", tt.want.Code, err)
+		}
+		emu.ClearFaults()
+	}
+	shown, ok := emu.LastCard(to.ID)
+	if !ok || !shown.Targeted || shown.RecipientID != to.UserID {
+		t.Errorf("card %+v", shown)
+	}
+}
+
+// The mentions of field reports that no command matched.
+func TestMentionsAgainstTheEmulator(t *testing.T) {
+	t.Parallel()
+	emu := emulator.New(emulator.Config{BaseURL: "http://127.0.0.1"})
+	eng := &fakeEngine{}
+	client := emu.Teams(serve(t, newHandler(t, eng, silent, func(c *teams.Config) { c.ServiceURLs = loopback(t) })))
+	client.Conversation = emulator.Conversation{ID: "19:g@thread.v2", Type: "groupChat"}
+	client.Bot.Name = "R&D Helper"
+
+	withoutText := client.Message("login graph")
+	withoutText.Entities[1].Text = ""
+	attributes := client.Message("login graph")
+	attributes.Text = `<at id="0">R&amp;D Helper</at>&nbsp;` + "\u200blogin graph"
+	attributes.Entities[1].Text = "<at>r&D helper</at>"
+	for _, message := range []emulator.Incoming{withoutText, attributes} {
+		if answer, err := client.Send(t.Context(), message); err != nil || answer.Status != http.StatusOK {
+			t.Fatalf("%d, %v", answer.Status, err)
+		}
+		if got := eng.turns[len(eng.turns)-1].Text; got != "login graph" {
+			t.Errorf("%q is read as %q", message.Text, got)
+		}
 	}
 }

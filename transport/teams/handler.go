@@ -167,9 +167,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// A caller who hangs up sends again. What was begun goes on, so that the
 	// repeat finds an outcome.
-	ctx := &turnContext{request: r.Context(), deadline: time.Now().Add(h.timeout)}
-	defer ctx.end()
-	status = h.write(w, h.answer(ctx, a)) //nolint:contextcheck // it is the context of the request, without its end
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.timeout)
+	defer cancel()
+	status = h.write(w, h.answer(ctx, a))
 	h.log.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
 		Dur("duration", time.Since(begun)).Msg("activity")
 }

@@ -351,22 +351,43 @@ func TestHandlerTimesOutASlowBody(t *testing.T) {
 func TestHandlerContext(t *testing.T) {
 	t.Parallel()
 	type key struct{}
-	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "kept"))
-	cancel()
-	var cause error
-	eng := &fakeEngine{handle: func(ctx context.Context, _ *machine.Activity) (machine.Answer, bool) {
-		if ctx.Err() != nil || ctx.Value(key{}) != "kept" {
-			t.Errorf("err %v, value %v", ctx.Err(), ctx.Value(key{}))
-		}
-		<-ctx.Done()
-		cause = ctx.Err()
-		return machine.Answer{Status: 200}, true
-	}}
-	h := newHandler(t, eng, silent, func(c *teams.Config) { c.TurnTimeout = 10 * time.Millisecond })
-	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/", bytes.NewReader(recorded(t, "step5_verifystate.json")))
-	h.ServeHTTP(httptest.NewRecorder(), r)
-	if !errors.Is(cause, context.DeadlineExceeded) {
-		t.Errorf("ended by %v", cause)
+	const timeout = 20 * time.Millisecond
+	for _, file := range []string{"step5_verifystate.json", "step1_message.json"} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			ctx, hangUp := context.WithCancel(context.WithValue(t.Context(), key{}, "kept"))
+			asked := 0
+			check := func(ctx context.Context) {
+				asked++
+				hangUp()
+				if errors.Is(ctx.Err(), context.Canceled) || ctx.Value(key{}) != "kept" {
+					t.Errorf("err %v, value %v", ctx.Err(), ctx.Value(key{}))
+				}
+				deadline, ok := ctx.Deadline()
+				if left := time.Until(deadline); !ok || left > timeout {
+					t.Errorf("deadline in %v, %v", left, ok)
+					return // nothing would end the wait
+				}
+				<-ctx.Done()
+				if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+					t.Errorf("ended by %v", ctx.Err())
+				}
+			}
+			eng := &fakeEngine{handle: func(ctx context.Context, _ *machine.Activity) (machine.Answer, bool) {
+				check(ctx)
+				return machine.Answer{Status: 200}, true
+			}}
+			bot := func(ctx context.Context, _ *machine.Turn) (*machine.Answer, error) {
+				check(ctx)
+				return nil, nil //nolint:nilnil // a bot that knows nothing
+			}
+			h := newHandler(t, eng, bot, func(c *teams.Config) { c.TurnTimeout = timeout })
+			r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/", bytes.NewReader(recorded(t, file)))
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			if asked != 1 {
+				t.Errorf("asked %d times", asked)
+			}
+		})
 	}
 }
 

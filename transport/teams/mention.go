@@ -1,76 +1,192 @@
 package teams
 
-import "strings"
+import (
+	"strings"
+	"unicode"
 
-// maxMentions bounds the work on a text that names the bot over and over.
-const maxMentions = 16
+	"golang.org/x/net/html"
+)
 
 // withoutMention takes the mention of the bot out of a message's text, so that
-// commands match on the rest. With mention entities it is known which mention
-// means the bot, wherever it stands, and other people's stay. Without any, a
-// leading <at>…</at> is taken for the bot's: in a team or group a message
-// reaches a bot only if it was mentioned.
-func withoutMention(text, bot string, entities []entityJSON) string {
-	if !strings.Contains(text, "<at") {
+// commands match on the rest. An <at>…</at> is the bot's if it shows a name
+// that a mention entity gives the bot, or the name that the bot is addressed
+// by. Where none does, it is the first one that is nobody else's: the bot may
+// have been renamed. Without any entity only a leading one is taken for the
+// bot's: in a team or group a message reaches a bot only if it was mentioned.
+func withoutMention(text string, bot *accountJSON, entities []entityJSON) string {
+	mentions := findMentions(text)
+	if len(mentions) == 0 {
 		return trim(text)
 	}
-	known, cuts := false, 0
+	bots, others := names{}, names{}
 	for i := range entities {
-		if entities[i].Type != "mention" {
+		e := &entities[i]
+		if e.Type != "mention" {
 			continue
 		}
-		known = true
-		if bot != "" && entities[i].Mentioned.ID == bot && cuts < maxMentions {
-			text = cutMention(text, &entities[i])
-			cuts++
+		switch e.Mentioned.ID {
+		case "":
+		case bot.ID:
+			bots.addEntity(e)
+		default:
+			others.addEntity(e)
 		}
 	}
-	if !known {
-		text = cutLeading(text)
+	var cut []mention
+	for _, m := range mentions {
+		if bots[m.name] || !others[m.name] && m.name == shown(html.UnescapeString(bot.Name)) {
+			cut = append(cut, m)
+		}
 	}
-	return trim(text)
+	if len(cut) == 0 {
+		cut = firstUnknown(text, mentions, bots, others)
+	}
+	return cutOut(text, cut)
 }
 
-func cutMention(text string, e *entityJSON) string {
-	mention := e.Text
-	if !strings.HasPrefix(mention, "<at") {
-		mention = "<at>" + e.Mentioned.Name + "</at>"
+// firstUnknown returns the first mention that is nobody else's, or none.
+func firstUnknown(text string, mentions []mention, bots, others names) []mention {
+	for i, m := range mentions {
+		switch {
+		case len(bots) > 0:
+			if !others[m.name] {
+				return mentions[i : i+1]
+			}
+		case len(others) == 0 && trim(text[:m.begin]) == "":
+			return mentions[:1]
+		}
 	}
-	parts := strings.Split(text, mention)
-	if len(parts) == 1 {
-		return text
+	return nil
+}
+
+// mention is one <at>…</at> of a text.
+type mention struct {
+	begin, end int
+	name       string // as shown returns it
+}
+
+// findMentions reads the text as HTML, which knows of escapes, attributes and
+// either case. An <at> that is never closed is none.
+func findMentions(text string) []mention {
+	if !strings.Contains(text, "<") {
+		return nil
 	}
-	kept := parts[:0]
-	for _, part := range parts {
-		if part = trim(part); part != "" {
+	var (
+		found []mention
+		name  strings.Builder
+		end   int
+		open  = -1
+		z     = html.NewTokenizer(strings.NewReader(text))
+	)
+	for {
+		kind := z.Next()
+		begin := end
+		end += len(z.Raw())
+		switch kind {
+		case html.ErrorToken:
+			return found
+		case html.TextToken:
+			if open >= 0 {
+				name.Write(z.Text())
+			}
+		case html.StartTagToken:
+			if open < 0 && isAt(z) {
+				open = begin
+				name.Reset()
+			}
+		case html.EndTagToken:
+			if open >= 0 && isAt(z) {
+				found = append(found, mention{open, end, shown(name.String())})
+				open = -1
+			}
+		case html.SelfClosingTagToken, html.CommentToken, html.DoctypeToken:
+		}
+	}
+}
+
+func isAt(z *html.Tokenizer) bool {
+	tag, _ := z.TagName()
+	return string(tag) == "at"
+}
+
+// names are names of one account, as shown returns them.
+type names map[string]bool
+
+// addEntity takes the name and the text of a mention, which may be an <at>…</at>
+// or a plain name.
+func (n names) addEntity(e *entityJSON) {
+	n[shown(html.UnescapeString(e.Mentioned.Name))] = true
+	mentions := findMentions(e.Text)
+	for _, m := range mentions {
+		n[m.name] = true
+	}
+	if len(mentions) == 0 {
+		n[shown(html.UnescapeString(e.Text))] = true
+	}
+}
+
+// shown is what two spellings of a name that look alike have in common.
+func shown(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if invisible(r) {
+			return -1
+		}
+		return r
+	}, name)
+	return strings.ToLower(strings.Join(strings.Fields(name), " "))
+}
+
+// cutOut returns the text without the mentions, and with one space in the place
+// of each that is inside it.
+func cutOut(text string, mentions []mention) string {
+	if len(mentions) == 0 {
+		return trim(text)
+	}
+	var kept []string
+	keep := func(part string) {
+		// A text with a mention is markup.
+		if part = trim(strings.ReplaceAll(part, noBreakSpace, " ")); part != "" {
 			kept = append(kept, part)
 		}
 	}
+	begin := 0
+	for _, m := range mentions {
+		keep(text[begin:m.begin])
+		begin = m.end
+	}
+	keep(text[begin:])
 	return strings.Join(kept, " ")
 }
 
-func cutLeading(text string) string {
-	rest := trim(text)
-	if !strings.HasPrefix(rest, "<at>") && !strings.HasPrefix(rest, "<at ") {
-		return text
-	}
-	if _, after, found := strings.Cut(rest, "</at>"); found {
-		return after
-	}
-	return text
-}
+// noBreakSpace is what Teams puts behind a mention.
+const noBreakSpace = "&nbsp;"
 
-// trim takes white space off both ends, also the entity that Teams puts behind
-// a mention.
+// zeroWidth are the characters that only say where a line may break. They come
+// with what was pasted, and no command has them.
+var zeroWidth = strings.NewReplacer("\u200b", "", "\u2060", "", "\ufeff", "")
+
+// trim takes the zero-width characters out, and white space and whatever cannot
+// be seen off both ends.
 func trim(text string) string {
-	const entity = "&nbsp;"
+	text = zeroWidth.Replace(text)
 	for {
-		shorter := strings.TrimSpace(text)
-		shorter = strings.TrimPrefix(shorter, entity)
-		shorter = strings.TrimSuffix(shorter, entity)
+		shorter := strings.TrimFunc(text, func(r rune) bool { return unicode.IsSpace(r) || invisible(r) })
+		shorter = strings.TrimPrefix(shorter, noBreakSpace)
+		shorter = strings.TrimSuffix(shorter, noBreakSpace)
 		if len(shorter) == len(text) {
 			return text
 		}
 		text = shorter
+	}
+}
+
+// invisible characters steer a line's breaks, joins and direction.
+func invisible(r rune) bool {
+	switch {
+	case r == '\u00ad', r >= '\u200b' && r <= '\u200f', r >= '\u202a' && r <= '\u202e',
+		r >= '\u2060' && r <= '\u2069', r == '\ufeff':
+		return true
+	default:
+		return false
 	}
 }

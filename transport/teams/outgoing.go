@@ -23,9 +23,9 @@ const (
 // The order of the members is that of the recorded trace [S 001 steps 4, 7].
 type (
 	outgoingJSON struct {
-		From         accountJSON      `json:"from"`
-		Recipient    *accountJSON     `json:"recipient,omitempty"`
-		Conversation conversationJSON `json:"conversation"`
+		From         partyJSON        `json:"from"`
+		Recipient    *partyJSON       `json:"recipient,omitempty"`
+		Conversation threadJSON       `json:"conversation"`
 		Attachments  []attachmentJSON `json:"attachments,omitempty"`
 		Type         string           `json:"type"`
 		ID           string           `json:"id,omitempty"` // of an update only
@@ -34,6 +34,22 @@ type (
 		ReplyToID    string           `json:"replyToId,omitempty"`
 		Text         string           `json:"text,omitempty"`
 		TextFormat   string           `json:"textFormat,omitempty"`
+	}
+
+	// partyJSON is a bot or a user.
+	partyJSON struct {
+		ID          string `json:"id,omitempty"`
+		Name        string `json:"name,omitempty"`
+		AADObjectID string `json:"aadObjectId,omitempty"`
+		IsTargeted  bool   `json:"isTargeted,omitempty"` // of a recipient: nobody else sees the message
+	}
+
+	// threadJSON is the conversation that a message goes to.
+	threadJSON struct {
+		TenantID         string `json:"tenantId,omitempty"`
+		ConversationType string `json:"conversationType,omitempty"`
+		ID               string `json:"id,omitempty"`
+		IsGroup          bool   `json:"isGroup,omitempty"`
 	}
 
 	attachmentJSON struct {
@@ -60,18 +76,14 @@ type (
 	}
 
 	newConversationJSON struct {
-		Bot         accountJSON      `json:"bot"`
-		Members     []accountJSON    `json:"members"`
+		Bot         partyJSON        `json:"bot"`
+		Members     []partyJSON      `json:"members"`
 		ChannelData *channelDataJSON `json:"channelData,omitempty"`
 		IsGroup     bool             `json:"isGroup"`
 	}
 
 	channelDataJSON struct {
-		Tenant tenantJSON `json:"tenant"`
-	}
-
-	tenantJSON struct {
-		ID string `json:"id"`
+		Tenant placeJSON `json:"tenant"`
 	}
 )
 
@@ -81,8 +93,8 @@ var errNoObject = errors.New("raw message is no JSON object")
 // id of the activity that it replaces, or "".
 func encodeMessage(to *store.Conversation, m *machine.Message, updates string) ([]byte, error) {
 	out := outgoingJSON{
-		From: accountJSON{ID: to.BotID, Name: to.BotName},
-		Conversation: conversationJSON{
+		From: partyJSON{ID: to.BotID, Name: to.BotName},
+		Conversation: threadJSON{
 			TenantID:         to.Tenant,
 			ConversationType: to.Type,
 			ID:               to.ID,
@@ -94,12 +106,14 @@ func encodeMessage(to *store.Conversation, m *machine.Message, updates string) (
 		ServiceURL: to.ServiceURL,
 		ReplyToID:  m.ReplyTo,
 	}
+	if m.Card != nil || m.Targeted {
+		// SSO needs to know whom the card is for.
+		out.Recipient = &partyJSON{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD, IsTargeted: m.Targeted}
+	}
 	if m.Raw != nil {
 		return encodeRaw(&out, m.Raw)
 	}
 	if m.Card != nil {
-		// SSO needs to know whom the card is for.
-		out.Recipient = &accountJSON{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD}
 		out.Attachments = []attachmentJSON{{ContentType: OAuthCardType, Content: newOAuthCard(m.Card)}}
 	}
 	if m.Text != "" {

@@ -148,6 +148,28 @@ func TestTrace(t *testing.T) {
 	c.want(c.say("my ad user"), "[card teamsgraph]")
 }
 
+// A user token that the provider no longer takes is given up (field report 9).
+func TestProfileRefusesTheToken(t *testing.T) {
+	c := newChat(t)
+	c.say("login graph")
+	c.popup()
+	c.services.AddFault(emulator.Fault{Operation: emulator.OpMe, Times: 1, Status: http.StatusUnauthorized})
+	c.want(c.say("my ad user"), "[card teamsgraph]")
+	if n := c.services.Count(emulator.OpSignOut); n != 1 {
+		t.Errorf("%d sign-outs", n)
+	}
+	c.want(c.popup(), "Connected to Microsoft Graph (teamsgraph)!")
+	if got := c.say("my ad user"); len(got) != 1 || !strings.HasPrefix(got[0], "Your Azure AD user") {
+		t.Errorf("after a new sign-in: %q", got)
+	}
+
+	c.services.AddFault(emulator.Fault{Operation: emulator.OpMe, Times: 1, Status: http.StatusForbidden})
+	c.want(c.say("my ad user"), "The profile is not available right now.")
+	c.services.AddFault(emulator.Fault{Operation: emulator.OpMe, Times: 1, Status: http.StatusUnauthorized})
+	c.services.AddFault(emulator.Fault{Operation: emulator.OpSignOut, Times: 1, Status: http.StatusInternalServerError})
+	c.want(c.say("my ad user"), "Sign-in is not available right now.")
+}
+
 func TestAllConnections(t *testing.T) {
 	c := newChat(t)
 	c.want(c.say("login"), "[card teamsgraph]", "[card sso]")

@@ -20,8 +20,12 @@ const (
 	maxProfile     = 64 << 10
 )
 
+// errTokenRefused means that the profile URL does not take the user's token.
+var errTokenRefused = errors.New("profile: the token was refused")
+
 // profile calls the connection's profile URL with the user's token, or starts
-// the sign-in that gets one [S 001, steps 8 to 11].
+// the sign-in that gets one [S 001, steps 8 to 11]. A token that is refused is
+// given up: the Token Service would hand it out until it expires.
 func (b *Bot) profile(ctx context.Context, turn *machine.Turn, c *connection) error {
 	token, err := c.flow.SignIn(ctx, turn)
 	if err != nil {
@@ -31,6 +35,12 @@ func (b *Bot) profile(ctx context.Context, turn *machine.Turn, c *connection) er
 		return nil
 	}
 	body, err := b.fetch(ctx, c.Profile.URL, token.Token)
+	if errors.Is(err, errTokenRefused) {
+		if err = c.flow.SignOut(ctx, turn); err != nil {
+			return sorry(ctx, turn, err)
+		}
+		return c.login(ctx, turn)
+	}
 	if err != nil {
 		return errors.Join(err, turn.Send(ctx, "The profile is not available right now."))
 	}
@@ -59,6 +69,9 @@ func (b *Bot) fetch(ctx context.Context, address string, token tokensvc.Secret) 
 	raw, err := io.ReadAll(io.LimitReader(res.Body, maxProfile))
 	if err != nil {
 		return "", fmt.Errorf("profile: %w", err)
+	}
+	if res.StatusCode == http.StatusUnauthorized {
+		return "", errTokenRefused
 	}
 	if res.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("profile: status %d", res.StatusCode)

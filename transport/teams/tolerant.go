@@ -1,0 +1,136 @@
+package teams
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/signin-engine/signin-engine/machine"
+)
+
+// looseString is a string that some clients send as a number. Of any other type
+// it reads nothing, as encoding/json does after a wrong type.
+type looseString string
+
+// UnmarshalJSON takes a string as it is and a number as its decimal text.
+func (s *looseString) UnmarshalJSON(b []byte) error {
+	switch {
+	case b[0] == '"':
+		return json.Unmarshal(b, (*string)(s))
+	case isNumber(b):
+		*s = looseString(decimal(b))
+	}
+	return nil
+}
+
+// isNumber says of valid JSON whether it is a number.
+func isNumber(b []byte) bool {
+	return len(b) > 0 && (b[0] == '-' || b[0] >= '0' && b[0] <= '9')
+}
+
+// decimal writes a number without an exponent. Digits stay what they are, for
+// ids are longer than a float64 is exact.
+func decimal(number []byte) string {
+	text := string(number)
+	if !strings.ContainsAny(text, "eE") {
+		return text
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return ""
+	}
+	return strconv.FormatFloat(f, 'f', -1, 64)
+}
+
+// invokes are the names that are known, by their lower case.
+var invokes = byLowerCase(
+	machine.InvokeTokenExchange, machine.InvokeVerifyState, machine.InvokeFailure,
+	"adaptiveCard/action", "task/fetch", "task/submit",
+	"composeExtension/query", "composeExtension/queryLink", "composeExtension/anonymousQueryLink",
+	"composeExtension/querySettingUrl", "composeExtension/setting", "composeExtension/selectItem",
+	"composeExtension/fetchTask", "composeExtension/submitAction", "composeExtension/onCardButtonClicked",
+)
+
+func byLowerCase(names ...string) map[string]string {
+	m := make(map[string]string, len(names))
+	for _, name := range names {
+		m[strings.ToLower(name)] = name
+	}
+	return m
+}
+
+// invokeName returns the usual spelling of a name that is known. Of a name
+// below composeExtension/ or task/ that is not, the folder alone is spelt so.
+func invokeName(name string) string {
+	if known, ok := invokes[strings.ToLower(name)]; ok {
+		return known
+	}
+	for _, folder := range [...]string{composePrefix, "task/"} {
+		if len(name) > len(folder) && strings.EqualFold(name[:len(folder)], folder) {
+			return folder + name[len(folder):]
+		}
+	}
+	return name
+}
+
+// readValue returns the value of an activity, nil for null. Mobile clients send
+// an object as JSON in a string.
+func readValue(name string, raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	if raw[0] == '"' {
+		var inner string
+		if json.Unmarshal(raw, &inner) == nil && strings.HasPrefix(strings.TrimSpace(inner), "{") && json.Valid([]byte(inner)) {
+			raw = json.RawMessage(strings.TrimSpace(inner))
+		}
+	}
+	if strings.HasPrefix(name, "signin/") {
+		return numbersAsText(raw)
+	}
+	return raw
+}
+
+// numbersAsText quotes the ids and codes of a signin/* invoke that came as
+// numbers.
+func numbersAsText(raw json.RawMessage) json.RawMessage {
+	var value struct{ ID, State, Code json.RawMessage }
+	if json.Unmarshal(raw, &value) != nil || !isNumber(value.ID) && !isNumber(value.State) && !isNumber(value.Code) {
+		return raw
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal(raw, &members) != nil {
+		return raw
+	}
+	for name, member := range members {
+		switch strings.ToLower(name) {
+		case "id", "state", "code":
+			if isNumber(member) {
+				members[name] = strconv.AppendQuote(nil, decimal(member))
+			}
+		}
+	}
+	quoted, err := encodeJSON(members)
+	if err != nil {
+		return raw
+	}
+	return quoted
+}
+
+// conversationType falls back on what else is known of the conversation: only
+// what happens in a team has a team or a channel, and Teams says in an id what
+// kind of thread it is.
+func (w *activityJSON) conversationType() string {
+	id := string(w.Conversation.ID)
+	switch {
+	case w.Conversation.ConversationType != "":
+		return w.Conversation.ConversationType
+	case w.ChannelData.Team.ID != "", w.ChannelData.Channel.ID != "",
+		strings.Contains(id, "@thread.tacv2"), strings.Contains(id, "@thread.skype"):
+		return "channel"
+	case strings.Contains(id, "@thread.v2"):
+		return "groupChat"
+	default:
+		return ""
+	}
+}
