@@ -29,6 +29,7 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 		return c.refuse(ctx, "B0", http.StatusBadRequest, "signin/tokenExchange for a connection that is not registered", nil)
 	}
 	c.key.Connection = connection
+	c.received(turn.act.Name)
 	if c.mismatch(value.Token) && e.policy.IdentityMismatch == Reject {
 		return c.refuse(ctx, "§9", http.StatusForbidden, "signin/tokenExchange with another user's token", nil)
 	}
@@ -36,7 +37,6 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	ev := c.event(table.TokenExchange)
 	ev.ExchangeID = string(value.ID)
 	ev.TokenMark = e.mark("token", c.key.UserKey(), value.Token)
-	c.received(turn.act.Name)
 	out, err := c.drive(ctx, byExchange{}, ev)
 	if err != nil {
 		return c.broken(ctx, out, err)

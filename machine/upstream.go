@@ -45,9 +45,16 @@ func unanswered(ev table.Event) table.Event {
 func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began time.Time) {
 	ended := c.eng.clock()
 	took := ended.Sub(began)
+	called, status := string(act), ev.Status
+	if ev.Operation != "" && ev.Operation != operation(act) {
+		called = ev.Operation // what had to come first, and failed
+	}
+	if ev.Cause != 0 {
+		status = ev.Cause
+	}
 	line := store.Event{
-		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: string(act),
-		Status: ev.Status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
+		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: called,
+		Status: status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
 	}
 	if a != nil {
 		line.Attempt = a.ID
@@ -55,10 +62,10 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 		line.Key = c.key
 	}
 	c.lines = append(c.lines, line)
-	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", string(act)).Int("status", ev.Status).
+	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", called).Int("status", status).
 		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
 	if c.eng.hooks.OnUpstream != nil {
-		c.eng.hooks.OnUpstream(string(act), ev.Status, took)
+		c.eng.hooks.OnUpstream(called, status, took)
 	}
 }
 
@@ -83,7 +90,7 @@ func underClaim(act table.Act, a *store.Attempt) bool {
 
 // notStarted is the event of a call under a claim that was not made.
 func (c *call) notStarted(act table.Act, ev table.Event) table.Event {
-	ev.Operation, ev.Source = string(act), store.SourceTokenService
+	ev.Operation, ev.Source = operation(act), store.SourceTokenService
 	ev.Detail = "not started: too little of the lease is left"
 	c.upstream = errors.New(ev.Detail)
 	switch act {
@@ -375,6 +382,23 @@ func (c *call) delete(ctx context.Context, ev table.Event) table.Event {
 	return ev
 }
 
+// operation is the name of what an act calls, as the clients of the upstreams
+// know it.
+func operation(act table.Act) string {
+	switch act {
+	case table.AskResource:
+		return tokensvc.OpGetSignInResource
+	case table.PostCard:
+		return "Send"
+	case table.Exchange:
+		return tokensvc.OpExchange
+	case table.Delete, table.DeleteAgain:
+		return tokensvc.OpSignOut
+	default:
+		return tokensvc.OpGetToken
+	}
+}
+
 // clear is an error that knows what an upstream answered.
 type clear interface {
 	error
@@ -384,11 +408,12 @@ type clear interface {
 // describe puts what went wrong into the event, in words that hold no secret.
 func (c *call) describe(ev *table.Event, act table.Act, source string, err error) {
 	c.upstream = err
+	ev.Operation = operation(act)
 	if errors.Is(err, tokensvc.ErrNoToken) {
 		ev.Detail = "no token"
 		return
 	}
-	ev.Source, ev.Operation = source, string(act)
+	ev.Source = source
 	ev.Status, _ = answerOf(err)
 	var known interface {
 		error

@@ -191,6 +191,7 @@ func (p *prober) noMatch(ctx context.Context, all []candidate) Answer {
 		where = byCard(best.attempt.ID)
 	}
 	p.ev.Kind, p.ev.Status, p.ev.Unclear = table.NoMatch, p.status(), p.unclear
+	p.ev.Operation = operation(table.Redeem)
 	p.ev.First, p.ev.Only, p.ev.Attributed = false, false, false
 	answer, _ := p.offer(ctx, best.connection, where)
 	return answer

@@ -44,6 +44,8 @@ func (w *world) policy(_ context.Context, c command) string {
 			p.GroupCard = machine.Choice(v)
 		case "typed_codes":
 			p.TypedCodes = on
+		case "keep_request":
+			p.KeepRequest = on
 		case "combined_lookup":
 			p.CombinedLookup = on
 		case "callback_budget":

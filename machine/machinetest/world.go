@@ -248,6 +248,9 @@ func (w *world) callback(ctx context.Context, p *process, turn *machine.Turn, ki
 		id, rest, _ := strings.Cut(key, "/")
 		line += fmt.Sprintf("  [#%d/%s]", w.number(id), rest)
 	}
+	if asked := turn.Request(); asked != nil {
+		line += "  asked with " + string(asked)
+	}
 	if turn.Proactive() {
 		line += "  (no live turn)"
 		if url := turn.Conversation().ServiceURL; url != serviceURL {
@@ -415,6 +418,7 @@ func verbs() map[string]func(*world, context.Context, command) string {
 		"failure":   (*world).failure,
 		"invoke":    (*world).invoke,
 		"wait":      (*world).wait,
+		"message":   (*world).message,
 		"advance":   (*world).advance,
 		"sweep":     (*world).sweep,
 		"deliver":   (*world).deliver,
@@ -448,6 +452,10 @@ func (w *world) activity(c command, kind, name string, value any) *machine.Activ
 			Type: c.opt("type", "personal"), Tenant: "tenant", BotID: "28:app", UserID: user(c), UserAAD: "aad-" + c.opt("as", "alice"),
 		},
 	}
+	if text := c.opt("text", ""); text != "" {
+		a.Text = text
+		a.Raw = json.RawMessage(`{"text":"` + text + `"}`)
+	}
 	if value != nil {
 		raw, err := json.Marshal(value)
 		if err != nil {
@@ -470,6 +478,17 @@ func (w *world) signIn(ctx context.Context, c command) string {
 	default:
 		return "token"
 	}
+}
+
+// message is one that the user types; the engine may take it for a code.
+func (w *world) message(ctx context.Context, c command) string {
+	e := w.on(c.opt("on", "a"))
+	act := w.activity(c, "message", "", nil)
+	act.Text = c.word(0)
+	if e.Before(ctx, e.Turn(act)) {
+		return "taken"
+	}
+	return "the bot sees it"
 }
 
 func (w *world) signOut(ctx context.Context, c command) string {
