@@ -77,8 +77,7 @@ func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.onFailure(h) }
 // tell makes the callback of a decision in the turn that brought it.
 func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	e := c.eng
-	switch d.Rule.Tell {
-	case table.TellNothing, table.TellSilent:
+	if d.Rule.Tell == table.TellNothing || d.Rule.Tell == table.TellSilent {
 		return
 	}
 	now := c.now()

@@ -33,7 +33,7 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 	}
 	var interrupted *table.Event // by a recovery
 	for races := 0; ; {
-		d, err := c.step(at, ev)
+		d, err := c.step(at, ev) //nolint:contextcheck // the step is pure: see fsm.go
 		if err != nil {
 			return outcome{attempt: at, event: ev}, err
 		}

@@ -62,6 +62,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		return SignInResult{Pending: CardOut}, nil
 	case table.ReplyElsewhere:
 		return SignInResult{Pending: UnderWay}, nil
+	default: // an error
 	}
 	if err = c.upstream; err == nil {
 		err = errors.New("the sign-in could not be started")

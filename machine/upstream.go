@@ -150,7 +150,7 @@ func (c *call) askToken(ctx context.Context, ev table.Event) table.Event {
 	if !c.token.Token.Empty() {
 		return ev
 	}
-	err := error(tokensvc.ErrNoToken)
+	err := tokensvc.ErrNoToken
 	switch {
 	case c.noToken:
 	case c.eng.policy.CombinedLookup && !c.movesToChat():

@@ -240,10 +240,11 @@ func (p *prober) offer(ctx context.Context, connection string, where finder) (an
 		return c.answer(ctx, out, Answer{Status: out.event.Status}), true
 	case table.ReplyStatus: // the recovery before the code got no clear answer (C9c)
 		return c.answer(ctx, out, Answer{Status: statusOr412(out.event.Status)}), true
+	default: // the next candidate
+		p.remember(out.event)
+		c.finish(ctx, out.attempt)
+		return Answer{}, false
 	}
-	p.remember(out.event)
-	c.finish(ctx, out.attempt)
-	return Answer{}, false
 }
 
 func (p *prober) remember(ev table.Event) {
@@ -254,6 +255,7 @@ func (p *prober) remember(ev table.Event) {
 		p.unclear = true
 		p.refused = p.refused || ev.Status == 0
 		p.worst = max(p.worst, ev.Status)
+	default: // a miss
 	}
 }
 

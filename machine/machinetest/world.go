@@ -42,19 +42,19 @@ type world struct {
 	ids        map[string]int // attempt id -> #n
 	seq        int            // activities sent
 	waiting    map[string]chan string
-	fails      map[string]int    // callbacks that are to fail: name -> how often
-	failsWith  map[string]error  // … and how
-	appLevel   bool              // the bot has handlers for all connections
-	withoutSSO map[string]bool   // connections that are set so
-	running    map[string]func() // ends Run of an instance
-	panics     map[string]int    // … that are to panic
+	fails      map[string]int          // callbacks that are to fail: name -> how often
+	failsWith  map[string]error        // … and how
+	appLevel   bool                    // the bot has handlers for all connections
+	withoutSSO map[string]bool         // connections that are set so
+	running    map[string]func() error // ends Run of an instance
+	panics     map[string]int          // … that are to panic
 	slow       map[string]time.Duration
 	gates      map[string]chan struct{}
 }
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, failsWith: map[string]error{}, withoutSSO: map[string]bool{}, running: map[string]func(){}, slow: map[string]time.Duration{}}
+	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, failsWith: map[string]error{}, withoutSSO: map[string]bool{}, running: map[string]func() error{}, slow: map[string]time.Duration{}}
 	w.procs, w.killAt = map[string]*process{}, map[string]string{}
 	w.mem = memstore.New(time.Now)
 	w.store = &faultStore{Store: w.mem}
@@ -191,7 +191,7 @@ func (w *world) runEngine(_ context.Context, c command) string {
 	e := w.on(instance)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	w.running[instance] = func() { cancel(); <-done }
+	w.running[instance] = func() error { cancel(); return <-done }
 	go func() { done <- e.Run(ctx) }()
 	settle()
 	return ""
@@ -200,8 +200,11 @@ func (w *world) runEngine(_ context.Context, c command) string {
 func (w *world) stopEngine(_ context.Context, c command) string {
 	stop := w.running[c.opt("on", "a")]
 	delete(w.running, c.opt("on", "a"))
-	if stop != nil {
-		stop()
+	if stop == nil {
+		return "not running"
+	}
+	if err := stop(); err != nil {
+		return "error: " + w.renumber(err.Error())
 	}
 	return ""
 }

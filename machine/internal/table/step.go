@@ -169,10 +169,10 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 		if to == CardSent || to.Terminal() { // nobody is at it any more
 			a.Lease.Until, a.CheckAt, a.Checks = time.Time{}, time.Time{}, 0
 		}
-		switch to {
-		case Failed:
+		if to == Failed {
 			a.Reason = reason
-		case Complete:
+		}
+		if to == Complete {
 			a.Method = w.rule.Method
 		}
 	}
