@@ -51,11 +51,11 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 // connection takes any name.
 func (c *call) connectionOf(ctx context.Context, id, name string) (connection string, known bool, err error) {
 	e := c.eng
-	if f, err := e.Flow(name); err == nil {
+	if f := e.registered(name); f != nil && f.conn.Tokens == nil {
 		return f.conn.Name, true, nil // where the id leads, byExchange sees
 	}
-	if len(e.flows) == 1 {
-		return e.flows[0].conn.Name, true, nil
+	if only := e.onlyChat(); only != nil {
+		return only.conn.Name, true, nil
 	}
 	if id == "" {
 		return "", false, nil
@@ -73,6 +73,22 @@ func (c *call) connectionOf(ctx context.Context, id, name string) (connection st
 		return "", false, nil
 	}
 	return f.conn.Name, true, nil
+}
+
+// onlyChat is the connection that all exchanges are about, if there is just one:
+// those that the bot signs its users in to by itself have none.
+func (e *Engine) onlyChat() *Flow {
+	var only *Flow
+	for _, f := range e.flows {
+		switch {
+		case f.conn.Tokens != nil:
+		case only != nil:
+			return nil
+		default:
+			only = f
+		}
+	}
+	return only
 }
 
 // exchangeAnswer is the table's reply as an invoke answer.

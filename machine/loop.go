@@ -54,7 +54,9 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 			return outcome{}, err
 		}
 		at = d.Attempt
-		c.tell(ctx, &d, ev)
+		if ev.Via == "" {
+			c.tell(ctx, &d, ev)
+		}
 
 		switch d.Rule.Then {
 		case table.Nothing, table.DeleteAgain:
@@ -121,6 +123,9 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 		return nil
 	}
 	d.Commit.Events = append(c.about(d.Attempt), d.Commit.Events...)
+	if d.Rule.Method != "" {
+		d.Commit.Marks = c.marks // what redeemed the code is spent with it
+	}
 	until := d.Attempt.Lease.Until
 	if until.IsZero() {
 		until = c.now().Add(c.eng.timeouts.Lease - c.eng.timeouts.Upstream)

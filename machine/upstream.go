@@ -132,7 +132,7 @@ func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev ta
 // getToken is GetToken, with or without a code. A token whose expiration is past
 // is no token.
 func (e *Engine) getToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
-	tok, err := e.tokens.GetToken(ctx, uc, code)
+	tok, err := e.service(uc.Connection).GetToken(ctx, uc, code)
 	if err == nil && e.stale(tok) {
 		return tokensvc.Token{}, tokensvc.ErrNoToken
 	}
@@ -175,7 +175,7 @@ func (c *call) askToken(ctx context.Context, ev table.Event) table.Event {
 
 // askBoth is GetToken and GetSignInResource in one round trip.
 func (c *call) askBoth(ctx context.Context) (tokensvc.Token, tokensvc.SignInResource, error) {
-	tok, res, err := c.eng.tokens.GetTokenOrSignInResource(ctx, c.user(), c.state(c.turn.to), tokensvc.Secret{})
+	tok, res, err := c.tokens().GetTokenOrSignInResource(ctx, c.user(), c.state(c.turn.to), tokensvc.Secret{})
 	switch {
 	case err != nil:
 		return tokensvc.Token{}, tokensvc.SignInResource{}, err
@@ -217,7 +217,7 @@ func (c *call) askResource(ctx context.Context, a *store.Attempt, ev table.Event
 		ev.CardConversation = id
 	}
 	if c.card.resource.SignInLink.Empty() {
-		res, err := c.eng.tokens.GetSignInResource(ctx, c.state(c.card.to))
+		res, err := c.tokens().GetSignInResource(ctx, c.state(c.card.to))
 		if err != nil {
 			c.describe(&ev, table.AskResource, store.SourceTokenService, err)
 			return ev
@@ -308,7 +308,7 @@ const cardPause = 500 * time.Millisecond
 // Retry-After is honoured while the deadline allows.
 func (c *call) exchange(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
 	for {
-		tok, err := c.eng.tokens.Exchange(ctx, c.user(), c.ssoToken)
+		tok, err := c.tokens().Exchange(ctx, c.user(), c.ssoToken)
 		if err == nil && c.eng.stale(tok) {
 			err = &tokensvc.Error{Op: tokensvc.OpExchange, Status: http.StatusOK, Err: errors.New("the token has expired")}
 		}
@@ -335,7 +335,14 @@ func (c *call) exchange(ctx context.Context, a *store.Attempt, ev table.Event) t
 
 // redeem sends the code, once: it may be spent even by a failure.
 func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
-	tok, err := c.eng.getToken(ctx, c.user(), c.code)
+	var tok tokensvc.Token
+	var err error
+	own, isOwn := c.tokens().(Redeemer)
+	if isOwn {
+		tok, c.marks, err = own.Redeem(ctx, c.user(), c.code)
+	} else {
+		tok, err = c.eng.getToken(ctx, c.user(), c.code)
+	}
 	if err == nil {
 		c.token = tok
 		ev.Kind, ev.Status = table.VerifyOK, http.StatusOK
@@ -345,6 +352,9 @@ func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
 	switch {
 	case errors.Is(err, tokensvc.ErrNoToken):
 		ev.Kind, ev.Status = table.VerifyMiss, http.StatusNotFound
+		if isOwn {
+			ev.Detail = "code_mismatch"
+		}
 	case ev.Status == http.StatusBadRequest, ev.Status == http.StatusPreconditionFailed:
 		ev.Kind = table.VerifyRefused
 	default:
@@ -372,7 +382,7 @@ func (c *call) recover(ctx context.Context, ev table.Event) table.Event {
 }
 
 func (c *call) delete(ctx context.Context, ev table.Event) table.Event {
-	err := c.eng.tokens.SignOut(ctx, c.user())
+	err := c.tokens().SignOut(ctx, c.user())
 	if err == nil {
 		ev.Kind, ev.Status = table.SignedOut, http.StatusOK
 		return ev

@@ -33,6 +33,7 @@ type world struct {
 	conn   *Connector
 	config machine.Config
 	names  []string // of connections
+	own    []string // connections that the bot signs its users in to by itself
 	engine map[string]*machine.Engine
 
 	mu         sync.Mutex
@@ -116,6 +117,9 @@ func (w *world) on(instance string) *machine.Engine {
 	cfg.Connections = nil
 	for _, n := range w.names {
 		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, NoSSO: w.withoutSSO[n]})
+	}
+	for _, n := range w.own {
+		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, Tokens: &popup{w: w, store: cfg.Store}})
 	}
 	e, err := machine.New(cfg)
 	if err != nil {
@@ -413,15 +417,21 @@ func verbs() map[string]func(*world, context.Context, command) string {
 			w.slow[c.word(0)], _ = time.ParseDuration(c.opt("slow", "0s"))
 			return ""
 		},
-		"kill":      (*world).kill,
-		"signin":    (*world).signIn,
-		"signout":   (*world).signOut,
-		"exchange":  (*world).exchange,
-		"verify":    (*world).verify,
-		"failure":   (*world).failure,
-		"invoke":    (*world).invoke,
-		"wait":      (*world).wait,
-		"message":   (*world).message,
+		"kill":     (*world).kill,
+		"signin":   (*world).signIn,
+		"signout":  (*world).signOut,
+		"exchange": (*world).exchange,
+		"verify":   (*world).verify,
+		"failure":  (*world).failure,
+		"invoke":   (*world).invoke,
+		"wait":     (*world).wait,
+		"message":  (*world).message,
+		"ask":      (*world).ask,
+		"issue":    (*world).issue,
+		"own": func(w *world, _ context.Context, c command) string { // own wiki: the bot signs its users in itself
+			w.own = c.words
+			return ""
+		},
 		"advance":   (*world).advance,
 		"sweep":     (*world).sweep,
 		"deliver":   (*world).deliver,

@@ -38,6 +38,7 @@ const (
 const (
 	sameActivity Guard = "the activity that opened it"
 	ssoWithheld  Guard = "no SSO on this card"
+	answerIsCard Guard = "the answer is the card" // of a message extension or an Adaptive Card
 )
 
 // Guards about an exchange.
@@ -115,7 +116,8 @@ func meanings() map[Guard]func(*Input) bool {
 		sameActivity: func(in *Input) bool {
 			return in.Event.Activity != "" && in.Attempt.Activity == in.Event.Activity
 		},
-		ssoWithheld: func(in *Input) bool { return in.Event.Withheld },
+		ssoWithheld:  func(in *Input) bool { return in.Event.Withheld },
+		answerIsCard: func(in *Input) bool { return in.Event.Via != "" },
 
 		answered: func(in *Input) bool { return in.Attempt.AnswerStatus != 0 },
 		refusedClearly: func(in *Input) bool {
@@ -164,7 +166,7 @@ func meanings() map[Guard]func(*Input) bool {
 // stand in a block that is also about no attempt.
 func aboutEvent(g Guard) bool {
 	switch g {
-	case claimed, raced, another, waited, notWaited, waitedForExchange, waitedForVerify, asked, ssoWithheld,
+	case claimed, raced, another, waited, notWaited, waitedForExchange, waitedForVerify, asked, ssoWithheld, answerIsCard,
 		oldCard, foreignCard, statusRejects, noStatus, only, first, attributed, unclear, endsSSO, noMatch, stranger,
 		policyNoop, policyReject, policyFail, policyCard, policyFanoutAll:
 		return true
@@ -174,7 +176,7 @@ func aboutEvent(g Guard) bool {
 }
 
 func cooldown(in *Input) time.Duration {
-	if in.Attempt.Origin == store.OriginCompose {
+	if in.Attempt.Origin == store.OriginCompose || in.Attempt.Origin == store.OriginCardAction {
 		return in.Policy.ComposeCooldown
 	}
 	return in.Policy.ResendCooldown

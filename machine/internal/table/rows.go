@@ -91,5 +91,15 @@ func Rows() []Row {
 		{"E8", "An exchange or a verification whose owner is gone", "The Token Service is asked: a token completes the attempt (recovered), none brings it back to its card."},
 		{"E9", "An operator cancels the attempt", "Failed (operator), also against a live lease."},
 		{"E10", "The retention is over", "The attempt goes, with its trail, deliveries and exchange ids."},
+
+		{"M1", "A message extension or an Adaptive Card asks, and the user is not signed in", "An attempt is opened as CardSent: the answer is the card. Every keystroke asks again and is answered from the pending attempt."},
+		{"M2", "The popup of the bot's own has ended", "Its credentials are sealed and stored with a fresh security code."},
+		{"M3", "A query comes back with the security code of the popup", "The code is spent in the transaction that completes the attempt. A wrong, foreign, used or late one asks the user to sign in again (code_mismatch)."},
+		{"M4", "A query comes back with the six digits of the Token Service's popup", "The code is redeemed as C2 to C8, and the query is answered."},
+		{"M5", "A query brings the client's SSO token", "It is exchanged as B1; a refusal is answered 412."},
+		{"M6", "The popup of a message extension was closed", "An empty result; the attempt stays."},
+		{"M7", "composeExtension/queryLink and fetchTask", "As M1 to M6, in that invoke's form."},
+		{"M8", "An Adaptive Card's action", "Not signed in: a login request. A refused token: 412. A wrong code: 401."},
+		{"M9", "The identity of who asks", "It is read from the activity or from the older envelope."},
 	}
 }

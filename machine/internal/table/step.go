@@ -100,6 +100,9 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 		Conversation: in.Conversation, Request: in.Request,
 		Created: in.Now, Expires: in.Now.Add(in.Policy.AttemptLife),
 	}
+	if in.Event.Via != "" {
+		a.Origin = in.Event.Via
+	}
 	if in.Event.Invoke == "" {
 		a.Activity = in.Event.Activity
 	}
@@ -173,7 +176,7 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 			a.Reason = reason
 		}
 		if to == Complete {
-			a.Method = w.rule.Method
+			a.Method = w.method()
 		}
 	}
 	line := w.line(store.EventTransition)
@@ -181,6 +184,19 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	line.Detail = w.detail(a, e, to)
 	w.d.Commit.Events = append(w.d.Commit.Events, line)
 	return nil
+}
+
+// method is the rule's, unless a message extension or an Adaptive Card brought the
+// event.
+func (w *writer) method() store.Method {
+	switch w.in.Event.Via {
+	case store.OriginCompose:
+		return store.MethodCompose
+	case store.OriginCardAction:
+		return store.MethodAdaptiveCard
+	default:
+		return w.rule.Method
+	}
 }
 
 // detail says in the audit trail what the edge does not.
@@ -218,7 +234,11 @@ func (w *writer) put(a *store.Attempt) error {
 // to make at once. A later one has to be claimed, since an earlier one may still
 // be under way.
 func (w *writer) owe(a *store.Attempt) {
-	if w.rule.Tell == TellNothing || w.rule.Tell == TellApp {
+	tell := w.rule.Tell
+	if w.in.Event.Via != "" && tell == TellDone {
+		tell = TellSilent // whoever asked has the token in his hands
+	}
+	if tell == TellNothing || tell == TellApp || w.in.Event.Via != "" && tell != TellSilent {
 		return
 	}
 	a.Calls++
@@ -228,7 +248,7 @@ func (w *writer) owe(a *store.Attempt) {
 		Created:     w.in.Now,
 		NextAt:      w.in.Now,
 	}
-	switch w.rule.Tell {
+	switch tell {
 	case TellDone:
 		row.Kind = store.DeliverComplete
 	case TellSilent:
