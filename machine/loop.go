@@ -95,7 +95,7 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
 	in := table.Input{
 		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
-		Key: c.key, Request: c.request,
+		Key: c.key,
 	}
 	state := store.None
 	if at != nil {
@@ -107,6 +107,9 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	}
 	if e.table.Opens(ev.Kind, state) {
 		in.NewID = e.ids.next(in.Now)
+		if c.asked {
+			in.Request = e.sealed(c.activity())
+		}
 	}
 	return e.table.Step(&in)
 }

@@ -124,9 +124,10 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 	return a
 }
 
-// next is the next version of the attempt that is there.
+// next is the next version of the attempt that is there. It shares what no op
+// changes in place.
 func (w *writer) next() *store.Attempt {
-	a := w.in.Attempt.Clone()
+	a := *w.in.Attempt
 	a.Version++
 	return &a
 }
