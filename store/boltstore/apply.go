@@ -69,16 +69,52 @@ func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 		}
 	}
 	for i := range c.Deliveries {
-		if id := c.Deliveries[i].Attempt; !known(id) {
-			return nil, fmt.Errorf("delivery of attempt %s: %w", id, store.ErrNotFound)
+		k := c.Deliveries[i].DeliveryKey
+		if !known(k.Attempt) {
+			return nil, fmt.Errorf("delivery of attempt %s: %w", k.Attempt, store.ErrNotFound)
+		}
+		t.key = deliveryRow(t.key[:0], k)
+		if t.rows.Get(t.key) != nil || slices.ContainsFunc(c.Deliveries[:i], func(o store.Delivery) bool { return o.DeliveryKey == k }) {
+			return nil, fmt.Errorf("delivery %s: %w", k, store.ErrConflict)
 		}
 	}
-	for i, m := range c.Marks {
-		if slices.ContainsFunc(c.Marks[:i], func(o store.Mark) bool { return o.Name == m.Name }) || t.marked(m.Name) {
-			return nil, fmt.Errorf("mark: %w", store.ErrDuplicate)
+	for i := range c.Acks {
+		if err := t.checkAck(c.Acks[:i], &c.Acks[i]); err != nil {
+			return nil, err
+		}
+	}
+	for i := range c.Marks {
+		if err := t.checkMark(c.Marks[:i], &c.Marks[i]); err != nil {
+			return nil, err
 		}
 	}
 	return plans, nil
+}
+
+func (t *txn) checkAck(before []store.Ack, a *store.Ack) error {
+	found, err := t.readDelivery(a.DeliveryKey, &t.had)
+	if err != nil {
+		return err
+	}
+	twice := slices.ContainsFunc(before, func(o store.Ack) bool { return o.DeliveryKey == a.DeliveryKey })
+	if !found || twice || !a.Matches(&t.had) {
+		return fmt.Errorf("delivery %s: %w", a.DeliveryKey, store.ErrConflict)
+	}
+	return nil
+}
+
+func (t *txn) checkMark(before []store.Mark, m *store.Mark) error {
+	if slices.ContainsFunc(before, func(o store.Mark) bool { return o.Name == m.Name }) {
+		return fmt.Errorf("mark: %w", store.ErrDuplicate)
+	}
+	old, there := t.mark(m.Name)
+	switch {
+	case m.Version == 1 && there:
+		return fmt.Errorf("mark: %w", store.ErrDuplicate)
+	case m.Version > 1 && (!there || old.version != m.Version-1):
+		return fmt.Errorf("mark: %w", store.ErrConflict)
+	}
+	return nil
 }
 
 // checkPut plans one Put, as if those before it in the commit were written.
@@ -101,6 +137,12 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 		plan.from = plan.key
 		if old.key != a.Key {
 			plan.from = t.hashKey(old.key)
+		}
+	}
+	if plan.had && !old.state.Terminal() && (a.State.Terminal() || plan.from != plan.key) {
+		// What cannot be read refuses this commit now; later it would refuse all.
+		if _, _, err := t.openRow(plan.from); err != nil {
+			return err
 		}
 	}
 	if a.State.Terminal() {
@@ -158,13 +200,6 @@ func (t *txn) openRow(h userKey) (openRow, bool, error) {
 	return row, true, nil
 }
 
-func (t *txn) marked(name string) bool {
-	h := t.hash(name)
-	t.key = append(append(t.key[:0], idxMark), h[:]...)
-	_, expires, ok := readMark(t.idx.Get(t.key))
-	return ok && (expires.IsZero() || t.now.Before(expires))
-}
-
 // apply writes a checked commit. An error ends the transaction.
 func (t *txn) apply(c *store.Commit, plans []putPlan) error {
 	for i := range c.Put {
@@ -176,12 +211,26 @@ func (t *txn) apply(c *store.Commit, plans []putPlan) error {
 		return err
 	}
 	for i := range c.Deliveries {
-		if err := t.putDelivery(&c.Deliveries[i]); err != nil {
+		if err := t.putDelivery(&c.Deliveries[i], nil); err != nil {
 			return err
 		}
 	}
-	for _, m := range c.Marks {
-		if err := t.putMark(m); err != nil {
+	for i := range c.Acks {
+		a := &c.Acks[i].Delivery
+		if _, err := t.readDelivery(a.DeliveryKey, &t.had); err != nil {
+			return err
+		}
+		if err := t.putDelivery(a, &t.had); err != nil {
+			return err
+		}
+	}
+	for _, id := range c.Drop {
+		if err := t.drop(id); err != nil {
+			return err
+		}
+	}
+	for i := range c.Marks {
+		if err := t.putMark(&c.Marks[i]); err != nil {
 			return err
 		}
 	}
@@ -410,98 +459,4 @@ func (t *txn) putOrphan(e *store.Event) error {
 	}
 	t.key = orphanKey(t.key[:0], seq)
 	return t.audit.Append(t.key, store.AppendLine(t.value[:0], e))
-}
-
-func (t *txn) putDelivery(given *store.Delivery) error {
-	t.row = *given
-	d := &t.row
-	d.Normalize()
-	t.key = deliveryRow(t.key[:0], d.DeliveryKey)
-	t.had = store.Delivery{}
-	if b := t.rows.Get(t.key); b != nil {
-		var err error
-		if t.had, err = store.DecodeDelivery(b); err != nil {
-			return fmt.Errorf("delivery %s: %w", d.DeliveryKey, err)
-		}
-		t.had.Attempt = d.Attempt
-	}
-	d.Attempt = "" // the key says it
-	t.value = store.AppendDelivery(t.value[:0], d)
-	d.Attempt = given.Attempt
-	if err := t.rows.Put(t.key, t.value); err != nil {
-		return err
-	}
-	if err := t.unindexDelivery(&t.had); err != nil {
-		return err
-	}
-	switch d.Status {
-	case store.DeliveryPending:
-		t.key = pendingKey(t.key[:0], d)
-	case store.DeliveryDead:
-		t.key = deadKey(t.key[:0], d)
-	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
-		return nil
-	}
-	return t.live.Insert(t.key, nil)
-}
-
-func (t *txn) unindexDelivery(d *store.Delivery) error {
-	switch d.Status {
-	case store.DeliveryPending:
-		t.key = pendingKey(t.key[:0], d)
-	case store.DeliveryDead:
-		t.key = deadKey(t.key[:0], d)
-	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
-		return nil
-	default: // there was none
-		return nil
-	}
-	return t.live.Delete(t.key)
-}
-
-func (t *txn) putMark(m store.Mark) error {
-	h := t.hash(m.Name)
-	if err := t.dropMark(h[:]); err != nil {
-		return err
-	}
-	expires := store.Time(m.Expires)
-	t.value = appendTime(appendTime(t.value[:0], t.now), expires)
-	t.key = append(append(t.key[:0], idxMark), h[:]...)
-	if err := t.idx.Put(t.key, t.value); err != nil {
-		return err
-	}
-	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), t.now), h[:]...)
-	if err := t.idx.Put(t.key, nil); err != nil {
-		return err
-	}
-	if expires.IsZero() {
-		return nil
-	}
-	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), expires), h[:]...)
-	return t.idx.Put(t.key, nil)
-}
-
-// dropMark deletes a mark, if it is there, with its indexes.
-func (t *txn) dropMark(h []byte) error {
-	t.key = append(append(t.key[:0], idxMark), h...)
-	created, expires, ok := readMark(t.idx.Get(t.key))
-	if !ok {
-		return nil
-	}
-	if err := t.idx.Delete(t.key); err != nil {
-		return err
-	}
-	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), created), h...)
-	if err := t.idx.Delete(t.key); err != nil {
-		return err
-	}
-	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), expires), h...)
-	return t.idx.Delete(t.key)
-}
-
-func readMark(b []byte) (created, expires time.Time, ok bool) {
-	if len(b) != 2*timeSize {
-		return time.Time{}, time.Time{}, false
-	}
-	return readTime(b), readTime(b[timeSize:]), true
 }

@@ -230,8 +230,20 @@ func fillDisk(path string) error {
 			return errors.New("the disk never filled")
 		}
 	}
+	full.Cur = 1
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
+		return err
+	}
+	for range 3 {
+		if err := s.Probe(ctx); !errors.Is(err, store.ErrUnavailable) {
+			return fmt.Errorf("a probe on a full disk: %w, want ErrUnavailable", err)
+		}
+	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
 		return err
+	}
+	if err := s.Probe(ctx); err != nil {
+		return fmt.Errorf("a probe with room again: %w", err)
 	}
 	for range 20 {
 		a, err := insert()

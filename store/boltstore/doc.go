@@ -36,8 +36,10 @@
 //
 //	o user scope connection  the non-terminal attempt of a key
 //	d time id                when Due looks at it: when it is due, or earlier
-//	p time id 00 kind round  deliveries pending
+//	p time id 00 kind round  deliveries pending, by when they are due
+//	w id 00 kind round       deliveries pending, when Claim has found that an earlier round is
 //	z id 00 kind round       deliveries dead
+//	u id 00 kind round       deliveries undeliverable
 //	t minute outcome         how many attempts ended so in that minute
 //
 // bucket index:
@@ -49,6 +51,14 @@
 //	c, n time hash          marks by creation and by expiry
 //
 // bucket facts: skew, orphans (the last seq).
+//
+// # Damage
+//
+// A record that cannot be decoded stays as it is. Its index rows go on to name
+// it, so that it still holds its key, and Due moves them like the others. An
+// attempt of which a delivery cannot be decoded is not purged: where that is
+// filed is not known. Audit lines that cannot be decoded refuse a read of their
+// attempt's lines only.
 //
 // # The free list
 //

@@ -1,4 +1,55 @@
 package boltstore
 
+import (
+	"bytes"
+	"context"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
 // WithTable sets how many bytes are kept in front of the tree.
 func WithTable(n int) Option { return func(o *options) { o.table = n } }
+
+// Damage changes the record of an attempt as it is stored.
+func (s *Store) Damage(ctx context.Context, id string, change func([]byte) []byte) error {
+	return s.damage(ctx, rowKey(nil, id, kindRecord), id, change)
+}
+
+// DamageDelivery changes a delivery as it is stored.
+func (s *Store) DamageDelivery(ctx context.Context, k store.DeliveryKey, change func([]byte) []byte) error {
+	return s.damage(ctx, deliveryRow(nil, k), k.Attempt, change)
+}
+
+func (s *Store) damage(ctx context.Context, key []byte, id string, change func([]byte) []byte) error {
+	return s.update(ctx, "damage", func(t *txn) error {
+		delete(t.known, id) // it would hide the damage
+		return t.rows.Put(key, change(bytes.Clone(t.rows.Get(key))))
+	})
+}
+
+// DamageOpen cuts the row of a key in the open index.
+func (s *Store) DamageOpen(ctx context.Context, k store.Key) error {
+	return s.update(ctx, "damage", func(t *txn) error { return t.live.Put(openKey(nil, t.hashKey(k)), []byte("cut")) })
+}
+
+// Pending is how many deliveries are filed under the time at which they are due.
+func (s *Store) Pending(ctx context.Context) (n int) {
+	_ = s.view(ctx, "pending", func(t *txn) error {
+		n = t.count(livePending)
+		return nil
+	})
+	return n
+}
+
+// OrphanKey is the key of a line of no attempt.
+func OrphanKey(seq uint64) []byte { return orphanKey(nil, seq) }
+
+// DamageLines appends to audit lines what is none.
+func (s *Store) DamageLines(ctx context.Context, key []byte) error {
+	return s.update(ctx, "damage", func(t *txn) error { return t.audit.Append(key, []byte{9, 9}) })
+}
+
+// FilePending files a delivery as pending.
+func (s *Store) FilePending(ctx context.Context, d store.Delivery) error {
+	return s.update(ctx, "damage", func(t *txn) error { return t.live.Insert(pendingKey(nil, &d), nil) })
+}

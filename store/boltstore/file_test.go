@@ -75,7 +75,7 @@ func TestOpenRefusals(t *testing.T) {
 		{"read-only: missing", filepath.Join(dir, "missing"), readOnly, fs.ErrNotExist, "missing"},
 		{"missing directory", filepath.Join(dir, "no", "file"), nil, fs.ErrNotExist, "no"},
 		{"another program's", foreign, nil, store.ErrSchema, "another program"},
-		{"another format", newer, nil, store.ErrSchema, `file format "77", this program has 3`},
+		{"another format", newer, nil, store.ErrSchema, `file format "77", this program has 4`},
 		{"read-only: another format", newer, readOnly, store.ErrSchema, "77"},
 		{"a directory", dir, nil, nil, "is a directory"},
 	} {
@@ -138,8 +138,14 @@ func TestReadOnly(t *testing.T) {
 	if _, err := s.Due(t.Context(), 1, 0); !errors.Is(err, store.ErrReadOnly) {
 		t.Errorf("Due: %v", err)
 	}
-	if _, err := s.Claim(t.Context(), "x", 1, 0); !errors.Is(err, store.ErrReadOnly) {
+	if _, err := s.Claim(t.Context(), store.ClaimQuery{Owner: "x", Limit: 1}); !errors.Is(err, store.ErrReadOnly) {
 		t.Errorf("Claim: %v", err)
+	}
+	if err := s.Probe(t.Context()); !errors.Is(err, store.ErrReadOnly) {
+		t.Errorf("Probe: %v", err)
+	}
+	if store.IsExclusive(s) || !store.IsExclusive(store.NewGroup(w)) {
+		t.Error("a store belongs to one process when it is open for writing, and not when it is open for reading")
 	}
 	if _, err := s.Purge(t.Context(), time.Now(), 1, false); !errors.Is(err, store.ErrReadOnly) {
 		t.Errorf("Purge: %v", err)

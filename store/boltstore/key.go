@@ -22,11 +22,13 @@ const (
 
 // Prefixes in bucket live.
 const (
-	liveOpen    = 'o'
-	liveDue     = 'd'
-	livePending = 'p'
-	liveDead    = 'z'
-	liveTally   = 't'
+	liveOpen          = 'o'
+	liveDue           = 'd'
+	livePending       = 'p'
+	liveWaiting       = 'w'
+	liveDead          = 'z'
+	liveUndeliverable = 'u'
+	liveTally         = 't'
 )
 
 // Prefixes in bucket index.
@@ -42,6 +44,7 @@ const (
 // Keys of bucket facts.
 func factSkew() []byte    { return []byte("skew") }
 func factOrphans() []byte { return []byte("orphans") } // last Seq of a line of no attempt
+func factProbe() []byte   { return []byte("probe") }   // see [Store.Probe]
 
 const (
 	hashSize  = 16 // of what users can choose
@@ -94,15 +97,9 @@ func pendingKey(dst []byte, d *store.Delivery) []byte {
 	return appendDelivery(append(append(dst, d.Attempt...), 0), d.DeliveryKey)
 }
 
-func deadKey(dst []byte, d *store.Delivery) []byte {
-	return appendDelivery(append(append(append(dst, liveDead), d.Attempt...), 0), d.DeliveryKey)
-}
-
-// deliveryID turns "id 00 kind round" of an index into the key of the row.
-func deliveryID(dst, b []byte) []byte {
-	i := bytes.IndexByte(b, 0)
-	dst = append(append(dst, b[:i+1]...), kindDelivery)
-	return append(dst, b[i+1:]...)
+// restingKey is the key of a delivery under one of the prefixes without a time.
+func restingKey(dst []byte, prefix byte, k store.DeliveryKey) []byte {
+	return appendDelivery(append(append(append(dst, prefix), k.Attempt...), 0), k)
 }
 
 // userKey is a key hashed: user, then scope, then connection, so that each

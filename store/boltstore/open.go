@@ -1,6 +1,8 @@
 package boltstore
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"sync"
@@ -12,7 +14,7 @@ import (
 
 // Format is the version of the file layout; a file with another one is
 // [store.ErrSchema].
-const Format = 3
+const Format = 4
 
 // DefaultLockTimeout is how long [Open] waits for a file that another process
 // holds.
@@ -43,7 +45,7 @@ type Store struct {
 	scratch scratch // of who writes
 }
 
-var _ store.Store = (*Store)(nil)
+var _ store.Exclusive = (*Store)(nil)
 
 type options struct {
 	clock    func() time.Time
@@ -93,6 +95,27 @@ func Open(path string, opts ...Option) (*Store, error) {
 		return nil, fmt.Errorf("boltstore: open %s: %w", path, err)
 	}
 	return s, nil
+}
+
+// Exclusive reports whether the store is open for writing: no other process has
+// the file then, and who had it before is gone.
+func (s *Store) Exclusive() bool { return !s.opts.readOnly }
+
+// probeSize is what a probe writes: as much as a commit of some size.
+const probeSize = 4096
+
+// Probe reports whether a commit would work now. It writes if the last commit
+// failed, if none has been written for a minute, or if the file did not take what
+// the log holds; nothing is left of it.
+func (s *Store) Probe(ctx context.Context) error {
+	err := s.db.Probe(ctx, func(tx *kv.Tx) error {
+		facts := tx.Bucket(inFacts)
+		return errors.Join(facts.Insert(factProbe(), make([]byte, probeSize)), facts.Delete(factProbe()))
+	})
+	if err != nil {
+		return fmt.Errorf("boltstore: probe: %w", err)
+	}
+	return nil
 }
 
 // Close brings what the log holds into the tree and closes the file. It waits

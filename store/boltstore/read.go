@@ -48,9 +48,7 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 				}
 			}
 		}
-		var err error
-		snap.Attempts, err = t.find(&q, snap.ByExchangeID)
-		return err
+		return t.find(&q, &snap)
 	})
 	if err != nil {
 		return store.Snapshot{}, err
@@ -58,9 +56,9 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 	return snap, nil
 }
 
-// find returns the user's (and connection's) attempts: the open ones, then the
-// others, newest first. known is one that was read already, or nil.
-func (t *txn) find(q *store.Query, known *store.Attempt) ([]store.Attempt, error) {
+// find adds the user's (and connection's) attempts: the open ones, then the
+// others, newest first.
+func (t *txn) find(q *store.Query, snap *store.Snapshot) error {
 	h := t.hashKey(q.Key())
 	prefix, scope := h[:userScope], h[hashSize:userScope]
 	if q.Connection != "" {
@@ -68,40 +66,48 @@ func (t *txn) find(q *store.Query, known *store.Attempt) ([]store.Attempt, error
 	}
 	open, err := t.openOf(h, q.Connection != "", prefix)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := make([]store.Attempt, len(open))
-	for i, id := range open {
-		if known != nil && known.ID == id {
-			known.CloneTo(&out[i])
-		} else if err := t.readNamed(id, "open attempts", &out[i]); err != nil {
-			return nil, err
+	for _, id := range open {
+		err := t.find1(id, "open attempts", snap)
+		if err != nil && q.Connection != "" {
+			return err
 		}
 	}
-	if len(out) >= q.Max() {
-		return out, nil
+	if len(snap.Attempts) >= q.Max() {
+		return nil
 	}
 	ids := newDescending(t.idx, append([]byte{idxUser}, h[:hashSize]...), "")
-	for id, v := ids.next(); id != "" && len(out) < q.Max(); id, v = ids.next() {
-		if !bytes.HasPrefix(v, scope) || slices.Contains(open, id) {
-			continue
-		}
-		out = append(out, store.Attempt{})
-		if err := t.readNamed(id, "users", &out[len(out)-1]); err != nil {
-			return nil, err
+	for id, v := ids.next(); id != "" && len(snap.Attempts) < q.Max(); id, v = ids.next() {
+		if bytes.HasPrefix(v, scope) && !slices.Contains(open, id) {
+			_ = t.find1(id, "users", snap) // passed over
 		}
 	}
-	if len(out) == 0 {
-		return nil, nil
+	return nil
+}
+
+// find1 adds an attempt that an index names. If it cannot be read it is named in
+// snap.Corrupt, and the error returned.
+func (t *txn) find1(id, index string, snap *store.Snapshot) error {
+	if known := snap.ByExchangeID; known != nil && known.ID == id {
+		snap.Attempts = append(snap.Attempts, known.Clone())
+		return nil
 	}
-	return out, nil
+	n := len(snap.Attempts)
+	snap.Attempts = append(snap.Attempts, store.Attempt{})
+	err := t.readNamed(id, index, &snap.Attempts[n])
+	if err != nil {
+		snap.Attempts = snap.Attempts[:n]
+		snap.Corrupt = append(snap.Corrupt, store.Corrupt{ID: id, Err: err})
+	}
+	return err
 }
 
 // openOf returns the ids of a user's open attempts, newest first: of one
 // connection, of which there can be one at most, or of all.
 func (t *txn) openOf(h userKey, one bool, prefix []byte) ([]string, error) {
 	if !one {
-		return t.openIDs(prefix, nil)
+		return t.openIDs(prefix, nil), nil
 	}
 	row, ok, err := t.openRow(h)
 	if err != nil || !ok {
@@ -112,28 +118,27 @@ func (t *txn) openOf(h userKey, one bool, prefix []byte) ([]string, error) {
 
 // openIDs returns the ids of open attempts whose key begins so and whose state
 // is among states (nil: any), newest first.
-func (t *txn) openIDs(prefix []byte, states []store.State) ([]string, error) {
+func (t *txn) openIDs(prefix []byte, states []store.State) []string {
 	var ids []string
-	err := t.eachOpen(prefix, func(row openRow) {
+	t.eachOpen(prefix, func(_ []byte, row openRow) {
 		if len(states) == 0 || slices.Contains(states, row.state) {
 			ids = append(ids, row.id)
 		}
 	})
 	slices.SortFunc(ids, func(a, b string) int { return strings.Compare(b, a) })
-	return ids, err
+	return ids
 }
 
-func (t *txn) eachOpen(prefix []byte, fn func(openRow)) error {
+// eachOpen calls fn with the rows of the open index whose key begins so. Rows
+// that cannot be decoded are passed over: who asks for their key hears of it.
+func (t *txn) eachOpen(prefix []byte, fn func(key []byte, row openRow)) {
 	p := append([]byte{liveOpen}, prefix...)
 	c := t.live.Cursor()
 	for k, v := c.Seek(p); bytes.HasPrefix(k, p); k, v = c.Next() {
-		row, ok := readOpenRow(v)
-		if !ok {
-			return fmt.Errorf("index of open attempts: %w", store.ErrCorrupt)
+		if row, ok := readOpenRow(v); ok {
+			fn(k, row)
 		}
-		fn(row)
 	}
-	return nil
 }
 
 // descending walks the ids behind a prefix of an index, from below an id (""
@@ -192,29 +197,31 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	var page store.Page
 	err := s.view(ctx, "list", func(t *txn) error {
 		page = store.Page{Now: t.now}
-		next, err := t.candidates(&f)
-		if err != nil {
-			return err
-		}
+		next := t.candidates(&f)
 		for id := next(); id != ""; id = next() {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("interrupted: %w", err)
 			}
 			var a store.Attempt
 			if err := t.readNamed(id, "attempts", &a); err != nil {
-				return err
+				page.Corrupt = append(page.Corrupt, store.Corrupt{ID: id, Err: err})
+				continue
 			}
 			if !f.Match(&a) {
 				continue
 			}
 			if n := len(page.Attempts); n == f.Max() {
 				page.Next = page.Attempts[n-1].ID
+				// The next page begins there, and names them.
+				page.Corrupt = slices.DeleteFunc(page.Corrupt, func(c store.Corrupt) bool { return c.ID < page.Next })
 				return nil
 			}
 			page.Attempts = append(page.Attempts, a)
-			if page.Deliveries, err = t.appendDeliveries(page.Deliveries, id); err != nil {
-				return err
+			owed, err := t.deliveries(id)
+			if err != nil {
+				page.Corrupt = append(page.Corrupt, store.Corrupt{ID: id, Err: err})
 			}
+			page.Deliveries = append(page.Deliveries, owed...)
 		}
 		return nil
 	})
@@ -239,10 +246,11 @@ func below(ids []string, cursor string) func() string {
 	}
 }
 
-// owedIDs returns the attempts with deliveries pending or dead, newest first.
+// owedIDs returns the attempts with deliveries that are owed, newest first. One
+// that waits has another in front of it that does not.
 func (t *txn) owedIDs() []string {
 	var ids []string
-	for prefix, skip := range map[byte]int{livePending: 1 + timeSize, liveDead: 1} {
+	for prefix, skip := range map[byte]int{livePending: 1 + timeSize, liveDead: 1, liveUndeliverable: 1} {
 		c := t.live.Cursor()
 		for k, _ := c.Seek([]byte{prefix}); len(k) > skip && k[0] == prefix; k, _ = c.Next() {
 			id, _ := cutID(k[skip:])
@@ -254,24 +262,20 @@ func (t *txn) owedIDs() []string {
 }
 
 // candidates returns a walk over ids, newest first, that misses no match.
-func (t *txn) candidates(f *store.Filter) (func() string, error) {
+func (t *txn) candidates(f *store.Filter) func() string {
 	switch {
 	case f.Owed:
-		return below(t.owedIDs(), f.Cursor), nil
+		return below(t.owedIDs(), f.Cursor)
 	case f.User != "":
 		h := t.hash(f.User)
 		return merge(
 			newDescending(t.idx, append([]byte{idxUser}, h[:]...), f.Cursor),
 			newDescending(t.idx, t.aadPrefix(nil, f.User), f.Cursor),
-		), nil
+		)
 	case f.OpenOnly():
-		ids, err := t.openIDs(nil, f.States)
-		if err != nil {
-			return nil, err
-		}
-		return below(ids, f.Cursor), nil
+		return below(t.openIDs(nil, f.States), f.Cursor)
 	default:
-		return t.newestFirst(f), nil
+		return t.newestFirst(f)
 	}
 }
 
@@ -326,20 +330,6 @@ func (t *txn) newestFirst(f *store.Filter) func() string {
 	}
 }
 
-func (t *txn) appendDeliveries(dst []store.Delivery, id string) ([]store.Delivery, error) {
-	prefix := rowKey(nil, id, kindDelivery)
-	c := t.rows.Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		d, err := store.DecodeDelivery(v)
-		if err != nil {
-			return nil, fmt.Errorf("delivery of attempt %s: %w", id, err)
-		}
-		d.Attempt = id
-		dst = append(dst, d)
-	}
-	return dst, nil
-}
-
 func isOrphan(key []byte) bool { return len(key) == 1+timeSize && key[0] == orphanPrefix }
 
 // readLines decodes a row of bucket audit. The lines of an attempt are numbered
@@ -368,7 +358,7 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event,
 	err := s.view(ctx, "events", func(t *txn) (err error) {
 		switch {
 		case f.Orphans:
-			out, err = t.orphans(&f)
+			out = t.orphans(&f)
 		case f.Attempt != "":
 			out, err = t.events(&f)
 		default:
@@ -394,23 +384,25 @@ func (t *txn) events(f *store.EventFilter) ([]store.Event, error) {
 	return out[:min(len(out), f.Max())], err
 }
 
-// orphans are those of no attempt.
-func (t *txn) orphans(f *store.EventFilter) ([]store.Event, error) {
+// orphans are those of no attempt. What cannot be decoded is passed over.
+func (t *txn) orphans(f *store.EventFilter) []store.Event {
 	var out []store.Event
 	c := t.audit.Cursor()
 	for k, v := c.Seek(orphanKey(nil, uint64(max(f.After, 0)))); isOrphan(k) && len(out) < f.Max(); k, v = c.Next() {
 		lines, err := readLines(k, v)
 		if err != nil {
-			return nil, err
+			continue
 		}
 		if e := lines[0]; e.Seq > f.After && !e.Time.Before(f.Since) {
 			out = append(out, e)
 		}
 	}
-	return out, nil
+	return out
 }
 
-// allEvents scans every line and keeps the first Limit of them by time.
+// allEvents scans every line and keeps the first Limit of them by time. The
+// lines of an attempt of which one cannot be decoded are passed over: who asks
+// for that attempt hears of it.
 func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Event, error) {
 	var out []store.Event
 	cut := func() {
@@ -423,7 +415,7 @@ func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Even
 	for k, v := c.First(); k != nil; k, v = c.Next() {
 		lines, err := readLines(k, v)
 		if err != nil {
-			return nil, err
+			continue
 		}
 		for _, e := range lines {
 			if !e.Time.Before(f.Since) {
@@ -452,23 +444,21 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 			Oldest: map[store.State]time.Time{},
 			Ended:  map[string]int{},
 		}
-		err := t.eachOpen(nil, func(row openRow) {
+		t.eachOpen(nil, func(_ []byte, row openRow) {
 			n.Open[row.state]++
 			if old, ok := n.Oldest[row.state]; !ok || row.entered.Before(old) {
 				n.Oldest[row.state] = row.entered
 			}
 		})
-		if err != nil {
-			return err
-		}
 		from := appendTime([]byte{liveTally}, since.Truncate(time.Minute))
 		c := t.live.Cursor()
 		for k, v := c.Seek(from); len(k) > timeSize && k[0] == liveTally; k, v = c.Next() {
 			count, _ := binary.Varint(v)
 			n.Ended[string(k[1+timeSize:])] += int(count)
 		}
-		n.Owed = t.count(livePending)
+		n.Owed = t.count(livePending) + t.count(liveWaiting)
 		n.Dead = t.count(liveDead)
+		n.Undeliverable = t.count(liveUndeliverable)
 		return nil
 	})
 	return n, err

@@ -90,6 +90,7 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 		if err != nil {
 			t.partly = true
 			db.stale.Store(true)
+			db.behind.Store(true)
 			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 	}()
@@ -109,6 +110,7 @@ func (db *DB) apply(t *table, logged bool) (err error) {
 		}
 	}
 	runtime.KeepAlive(t) // bbolt wrote out of its memory
+	db.behind.Store(false)
 	return nil
 }
 

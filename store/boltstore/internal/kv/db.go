@@ -72,6 +72,11 @@ type DB struct {
 	idle   idle   // transactions of the tree, to be used again
 	memory memory // of tables, likewise
 
+	opened time.Time
+	wrote  atomic.Int64 // when an update last worked, from opened on
+	failed atomic.Bool  // the last update did not
+	behind atomic.Bool  // the tree did not take what it should have
+
 	mu     sync.RWMutex // held for reading while tree is used
 	tree   *bbolt.DB    // nil: closed, or lost after a failed write
 	closed bool
@@ -97,7 +102,8 @@ func Open(path string, opts Options) (*DB, error) {
 	if opts.TableSize == 0 {
 		opts.TableSize = tableSize
 	}
-	db := &DB{path: path, opts: opts}
+	db := &DB{path: path, opts: opts, opened: time.Now()}
+	db.wrote.Store(-int64(probeAfter)) // none has worked yet
 	db.memory.max = max(1, opts.TableSize/pieceSize)
 	for _, name := range slices.Concat(opts.Buckets, opts.Growing) {
 		db.buckets = append(db.buckets, []byte(name))

@@ -39,6 +39,26 @@ type fataler interface {
 	Fatal(args ...any)
 }
 
+// BreakTree makes the next write of the tree fail; it is read anew after that.
+func BreakTree(t *testing.T, db *DB) {
+	t.Helper()
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	db.running.Wait()
+	db.idle.drain()
+	if err := db.tree.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Behind reports whether a table is still on its way to the tree.
+func Behind(db *DB) bool {
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	db.running.Wait()
+	return db.layers.Load().sealed != nil
+}
+
 // Kill lets go of the files and leaves them as they are.
 func Kill(t fataler, db *DB) {
 	t.Helper()

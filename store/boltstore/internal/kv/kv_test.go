@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -518,6 +520,94 @@ func TestLogFails(t *testing.T) {
 	if got := get(t, db, "before") + get(t, db, "after") + get(t, db, "lost"); got != "12" {
 		t.Errorf("after a crash: %q", got)
 	}
+}
+
+// TestProbe counts when a probe writes: not while the last write speaks for the
+// next one.
+func TestProbe(t *testing.T) {
+	wrote := 0
+	probe := func(t *testing.T, db *kv.DB, writes int, want error) {
+		t.Helper()
+		wrote = 0
+		err := db.Probe(t.Context(), func(tx *kv.Tx) error {
+			wrote++
+			return tx.Bucket(0).Put([]byte("probe"), make([]byte, 100))
+		})
+		if !errors.Is(err, want) || wrote != writes {
+			t.Errorf("Probe: %v after %d writes, want %v after %d", err, wrote, want, writes)
+		}
+	}
+	t.Run("Log", func(t *testing.T) {
+		db := open(t, filepath.Join(t.TempDir(), "db"))
+		probe(t, db, 1, nil) // nobody knows yet
+		probe(t, db, 0, nil)
+		put(t, db, "k", "1")
+		probe(t, db, 0, nil)
+		mend := kv.BreakLog(t, db)
+		probe(t, db, 0, nil) // nobody knows yet
+		if err := tryPut(t, db, "k", "2"); !errors.Is(err, store.ErrUnavailable) {
+			t.Fatalf("Update: %v, want ErrUnavailable", err)
+		}
+		probe(t, db, 1, store.ErrUnavailable)
+		probe(t, db, 1, store.ErrUnavailable)
+		mend()
+		probe(t, db, 1, nil)
+		probe(t, db, 0, nil)
+		if got := get(t, db, "k"); got != "1" {
+			t.Errorf("k = %q", got)
+		}
+		mend = kv.BreakLog(t, db)
+		_ = tryPut(t, db, "k", "2")
+		mend()
+		put(t, db, "k", "3")
+		probe(t, db, 0, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := db.Probe(ctx, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("Probe: %v, want Canceled", err)
+		}
+	})
+	t.Run("Tree", func(t *testing.T) {
+		o := options()
+		o.TableSize = 1000
+		db, err := kv.Open(filepath.Join(t.TempDir(), "db"), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = db.Close() }()
+		put(t, db, "k", strings.Repeat("x", 1000))
+		kv.BreakTree(t, db)
+		_ = tryPut(t, db, "l", "1") // it sends the first table on its way
+		kv.Behind(db)
+		put(t, db, "l", "2") // the log takes it
+		if !kv.Behind(db) {
+			t.Fatal("the tree was not broken")
+		}
+		probe(t, db, 1, nil)
+		if kv.Behind(db) {
+			t.Error("the tree has not what it should have, and the probe says that all is well")
+		}
+		probe(t, db, 0, nil)
+	})
+	t.Run("Idle", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			db := open(t, filepath.Join(t.TempDir(), "db"))
+			put(t, db, "k", "1")
+			time.Sleep(59 * time.Second)
+			probe(t, db, 0, nil)
+			time.Sleep(2 * time.Second)
+			probe(t, db, 1, nil)
+			probe(t, db, 0, nil)
+		})
+	})
+	t.Run("Closed", func(t *testing.T) {
+		db := open(t, filepath.Join(t.TempDir(), "db"))
+		put(t, db, "k", "1")
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		probe(t, db, 0, store.ErrUnavailable)
+	})
 }
 
 // TestLostLog goes on without a log that was lost, as the documentation of

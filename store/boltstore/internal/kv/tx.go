@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -155,6 +156,45 @@ func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	}
 	db.writer.Lock()
 	defer db.writer.Unlock()
+	err := db.update(ctx, fn)
+	if errors.Is(err, store.ErrUnavailable) {
+		db.failed.Store(true)
+	}
+	return err
+}
+
+// probeAfter is how long an update that worked speaks for the next one.
+const probeAfter = time.Minute
+
+// Probe reports whether an update would work now. The last one speaks for it
+// unless it failed, is long ago, or the tree is behind: then fn, which has to put
+// something, is tried.
+func (db *DB) Probe(ctx context.Context, fn func(tx *Tx) error) error {
+	if db.opts.ReadOnly {
+		return store.ErrReadOnly
+	}
+	fresh := time.Since(db.opened)-time.Duration(db.wrote.Load()) < probeAfter
+	if fresh && !db.failed.Load() && !db.behind.Load() {
+		if err := db.ready(ctx); err != nil {
+			return err
+		}
+		db.mu.RUnlock()
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("not begun: %w", err)
+	}
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	err := db.settle()
+	if err == nil {
+		err = db.update(ctx, fn)
+	}
+	return err
+}
+
+// update is [DB.Update]; db.writer is held.
+func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := db.room(); err != nil {
 		return err
 	}
@@ -196,6 +236,8 @@ func (db *DB) write(tx *Tx, fn func(tx *Tx) error) error {
 	done = true
 	table.last = tx.at
 	db.visible.Store(tx.at)
+	db.wrote.Store(int64(time.Since(db.opened)))
+	db.failed.Store(false)
 	return nil
 }
 

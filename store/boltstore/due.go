@@ -1,0 +1,176 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore/internal/kv"
+)
+
+// until collects copies of at most limit keys that begin with prefix and then
+// have a time that is not after end, in order.
+func until(b *kv.Bucket, prefix byte, end time.Time, limit int) [][]byte {
+	var keys [][]byte
+	c := b.Cursor()
+	for k, _ := c.Seek([]byte{prefix}); len(keys) < limit && len(k) > timeSize && k[0] == prefix; k, _ = c.Next() {
+		if readTime(k[1:]).After(end) {
+			break
+		}
+		keys = append(keys, bytes.Clone(k))
+	}
+	return keys
+}
+
+// Due takes attempts whose time has come; see [store.Store]. It writes only if
+// there may be any: an attempt can be filed under an earlier time than it is
+// due, and is filed anew then.
+func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
+	for {
+		snap := store.Snapshot{}
+		some, err := s.peek(ctx, "due", liveDue, limit, &snap.Now)
+		if err != nil || !some {
+			return snap, err
+		}
+		early := false
+		err = s.update(ctx, "due", func(t *txn) (err error) {
+			snap = store.Snapshot{Now: t.now}
+			if early, err = t.fileAnew(limit); err != nil || early {
+				return err
+			}
+			return t.takeDue(limit, hold, &snap)
+		})
+		if err != nil {
+			return store.Snapshot{}, err
+		}
+		if !early {
+			return snap, nil
+		}
+	}
+}
+
+// anewBatch is how many attempts one transaction files anew.
+const anewBatch = 2000
+
+// fileAnew files anew what was filed too early, if there is any such thing among
+// the first so many whose time has come, and reports that.
+func (t *txn) fileAnew(among int) (some bool, err error) {
+	for _, n := range [...]int{among, anewBatch} {
+		for _, key := range until(t.live, liveDue, t.now, n) {
+			var a store.Attempt
+			if t.readDue(key, &a) != nil {
+				continue // takeDue names it
+			}
+			filed, due := readTime(key[1:]), a.Due()
+			if !filed.Before(due) {
+				continue
+			}
+			err := t.fileDue(&a, filed, due)
+			if errors.Is(err, store.ErrCorrupt) {
+				continue
+			}
+			if err != nil {
+				return false, err
+			}
+			some = true
+		}
+		if !some {
+			break // as it is most of the time
+		}
+	}
+	return some, nil
+}
+
+// takeDue takes what is due and holds it.
+func (t *txn) takeDue(limit int, hold time.Duration, snap *store.Snapshot) error {
+	end := store.Time(t.now.Add(hold))
+	var aside [][]byte
+	for _, key := range until(t.live, liveDue, t.now, limit) {
+		var a store.Attempt
+		err := t.readDue(key, &a)
+		if err == nil {
+			err = t.fileDue(&a, readTime(key[1:]), end)
+		}
+		switch {
+		case errors.Is(err, store.ErrCorrupt):
+			snap.Corrupt = append(snap.Corrupt, store.Corrupt{ID: dueID(key), Err: err})
+			aside = append(aside, key)
+		case err != nil:
+			return err
+		default:
+			snap.Attempts = append(snap.Attempts, a)
+		}
+	}
+	if len(aside) == 0 {
+		return nil
+	}
+	return t.holdAside(aside, end)
+}
+
+// holdAside moves rows of the due index whose records cannot be read. The open
+// index says where an attempt is filed, but its key is known from the record
+// only, so that the index is searched, once for all of them.
+func (t *txn) holdAside(keys [][]byte, end time.Time) error {
+	filed := map[string]time.Time{}
+	for _, key := range keys {
+		at, id := readTime(key[1:]), dueID(key)
+		filed[id] = at
+		if err := t.moveDue(id, at, end); err != nil {
+			return err
+		}
+	}
+	open := map[string]openRow{}
+	t.eachOpen(nil, func(key []byte, row openRow) {
+		if at, ok := filed[row.id]; ok && at.Equal(row.due) {
+			open[string(key)] = row
+		}
+	})
+	for key, row := range open {
+		row.due = end
+		t.value = row.append(t.value[:0])
+		if err := t.live.Put([]byte(key), t.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func dueID(key []byte) string { return string(key[1+timeSize:]) }
+
+func (t *txn) readDue(key []byte, a *store.Attempt) error {
+	return t.readNamed(dueID(key), "due attempts", a)
+}
+
+// fileDue moves an attempt in the index. An error that is ErrCorrupt means that
+// nothing was moved.
+func (t *txn) fileDue(a *store.Attempt, from, to time.Time) error {
+	h := t.hashKey(a.Key)
+	row, ok, err := t.openRow(h)
+	if err != nil {
+		return err
+	}
+	if !ok || row.id != a.ID {
+		return fmt.Errorf("index of open attempts: %w", store.ErrCorrupt)
+	}
+	if err := t.moveDue(a.ID, from, to); err != nil {
+		return err
+	}
+	row.due = to
+	return t.putOpenRow(h, &row, false)
+}
+
+// peek reports, without writing, whether an index has a row whose time has come.
+func (s *Store) peek(ctx context.Context, op string, prefix byte, limit int, now *time.Time) (some bool, err error) {
+	err = s.view(ctx, op, func(t *txn) error {
+		*now = t.now
+		some = len(until(t.live, prefix, t.now, min(limit, 1))) > 0
+		return nil
+	})
+	if err == nil && s.opts.readOnly {
+		err = fmt.Errorf("boltstore: %s: %w", op, store.ErrReadOnly)
+	}
+	return some, err
+}

@@ -1,0 +1,217 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// purgeBatch is how many attempts, or orphan lines, one transaction deletes.
+const purgeBatch = 128
+
+// Purge deletes what is old, in transactions of bounded size; see
+// [store.Store]. Orphan lines are deleted up to the first that is not as old.
+func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error) {
+	if s.opts.readOnly && !dry {
+		return 0, fmt.Errorf("boltstore: purge: %w", store.ErrReadOnly)
+	}
+	before = store.Time(before)
+	total, after := 0, ""
+	for {
+		n := purgeBatch
+		if limit > 0 {
+			n = min(n, limit-total)
+		}
+		if n == 0 {
+			break
+		}
+		var ids []string
+		err := s.view(ctx, "purge", func(t *txn) error {
+			ids = t.ended(before, after, n)
+			return nil
+		})
+		if err != nil {
+			return total, err
+		}
+		if len(ids) == 0 {
+			break
+		}
+		after = ids[len(ids)-1]
+		if dry {
+			total += len(ids)
+			continue
+		}
+		n, err = s.purge(ctx, before, ids)
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+	if dry {
+		return total, nil
+	}
+	return total, s.purgeRest(ctx, before)
+}
+
+// ended finds the first n attempts after an id that ended before the time.
+func (t *txn) ended(before time.Time, after string, n int) []string {
+	end := ""
+	if skew, ok := t.skew(); ok {
+		end = firstID(before.Add(skew + time.Millisecond))
+	}
+	var ids []string
+	c := t.rows.Cursor()
+	// 01 follows the 00 behind an id, and precedes every other id.
+	k, v := c.Seek(append([]byte(after), 1))
+	for ; k != nil && len(ids) < n; k, v = c.Next() {
+		id, kind := cutID(k)
+		if end != "" && id > end {
+			break
+		}
+		if len(kind) != 1 || kind[0] != kindRecord {
+			continue
+		}
+		a, err := store.DecodeAttempt(v)
+		if err != nil {
+			continue // it stays
+		}
+		if a.State.Terminal() && a.Entered.Before(before) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (s *Store) purge(ctx context.Context, before time.Time, ids []string) (n int, err error) {
+	err = s.update(ctx, "purge", func(t *txn) error {
+		for _, id := range ids {
+			var a store.Attempt
+			found, err := t.read(id, &a)
+			if err != nil || !found || !a.State.Terminal() || !a.Entered.Before(before) {
+				continue // it changed since we looked
+			}
+			owed, err := t.deliveries(id)
+			if err != nil {
+				continue // where the rest of it is filed is not known
+			}
+			if err := t.remove(&a, owed); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// remove deletes an ended attempt with its deliveries, other rows and indexes.
+func (t *txn) remove(a *store.Attempt, owed []store.Delivery) error {
+	if err := t.tally(a.Entered, a.Outcome(), -1); err != nil {
+		return err
+	}
+	t.key = userRow(t.key[:0], t.hashKey(a.Key), a.ID)
+	if err := t.idx.Delete(t.key); err != nil {
+		return err
+	}
+	if aad := a.Conversation.UserAAD; aad != "" {
+		t.key = t.aadRow(t.key[:0], aad, a.ID)
+		if err := t.idx.Delete(t.key); err != nil {
+			return err
+		}
+	}
+	if a.ExchangeID != "" {
+		if err := t.removeExchange(t.exchangeRow(nil, a.Key.App, a.ExchangeID), a.ID); err != nil {
+			return err
+		}
+	}
+	for i := range owed {
+		if err := t.unindexDelivery(&owed[i]); err != nil {
+			return err
+		}
+	}
+	prefix := append([]byte(a.ID), 0)
+	var keys [][]byte
+	c := t.rows.Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+		if k[len(prefix)] != kindExchange {
+			continue
+		}
+		if err := t.removeExchange(bytes.Clone(k[len(prefix)+1:]), a.ID); err != nil {
+			return err
+		}
+	}
+	for _, k := range keys {
+		if err := t.rows.Delete(k); err != nil {
+			return err
+		}
+	}
+	if err := t.audit.Delete([]byte(a.ID)); err != nil {
+		return err
+	}
+	t.woken = append(t.woken, a.ID)
+	return nil
+}
+
+// removeExchange forgets an exchange id that still points to the attempt.
+func (t *txn) removeExchange(key []byte, id string) error {
+	if string(t.idx.Get(key)) != id {
+		return nil
+	}
+	return t.idx.Delete(key)
+}
+
+// purgeRest deletes orphan lines and marks that are old.
+func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
+	for more := true; more; {
+		err := s.update(ctx, "purge", func(t *txn) error {
+			orphans := t.oldOrphans(before)
+			for _, k := range orphans {
+				if err := t.audit.Delete(k); err != nil {
+					return err
+				}
+			}
+			// Created before is an exclusive bound, over at now an inclusive one.
+			marks := slices.Concat(
+				until(t.idx, idxMarkCreated, before.Add(-time.Microsecond), purgeBatch),
+				until(t.idx, idxMarkExpires, t.now, purgeBatch),
+			)
+			for _, k := range marks {
+				_, err := t.dropMark(k[1+timeSize:])
+				if err := errors.Join(err, t.idx.Delete(k)); err != nil {
+					return err
+				}
+			}
+			more = len(orphans)+len(marks) > 0
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *txn) oldOrphans(before time.Time) [][]byte {
+	var keys [][]byte
+	c := t.audit.Cursor()
+	for k, v := c.First(); len(keys) < purgeBatch && isOrphan(k); k, v = c.Next() {
+		lines, err := readLines(k, v)
+		if err != nil {
+			continue // it stays
+		}
+		if !lines[0].Time.Before(before) {
+			break
+		}
+		keys = append(keys, bytes.Clone(k))
+	}
+	return keys
+}
