@@ -473,5 +473,4 @@ func TestDiagnosisInWords(t *testing.T) {
 	if said := all.Explain(); len(said) != 6 {
 		t.Errorf("of all: %+v", said)
 	}
-
 }
