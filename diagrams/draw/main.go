@@ -12,7 +12,7 @@ import (
 
 	"github.com/goccy/go-graphviz"
 
-	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/machine/diagram"
 )
 
 func main() {
@@ -27,8 +27,8 @@ func main() {
 }
 
 func draw(ctx context.Context, into string) error {
-	for ext, format := range map[string]machine.DiagramFormat{"mmd": machine.Mermaid, "dot": machine.Dot, "md": machine.Markdown} {
-		text, err := machine.Diagram(machine.DiagramOptions{Format: format})
+	for ext, format := range map[string]diagram.Format{"mmd": diagram.Mermaid, "dot": diagram.Dot, "md": diagram.Markdown} {
+		text, err := diagram.Draw(diagram.Options{Format: format})
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func draw(ctx context.Context, into string) error {
 			return err
 		}
 	}
-	dot, err := machine.Diagram(machine.DiagramOptions{Format: machine.Dot})
+	dot, err := diagram.Draw(diagram.Options{Format: diagram.Dot})
 	if err != nil {
 		return err
 	}
