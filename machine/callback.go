@@ -130,7 +130,7 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 func (e *Engine) proactive(a *store.Attempt, row store.Delivery, now time.Time) *Turn {
 	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(a, now)}
 	if r := row.Refusal; r != nil {
-		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind}
+		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
 	}
 	return t
 }

@@ -45,7 +45,11 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		ev.Activity = turn.act.ID
 	}
 	out, err := c.drive(ctx, byKey{}, ev)
-	defer c.finish(ctx, out.attempt)
+	about := out.attempt
+	if out.row == "A4" && about != nil && about.State.Terminal() {
+		about = nil // it had ended before this sign-in began
+	}
+	defer c.finish(ctx, about)
 	if err != nil {
 		e.report(ctx, turn.act, err)
 		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)

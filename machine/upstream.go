@@ -56,7 +56,10 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: called,
 		Status: status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
 	}
-	if a != nil {
+	if ev.Cause != 0 {
+		line.Status = ev.Cause // the call itself was never made
+	}
+	if a != nil && !beforeNext(act, a) {
 		line.Attempt = a.ID
 	} else {
 		line.Key = c.key
@@ -67,6 +70,12 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 	if c.eng.hooks.OnUpstream != nil {
 		c.eng.hooks.OnUpstream(called, status, took)
 	}
+}
+
+// beforeNext reports whether the call is a look of a sign-in that begins after a
+// has ended: its line belongs to the next attempt, or to none.
+func beforeNext(act table.Act, a *store.Attempt) bool {
+	return a.State.Terminal() && (act == table.AskToken || act == table.AskResource)
 }
 
 // underClaim reports whether the call is made under the attempt's lease.

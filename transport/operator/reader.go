@@ -47,14 +47,15 @@ type Info struct {
 
 // Overview is the first page of an operator's morning.
 type Overview struct {
-	Schema   int          `json:"schema"`
-	Now      Time         `json:"now"`
-	States   []StateView  `json:"states"` // the open states, in the order of a sign-in
-	LastHour EndedView    `json:"last_hour"`
-	Owed     int          `json:"callbacks_pending"`
-	Dead     int          `json:"callbacks_dead"`
-	Stuck    []Finding    `json:"stuck"`
-	Window   Milliseconds `json:"window_ms"` // what LastHour spans
+	Schema        int          `json:"schema"`
+	Now           Time         `json:"now"`
+	States        []StateView  `json:"states"` // the open states, in the order of a sign-in
+	LastHour      EndedView    `json:"last_hour"`
+	Owed          int          `json:"callbacks_pending"`
+	Dead          int          `json:"callbacks_dead"`
+	Undeliverable int          `json:"callbacks_undeliverable"`
+	Stuck         []Finding    `json:"stuck"`
+	Window        Milliseconds `json:"window_ms"` // what LastHour spans
 }
 
 // StateView is how many attempts are in a state, and since when the oldest.

@@ -282,7 +282,9 @@ func (w *writer) note() {
 	}
 	line := w.line(store.EventNote)
 	line.Detail = join(w.rule.Note, w.in.Event.Detail)
-	if w.in.Attempt != nil {
+	// A look-up after the end of an attempt is about the sign-in that begins.
+	begins := w.in.Event.Kind == LookupFailed && w.in.state().Terminal()
+	if w.in.Attempt != nil && !begins {
 		line.Attempt = w.in.Attempt.ID
 	} else {
 		line.Key = w.in.Key
@@ -293,11 +295,15 @@ func (w *writer) note() {
 // line is an audit line with what the event says.
 func (w *writer) line(k store.EventKind) store.Event {
 	ev := &w.in.Event
-	return store.Event{
+	line := store.Event{
 		Time: w.in.Now, Instance: w.in.Instance, Kind: k, Row: w.rule.Row,
 		Invoke: ev.Invoke, Activity: ev.Activity, Platform: ev.Platform,
 		Status: ev.Status, Source: ev.Source, Code: ev.Code, Actor: ev.Actor,
 	}
+	if ev.Cause != 0 {
+		line.Status = ev.Cause
+	}
+	return line
 }
 
 func (r *rule) drops() bool {
