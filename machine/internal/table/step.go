@@ -2,6 +2,7 @@ package table
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -115,7 +116,7 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 		a.ExchangeID, a.SSOOffered, a.ResourceURI = old.ExchangeID, old.SSOOffered, old.ResourceURI
 		a.CardActivityID, a.CardConversation = old.CardActivityID, old.CardConversation
 		if a.Request == nil {
-			a.Request = old.Request
+			a.Request = slices.Clone(old.Request)
 		}
 	}
 	return a
