@@ -54,9 +54,7 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 			return outcome{}, err
 		}
 		at = d.Attempt
-		if ev.Via == "" {
-			c.tell(ctx, &d, ev)
-		}
+		c.tell(ctx, &d, ev)
 
 		switch d.Rule.Then {
 		case table.Nothing, table.DeleteAgain:
