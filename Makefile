@@ -37,12 +37,14 @@ verify: ## what is generated is up to date, code is formatted and vetted
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt differs'; exit 1; }
 	$(GO) vet $(PKGS)
 	$(GO) mod tidy -diff
-	@mkdir -p $(BIN)/diagrams && $(GO) run ./diagrams/draw $(BIN)/diagrams
+	@mkdir -p $(BIN)/diagrams && cp docs/state-machine.md $(BIN)/state-machine.md
+	@$(GO) run ./diagrams/draw $(BIN)/diagrams $(BIN)/state-machine.md
 	@for f in $(BIN)/diagrams/*; do cmp $$f diagrams/$${f##*/} || { echo 'diagrams/ differ from the table: make generate'; exit 1; }; done
+	@cmp $(BIN)/state-machine.md docs/state-machine.md || { echo 'docs/state-machine.md differs from the table: make generate'; exit 1; }
 
 .PHONY: generate
-generate: ## draw diagrams/ from the table
-	$(GO) run ./diagrams/draw diagrams
+generate: ## draw diagrams/ and the tables of docs/ from the table
+	$(GO) run ./diagrams/draw diagrams docs/state-machine.md
 
 .PHONY: lint
 lint: $(LINT) ## golangci-lint with the project's rules

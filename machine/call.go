@@ -33,7 +33,9 @@ type call struct {
 	noToken  bool  // the Token Service has just said so
 	upstream error // why the last call to an upstream failed
 
-	request []byte // the activity that asked, sealed
+	asked bool         // the bot asks: an attempt that is opened keeps the activity
+	via   store.Origin // what brought it, if not the chat
+	marks []store.Mark // spent by a code of the bot's own, with the completion
 
 	// Audit lines, to travel with the next commit. worth says that they are worth
 	// one of their own: a silent hit leaves nothing behind.
@@ -84,6 +86,9 @@ func (c *call) activity() *Activity {
 	return c.turn.act
 }
 
+// tokens is the Token Service of the call's connection.
+func (c *call) tokens() TokenService { return c.eng.service(c.key.Connection) }
+
 // user is the user and connection as the Token Service knows them.
 func (c *call) user() tokensvc.UserConnection { return userConnection(c.key) }
 
@@ -94,7 +99,7 @@ func userConnection(k store.Key) tokensvc.UserConnection {
 // event makes the invoke that came an event.
 func (c *call) event(k table.Kind) table.Event {
 	act := c.turn.act
-	return table.Event{Kind: k, Invoke: act.Name, Activity: act.ID, Platform: act.Platform}
+	return table.Event{Kind: k, Invoke: act.Name, Activity: act.ID, Platform: act.Platform, Via: c.via}
 }
 
 // The reads of a call.

@@ -77,8 +77,7 @@ func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.onFailure(h) }
 // tell makes the callback of a decision in the turn that brought it.
 func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	e := c.eng
-	switch d.Rule.Tell {
-	case table.TellNothing, table.TellSilent:
+	if d.Tell == table.TellNothing || d.Tell == table.TellSilent {
 		return
 	}
 	now := c.now()
@@ -90,7 +89,7 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	} else { // of no attempt, so of no row: told once, as well as it goes
 		row = store.Delivery{
 			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
-			Failure: table.FailureOf(&ev), Fanout: d.Rule.Tell == table.TellAll,
+			Failure: table.FailureOf(&ev), Fanout: d.Tell == table.TellAll,
 		}
 	}
 	if c.turn != nil {

@@ -1,25 +1,26 @@
 // Package machine is the sign-in engine: every attempt of a user to sign in
 // to a connection is an explicit, persisted state machine.
 //
-// The rooms, in the order data flows: an [Activity] comes in (engine.go) and
-// is attributed to attempts (exchange.go, verify.go, failure.go, signin.go,
-// signout.go); the loop (loop.go) loads, steps, commits and acts; the step
-// (step.go) is pure and looks the event up in the table (table.go); effects
-// (act.go) talk to the Token Service and the connector and come back as
-// events; callbacks owed lie in the outbox (outbox.go); the sweeper
-// (sweep.go) settles what was left behind.
+// An [Activity] comes in. [Engine.HandleInvoke] and [Turn.SignIn] make it an
+// event and find the attempt that it is about. The table
+// (machine/internal/table) says what comes of it. The loop commits that, calls
+// whoever is to be called, and takes the answer as the next event. Callbacks
+// that are owed lie in the outbox (machine/internal/outbox). docs/walk.md
+// follows one invoke through these rooms; docs/state-machine.md is the contract.
 //
 // The caller's duties:
 //
-//  1. Register all connections in [Config] and their callbacks before the
-//     first activity.
-//  2. Run [Engine.Run] in a goroutine of its own until the process ends: it
-//     owns the sweeper, the recovery and the redelivery. Without it nothing
-//     expires and no callback is repeated.
-//  3. Give every process of one bot the same store, and each its own
-//     instance name.
-//  4. Expect callbacks at least once; [Turn.DeliveryKey] is stable, and
+//  1. Register all connections in [Config] and their handlers before the first
+//     activity.
+//  2. Run [Engine.Run] in a goroutine of its own: it owns the sweeper, the
+//     recovery and the redelivery. Without it nothing expires and no callback is
+//     repeated.
+//  3. At the end stop the listener, cancel Run, wait for it, and close the store,
+//     in this order. Run finishes what it holds.
+//  4. Give every process of one bot the same store, and each its own instance
+//     name.
+//  5. Expect callbacks at least once. [Turn.DeliveryKey] is stable, and
 //     [Engine.Once] makes a handler effectively once.
-//  5. Answer every invoke with the [Answer] that the engine returned, status
-//     and body.
+//  6. Answer every invoke with the [Answer] that the engine returned, status and
+//     body.
 package machine

@@ -21,6 +21,11 @@ type Connection struct {
 	DoneText    string // what takes the card's place once the user is signed in; "" = the card stays
 	ButtonText  string // "" = "Sign In" [S 004]
 	NoSSO       bool   // the card never offers silent SSO
+
+	// Tokens stands in for the Token Service on this connection: the bot signs its
+	// users in itself. Such a connection has no part in signin/verifyState. nil =
+	// Config.Tokens.
+	Tokens TokenService
 }
 
 // The card's defaults [S 004 §10].
@@ -215,6 +220,14 @@ func (e *Engine) register(c Connection) error {
 	e.flows = append(e.flows, f)
 	e.byName[strings.ToLower(c.Name)] = f
 	return nil
+}
+
+// service is the Token Service of a connection.
+func (e *Engine) service(connection string) TokenService {
+	if f := e.registered(connection); f != nil && f.conn.Tokens != nil {
+		return f.conn.Tokens
+	}
+	return e.tokens
 }
 
 // registered is the flow of a connection, nil if there is none of that name.

@@ -3,12 +3,15 @@ package machine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
+
+const notRegistered = "signin/tokenExchange for a connection that is not registered"
 
 // tokenExchange runs rows B of the table: signin/tokenExchange arrived.
 func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
@@ -26,9 +29,10 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	case err != nil:
 		return c.broken(ctx, outcome{}, err)
 	case !known:
-		return c.refuse(ctx, "B0", http.StatusBadRequest, "signin/tokenExchange for a connection that is not registered", nil)
+		return c.refuse(ctx, "B0", http.StatusBadRequest, notRegistered, nil)
 	}
 	c.key.Connection = connection
+	c.received(turn.act.Name)
 	if c.mismatch(value.Token) && e.policy.IdentityMismatch == Reject {
 		return c.refuse(ctx, "§9", http.StatusForbidden, "signin/tokenExchange with another user's token", nil)
 	}
@@ -36,9 +40,11 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	ev := c.event(table.TokenExchange)
 	ev.ExchangeID = string(value.ID)
 	ev.TokenMark = e.mark("token", c.key.UserKey(), value.Token)
-	c.received(turn.act.Name)
 	out, err := c.drive(ctx, byExchange{}, ev)
-	if err != nil {
+	switch {
+	case errors.Is(err, errUnregistered):
+		return c.refuse(ctx, "B0", http.StatusBadRequest, notRegistered, nil)
+	case err != nil:
 		return c.broken(ctx, out, err)
 	}
 	body := ExchangeResponse{ID: string(value.ID), ConnectionName: value.ConnectionName}
@@ -51,11 +57,11 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 // connection takes any name.
 func (c *call) connectionOf(ctx context.Context, id, name string) (connection string, known bool, err error) {
 	e := c.eng
-	if f, err := e.Flow(name); err == nil {
+	if f := e.registered(name); f != nil && f.conn.Tokens == nil {
 		return f.conn.Name, true, nil // where the id leads, byExchange sees
 	}
-	if len(e.flows) == 1 {
-		return e.flows[0].conn.Name, true, nil
+	if only := e.onlyChat(); only != nil {
+		return only.conn.Name, true, nil
 	}
 	if id == "" {
 		return "", false, nil
@@ -73,6 +79,22 @@ func (c *call) connectionOf(ctx context.Context, id, name string) (connection st
 		return "", false, nil
 	}
 	return f.conn.Name, true, nil
+}
+
+// onlyChat is the connection that all exchanges are about, if there is just one:
+// those that the bot signs its users in to by itself have none.
+func (e *Engine) onlyChat() *Flow {
+	var only *Flow
+	for _, f := range e.flows {
+		switch {
+		case f.conn.Tokens != nil:
+		case only != nil:
+			return nil
+		default:
+			only = f
+		}
+	}
+	return only
 }
 
 // exchangeAnswer is the table's reply as an invoke answer.

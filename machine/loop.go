@@ -33,7 +33,7 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 	}
 	var interrupted *table.Event // by a recovery
 	for races := 0; ; {
-		d, err := c.step(at, ev)
+		d, err := c.step(at, ev) //nolint:contextcheck // the step is pure: see fsm.go
 		if err != nil {
 			return outcome{attempt: at, event: ev}, err
 		}
@@ -93,7 +93,7 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
 	in := table.Input{
 		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
-		Key: c.key, Request: c.request,
+		Key: c.key,
 	}
 	state := store.None
 	if at != nil {
@@ -105,6 +105,9 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	}
 	if e.table.Opens(ev.Kind, state) {
 		in.NewID = e.ids.next(in.Now)
+		if c.asked {
+			in.Request = e.sealed(c.activity())
+		}
 	}
 	return e.table.Step(&in)
 }
@@ -121,6 +124,9 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 		return nil
 	}
 	d.Commit.Events = append(c.about(d.Attempt), d.Commit.Events...)
+	if d.Rule.Method != "" {
+		d.Commit.Marks = c.marks // what redeemed the code is spent with it
+	}
 	until := d.Attempt.Lease.Until
 	if until.IsZero() {
 		until = c.now().Add(c.eng.timeouts.Lease - c.eng.timeouts.Upstream)

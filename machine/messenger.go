@@ -40,6 +40,17 @@ type OAuthCard struct {
 	Resource   tokensvc.SignInResource
 }
 
+// Redeemer is a [TokenService] of the bot's own ([Connection].Tokens) whose codes
+// are spent in the store: in the transaction that completes the attempt, so that
+// a code is used once or not at all.
+type Redeemer interface {
+	TokenService
+	// Redeem checks a code without spending it. The marks spend it. An error that
+	// matches ErrNoToken of package tokensvc means that the code is wrong, another
+	// user's, used, or over.
+	Redeem(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, []store.Mark, error)
+}
+
 // TokenService is what the machine asks of the Token Service; *tokensvc.Client
 // is one.
 type TokenService interface {

@@ -73,7 +73,8 @@ type Policy struct {
 	// PopupClosed says what a closed popup means: Keep (default), the card stays, or
 	// Fail.
 	PopupClosed Choice
-	// ComposeCooldown is ResendCooldown for message extensions. Default 30 s.
+	// ComposeCooldown is ResendCooldown for message extensions and card actions.
+	// Default 30 s.
 	ComposeCooldown time.Duration
 	// CombinedLookup asks GetTokenOrSignInResource instead of two calls. Default
 	// false.

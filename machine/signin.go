@@ -38,7 +38,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	ctx = context.WithoutCancel(ctx) // what was begun is finished
 	c := e.call(turn, f.conn.Name)
 	c.card.text, c.card.button = o.text, o.button
-	c.token, c.request = turn.fetched[f], e.sealed(turn.act)
+	c.token, c.asked = turn.fetched[f], true
 	c.received("SignIn")
 	ev := table.Event{Kind: table.SignInAsked}
 	if turn.act != nil {
@@ -66,6 +66,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		return SignInResult{Pending: CardOut}, nil
 	case table.ReplyElsewhere:
 		return SignInResult{Pending: UnderWay}, nil
+	default: // an error
 	}
 	if err = c.upstream; err == nil {
 		err = errors.New("the sign-in could not be started")

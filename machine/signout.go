@@ -55,11 +55,20 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 		return fmt.Errorf("sign out of all connections: %w", c.upstream)
 	}
 	for i := range newest {
+		if f := e.registered(newest[i].Key.Connection); f != nil && f.conn.Tokens != nil {
+			continue // the DELETE was not about it
+		}
 		if err := e.endAfter(ctx, turn, &newest[i]); err != nil {
 			return err
 		}
 	}
-	return nil
+	var errs []error
+	for _, f := range e.flows {
+		if f.conn.Tokens != nil {
+			errs = append(errs, e.signOut(ctx, turn, f))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // newestOfEach is the newest attempt of each connection.

@@ -45,9 +45,16 @@ func unanswered(ev table.Event) table.Event {
 func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began time.Time) {
 	ended := c.eng.clock()
 	took := ended.Sub(began)
+	called, status := string(act), ev.Status
+	if ev.Operation != "" && ev.Operation != operation(act) {
+		called = ev.Operation // what had to come first, and failed
+	}
+	if ev.Cause != 0 {
+		status = ev.Cause
+	}
 	line := store.Event{
-		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: string(act),
-		Status: ev.Status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
+		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: called,
+		Status: status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
 	}
 	if ev.Cause != 0 {
 		line.Status = ev.Cause // the call itself was never made
@@ -58,10 +65,10 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 		line.Key = c.key
 	}
 	c.lines = append(c.lines, line)
-	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", string(act)).Int("status", ev.Status).
+	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", called).Int("status", status).
 		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
 	if c.eng.hooks.OnUpstream != nil {
-		c.eng.hooks.OnUpstream(string(act), ev.Status, took)
+		c.eng.hooks.OnUpstream(called, status, took)
 	}
 }
 
@@ -92,7 +99,7 @@ func underClaim(act table.Act, a *store.Attempt) bool {
 
 // notStarted is the event of a call under a claim that was not made.
 func (c *call) notStarted(act table.Act, ev table.Event) table.Event {
-	ev.Operation, ev.Source = string(act), store.SourceTokenService
+	ev.Operation, ev.Source = operation(act), store.SourceTokenService
 	ev.Detail = "not started: too little of the lease is left"
 	c.upstream = errors.New(ev.Detail)
 	switch act {
@@ -134,7 +141,7 @@ func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev ta
 // getToken is GetToken, with or without a code. A token whose expiration is past
 // is no token.
 func (e *Engine) getToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
-	tok, err := e.tokens.GetToken(ctx, uc, code)
+	tok, err := e.service(uc.Connection).GetToken(ctx, uc, code)
 	if err == nil && e.stale(tok) {
 		return tokensvc.Token{}, tokensvc.ErrNoToken
 	}
@@ -152,7 +159,7 @@ func (c *call) askToken(ctx context.Context, ev table.Event) table.Event {
 	if !c.token.Token.Empty() {
 		return ev
 	}
-	err := error(tokensvc.ErrNoToken)
+	err := tokensvc.ErrNoToken
 	switch {
 	case c.noToken:
 	case c.eng.policy.CombinedLookup && !c.movesToChat():
@@ -177,7 +184,7 @@ func (c *call) askToken(ctx context.Context, ev table.Event) table.Event {
 
 // askBoth is GetToken and GetSignInResource in one round trip.
 func (c *call) askBoth(ctx context.Context) (tokensvc.Token, tokensvc.SignInResource, error) {
-	tok, res, err := c.eng.tokens.GetTokenOrSignInResource(ctx, c.user(), c.state(c.turn.to), tokensvc.Secret{})
+	tok, res, err := c.tokens().GetTokenOrSignInResource(ctx, c.user(), c.state(c.turn.to), tokensvc.Secret{})
 	switch {
 	case err != nil:
 		return tokensvc.Token{}, tokensvc.SignInResource{}, err
@@ -219,7 +226,7 @@ func (c *call) askResource(ctx context.Context, a *store.Attempt, ev table.Event
 		ev.CardConversation = id
 	}
 	if c.card.resource.SignInLink.Empty() {
-		res, err := c.eng.tokens.GetSignInResource(ctx, c.state(c.card.to))
+		res, err := c.tokens().GetSignInResource(ctx, c.state(c.card.to))
 		if err != nil {
 			c.describe(&ev, table.AskResource, store.SourceTokenService, err)
 			return ev
@@ -310,7 +317,7 @@ const cardPause = 500 * time.Millisecond
 // Retry-After is honoured while the deadline allows.
 func (c *call) exchange(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
 	for {
-		tok, err := c.eng.tokens.Exchange(ctx, c.user(), c.ssoToken)
+		tok, err := c.tokens().Exchange(ctx, c.user(), c.ssoToken)
 		if err == nil && c.eng.stale(tok) {
 			err = &tokensvc.Error{Op: tokensvc.OpExchange, Status: http.StatusOK, Err: errors.New("the token has expired")}
 		}
@@ -337,7 +344,14 @@ func (c *call) exchange(ctx context.Context, a *store.Attempt, ev table.Event) t
 
 // redeem sends the code, once: it may be spent even by a failure.
 func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
-	tok, err := c.eng.getToken(ctx, c.user(), c.code)
+	var tok tokensvc.Token
+	var err error
+	own, isOwn := c.tokens().(Redeemer)
+	if isOwn {
+		tok, c.marks, err = own.Redeem(ctx, c.user(), c.code)
+	} else {
+		tok, err = c.eng.getToken(ctx, c.user(), c.code)
+	}
 	if err == nil {
 		c.token = tok
 		ev.Kind, ev.Status = table.VerifyOK, http.StatusOK
@@ -347,6 +361,9 @@ func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
 	switch {
 	case errors.Is(err, tokensvc.ErrNoToken):
 		ev.Kind, ev.Status = table.VerifyMiss, http.StatusNotFound
+		if isOwn {
+			ev.Detail = "code_mismatch"
+		}
 	case ev.Status == http.StatusBadRequest, ev.Status == http.StatusPreconditionFailed:
 		ev.Kind = table.VerifyRefused
 	default:
@@ -374,7 +391,7 @@ func (c *call) recover(ctx context.Context, ev table.Event) table.Event {
 }
 
 func (c *call) delete(ctx context.Context, ev table.Event) table.Event {
-	err := c.eng.tokens.SignOut(ctx, c.user())
+	err := c.tokens().SignOut(ctx, c.user())
 	if err == nil {
 		ev.Kind, ev.Status = table.SignedOut, http.StatusOK
 		return ev
@@ -382,6 +399,23 @@ func (c *call) delete(ctx context.Context, ev table.Event) table.Event {
 	c.describe(&ev, table.Delete, store.SourceTokenService, err)
 	ev.Kind = table.SignOutError
 	return ev
+}
+
+// operation is the name of what an act calls, as the clients of the upstreams
+// know it.
+func operation(act table.Act) string {
+	switch act {
+	case table.AskResource:
+		return tokensvc.OpGetSignInResource
+	case table.PostCard:
+		return "Send"
+	case table.Exchange:
+		return tokensvc.OpExchange
+	case table.Delete, table.DeleteAgain:
+		return tokensvc.OpSignOut
+	default:
+		return tokensvc.OpGetToken
+	}
 }
 
 // clear is an error that knows what an upstream answered.
@@ -393,11 +427,12 @@ type clear interface {
 // describe puts what went wrong into the event, in words that hold no secret.
 func (c *call) describe(ev *table.Event, act table.Act, source string, err error) {
 	c.upstream = err
+	ev.Operation = operation(act)
 	if errors.Is(err, tokensvc.ErrNoToken) {
 		ev.Detail = "no token"
 		return
 	}
-	ev.Source, ev.Operation = source, string(act)
+	ev.Source = source
 	ev.Status, _ = answerOf(err)
 	var known interface {
 		error

@@ -106,8 +106,8 @@ func (e *Engine) candidates(attempts []store.Attempt, act *Activity) []candidate
 	for i := range attempts {
 		a := &attempts[i]
 		f := e.registered(a.Key.Connection)
-		if f == nil {
-			continue // registered no more
+		if f == nil || f.conn.Tokens != nil {
+			continue // registered no more, or its codes come another way
 		}
 		at := slices.IndexFunc(out, func(k candidate) bool { return k.connection == f.conn.Name })
 		if at < 0 {
@@ -123,7 +123,7 @@ func (e *Engine) candidates(attempts []store.Attempt, act *Activity) []candidate
 		}
 	}
 	for _, f := range e.flows {
-		if !slices.ContainsFunc(out, func(k candidate) bool { return k.connection == f.conn.Name }) {
+		if f.conn.Tokens == nil && !slices.ContainsFunc(out, func(k candidate) bool { return k.connection == f.conn.Name }) {
 			out = append(out, candidate{connection: f.conn.Name, rank: isUntried})
 		}
 	}
@@ -185,12 +185,16 @@ func (p *prober) run(ctx context.Context, all []candidate) (answer Answer, done 
 // noMatch: no candidate took the code. The best one that was waiting for it hears
 // of it, once.
 func (p *prober) noMatch(ctx context.Context, all []candidate) Answer {
+	if len(all) == 0 { // every connection has codes of its own
+		all = []candidate{{connection: "", rank: isUntried}}
+	}
 	best, where := all[0], finder(exactly{})
 	if i := slices.IndexFunc(all, func(k candidate) bool { return k.attempt != nil && k.rank != isDone }); i >= 0 {
 		best = all[i]
 		where = byCard(best.attempt.ID)
 	}
 	p.ev.Kind, p.ev.Status, p.ev.Unclear = table.NoMatch, p.status(), p.unclear
+	p.ev.Operation = operation(table.Redeem)
 	p.ev.First, p.ev.Only, p.ev.Attributed = false, false, false
 	answer, _ := p.offer(ctx, best.connection, where)
 	return answer
@@ -239,10 +243,11 @@ func (p *prober) offer(ctx context.Context, connection string, where finder) (an
 		return c.answer(ctx, out, Answer{Status: out.event.Status}), true
 	case table.ReplyStatus: // the recovery before the code got no clear answer (C9c)
 		return c.answer(ctx, out, Answer{Status: statusOr412(out.event.Status)}), true
+	default: // the next candidate
+		p.remember(out.event)
+		c.finish(ctx, out.attempt)
+		return Answer{}, false
 	}
-	p.remember(out.event)
-	c.finish(ctx, out.attempt)
-	return Answer{}, false
 }
 
 func (p *prober) remember(ev table.Event) {
@@ -253,6 +258,7 @@ func (p *prober) remember(ev table.Event) {
 		p.unclear = true
 		p.refused = p.refused || ev.Status == 0
 		p.worst = max(p.worst, ev.Status)
+	default: // a miss
 	}
 }
 

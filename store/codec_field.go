@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -145,7 +146,9 @@ func state[T any](at func(*T) *State) field[T] {
 		get: func(v *T, val value) error {
 			code := val.signed()
 			if code < 0 || code >= int64(len(stateCodes)) {
-				return corrupt("unknown state")
+				// Of a newer program. An attempt in it is set aside, but its trail can be read.
+				*at(v) = State("state-" + strconv.FormatInt(code, 10))
+				return nil
 			}
 			*at(v) = stateCodes[code]
 			return nil

@@ -39,8 +39,6 @@ type Group struct {
 	queue []*pending
 	later []Commit
 
-	idle sync.Pool // of *pending whose result was taken
-
 	// Of who has the turn.
 	waiting []*pending
 	commits []Commit
@@ -53,10 +51,11 @@ type pending struct {
 	done   chan struct{} // has room for one: err stands
 }
 
+func newPending(c Commit) *pending { return &pending{commit: c, done: make(chan struct{}, 1)} }
+
 // NewGroup wraps a store.
 func NewGroup(s Store) *Group {
 	g := &Group{Store: s, turn: make(chan struct{}, 1)}
-	g.idle.New = func() any { return &pending{done: make(chan struct{}, 1)} }
 	g.turn <- struct{}{}
 	return g
 }
@@ -68,8 +67,7 @@ func (g *Group) Commit(ctx context.Context, c Commit) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	p, _ := g.idle.Get().(*pending)
-	p.commit = c
+	p := newPending(c)
 	g.enqueue(p)
 	return g.wait(ctx, p)
 }
@@ -86,8 +84,7 @@ func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
 	}
 	ps := make([]*pending, len(commits))
 	for i := range commits {
-		ps[i], _ = g.idle.Get().(*pending)
-		ps[i].commit = commits[i]
+		ps[i] = newPending(commits[i])
 	}
 	g.enqueue(ps...)
 	for i, p := range ps {
@@ -170,18 +167,18 @@ func (g *Group) wait(ctx context.Context, p *pending) error {
 	for {
 		select {
 		case <-p.done:
-			return g.result(p)
+			return p.err
 		default:
 		}
 		select {
 		case <-p.done:
-			return g.result(p)
+			return p.err
 		case <-g.turn:
 			// Either p is still queued, or the writer before us has settled it.
 			select {
 			case <-p.done:
 				g.turn <- struct{}{}
-				return g.result(p)
+				return p.err
 			default:
 			}
 			_ = g.lead(ctx) // a failure of Later's commits is not ours
@@ -192,14 +189,6 @@ func (g *Group) wait(ctx context.Context, p *pending) error {
 			return fmt.Errorf("commit: %w", ctx.Err())
 		}
 	}
-}
-
-// result ends the use of p.
-func (g *Group) result(p *pending) error {
-	err := p.err
-	p.commit, p.err = Commit{}, nil
-	g.idle.Put(p)
-	return err
 }
 
 // forget takes p back if its group has not left yet: a commit whose caller has

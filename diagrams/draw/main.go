@@ -1,5 +1,6 @@
 // Command draw draws the transition table into a folder: signin.mmd, .dot,
-// .svg and .md.
+// .svg and .md. A second argument names a page of the documentation, whose part
+// between two marks becomes the table.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/goccy/go-graphviz"
 
@@ -16,11 +18,15 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: draw FOLDER")
+	if len(os.Args) < 2 || len(os.Args) > 3 {
+		fmt.Fprintln(os.Stderr, "usage: draw FOLDER [PAGE]")
 		os.Exit(2)
 	}
-	if err := draw(context.Background(), os.Args[1]); err != nil {
+	err := draw(context.Background(), os.Args[1])
+	if err == nil && len(os.Args) == 3 {
+		err = fill(os.Args[2])
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "draw:", err)
 		os.Exit(1)
 	}
@@ -50,6 +56,33 @@ func draw(ctx context.Context, into string) error {
 func write(into, ext string, b []byte) error {
 	if err := os.WriteFile(filepath.Join(into, "signin."+ext), b, 0o644); err != nil { //nolint:gosec // a page of the documentation
 		return fmt.Errorf("write the drawing: %w", err)
+	}
+	return nil
+}
+
+// The marks between which a page holds the table.
+const (
+	begin = "<!-- table: begin -->\n"
+	end   = "<!-- table: end -->"
+)
+
+// fill writes the table into a page.
+func fill(page string) error {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		return fmt.Errorf("read the page: %w", err)
+	}
+	table, err := diagram.Draw(diagram.Options{Format: diagram.Markdown})
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s: the marks for the table are missing", page)
+	}
+	if err := os.WriteFile(page, []byte(before+begin+table+end+after), 0o644); err != nil { //nolint:gosec // a page of the documentation
+		return fmt.Errorf("write the page: %w", err)
 	}
 	return nil
 }

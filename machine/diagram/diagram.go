@@ -46,6 +46,19 @@ func Draw(o Options) (string, error) {
 	}
 }
 
+// Row is a row of the table in words.
+type Row struct{ Name, When, Then string }
+
+// Rows are all rows of the table, in its order.
+func Rows() []Row {
+	all := table.Rows()
+	out := make([]Row, len(all))
+	for i, r := range all {
+		out[i] = Row(r)
+	}
+	return out
+}
+
 // taken are the rows by which the attempt took an edge, in the order of time.
 func (o Options) taken(e table.Arrow) []string {
 	var rows []string
@@ -195,6 +208,11 @@ func markdown(o Options) string {
 	if o.Current != store.None {
 		fmt.Fprintf(&b, "\nCurrent state: **%s**\n", o.Current)
 	}
+	b.WriteString("\n| Row | When | What the engine does |\n|---|---|---|\n")
+	for _, r := range table.Rows() {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", r.Name, r.When, r.Then)
+	}
+	b.WriteString("\nThe rules that carry this out, in the order in which they are tried. A rule is for these events, in these states, if all of these guards hold.\n")
 	b.WriteString("\n| Row | Event | In | If | Then the attempt | Then | Callback | Reply |\n|---|---|---|---|---|---|---|---|\n")
 	for _, block := range table.Blocks() {
 		for i := range block.Rules {

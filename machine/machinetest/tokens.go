@@ -39,6 +39,10 @@ type script struct {
 
 // fail is the error of an answer that was ordered.
 func (s script) fail(op string) error {
+	op, _, _ = strings.Cut(op, "+")
+	if op == "exchange" {
+		op = tokensvc.OpExchange
+	}
 	e := &tokensvc.Error{Op: op, Status: s.status, Code: s.code, RetryAfter: s.retryAfter, Consent: s.consent}
 	if s.bearer {
 		own := *e

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 	"testing/synctest"
 	"time"
 
@@ -26,13 +25,14 @@ import (
 
 // world is everything that one scenario runs in.
 type world struct {
-	t      testing.TB
+	build  Build
 	mem    *memstore.Store
 	store  *faultStore
 	tokens *TokenService
 	conn   *Connector
 	config machine.Config
 	names  []string // of connections
+	own    []string // connections that the bot signs its users in to by itself
 	engine map[string]*machine.Engine
 
 	mu         sync.Mutex
@@ -42,19 +42,18 @@ type world struct {
 	ids        map[string]int // attempt id -> #n
 	seq        int            // activities sent
 	waiting    map[string]chan string
-	fails      map[string]int    // callbacks that are to fail: name -> how often
-	failsWith  map[string]error  // … and how
-	appLevel   bool              // the bot has handlers for all connections
-	withoutSSO map[string]bool   // connections that are set so
-	running    map[string]func() // ends Run of an instance
-	panics     map[string]int    // … that are to panic
+	fails      map[string]int          // callbacks that are to fail: name -> how often
+	failsWith  map[string]error        // … and how
+	appLevel   bool                    // the bot has handlers for all connections
+	withoutSSO map[string]bool         // connections that are set so
+	running    map[string]func() error // ends Run of an instance
+	panics     map[string]int          // … that are to panic
 	slow       map[string]time.Duration
 	gates      map[string]chan struct{}
 }
 
-func newWorld(tb testing.TB) *world {
-	tb.Helper()
-	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, failsWith: map[string]error{}, withoutSSO: map[string]bool{}, running: map[string]func(){}, slow: map[string]time.Duration{}}
+func newWorld(build Build) *world {
+	w := &world{build: build, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, failsWith: map[string]error{}, withoutSSO: map[string]bool{}, running: map[string]func() error{}, slow: map[string]time.Duration{}}
 	w.procs, w.killAt = map[string]*process{}, map[string]string{}
 	w.mem = memstore.New(time.Now)
 	w.store = &faultStore{Store: w.mem}
@@ -117,14 +116,17 @@ func (w *world) on(instance string) *machine.Engine {
 	for _, n := range w.names {
 		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, NoSSO: w.withoutSSO[n]})
 	}
-	e, err := machine.New(cfg)
+	for _, n := range w.own {
+		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, Tokens: &popup{w: w, store: cfg.Store}})
+	}
+	e, err := w.build(cfg)
 	if err != nil {
-		w.t.Fatalf("engine: %v", err)
+		w.fail("engine: %v", err)
 	}
 	for _, n := range w.names {
 		f, err := e.Flow(n)
 		if err != nil {
-			w.t.Fatalf("flow: %v", err)
+			w.fail("flow: %v", err)
 		}
 		f.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, tok tokensvc.Token) error {
 			what := "with the token"
@@ -191,7 +193,7 @@ func (w *world) runEngine(_ context.Context, c command) string {
 	e := w.on(instance)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	w.running[instance] = func() { cancel(); <-done }
+	w.running[instance] = func() error { cancel(); return <-done }
 	go func() { done <- e.Run(ctx) }()
 	settle()
 	return ""
@@ -200,8 +202,11 @@ func (w *world) runEngine(_ context.Context, c command) string {
 func (w *world) stopEngine(_ context.Context, c command) string {
 	stop := w.running[c.opt("on", "a")]
 	delete(w.running, c.opt("on", "a"))
-	if stop != nil {
-		stop()
+	if stop == nil {
+		return "not running"
+	}
+	if err := stop(); err != nil {
+		return "error: " + w.renumber(err.Error())
 	}
 	return ""
 }
@@ -247,6 +252,9 @@ func (w *world) callback(ctx context.Context, p *process, turn *machine.Turn, ki
 	if key := turn.DeliveryKey(); key != "" {
 		id, rest, _ := strings.Cut(key, "/")
 		line += fmt.Sprintf("  [#%d/%s]", w.number(id), rest)
+	}
+	if asked := turn.Request(); asked != nil {
+		line += "  asked with " + string(asked)
 	}
 	if turn.Proactive() {
 		line += "  (no live turn)"
@@ -336,13 +344,19 @@ func (w *world) run(ctx context.Context, line string) string {
 		done := make(chan string, 1)
 		w.waiting[name] = done
 		w.on(parse(rest).opt("on", "a"))
-		go func() { done <- w.run(ctx, rest) }()
+		go func() {
+			said := ""
+			if err := playing(func() { said = w.run(ctx, rest) }); err != nil {
+				said = err.Error()
+			}
+			done <- said
+		}()
 		settle()
 		return ""
 	}
 	do, ok := verbs()[c.verb]
 	if !ok {
-		w.t.Fatalf("scenario: unknown verb %q", c.verb)
+		w.fail("unknown verb %q", c.verb)
 	}
 	instance := c.opt("on", "a")
 	p := w.process(instance)
@@ -407,14 +421,21 @@ func verbs() map[string]func(*world, context.Context, command) string {
 			w.slow[c.word(0)], _ = time.ParseDuration(c.opt("slow", "0s"))
 			return ""
 		},
-		"kill":      (*world).kill,
-		"signin":    (*world).signIn,
-		"signout":   (*world).signOut,
-		"exchange":  (*world).exchange,
-		"verify":    (*world).verify,
-		"failure":   (*world).failure,
-		"invoke":    (*world).invoke,
-		"wait":      (*world).wait,
+		"kill":     (*world).kill,
+		"signin":   (*world).signIn,
+		"signout":  (*world).signOut,
+		"exchange": (*world).exchange,
+		"verify":   (*world).verify,
+		"failure":  (*world).failure,
+		"invoke":   (*world).invoke,
+		"wait":     (*world).wait,
+		"message":  (*world).message,
+		"ask":      (*world).ask,
+		"issue":    (*world).issue,
+		"own": func(w *world, _ context.Context, c command) string { // own wiki: the bot signs its users in itself
+			w.own = c.words
+			return ""
+		},
 		"advance":   (*world).advance,
 		"sweep":     (*world).sweep,
 		"deliver":   (*world).deliver,
@@ -448,10 +469,14 @@ func (w *world) activity(c command, kind, name string, value any) *machine.Activ
 			Type: c.opt("type", "personal"), Tenant: "tenant", BotID: "28:app", UserID: user(c), UserAAD: "aad-" + c.opt("as", "alice"),
 		},
 	}
+	if text := c.opt("text", ""); text != "" {
+		a.Text = text
+		a.Raw = json.RawMessage(`{"text":"` + text + `"}`)
+	}
 	if value != nil {
 		raw, err := json.Marshal(value)
 		if err != nil {
-			w.t.Fatalf("scenario: %v", err)
+			w.fail("%v", err)
 		}
 		a.Value = raw
 	}
@@ -470,6 +495,17 @@ func (w *world) signIn(ctx context.Context, c command) string {
 	default:
 		return "token"
 	}
+}
+
+// message is one that the user types; the engine may take it for a code.
+func (w *world) message(ctx context.Context, c command) string {
+	e := w.on(c.opt("on", "a"))
+	act := w.activity(c, "message", "", nil)
+	act.Text = c.word(0)
+	if e.Before(ctx, e.Turn(act)) {
+		return "taken"
+	}
+	return "the bot sees it"
 }
 
 func (w *world) signOut(ctx context.Context, c command) string {
@@ -536,19 +572,27 @@ func (w *world) send(ctx context.Context, c command, name string, value any) str
 	if answer.Body != nil {
 		raw, err := json.Marshal(answer.Body)
 		if err != nil {
-			w.t.Fatalf("scenario: %v", err)
+			w.fail("%v", err)
 		}
 		line += " " + string(raw)
 	}
 	return line
 }
 
-func (w *world) wait(_ context.Context, c command) string { return <-w.waiting[c.word(0)] }
+func (w *world) wait(_ context.Context, c command) string {
+	select {
+	case said := <-w.waiting[c.word(0)]:
+		return said
+	case <-time.After(time.Hour):
+		w.fail("%s does not end", c.word(0))
+		return ""
+	}
+}
 
 func (w *world) advance(_ context.Context, c command) string {
 	d, err := time.ParseDuration(c.word(0))
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	time.Sleep(d)
 	synctest.Wait()
@@ -603,7 +647,7 @@ func (w *world) operate(ctx context.Context, c command) string {
 func (w *world) purge(ctx context.Context, c command) string {
 	age, err := time.ParseDuration(c.word(0))
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	n, err := w.store.Purge(ctx, time.Now().Add(-age), 1000, false)
 	if err != nil {
@@ -617,7 +661,7 @@ func (w *world) show(ctx context.Context, _ command) string {
 	w.flush(ctx)
 	page, err := w.mem.List(ctx, store.Filter{Limit: 1000})
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	slices.SortFunc(page.Attempts, func(a, b store.Attempt) int { return w.number(a.ID) - w.number(b.ID) })
 	for _, a := range page.Attempts {
@@ -708,7 +752,7 @@ func (w *world) audit(ctx context.Context, c command) string {
 	}
 	events, err := w.mem.Events(ctx, f)
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	for _, e := range events {
 		parts := []string{string(e.Kind)}
@@ -740,7 +784,7 @@ func (w *world) flush(ctx context.Context) {
 			continue
 		}
 		if err := w.engine[name].Drain(ctx); err != nil {
-			w.t.Fatalf("scenario: %v", err)
+			w.fail("%v", err)
 		}
 	}
 }

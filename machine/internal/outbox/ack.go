@@ -135,7 +135,7 @@ func (o *Outbox) told(row *store.Delivery, now time.Time) store.Event {
 	}
 	return store.Event{
 		Attempt: row.Attempt, Time: now, Instance: o.Instance, Kind: store.EventCallback,
-		Invoke: row.DeliveryKey.String(), Detail: detail,
+		Invoke: row.String(), Detail: detail,
 	}
 }
 

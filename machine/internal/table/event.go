@@ -71,9 +71,12 @@ type Event struct {
 	Kind Kind
 
 	// Of an invoke.
-	Invoke    string // its name, for the audit trail
-	Activity  string // id of the activity that brought the event
-	Platform  string // of the client
+	Invoke   string // its name, for the audit trail
+	Activity string // id of the activity that brought the event
+	Platform string // of the client
+	// Via is what brought it, if not the chat: a message extension or an Adaptive
+	// Card. The answer of that invoke is the card and the callback.
+	Via       store.Origin
 	TokenMark []byte // of the SSO token
 	CodeMark  []byte // of the verification code
 

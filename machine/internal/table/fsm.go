@@ -26,10 +26,14 @@ const (
 // newState is store.None as a state of the fsm, which has no empty name.
 const newState = "(new)"
 
+// EdgeEvent is an event of the fsm: an edge by its name, with the states it
+// leaves and the one where it leads.
+type EdgeEvent = fsm.EventDesc
+
 // Events are the edges of docs/state-machine.md §4, as events of the fsm. This
 // is the only place that says which state follows which.
-func Events() []fsm.EventDesc {
-	return []fsm.EventDesc{
+func Events() []EdgeEvent {
+	return []EdgeEvent{
 		{Name: "open", Src: []string{"(new)"}, Dst: "Idle"},
 		{Name: "card sent", Src: []string{"Idle"}, Dst: "CardSent"},
 		{Name: "exchange", Src: []string{"Idle", "CardSent", "Verifying"}, Dst: "Exchanging"},
@@ -47,10 +51,10 @@ func Events() []fsm.EventDesc {
 type graph struct {
 	mu     sync.Mutex
 	fsm    *fsm.FSM
-	events []fsm.EventDesc
+	events []EdgeEvent
 }
 
-func newGraph(events []fsm.EventDesc) *graph {
+func newGraph(events []EdgeEvent) *graph {
 	return &graph{fsm: fsm.NewFSM(newState, events, nil), events: events}
 }
 

@@ -14,7 +14,6 @@ const (
 	held      Guard = "somebody is at it"      // the lease is live
 	notHeld   Guard = "nobody is at it"        // the lease is over
 	mine      Guard = "claim is still mine"    // the call was made under the claim that stands
-	notMine   Guard = "claim is not mine"      // somebody has claimed it since, or there was no claim
 	claimed   Guard = "made under a claim"     // whether it still stands or not
 	raced     Guard = "others were faster"     // since the last upstream call
 	another   Guard = "another took its place" // another attempt of the key is there since the last upstream call
@@ -38,6 +37,7 @@ const (
 const (
 	sameActivity Guard = "the activity that opened it"
 	ssoWithheld  Guard = "no SSO on this card"
+	answerIsCard Guard = "the answer is the card" // of a message extension or an Adaptive Card
 )
 
 // Guards about an exchange.
@@ -95,9 +95,6 @@ func meanings() map[Guard]func(*Input) bool {
 		mine: func(in *Input) bool {
 			return in.Event.Fence != 0 && in.Attempt.Lease.Fence == in.Event.Fence
 		},
-		notMine: func(in *Input) bool {
-			return in.Event.Fence == 0 || in.Attempt.Lease.Fence != in.Event.Fence
-		},
 		claimed:           func(in *Input) bool { return in.Event.Fence != 0 },
 		raced:             func(in *Input) bool { return in.Event.Raced },
 		another:           func(in *Input) bool { return in.Event.Another },
@@ -115,7 +112,8 @@ func meanings() map[Guard]func(*Input) bool {
 		sameActivity: func(in *Input) bool {
 			return in.Event.Activity != "" && in.Attempt.Activity == in.Event.Activity
 		},
-		ssoWithheld: func(in *Input) bool { return in.Event.Withheld },
+		ssoWithheld:  func(in *Input) bool { return in.Event.Withheld },
+		answerIsCard: func(in *Input) bool { return in.Event.Via != "" },
 
 		answered: func(in *Input) bool { return in.Attempt.AnswerStatus != 0 },
 		refusedClearly: func(in *Input) bool {
@@ -164,7 +162,7 @@ func meanings() map[Guard]func(*Input) bool {
 // stand in a block that is also about no attempt.
 func aboutEvent(g Guard) bool {
 	switch g {
-	case claimed, raced, another, waited, notWaited, waitedForExchange, waitedForVerify, asked, ssoWithheld,
+	case claimed, raced, another, waited, notWaited, waitedForExchange, waitedForVerify, asked, ssoWithheld, answerIsCard,
 		oldCard, foreignCard, statusRejects, noStatus, only, first, attributed, unclear, endsSSO, noMatch, stranger,
 		policyNoop, policyReject, policyFail, policyCard, policyFanoutAll:
 		return true
@@ -174,7 +172,7 @@ func aboutEvent(g Guard) bool {
 }
 
 func cooldown(in *Input) time.Duration {
-	if in.Attempt.Origin == store.OriginCompose {
+	if in.Attempt.Origin == store.OriginCompose || in.Attempt.Origin == store.OriginCardAction {
 		return in.Policy.ComposeCooldown
 	}
 	return in.Policy.ResendCooldown

@@ -133,6 +133,11 @@ func signInRules() []Block {
 		),
 		block(on(NoToken), in(CardSent),
 			Rule{
+				Row:   "M1", // every keystroke asks again: not worth a line
+				If:    when(answerIsCard, withinCooldown),
+				Reply: ReplyCardOut,
+			},
+			Rule{
 				Row:   "A10",
 				If:    when(withinCooldown),
 				Reply: ReplyCardOut,
@@ -154,6 +159,15 @@ func signInRules() []Block {
 		// The resource of the card is there, so the attempt can be written down with
 		// all that the card will say. Only then is the card sent.
 		block(on(ResourceFound), in(None),
+			Rule{
+				Row:    "M1",
+				If:     when(answerIsCard),
+				Open:   OpensFresh,
+				Origin: store.OriginSignIn,
+				Edge:   sent,
+				Do:     do(offerCard),
+				Reply:  ReplyCardSent,
+			},
 			Rule{
 				Row:    "A14",
 				If:     when(ssoWithheld),
@@ -178,6 +192,15 @@ func signInRules() []Block {
 				Note: "another SignIn was faster, and is complete",
 			},
 			Rule{
+				Row:    "M1",
+				If:     when(answerIsCard),
+				Open:   OpensFresh,
+				Origin: store.OriginSignIn,
+				Edge:   sent,
+				Do:     do(offerCard),
+				Reply:  ReplyCardSent,
+			},
+			Rule{
 				Row:    "A14",
 				If:     when(ssoWithheld),
 				Open:   OpensFresh,
@@ -194,6 +217,15 @@ func signInRules() []Block {
 			},
 		),
 		block(on(ResourceFound), in(Failed),
+			Rule{
+				Row:    "M1",
+				If:     when(answerIsCard),
+				Open:   OpensFresh,
+				Origin: store.OriginSignIn,
+				Edge:   sent,
+				Do:     do(offerCard),
+				Reply:  ReplyCardSent,
+			},
 			Rule{
 				Row:    "A14",
 				If:     when(ssoWithheld),
@@ -218,6 +250,15 @@ func signInRules() []Block {
 				Note:  "another SignIn is sending the card",
 			},
 			Rule{
+				Row:    "M1",
+				If:     when(answerIsCard),
+				Open:   OpensInstead,
+				Origin: store.OriginSignIn,
+				Edge:   sent,
+				Do:     do(offerCard),
+				Reply:  ReplyCardSent,
+			},
+			Rule{
 				Row:    "A12b",
 				Open:   OpensInstead,
 				Origin: store.OriginSignIn,
@@ -231,6 +272,15 @@ func signInRules() []Block {
 				If:    when(another),
 				Reply: ReplyCardOut,
 				Note:  "another SignIn was faster: no second card",
+			},
+			Rule{
+				Row:    "M1",
+				If:     when(answerIsCard),
+				Open:   OpensInstead,
+				Origin: store.OriginSignIn,
+				Edge:   sent,
+				Do:     do(offerCard),
+				Reply:  ReplyCardSent,
 			},
 			Rule{
 				Row:    "A14",

@@ -2,6 +2,7 @@ package table
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -26,7 +27,7 @@ func (t *Table) Step(in *Input) (Decision, error) {
 // decide carries a rule out on copies.
 func (t *Table) decide(in *Input, r *rule) (Decision, error) {
 	w := writer{in: in, rule: r, graph: t.graph}
-	w.d.Rule, w.d.Attempt = r.Rule, in.Attempt
+	w.d.Rule, w.d.Attempt, w.d.Tell = r.Rule, in.Attempt, in.tells(r.Tell)
 	var err error
 	switch {
 	case r.Open != OpensNone:
@@ -100,6 +101,9 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 		Conversation: in.Conversation, Request: in.Request,
 		Created: in.Now, Expires: in.Now.Add(in.Policy.AttemptLife),
 	}
+	if in.Event.Via != "" {
+		a.Origin = in.Event.Via
+	}
 	if in.Event.Invoke == "" {
 		a.Activity = in.Event.Activity
 	}
@@ -115,7 +119,7 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 		a.ExchangeID, a.SSOOffered, a.ResourceURI = old.ExchangeID, old.SSOOffered, old.ResourceURI
 		a.CardActivityID, a.CardConversation = old.CardActivityID, old.CardConversation
 		if a.Request == nil {
-			a.Request = old.Request
+			a.Request = slices.Clone(old.Request)
 		}
 	}
 	return a
@@ -169,11 +173,11 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 		if to == CardSent || to.Terminal() { // nobody is at it any more
 			a.Lease.Until, a.CheckAt, a.Checks = time.Time{}, time.Time{}, 0
 		}
-		switch to {
-		case Failed:
+		if to == Failed {
 			a.Reason = reason
-		case Complete:
-			a.Method = w.rule.Method
+		}
+		if to == Complete {
+			a.Method = w.method()
 		}
 	}
 	line := w.line(store.EventTransition)
@@ -181,6 +185,31 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	line.Detail = w.detail(a, e, to)
 	w.d.Commit.Events = append(w.d.Commit.Events, line)
 	return nil
+}
+
+// tells is the callback of a rule.
+func (in *Input) tells(c Callback) Callback {
+	switch {
+	case in.Event.Via == "":
+		return c
+	case c == TellDone || c == TellSilent:
+		return TellSilent // the completion is on record all the same
+	default:
+		return TellNothing
+	}
+}
+
+// method is the rule's, unless a message extension or an Adaptive Card brought the
+// event.
+func (w *writer) method() store.Method {
+	switch w.in.Event.Via {
+	case store.OriginCompose:
+		return store.MethodCompose
+	case store.OriginCardAction:
+		return store.MethodAdaptiveCard
+	default:
+		return w.rule.Method
+	}
 }
 
 // detail says in the audit trail what the edge does not.
@@ -218,7 +247,7 @@ func (w *writer) put(a *store.Attempt) error {
 // to make at once. A later one has to be claimed, since an earlier one may still
 // be under way.
 func (w *writer) owe(a *store.Attempt) {
-	if w.rule.Tell == TellNothing || w.rule.Tell == TellApp {
+	if w.d.Tell == TellNothing || w.d.Tell == TellApp {
 		return
 	}
 	a.Calls++
@@ -228,7 +257,7 @@ func (w *writer) owe(a *store.Attempt) {
 		Created:     w.in.Now,
 		NextAt:      w.in.Now,
 	}
-	switch w.rule.Tell {
+	switch w.d.Tell {
 	case TellDone:
 		row.Kind = store.DeliverComplete
 	case TellSilent:

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/looplab/fsm"
-
 	"github.com/signin-engine/signin-engine/store"
 )
 
@@ -75,7 +73,7 @@ type Overrides struct {
 // table. It refuses what looplab/fsm would take in silence: unknown names and
 // states, two blocks for one event in one state, rules that are never reached,
 // ways out of a terminal state, states without a way in.
-func Define(blocks []Block, events []fsm.EventDesc, o Overrides) (*Table, error) {
+func Define(blocks []Block, events []EdgeEvent, o Overrides) (*Table, error) {
 	t := &Table{rules: map[pair][]rule{}, graph: newGraph(events)}
 	guards, ops := meanings(), deeds()
 	for g, f := range o.Guards {
@@ -141,7 +139,7 @@ func (t *Table) checkRule(b *Block, r *Rule) []error {
 	if r.Row == "" {
 		bad("a rule needs a row")
 	}
-	if r.Edge != "" && !slices.ContainsFunc(t.graph.events, func(e fsm.EventDesc) bool { return e.Name == string(r.Edge) }) {
+	if r.Edge != "" && !slices.ContainsFunc(t.graph.events, func(e EdgeEvent) bool { return e.Name == string(r.Edge) }) {
 		bad("unknown edge %q", r.Edge)
 	}
 	if (r.Edge == complete) != (r.Method != "") || (r.Edge == fail) != (r.Reason != "") {

@@ -1,0 +1,179 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/signin-engine/signin-engine/machine/internal/table"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// Ask is what an invoke of a message extension or of an Adaptive Card brings
+// along about the sign-in of its user (rows M).
+type Ask struct {
+	Connection string
+	// Via is store.OriginCompose or store.OriginCardAction.
+	Via store.Origin
+	// State is the code with which a popup ended, or CancelledByUser.
+	State tokensvc.Secret
+	// ExchangeID and Token are the client's SSO token.
+	ExchangeID string
+	Token      tokensvc.Secret
+}
+
+// Access is what came of an [Ask].
+type Access struct {
+	// Token is the user's token; empty if there is none.
+	Token tokensvc.Token
+	// Pending says what the sign-in waits for when there is no token.
+	Pending Pending
+	// Attempt is the id of the attempt that waits, and Resource what the answer is
+	// made of that asks the user to sign in.
+	Attempt  string
+	Resource tokensvc.SignInResource
+	// Refused is the status for a token or a code that was not taken: 412, 404, or
+	// the upstream's. 0 = none was.
+	Refused int
+	// Cancelled: the user closed the popup.
+	Cancelled bool
+}
+
+// Authorize runs rows M: it takes the code or the token that the invoke brings,
+// looks whether the user is signed in, and if not opens an attempt for which the
+// invoke's answer is the card. An error means that the store or the Token Service
+// did not do its part.
+func (e *Engine) Authorize(ctx context.Context, turn *Turn, ask Ask) (Access, error) {
+	f, err := e.Flow(ask.Connection)
+	if err != nil {
+		return Access{}, err
+	}
+	if turn.to.UserID == "" {
+		return Access{}, errors.New("authorize: the turn names no user")
+	}
+	ctx = context.WithoutCancel(ctx) // what was begun is finished
+	begin := func() *call {
+		c := e.call(turn, f.conn.Name)
+		c.via = ask.Via
+		return c
+	}
+	var got Access
+	switch {
+	case strings.EqualFold(ask.State.Reveal(), cancelledByUser):
+		return Access{Cancelled: true}, begin().closed(ctx)
+	case !ask.State.Empty():
+		got, err = begin().tryCode(ctx, ask.State)
+	case !ask.Token.Empty():
+		got, err = begin().tryToken(ctx, ask)
+	}
+	if err != nil || !got.Token.Token.Empty() || got.Refused != 0 && !ask.Token.Empty() {
+		return got, err
+	}
+	refused := got.Refused
+	got, err = begin().ask(ctx)
+	got.Refused = refused
+	return got, err
+}
+
+// closed notes that the user closed the popup (M6).
+func (c *call) closed(ctx context.Context) error {
+	c.received(c.turn.act.Name)
+	out, err := c.drive(ctx, byKey{}, c.event(table.PopupClosed))
+	if err != nil {
+		return fmt.Errorf("authorize: %w", err)
+	}
+	c.answer(ctx, out, Answer{Status: http.StatusOK})
+	return nil
+}
+
+// tryCode offers a code to the connection that the invoke is about (M3, M4).
+func (c *call) tryCode(ctx context.Context, code tokensvc.Secret) (Access, error) {
+	c.received(c.turn.act.Name)
+	c.code = code
+	ev := c.event(table.VerifyState)
+	ev.CodeMark = c.eng.mark("code", c.key.UserKey(), code)
+	ev.Only, ev.First, ev.Attributed = true, true, true
+	out, err := c.drive(ctx, byKey{}, ev)
+	if err != nil {
+		return Access{}, fmt.Errorf("authorize: %w", err)
+	}
+	got := Access{Token: c.token}
+	switch out.reply {
+	case table.ReplyOK: // a repeat of a code that was used is answered like a query without one
+	case table.ReplyRecord:
+		got.Refused = out.attempt.CodeStatus
+	case table.ReplyStatus, table.ReplyNext:
+		got.Refused = statusOr412(out.event.Status)
+	default:
+		got.Refused = http.StatusPreconditionFailed
+	}
+	c.answer(ctx, out, Answer{Status: max(got.Refused, http.StatusOK)})
+	return got, nil
+}
+
+// tryToken exchanges the client's SSO token (M5).
+func (c *call) tryToken(ctx context.Context, ask Ask) (Access, error) {
+	c.received(c.turn.act.Name)
+	if c.mismatch(ask.Token) && c.eng.policy.IdentityMismatch == Reject {
+		c.refuse(ctx, "§9", http.StatusForbidden, "an SSO token of another user", nil)
+		return Access{Refused: http.StatusForbidden}, nil
+	}
+	c.ssoToken = ask.Token
+	ev := c.event(table.TokenExchange)
+	ev.ExchangeID = ask.ExchangeID
+	ev.TokenMark = c.eng.mark("token", c.key.UserKey(), ask.Token)
+	out, err := c.drive(ctx, byExchange{}, ev)
+	if err != nil {
+		return Access{}, fmt.Errorf("authorize: %w", err)
+	}
+	answer := c.eng.exchangeAnswer(out, ExchangeResponse{})
+	c.answer(ctx, out, Answer{Status: answer.Status})
+	got := Access{Token: c.token}
+	if answer.Status != http.StatusOK {
+		got = Access{Refused: answer.Status}
+	}
+	return got, nil
+}
+
+// ask looks for a token, and opens an attempt if there is none (M1).
+func (c *call) ask(ctx context.Context) (Access, error) {
+	c.card.text, c.card.button = c.flow().conn.CardText, c.flow().conn.ButtonText
+	c.asked = true
+	ev := c.event(table.SignInAsked)
+	ev.Invoke = "" // it is a wish, and no answer of a client
+	c.received(c.turn.act.Name)
+	out, err := c.drive(ctx, byKey{}, ev)
+	defer c.finish(ctx, out.attempt)
+	if err != nil {
+		return Access{}, fmt.Errorf("authorize: %w", err)
+	}
+	got := Access{Token: c.token, Resource: c.card.resource}
+	if out.attempt != nil {
+		got.Attempt = out.attempt.ID
+	}
+	switch out.reply {
+	case table.ReplyToken:
+		return Access{Token: c.token}, nil
+	case table.ReplyCardSent:
+		got.Pending = CardSent
+		return got, nil
+	case table.ReplyCardOut:
+		got.Pending = CardOut
+		// The answer has to name the way to sign in again: each keystroke gets one.
+		if got.Resource, err = c.tokens().GetSignInResource(ctx, c.state(c.turn.to)); err != nil {
+			return Access{}, fmt.Errorf("authorize: %w", err)
+		}
+		return got, nil
+	case table.ReplyElsewhere:
+		got.Pending = UnderWay
+		return got, nil
+	default:
+		if c.upstream == nil {
+			c.upstream = errors.New("the sign-in could not be started")
+		}
+		return Access{}, fmt.Errorf("authorize: %w", c.upstream)
+	}
+}
