@@ -50,14 +50,11 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 		called = ev.Operation // what had to come first, and failed
 	}
 	if ev.Cause != 0 {
-		status = ev.Cause
+		status = ev.Cause // the call itself was never made
 	}
 	line := store.Event{
 		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: called,
 		Status: status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
-	}
-	if ev.Cause != 0 {
-		line.Status = ev.Cause // the call itself was never made
 	}
 	if a != nil && !beforeNext(act, a) {
 		line.Attempt = a.ID

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
-	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
@@ -267,7 +266,7 @@ func (d *dev) welcome() error {
 // play signs one user in silently and one through the popup, over HTTP as
 // Teams would, and prints what became of it.
 func (d *dev) play(ctx context.Context, s *service) error {
-	reader := operator.NewDirect(s.store, machine.DefaultStuckRules(), operator.Info{})
+	reader := operator.NewDirect(s.store, operator.DefaultRules(), operator.Info{})
 	incomplete := false
 	for _, scene := range []struct {
 		title, connection string

@@ -128,7 +128,8 @@ func (c *cli) skew(i operator.Info) health {
 func sweeper(o operator.Overview) health {
 	late := 0
 	for _, f := range o.Stuck {
-		if f.Rule == "lease-expired" || f.Rule == "past-expiry" {
+		switch f.Rule {
+		case operator.RuleLeaseExpired, operator.RulePastExpiry, operator.RuleIdleOld:
 			late++
 		}
 	}
@@ -141,11 +142,11 @@ func sweeper(o operator.Overview) health {
 func outbox(o operator.Overview) health {
 	lag := 0
 	for _, f := range o.Stuck {
-		if f.Rule == "callback-lag" {
+		if f.Rule == operator.RuleCallbackLag {
 			lag++
 		}
 	}
-	h := health{"outbox", healthOK, fmt.Sprintf("%d callbacks pending, %d dead", o.Owed, o.Dead)}
+	h := health{"outbox", healthOK, "callbacks: " + callbacks(o)}
 	switch {
 	case o.Dead > 0:
 		h.Result, h.Detail = healthFail, h.Detail+": see inspect, then redeliver"

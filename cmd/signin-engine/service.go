@@ -93,7 +93,7 @@ func (s *service) build(listen string) error {
 	connections := make([]machine.Connection, len(cfg.Connections))
 	for i, c := range cfg.Connections {
 		connections[i] = machine.Connection{
-			Name: c.Name, DisplayName: c.DisplayName, CardText: c.CardText, ButtonText: c.ButtonText,
+			Name: c.Name, DisplayName: c.DisplayName, CardText: c.CardText, ButtonText: c.ButtonText, NoSSO: !c.OffersSSO(),
 		}
 	}
 	if s.engine, err = machine.New(machine.Config{
@@ -175,7 +175,7 @@ func (s *service) operatorHandler(token tokensvc.Secret, listen string) http.Han
 	for _, c := range s.engine.Connections() {
 		about.Names = append(about.Names, c.Name)
 	}
-	reader := operator.NewDirect(s.store, machine.DefaultStuckRules(), about)
+	reader := operator.NewDirect(s.store, operator.DefaultRules(), about)
 	h := operator.HandlerConfig{
 		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.engine.Ready, Token: token, Log: s.log,
 	}
@@ -191,17 +191,20 @@ type door struct {
 	handler  http.Handler
 }
 
-// run serves until ctx is done: bot activities first stop coming, those in
-// flight are finished, then the engine, the operator doors and the store
-// close, in this order.
+// run serves until ctx is done. Each part outlives the one before it: first no
+// more activities come and those in flight are finished, then the engine
+// finishes what it holds, then the operators' doors and the store close.
 func (s *service) run(ctx context.Context, listener net.Listener, operators ...door) error {
-	// The engine and the operators outlive the listener by the grace period.
-	back, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	group, back := errgroup.WithContext(back)
-	group.Go(func() error { return ignoreCanceled(s.engine.Run(back)) })
+	work := context.WithoutCancel(ctx)
+	engine, stopEngine := context.WithCancel(work)
+	defer stopEngine()
+	ran := make(chan error, 1)
+	go func() { ran <- s.engine.Run(engine) }()
+	open, shut := context.WithCancel(work)
+	defer shut()
+	doors, open := errgroup.WithContext(open)
 	for _, d := range operators {
-		group.Go(func() error { return operator.Serve(back, d.listener, d.handler) })
+		doors.Go(func() error { return operator.Serve(open, d.listener, d.handler) })
 	}
 
 	srv := teams.NewServer(listener.Addr().String(), s.handler)
@@ -210,21 +213,20 @@ func (s *service) run(ctx context.Context, listener net.Listener, operators ...d
 	var err error
 	select {
 	case err = <-served:
-	case <-back.Done():
+	case <-open.Done():
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), config.ShutdownGrace)
+	grace, cancel := context.WithTimeout(work, config.ShutdownGrace)
 	defer cancel()
 	s.log.Info().Msg("stopping: no new activities, finishing those in flight")
 	if e := srv.Shutdown(grace); e != nil {
 		s.log.Warn().Err(e).Msg("activities in flight were cut off; the store keeps their attempts consistent")
 		err = errors.Join(err, srv.Close())
 	}
-	if e := s.engine.Drain(grace); e != nil {
-		s.log.Warn().Err(e).Msg("callbacks in flight are left to the outbox")
-	}
-	stop()
-	err = errors.Join(ignoreClosed(err), group.Wait(), s.close())
+	stopEngine()
+	err = errors.Join(ignoreClosed(err), <-ran)
+	shut()
+	err = errors.Join(err, doors.Wait(), s.close())
 	if err == nil {
 		s.log.Info().Msg("stopped")
 	}

@@ -46,6 +46,7 @@ func (c *Config) Check() error {
 	c.checkOperator(&p)
 	c.checkConnections(&p)
 	c.checkNumbers(&p)
+	c.checkFit(&p)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
 		p.add("log.level", "%q is none of trace, debug, info, warn, error", c.Log.Level)
 	}

@@ -42,9 +42,13 @@ type Connection struct {
 	Alias       string   `koanf:"alias"` // what users type after login; "" = Name
 	DisplayName string   `koanf:"display_name"`
 	CardText    string   `koanf:"card_text"`
+	SSO         *bool    `koanf:"sso"` // false: the card never offers silent SSO; nil = true
 	ButtonText  string   `koanf:"button_text"`
 	Profile     *Profile `koanf:"profile"`
 }
+
+// OffersSSO reports whether the connection's card may offer silent SSO.
+func (c *Connection) OffersSSO() bool { return c.SSO == nil || *c.SSO }
 
 // Profile is a chat command of the reference bot that calls an API with the
 // user's token.

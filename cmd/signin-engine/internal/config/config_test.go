@@ -51,6 +51,9 @@ func TestGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !cfg.Connections[0].OffersSSO() {
+		t.Error("a connection offers SSO unless it is told not to")
+	}
 	if diff := cmp.Diff(machine.DefaultPolicy(), cfg.Policy); diff != "" {
 		t.Errorf("policy: %s", diff)
 	}
@@ -79,9 +82,10 @@ connections:
     alias: graph
     display_name: Microsoft Graph
     card_text: Please Sign In
+    sso: false
     button_text: Sign In
     profile: {command: my ad user, url: https://graph.microsoft.com/v1.0/me}
-policy: {duplicate_wait: 0s, failed_duplicate: noop, failure_fanout: all, late_invoke: reject, resend_cooldown: 1s, max_code_tries: 2, on_silent_error: card, group_chat: one_to_one, group_sso: false, success_body: echo, popup_closed: fail, compose_cooldown: 31s, combined_lookup: true, callback_budget: 6s, callback_mode: at_most_once}
+policy: {duplicate_wait: 0s, failed_duplicate: noop, failure_fanout: all, late_invoke: reject, identity_mismatch: reject, group_card: everyone, typed_codes: true, keep_request: false, resend_cooldown: 1s, max_code_tries: 2, on_silent_error: card, group_chat: one_to_one, group_sso: false, success_body: echo, popup_closed: fail, compose_cooldown: 31s, combined_lookup: true, callback_budget: 6s, callback_mode: at_most_once}
 timeouts: {attempt: 16m, upstream: 11s, lease: 31s, outbox_lease: 61s, sweep: 6s, retention: 721h}
 log: {level: debug, format: json}
 `)
@@ -95,7 +99,7 @@ log: {level: debug, format: json}
 		FailedDuplicate: machine.Noop, FailureFanout: machine.All, LateInvoke: machine.Reject, ResendCooldown: time.Second,
 		MaxCodeTries: 2, OnSilentError: machine.CardAnyway, GroupChat: machine.OneToOne, SuccessBody: machine.Echo,
 		PopupClosed: machine.Fail, ComposeCooldown: 31 * time.Second, CombinedLookup: true, CallbackBudget: 6 * time.Second,
-		CallbackMode: machine.AtMostOnce,
+		CallbackMode: machine.AtMostOnce, IdentityMismatch: machine.Reject, GroupCard: machine.Everyone, TypedCodes: true,
 	}
 	if diff := cmp.Diff(wantPolicy, cfg.Policy); diff != "" {
 		t.Errorf("policy: %s", diff)
@@ -108,11 +112,14 @@ log: {level: debug, format: json}
 		t.Errorf("timeouts: %s", diff)
 	}
 	wantConnection := config.Connection{
-		Name: "teamsgraph", Alias: "graph", DisplayName: "Microsoft Graph", CardText: "Please Sign In", ButtonText: "Sign In",
+		Name: "teamsgraph", Alias: "graph", DisplayName: "Microsoft Graph", CardText: "Please Sign In", SSO: new(bool), ButtonText: "Sign In",
 		Profile: &config.Profile{Command: "my ad user", URL: "https://graph.microsoft.com/v1.0/me"},
 	}
 	if diff := cmp.Diff([]config.Connection{wantConnection}, cfg.Connections); diff != "" {
 		t.Errorf("connections: %s", diff)
+	}
+	if cfg.Connections[0].OffersSSO() {
+		t.Error("sso: false is not taken")
 	}
 	if cfg.ClientSecret.Reveal() != "s" || cfg.OperatorToken.Reveal() != "o" || cfg.Log != (config.Log{Level: "debug", Format: "json"}) {
 		t.Errorf("%+v", cfg)
@@ -143,6 +150,11 @@ func TestMistakes(t *testing.T) {
 		"negative wait":          {yaml: good + "policy: {duplicate_wait: -1s}", want: "policy.duplicate_wait: must not be negative"},
 		"unknown word":           {yaml: good + "policy: {late_invoke: maybe}", want: `policy.late_invoke: "maybe" is neither`},
 		"upstream not < lease":   {yaml: good + "timeouts: {upstream: 30s}", want: "timeouts.upstream: 30s is not shorter than timeouts.lease"},
+		"odd identity policy":    {yaml: good + "policy: {identity_mismatch: adopt}", want: `policy.identity_mismatch: "adopt" is neither`},
+		"odd group policy":       {yaml: good + "policy: {group_card: all}", want: `policy.group_card: "all" is neither`},
+		"typed codes maybe":      {yaml: good + "policy: {typed_codes: maybe}", want: "policy.typed_codes: has a value that cannot be read"},
+		"sso maybe":              {yaml: "app_id: a\nconnections: [{name: x, sso: maybe}]", want: "connections[0].sso: has a value that cannot be read"},
+		"outbox lease too short": {yaml: good + "timeouts: {outbox_lease: 15s}", want: "timeouts.outbox_lease: 15s is not longer than policy.callback_budget and timeouts.upstream together (15s)"},
 		"no app id":              {yaml: "inbound_auth: none\nclient_secret: x" + connection, want: "app_id: is missing"},
 		"no secret":              {yaml: "inbound_auth: none\napp_id: a" + connection, want: "client_secret: is missing"},
 		"no secret file":         {yaml: "inbound_auth: none\napp_id: a\nclient_secret_file: /nonexistent" + connection, want: "client_secret_file: "},
