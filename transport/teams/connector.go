@@ -168,6 +168,29 @@ func (c *Connector) call(ctx context.Context, op, method, serviceURL string, pat
 	if err != nil {
 		return "", unsent(op, http.StatusUnauthorized, fmt.Errorf("bearer token: %w", err))
 	}
+	id, fail := c.send(ctx, op, method, target, body, bearer)
+	if fail == nil {
+		return id, nil
+	}
+	if fail.Status != http.StatusUnauthorized {
+		return "", fail
+	}
+	// The message was not taken. What was wrong may be the token alone.
+	next, err := tokensvc.RenewToken(ctx, c.tokens, bearer)
+	switch {
+	case err != nil:
+		return "", unsent(op, http.StatusUnauthorized, err)
+	case next.Empty():
+		return "", fail
+	}
+	if id, fail = c.send(ctx, op, method, target, body, next); fail != nil {
+		return "", fail
+	}
+	return id, nil
+}
+
+// send makes one request with a bearer token.
+func (c *Connector) send(ctx context.Context, op, method, target string, body []byte, bearer tokensvc.Secret) (string, *ConnectorError) {
 	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return "", unsent(op, http.StatusBadRequest, errSegment)
