@@ -55,7 +55,7 @@ func clouds() []Cloud {
 	gcc.Name = CloudGCC
 	gcc.ServiceHosts = []string{"smba.infra.gcc.teams.microsoft.com"}
 
-	high := Cloud{
+	high := Cloud{ //nolint:gosec // addresses, no credentials
 		Name:              CloudGCCHigh,
 		TokenServiceURL:   "https://tokengcch.botframework.azure.us",
 		LoginURL:          "https://login.microsoftonline.us",
@@ -72,7 +72,7 @@ func clouds() []Cloud {
 	dod.TokenServiceURL = "https://apiDoD.botframework.azure.us"
 	dod.ServiceHosts = []string{"smba.infra.dod.teams.microsoft.us"}
 
-	china := Cloud{
+	china := Cloud{ //nolint:gosec // addresses, no credentials
 		Name:              CloudChina,
 		TokenServiceURL:   "https://token.botframework.azure.cn",
 		LoginURL:          "https://login.partner.microsoftonline.cn",
