@@ -136,7 +136,7 @@ func NewAuthenticator(cfg AuthConfig) (*Authenticator, error) {
 }
 
 func (a *Authenticator) addAgentic(cfg AuthConfig) error {
-	if !isGUID(cfg.Agentic.Tenant) {
+	if !IsTenantID(cfg.Agentic.Tenant) {
 		return errors.New("teams: authenticator: agentic tokens need the id of their tenant, a GUID")
 	}
 	a.tenant = strings.ToLower(cfg.Agentic.Tenant)
@@ -435,8 +435,9 @@ func (p *pass) admit(channel, serviceURL string) (Caller, *refusal) {
 	return caller, nil
 }
 
-// isGUID accepts 8-4-4-4-12 hexadecimal digits.
-func isGUID(s string) bool {
+// IsTenantID reports whether s has the form of a tenant's id, a GUID: a domain
+// names a tenant too, and is in no token.
+func IsTenantID(s string) bool {
 	if len(s) != 36 {
 		return false
 	}
