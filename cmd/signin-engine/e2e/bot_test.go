@@ -92,7 +92,7 @@ connections:
 // quick are durations that let a test see recovery without waiting for long.
 // A duplicate waits for longer than a dead owner's lease lasts.
 const quick = `
-policy: {duplicate_wait: 4s}
+policy: {duplicate_wait: 4s, callback_budget: 400ms}
 timeouts: {upstream: 1500ms, lease: 2500ms, outbox_lease: 2s, sweep: 200ms}
 `
 
