@@ -24,6 +24,46 @@ func mustExecCleanup(tb testing.TB, dsn, sql string) {
 	}
 }
 
+// query reads values past the store.
+func query[T any](t *testing.T, dsn, sql string, args ...any) []T {
+	t.Helper()
+	server, _ := split(dsn)
+	conn, err := pgx.Connect(t.Context(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(t.Context()) }()
+	rows, err := conn.Query(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return out
+}
+
+// owing is an attempt that has ended, and a claimed row that is owed for it.
+func owing(t *testing.T, s store.Store, user string) (store.Attempt, store.Delivery) {
+	t.Helper()
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := storetest.NewAttempt(info.Now, user, "graph")
+	done := storetest.Next(a, store.Complete, info.Now)
+	c := store.Commit{Put: []store.Attempt{a, done}, Deliveries: []store.Delivery{storetest.Owed(&a, 1, info.Now)}}
+	if err := s.Apply(t.Context(), []store.Commit{c})[0]; err != nil {
+		t.Fatal(err)
+	}
+	rows, err := s.Claim(t.Context(), store.ClaimQuery{Owner: "bot-a", Attempt: a.ID, Limit: 1, Hold: time.Hour})
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("Claim = %+v, %v", rows, err)
+	}
+	return done, rows[0]
+}
+
 // TestAckInTx is the handler's writes and the acknowledgement, together or not
 // at all.
 func TestAckInTx(t *testing.T) {
@@ -39,7 +79,7 @@ func TestAckInTx(t *testing.T) {
 	if err := s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}, Deliveries: []store.Delivery{row}}})[0]; err != nil {
 		t.Fatal(err)
 	}
-	claimed, err := s.Claim(t.Context(), "bot-a", 1, time.Hour)
+	claimed, err := s.Claim(t.Context(), store.ClaimQuery{Owner: "bot-a", Limit: 1, Hold: time.Hour})
 	if err != nil || len(claimed) != 1 {
 		t.Fatalf("Claim = %+v, %v", claimed, err)
 	}

@@ -107,14 +107,14 @@ func parse(dsn string, opts []Option) (*options, error) {
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = DefaultConnectTimeout
 	}
+	if _, ok := params["application_name"]; !ok {
+		params["application_name"] = "signin-engine"
+	}
 	if o.readOnly {
 		params["default_transaction_read_only"] = "on"
 	}
 	params["search_path"] = pgx.Identifier{o.schema}.Sanitize()
 	params["timezone"] = "UTC"
-	if _, ok := params["application_name"]; !ok {
-		params["application_name"] = "signin-engine"
-	}
 	params["statement_timeout"] = strconv.FormatInt(o.statement.Milliseconds(), 10)
 	params["idle_in_transaction_session_timeout"] = strconv.FormatInt(2*o.statement.Milliseconds(), 10)
 	// The statements are made for their indexes. Planning them anew for every
@@ -290,13 +290,17 @@ const tries = 4
 // use runs fn on a connection of the pool, within the store's timeouts, and
 // again if that may help.
 func (s *Store) use(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
+	return classify(ctx, op, s.patiently(ctx, fn))
+}
+
+func (s *Store) patiently(ctx context.Context, fn func(context.Context, *pgxpool.Conn) error) error {
 	var err error
 	for range tries {
 		if err = s.once(ctx, fn); err == nil || !again(err) || ctx.Err() != nil {
 			break
 		}
 	}
-	return classify(ctx, op, err)
+	return err
 }
 
 func (s *Store) once(ctx context.Context, fn func(context.Context, *pgxpool.Conn) error) error {
