@@ -78,8 +78,11 @@
 // No call hangs: waiting for a connection, and every statement, has a timeout.
 // What is not one of the errors of package store for a reason of its own is
 // [store.ErrUnavailable], with the server's error (a *pgconn.PgError, for its
-// SQLSTATE) wrapped. Connections that break are replaced; the store is not
-// reopened. [Store.Probe] finds out whether a commit would work, without one.
+// SQLSTATE) wrapped. Connections that break are replaced, and so are those that
+// turn out to be read-only, since the server may have become a standby; the store
+// is not reopened. [Store.Probe] finds out whether a commit would work, without
+// one.
 //
-// A session whose synchronous_commit is off has it set to on.
+// A session whose synchronous_commit is off has it set to on, and one that would
+// begin at another isolation level begins at READ COMMITTED.
 package pgstore

@@ -64,8 +64,6 @@ func classify(ctx context.Context, op string, err error) error {
 		return fmt.Errorf("pgstore: %s: %w", op, err)
 	case sqlState(err) == codeUniqueViolation:
 		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrExists, err)
-	case sqlState(err) == codeReadOnly:
-		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrReadOnly, err)
 	case strings.HasPrefix(sqlState(err), classData):
 		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrInvalid, err)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -79,7 +77,7 @@ func classify(ctx context.Context, op string, err error) error {
 func isStoreError(err error) bool {
 	for _, target := range []error{
 		store.ErrNotFound, store.ErrExists, store.ErrConflict, store.ErrDuplicate,
-		store.ErrInvalid, store.ErrCorrupt, store.ErrSchema, store.ErrUnavailable,
+		store.ErrInvalid, store.ErrCorrupt, store.ErrSchema, store.ErrUnavailable, store.ErrReadOnly,
 	} {
 		if errors.Is(err, target) {
 			return true

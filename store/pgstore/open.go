@@ -115,6 +115,7 @@ func parse(dsn string, opts []Option) (*options, error) {
 	}
 	params["search_path"] = pgx.Identifier{o.schema}.Sanitize()
 	params["timezone"] = "UTC"
+	params["default_transaction_isolation"] = "read committed" // whatever the database prefers
 	params["statement_timeout"] = strconv.FormatInt(o.statement.Milliseconds(), 10)
 	params["idle_in_transaction_session_timeout"] = strconv.FormatInt(2*o.statement.Milliseconds(), 10)
 	// The statements are made for their indexes. Planning them anew for every
@@ -316,5 +317,16 @@ func (s *Store) once(ctx context.Context, fn func(context.Context, *pgxpool.Conn
 	defer conn.Release()
 	run, cancel := context.WithTimeout(ctx, s.opts.statement+time.Second) // the server should give up first
 	defer cancel()
-	return fn(run, conn)
+	err = fn(run, conn)
+	switch {
+	case sqlState(err) != codeReadOnly:
+		return err
+	case s.opts.readOnly:
+		return fmt.Errorf("%w: %w", store.ErrReadOnly, err)
+	}
+	// The server may have become a standby: the next connection may find the
+	// primary. Nothing can be written now, which is not the same as a store that
+	// was opened for reading.
+	_ = conn.Conn().Close(run)
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }

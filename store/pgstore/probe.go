@@ -41,7 +41,7 @@ select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
 // [store.ErrReadOnly] when the store was opened for reading.
 func (s *Store) Probe(ctx context.Context) error {
 	if s.opts.readOnly {
-		return fmt.Errorf("pgstore: probe: %w", store.ErrReadOnly)
+		return classify(ctx, "probe", store.ErrReadOnly)
 	}
 	all, err := steps()
 	if err != nil {
@@ -55,6 +55,10 @@ func (s *Store) Probe(ctx context.Context) error {
 	err = s.patiently(short, func(ctx context.Context, conn *pgxpool.Conn) error {
 		tables, privileges := needed()
 		err := conn.QueryRow(ctx, probeSQL, tables, privileges).Scan(&standby, &readOnly, &version, &missing)
+		if err == nil && (standby || readOnly) {
+			// The next connection may be to a primary.
+			_ = conn.Conn().Close(ctx)
+		}
 		return err
 	})
 	switch {
