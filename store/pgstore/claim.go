@@ -3,7 +3,6 @@ package pgstore
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -138,50 +137,4 @@ func (s *Store) claim(ctx context.Context, q store.ClaimQuery) (good []store.Del
 		good[i].Owner = q.Owner
 	}
 	return good, bad, err
-}
-
-// AckInTx acknowledges a callback in a transaction that fn may write to: its
-// writes and the acknowledgement are there together or not at all, which makes
-// a callback effectively once (state-machine.md §6). row is the delivery as it
-// was claimed or written.
-//
-// It is [store.ErrConflict], and fn is not called, unless the row is still
-// pending and with the same owner and try. An error of fn is returned as it
-// is, and undoes everything. In tx the search path is the store's schema: fn
-// names its own tables with theirs. fn must not end tx. The row is locked
-// meanwhile, so fn has to be quick; statements of tx are bound by the store's
-// statement timeout.
-func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx pgx.Tx) error) error {
-	done := row.Clone()
-	done.Status = store.DeliveryDone
-	done.Normalize()
-	if err := validate(&store.Commit{Deliveries: []store.Delivery{done}}); err != nil {
-		return classify(ctx, "acknowledge", err)
-	}
-	var handler error
-	acked, cancel := context.WithTimeout(ctx, s.opts.acquire)
-	conn, err := s.pool.Acquire(acked)
-	cancel()
-	if err != nil {
-		return classify(ctx, "acknowledge", err)
-	}
-	defer conn.Release()
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `update deliveries set status = 'delivered', record = $1
-			where home = (select a.home from attempts a where a.id = $2 limit 1) and attempt = $2 and kind = $3 and round = $4
-				and status = 'pending' and owner = $5 and tries = $6`,
-			store.AppendDelivery(nil, &done), row.Attempt, string(row.Kind), row.Round, clean(row.Owner), row.Tries)
-		switch {
-		case err != nil:
-			return err
-		case tag.RowsAffected() == 0:
-			return fmt.Errorf("delivery %s: %w", row.DeliveryKey, store.ErrConflict)
-		}
-		handler = fn(ctx, tx)
-		return handler
-	})
-	if handler != nil {
-		return fmt.Errorf("pgstore: acknowledge: %w", handler)
-	}
-	return classify(ctx, "acknowledge", err)
 }

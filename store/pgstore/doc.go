@@ -65,6 +65,16 @@
 // commits that settle an attempt (into CardSent, Complete or Failed) notify,
 // after they are on the disk. Where a notification is lost, it polls.
 //
+// # Handlers
+//
+// [Store.AckInTx] gives a handler a transaction, for writes that are to stand or
+// fall with the acknowledgement of its callback. It is on a connection of a small
+// pool beside the store's ([WithHandlerConns]), with the database's own settings,
+// and holds nothing of the store's while the handler runs. A handler that is slow
+// keeps other handlers waiting, and nobody else. Whatever happens to the delivery
+// meanwhile wins: the acknowledgement is compared at the end, and a handler that
+// was overtaken has written nothing.
+//
 // # Damage
 //
 // A record that does not decode, be it damaged or a newer program's, is set aside:
