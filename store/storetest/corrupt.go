@@ -30,14 +30,7 @@ type damaged struct {
 func Corrupt(t *testing.T, open New) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, *damaged){
-		"Get": func(t *testing.T, d *damaged) {
-			for _, id := range []string{d.open.ID, d.ended.ID} {
-				if _, err := d.Store.Get(t.Context(), id); !errors.Is(err, store.ErrCorrupt) {
-					t.Errorf("Get: %v, want ErrCorrupt", err)
-				}
-			}
-			get(t, d.Store, d.first.ID)
-		},
+		"Get":    getBeside,
 		"Find":   findBeside,
 		"List":   listBeside,
 		"Counts": countBeside,
@@ -45,14 +38,7 @@ func Corrupt(t *testing.T, open New) {
 		"Claim":  claimBeside,
 		"Purge":  purgeBeside,
 		"Apply":  applyBeside,
-		"Reopen": func(t *testing.T, d *damaged) {
-			if d.Reopen == nil {
-				return
-			}
-			d.Store = d.Reopen(t)
-			listBeside(t, d)
-			dueBeside(t, d)
-		},
+		"Reopen": reopenBeside,
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t)
@@ -61,6 +47,60 @@ func Corrupt(t *testing.T, open New) {
 			}
 			test(t, damage(t, h))
 		})
+	}
+	t.Run("Delivery", func(t *testing.T) { damagedDelivery(t, open(t)) })
+}
+
+// damagedDelivery is that a delivery which cannot be decoded is passed over.
+func damagedDelivery(t *testing.T, h Harness) {
+	t.Helper()
+	if h.DamageDelivery == nil {
+		return
+	}
+	s := h.Store
+	at := now(t, s)
+	long := at.Add(-48 * time.Hour)
+	var bad, good store.Attempt
+	for i, a := range []*store.Attempt{&bad, &good} {
+		*a = NewAttempt(long.Add(time.Duration(i)*time.Second), user(i), "graph")
+		insert(t, s, *a)
+		*a = Next(*a, store.Complete, long.Add(time.Minute))
+		insert(t, s, *a)
+	}
+	one, two, other := Owed(&bad, 1, at.Add(-time.Hour)), Owed(&bad, 2, at.Add(-time.Minute)), Owed(&good, 1, at)
+	must(t, s, store.Commit{Deliveries: []store.Delivery{one, two, other}})
+	h.DamageDelivery(t, one.DeliveryKey)
+
+	q := store.ClaimQuery{Owner: "bot-a", Limit: 1, Hold: longHold}
+	wantClaimed(t, "behind one that cannot be decoded", claimOf(t, s, q), two)
+	wantClaimed(t, "of another attempt", claimOf(t, s, q), other)
+	q.Limit = 10
+	wantClaimed(t, "no more", claimOf(t, s, q))
+	q.Attempt = bad.ID
+	wantClaimed(t, "of the attempt", claimOf(t, s, q))
+
+	errs := s.Apply(t.Context(), []store.Commit{{Deliveries: []store.Delivery{one}}, {Drop: []string{bad.ID}}})
+	if !errors.Is(errs[0], store.ErrConflict) || errs[1] != nil {
+		t.Errorf("an insertion and a drop of it: %v; want ErrConflict, nil", errs)
+	}
+	page, err := s.List(t.Context(), store.Filter{})
+	if err != nil {
+		t.Fatalf("List: %v", err)
+	}
+	if diff := cmp.Diff(ids([]store.Attempt{good, bad}), ids(page.Attempts)); diff != "" {
+		t.Errorf("List (-want +got):\n%s", diff)
+	}
+	wantClaimed(t, "deliveries of the page", page.Deliveries, other, two)
+	named(t, "List", page.Corrupt, bad.ID)
+	c, err := s.Counts(t.Context(), at)
+	if err != nil || c.Owed < 1 || c.Owed > 2 { // two was dropped; what cannot be decoded may be counted
+		t.Errorf("Counts = %+v, %v", c, err)
+	}
+	if _, err := s.Purge(t.Context(), at, 0, false); err != nil {
+		t.Errorf("Purge: %v", err)
+	}
+	if _, err := s.Get(t.Context(), good.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Get after the purge: %v, want ErrNotFound", err)
 	}
 }
 
@@ -129,6 +169,26 @@ func named(t *testing.T, what string, corrupt []store.Corrupt, want ...string) {
 	if diff := cmp.Diff(want, got, equateEmpty); diff != "" {
 		t.Errorf("%s: passed over (-want +got):\n%s", what, diff)
 	}
+}
+
+func getBeside(t *testing.T, d *damaged) {
+	t.Helper()
+	for _, id := range []string{d.open.ID, d.ended.ID} {
+		if _, err := d.Store.Get(t.Context(), id); !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("Get: %v, want ErrCorrupt", err)
+		}
+	}
+	get(t, d.Store, d.first.ID)
+}
+
+func reopenBeside(t *testing.T, d *damaged) {
+	t.Helper()
+	if d.Reopen == nil {
+		return
+	}
+	d.Store = d.Reopen(t)
+	listBeside(t, d)
+	dueBeside(t, d)
 }
 
 func findBeside(t *testing.T, d *damaged) {

@@ -193,6 +193,14 @@ func ofOneAttempt(t *testing.T, s store.Store) {
 	wantClaimed(t, "of nothing", claimOf(t, s, q))
 	q.Attempt, q.Limit = b.ID, 0
 	wantClaimed(t, "limit 0", claimOf(t, s, q))
+	// Two of one round do not wait for each other.
+	c := NewAttempt(at, user(3), "graph")
+	one, two := Owed(&c, 1, at.Add(-time.Minute)), Owed(&c, 1, at.Add(-2*time.Minute))
+	two.Kind = store.DeliverFailure
+	must(t, s, store.Commit{Put: []store.Attempt{c}, Deliveries: []store.Delivery{one, two}})
+	q.Attempt, q.Limit = c.ID, 1
+	wantClaimed(t, "limit 1", claimOf(t, s, q), two)
+	wantClaimed(t, "limit 1, again", claimOf(t, s, q), one)
 	wantClaimed(t, "of any attempt", claim(t, s, "bot-a", 10, longHold), ofB)
 }
 

@@ -33,6 +33,8 @@ type Harness struct {
 	// writing to the data what a newer program or a bad disk might have left
 	// there. Nil for a backend without an encoding.
 	Damage func(t *testing.T, id string)
+	// DamageDelivery does the same to a delivery.
+	DamageDelivery func(t *testing.T, k store.DeliveryKey)
 }
 
 // New makes a harness for one test.
