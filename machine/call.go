@@ -33,7 +33,8 @@ type call struct {
 	noToken  bool  // the Token Service has just said so
 	upstream error // why the last call to an upstream failed
 
-	request []byte // the activity that asked, sealed
+	request []byte         // the activity that asked, sealed
+	ended   *store.Attempt // the newest of the key, if the event is about none
 
 	// Audit lines, to travel with the next commit. worth says that they are worth
 	// one of their own: a silent hit leaves nothing behind.
