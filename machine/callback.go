@@ -185,7 +185,11 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 		errs := make([]error, len(run))
 		failpoint("before", "callback")
 		for i, f := range run {
-			errs[i] = guarded(func() error { return f(ctx) })
+			// A handler that took too long leaves nothing for the others: the row may be
+			// another process's by now.
+			if errs[i] = ctx.Err(); errs[i] == nil {
+				errs[i] = guarded(func() error { return f(ctx) })
+			}
 		}
 		failpoint("after", "callback")
 		return errors.Join(errs...)

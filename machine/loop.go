@@ -64,7 +64,7 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 			return outcome{row: d.Rule.Row, reply: d.Rule.Reply, note: d.Rule.Note, attempt: at, event: ev}, nil
 		case table.Wait:
 			c.wait(ctx, at, c.eng.waitFor(ev.Kind))
-			ev.Waited = at.State
+			ev.Waited, ev.For = at.State, at.ID
 			if at, err = where.find(ctx, c, &ev); err != nil {
 				return outcome{}, err
 			}
@@ -93,7 +93,7 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
 	in := table.Input{
 		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
-		Key: c.key,
+		Key: c.key, Ended: c.ended,
 	}
 	state := store.None
 	if at != nil {
