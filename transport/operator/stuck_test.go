@@ -2,6 +2,7 @@ package operator_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -401,6 +402,33 @@ func TestAdvice(t *testing.T) {
 	for word, want := range map[string]string{"29:1cg": "29:1cg", "its instance died": "'its instance died'", "": "''", "it's": `'it'\''s'`} {
 		if got := operator.Quote(word); got != want {
 			t.Errorf("Quote(%q) = %s", word, got)
+		}
+	}
+}
+
+// The documentation names every rule with its level, and no other.
+func TestRulesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/state-machine.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "## 7. Stuck rules\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var documented []string
+	for line := range strings.Lines(section) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 || !strings.HasPrefix(cells[1], " `") {
+			continue
+		}
+		rule := strings.Trim(cells[1], " `")
+		documented = append(documented, rule)
+		if e, ok := operator.Explain(rule); !ok || e.Kind != "stuck rule" {
+			t.Errorf("there is no rule %s", rule)
+		}
+	}
+	for _, e := range operator.Explanations() {
+		if e.Kind == "stuck rule" && !slices.Contains(documented, e.Code) {
+			t.Errorf("%s is not documented", e.Code)
 		}
 	}
 }
