@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/signin-engine/signin-engine/machine/diagram"
 )
 
 // Explanation says what a word means and what to do about it.
@@ -110,7 +112,39 @@ func Explanations() []Explanation {
 	for i, t := range ruleTexts {
 		rules[i] = Explanation{t.rule, kindRule, t.meaning, t.advice}
 	}
-	return slices.Concat(words[:], rules, rows[:])
+	var rows []Explanation
+	for _, r := range diagram.Rows() {
+		rows = append(rows, Explanation{r.Name, kindRow, r.When + ". " + r.Then, rowAdvice(r.Name)})
+	}
+	return slices.Concat(words[:], rules, rows)
+}
+
+// rowAdvice is what to do about a row that says that something is wrong.
+func rowAdvice(name string) string {
+	switch name {
+	case "A4":
+		return "Look at status and code. See the rule lookups-failing."
+	case "A5", "A7":
+		return "Look at the failure of the attempt, and explain its code. A wrong connection name answers 400 or 404."
+	case "A8":
+		return "If the user sees no card, the next message starts again."
+	case "B0":
+		return "Check that the connection is registered with this bot."
+	case "B3", "B4":
+		return "Look at the failure and the diagnosis of the attempt."
+	case "B16":
+		return "If there are many: do all instances share one store? Was it lost?"
+	case "B18":
+		return "If it happens often, somebody plays with other people's cards."
+	case "C0":
+		return "Check what stands between Teams and the bot."
+	case "C8", "E5":
+		return "Look at status and code."
+	case "D0", "D1", "D2", "D7":
+		return "Explain the failure code."
+	default:
+		return "Nothing to do."
+	}
 }
 
 var words = [...]Explanation{
