@@ -107,6 +107,22 @@ func wire(path, tokenServiceURL, loginURL, appID, tenantID string, secret tokens
 	return &parts{store: st, engine: eng, hosts: hosts, connector: connector}, nil
 }
 
+func endpoint(appID string, eng *machine.Engine, hosts *teams.AllowList, bot teams.Bot, log zerolog.Logger) (http.Handler, error) {
+	auth, err := teams.NewAuthenticator(teams.AuthConfig{AppID: appID, ServiceURLs: hosts, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return teams.NewHandler(eng, teams.Config{
+		InboundAuth: teams.InboundAuthJWT, Authenticator: auth, ServiceURLs: hosts, Log: log,
+	}, bot)
+}
+
+func ownEndpoint(eng *machine.Engine, hosts *teams.AllowList, bot teams.Bot, gateway func(http.Handler) http.Handler) (http.Handler, error) {
+	return teams.NewHandler(eng, teams.Config{
+		InboundAuth: teams.InboundAuthCustom, Authenticate: gateway, ServiceURLs: hosts,
+	}, bot)
+}
+
 // ledger stands for what the bot itself does when a user has signed in.
 type ledger struct{ entries []string }
 
@@ -367,4 +383,6 @@ func waitFor(t *testing.T, page string) {
 var (
 	_ = transactionally
 	_ = several
+	_ = endpoint
+	_ = ownEndpoint
 )
