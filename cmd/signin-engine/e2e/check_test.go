@@ -101,6 +101,18 @@ func TestCheck(t *testing.T) {
 	w.ClearFaults()
 	check("the Token Service does not answer", 5, "GetToken: 500 InternalServerError (5 times)")
 
+	// Codes arrive for which nobody waits.
+	for n := range 20 {
+		stranger := w.user(client, "stranger-"+string(rune('a'+n)))
+		if a, err := stranger.VerifyState(ctx, "123456", ""); err != nil || a.Status != http.StatusPreconditionFailed {
+			t.Fatalf("a code of nobody's: %d, %v", a.Status, err)
+		}
+	}
+	said = check("codes of nobody's", 5, "20 invokes")
+	if out := paste(said, "watch --events"); strings.Count(out, " received ") < 20 {
+		t.Errorf("watch: %s", out)
+	}
+
 	// Entra takes the secret no more (field report 16).
 	p.stopped(t)
 	w.AddFault(emulator.Fault{Operation: emulator.OpAccessToken, Status: http.StatusUnauthorized, Code: "invalid_client"})
@@ -109,6 +121,9 @@ func TestCheck(t *testing.T) {
 	said = check("Entra takes the secret no more", 5, "AccessToken: 401 invalid_client (1 times)")
 	if out := paste(said, "explain invalid_client"); !strings.Contains(out, "Make a new client secret") {
 		t.Errorf("explain: %s", out)
+	}
+	if stdout, _, code := b.run(t, "doctor", "--config", b.config); code != 1 || !strings.Contains(stdout, "invalid_client: see explain invalid_client") {
+		t.Errorf("doctor: exit %d: %s", code, stdout)
 	}
 	w.ClearFaults()
 	login("later")
