@@ -131,12 +131,12 @@ func (l *ledger) Record(_ context.Context, user string) error {
 	return nil
 }
 
-func handlers(eng *machine.Engine, book *ledger) error {
+func handlers(eng *machine.Engine, book *ledger, log zerolog.Logger) error {
 	graph, err := eng.Flow("graph")
 	if err != nil {
 		return err
 	}
-	graph.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+	graph.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 		return turn.Send(ctx, "You are signed in.")
 	})
 	graph.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, failure *machine.Failure) error {
@@ -149,12 +149,13 @@ func handlers(eng *machine.Engine, book *ledger) error {
 		return turn.Send(ctx, "Sign-in failed.")
 	})
 
-	eng.OnSignIn(func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+	eng.OnSignIn(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 		return eng.Once(ctx, turn.DeliveryKey()+"/ledger", func(ctx context.Context) error {
 			return book.Record(ctx, turn.Conversation().UserID)
 		})
 	})
 	eng.OnSignInFailure(func(_ context.Context, turn *machine.Turn, failure *machine.Failure) error {
+		log.Info().Str("user", turn.Conversation().UserID).Bool("client", failure != nil).Msg("sign-in failed")
 		return nil // failure is nil for what happened on the server side
 	})
 	return nil
@@ -163,7 +164,7 @@ func handlers(eng *machine.Engine, book *ledger) error {
 var errNoLicence = errors.New("this user has no licence")
 
 func permanently(graph *machine.Flow, licensed func(user string) bool) {
-	graph.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+	graph.OnSignInComplete(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 		if !licensed(turn.Conversation().UserID) {
 			return machine.Permanent(errNoLicence) // closed as undeliverable, not repeated, not stuck
 		}
@@ -172,7 +173,7 @@ func permanently(graph *machine.Flow, licensed func(user string) bool) {
 }
 
 func transactionally(graph *machine.Flow) {
-	graph.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+	graph.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 		tx, ok := turn.Tx().(pgx.Tx)
 		if !ok {
 			return machine.Permanent(errors.New("the store has no transactions"))
@@ -310,7 +311,7 @@ func startBot(t *testing.T, azure string) string {
 		t.Fatal(err)
 	}
 	book := &ledger{}
-	if err := handlers(p.engine, book); err != nil {
+	if err := handlers(p.engine, book, zerolog.Nop()); err != nil {
 		t.Fatal(err)
 	}
 	graph, err := p.engine.Flow("graph")
