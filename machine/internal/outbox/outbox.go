@@ -221,7 +221,11 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 	over := time.NewTimer(o.left(h))
 	defer over.Stop()
 	t := o.begin(ctx, h, tell)
-	t.leave()
+	if !t.leave() { // the handler was faster
+		<-t.done
+		o.note(ctx, t.told)
+		return
+	}
 	select {
 	case <-t.done:
 	case <-over.C:
