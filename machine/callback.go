@@ -99,7 +99,8 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	if d.Owed == nil {
 		flow = nil
 	}
-	if line, done := e.outbox.Inline(ctx, row, now, e.handler(row, flow, turn, c.token)); done {
+	budget := c.turn.left(e.policy.CallbackBudget, 0)
+	if line, done := e.outbox.Inline(ctx, row, now, budget, e.handler(row, flow, turn, c.token)); done {
 		c.lines, c.worth = append(c.lines, line), true
 	}
 }

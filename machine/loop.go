@@ -131,6 +131,9 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 	if until.IsZero() {
 		until = c.now().Add(c.eng.timeouts.Lease - c.eng.timeouts.Upstream)
 	}
+	if answer := c.now().Add(c.turn.left(c.eng.timeouts.Lease, 0)); answer.Before(until) {
+		until = answer
+	}
 	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		err := c.eng.store.Commit(ctx, d.Commit)
 		switch {

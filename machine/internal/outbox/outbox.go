@@ -86,8 +86,8 @@ func (o *Outbox) left(h *held) time.Duration {
 func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.since)) }
 
 // Inline makes the callback of a transition that this process has just written:
-// row as it was written, and now the store's clock then. It waits for the
-// handler as long as the budget allows; after that the handler goes on by itself.
+// row as it was written, and now the store's clock then. It waits so long for the
+// handler; after that the handler goes on by itself.
 //
 // A row that was not written as held is claimed first. If an earlier callback of
 // its attempt is not through yet, it is not this row's turn, and [Outbox.Run]
@@ -95,8 +95,8 @@ func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.sin
 //
 // The audit line of the try is returned if there is one by then; otherwise it is
 // written when the handler is done.
-func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, tell Tell) (store.Event, bool) {
-	budget := time.NewTimer(o.Budget)
+func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, wait time.Duration, tell Tell) (store.Event, bool) {
+	budget := time.NewTimer(wait)
 	defer budget.Stop()
 	h := &held{row: row, now: now, since: o.Clock()}
 	for row.Status == store.DeliveryPending && h.row.Owner == "" {
