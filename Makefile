@@ -43,8 +43,9 @@ verify: ## what is generated is up to date, code is formatted and vetted
 	@cmp $(BIN)/state-machine.md docs/state-machine.md || { echo 'docs/state-machine.md differs from the table: make generate'; exit 1; }
 
 .PHONY: generate
-generate: ## draw diagrams/ and the tables of docs/ from the table
+generate: ## draw diagrams/ and the tables of docs/ from the table and the words
 	$(GO) run ./diagrams/draw diagrams docs/state-machine.md
+	$(GO) test ./docs -run TestWords -rewrite -count=1
 
 .PHONY: lint
 lint: $(LINT) ## golangci-lint with the project's rules
