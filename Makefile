@@ -63,8 +63,8 @@ fuzz: ## FUZZ_TIME of each fuzz test (the corpora run in make test)
 	done
 
 .PHONY: simulate
-simulate: ## RUNS random runs of the simulation, or the one of SEED with its trace
-	$(GO) test ./machine -run 'TestSimulation$$' -count=1 -timeout 120m -v -sim.runs=$(RUNS) -sim.seed=$(SEED)
+simulate: ## RUNS runs of the simulation with seeds that are new each time, or the one of SEED with its trace
+	$(GO) test ./machine -run 'TestSimulation$$' -count=1 -timeout 120m -v -sim.runs=$(RUNS) -sim.from=0 -sim.seed=$(SEED)
 
 .PHONY: scenarios
 scenarios: ## write the scenarios anew with what came of them
