@@ -192,7 +192,10 @@ func (w *world) boot() {
 		AppID: "app", Store: st, Tokens: tokens, Messenger: &gateMessenger{n: n},
 		Policy: &w.policy, Timeouts: &w.timeouts, Instance: n.name,
 		Log: zerolog.New(logWriter{n}), Hooks: machine.Hooks{
-			OnTransition: func(e store.Event) {
+			OnEvent: func(_ context.Context, e store.Event) {
+				if e.Kind != store.EventTransition {
+					return
+				}
 				n.enter(context.Background(), atHook, "OnTransition", w.number(e.Attempt)+" v"+strconv.FormatInt(e.Version, 10)+" "+e.Row+" "+string(e.To))
 			},
 			OnError: func(ctx context.Context, _ *machine.Activity, err error) {
