@@ -59,7 +59,7 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 		switch d.Rule.Then {
 		case table.Nothing, table.DeleteAgain:
 			if d.Rule.Then == table.DeleteAgain {
-				c.perform(ctx, table.DeleteAgain, at, ev) // a courtesy: its outcome changes nothing
+				c.deleteAgain(ctx, at, ev)
 			}
 			return outcome{row: d.Rule.Row, reply: d.Rule.Reply, note: d.Rule.Note, attempt: at, event: ev}, nil
 		case table.Wait:
@@ -86,6 +86,21 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 			ev = c.perform(ctx, d.Rule.Then, at, ev)
 		}
 	}
+}
+
+// deleteAgain deletes a token that came after the user had signed out (E2). Its
+// outcome changes nothing, so an invoke that has to be answered does not wait.
+func (c *call) deleteAgain(ctx context.Context, at *store.Attempt, ev table.Event) {
+	if c.turn.left(c.eng.timeouts.Upstream, answerWithin-upstreamUntil) > 0 {
+		c.perform(ctx, table.DeleteAgain, at, ev)
+		return
+	}
+	later := c.eng.background(c.key)
+	c.eng.outbox.Go(func() {
+		later.perform(ctx, table.DeleteAgain, at, ev)
+		later.worth = true
+		later.finish(ctx, at)
+	})
 }
 
 // step asks the table.

@@ -315,6 +315,9 @@ func (m *model) ends(c *store.Commit, r *row, before, a *store.Attempt, line *st
 	if a.State == store.Complete {
 		if t := m.w.author(line); t != nil {
 			t.sawDone = true
+			if t.passed != nil {
+				t.passed[strings.ToLower(a.Key.Connection)] = true
+			}
 		}
 		if !newDelivery(c, a.ID, store.DeliverComplete) {
 			m.w.violate("4", "#%d is Complete without its outbox row", r.number)
