@@ -165,6 +165,7 @@ func (p *pseudonyms) detail(d *operator.Detail) {
 		orNothing(d.Tenant), p.name("tenant", d.Tenant),
 	)
 	p.view(&d.View)
+	d.UserName = p.name("name", d.UserName)
 	for i := range d.Findings {
 		f := &d.Findings[i]
 		f.User, f.Detail = d.Key.User, secretive.Replace(f.Detail)

@@ -208,6 +208,7 @@ type DeliveryView struct {
 type Detail struct {
 	View
 	Now             Time           `json:"now"`
+	UserName        string         `json:"user_name"` // as the client said it
 	Platform        string         `json:"platform"`
 	ActivityID      string         `json:"activity_id"` // that opened it
 	ResourceURI     string         `json:"resource_uri"`
