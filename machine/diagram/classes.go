@@ -2,6 +2,7 @@ package diagram
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
@@ -53,5 +54,43 @@ func ClassSVG(svg string, o Options) string {
 			mark(edgeID(e), "edge", "walked")
 		}
 	}
-	return strings.NewReplacer(pairs...).Replace(svg)
+	svg = strings.NewReplacer(pairs...).Replace(svg)
+	for _, e := range table.Arrows() {
+		if rows := o.taken(e); len(rows) > 0 {
+			svg = tellRows(svg, strings.ReplaceAll(edgeID(e), "-", "&#45;"), rows)
+		}
+	}
+	return svg
+}
+
+// tellRows gives the rows in the label of a walked edge classes of their own: by
+// which the attempt took it, and the others.
+func tellRows(svg, id string, rows []string) string {
+	before, rest, ok := strings.Cut(svg, `id="`+id+`"`)
+	if !ok {
+		return svg
+	}
+	label, after, _ := strings.Cut(rest, "</g>")
+	var out strings.Builder
+	for {
+		head, text, found := strings.Cut(label, `font-size="9.00">`)
+		out.WriteString(head)
+		if !found {
+			break
+		}
+		names, tail, _ := strings.Cut(text, "<")
+		out.WriteString(`font-size="9.00">`)
+		for i, name := range strings.Fields(names) {
+			class := "other"
+			if slices.Contains(rows, name) {
+				class = "taken"
+			}
+			if i > 0 {
+				out.WriteByte(' ')
+			}
+			fmt.Fprintf(&out, `<tspan class="%s">%s</tspan>`, class, name)
+		}
+		label = "<" + tail
+	}
+	return before + `id="` + id + `"` + out.String() + "</g>" + after
 }

@@ -19,7 +19,7 @@ func TestClassesMarkThePath(t *testing.T) {
 		{Kind: store.EventTransition, Row: "A9", From: store.Exchanging, To: store.Exchanging},
 	}
 	svg := diagram.ClassSVG(diagrams.SVG, diagram.Options{Path: path, Current: store.Exchanging})
-	for class, want := range map[string]int{"node current": 1, "node visited": 2, "edge walked": 3} {
+	for class, want := range map[string]int{"node current": 1, "node visited": 2, "edge walked": 3, "taken": 3} {
 		if n := strings.Count(svg, `class="`+class+`"`); n != want {
 			t.Errorf("%d of %s, want %d", n, class, want)
 		}

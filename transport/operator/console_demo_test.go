@@ -85,7 +85,7 @@ func newStage(t *testing.T) *stage {
 	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: credentials, ServiceURLs: allowed})
 	must(t, err)
 	s.engine, err = machine.New(machine.Config{
-		AppID: demoApp, Store: s.store, Tokens: tokens, Messenger: connector, Instance: "bot-a", Log: zerolog.Nop(),
+		AppID: demoApp, Store: s.store, Tokens: tokens, Messenger: connector, Instance: "bot-a", Log: zerolog.Nop(), Clock: s.now,
 		Connections: []machine.Connection{{Name: "graph", DisplayName: "Microsoft Graph"}, {Name: "github", DisplayName: "GitHub"}},
 	})
 	must(t, err)
@@ -195,7 +195,7 @@ func (s *stage) play(t *testing.T) {
 	})
 	consent := s.user("Adele Vance")
 	s.emulator.SetSSO("graph", http.StatusBadRequest)
-	s.at(t, 6*time.Minute, "consent", consent, "graph", exchange(consent, jwtV1(demoApp)))
+	s.at(t, 6*time.Minute, "consent", consent, "graph", exchange(consent, jwtV1(demoApp, consent.User.AADObjectID)))
 	s.emulator.SetSSO("graph", http.StatusOK)
 	waiting := s.user("Isaiah Langer")
 	s.at(t, 4*time.Minute, "waiting", waiting, "graph", nil)
@@ -272,8 +272,8 @@ func (s *stage) killed(t *testing.T) {
 }
 
 // jwtV1 looks like an SSO token of an app that still issues v1 tokens.
-func jwtV1(app string) string {
-	return fakeJWT(fmt.Sprintf(`{"aud":"api://botid-%s","ver":"1.0","tid":"00000000-0000-4000-8000-00000000007e","oid":"0350","appid":"1fec8e78-bce4-4aaf-ab1b-5451cc387264","exp":4102444800}`, app))
+func jwtV1(app, oid string) string {
+	return fakeJWT(fmt.Sprintf(`{"aud":"api://botid-%s","ver":"1.0","tid":"00000000-0000-4000-8000-00000000007e","oid":"%s","appid":"1fec8e78-bce4-4aaf-ab1b-5451cc387264","exp":4102444800}`, app, oid))
 }
 
 // page asks for a page as a browser does.
@@ -283,3 +283,14 @@ func (s *stage) page(t *testing.T, path, token string) (*http.Response, string) 
 		"Accept": {"text/html,application/xhtml+xml,*/*;q=0.8"}, "Authorization": {cmp.Or("Bearer "+token, "")},
 	})
 }
+
+// attempt is a staged attempt as it is stored.
+func (s *stage) attempt(t *testing.T, name string) store.Attempt {
+	t.Helper()
+	snap, err := s.store.Get(t.Context(), s.ids[name])
+	must(t, err)
+	return snap.Attempts[0]
+}
+
+// printable is s as an environment variable can carry it.
+func printable(s string) string { return strings.ReplaceAll(s, "\x00", "") }

@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,23 +80,28 @@ func StoryOf(d Detail) Story {
 	if d.SupersededBy != "" {
 		s.Facts = append(s.Facts, "The sign-in goes on in a newer attempt: see the chain.")
 	}
+	var later []Advice // what is no error comes after the cause
 	for _, f := range d.Findings {
+		one := Advice{Because: textOf(f.Rule).meaning, Do: f.Advice, Command: pasted(f), Word: f.Rule}
 		if f.Serious() {
 			s.Tone = ToneBad
-		} else if s.Tone != ToneBad {
+			s.Advice = append(s.Advice, one)
+		} else {
+			later = append(later, one)
+		}
+		if s.Tone != ToneBad {
 			s.Tone = ToneWarn
 		}
-		s.Advice = append(s.Advice, Advice{Because: textOf(f.Rule).meaning, Do: f.Advice, Command: f.Command, Word: f.Rule})
 		if f.Detail != "" {
 			s.Facts = append(s.Facts, "Seen: "+f.Detail+".")
 		}
 	}
-	s.Advice = append(s.Advice, failureAdvice(d)...)
 	if d.State != store.Complete {
 		for _, e := range d.Diagnosis.Explain() {
 			s.Advice = append(s.Advice, Advice{Because: e.Meaning, Do: e.Advice})
 		}
 	}
+	s.Advice = slices.Concat(s.Advice, failureAdvice(d), later)
 	if len(s.Advice) == 0 {
 		s.Advice = []Advice{{Do: "Nothing to do."}}
 		if d.State == store.CardSent {
@@ -103,6 +109,16 @@ func StoryOf(d Detail) Story {
 		}
 	}
 	return s
+}
+
+// pasted is the command of a finding, unless it only shows what a page shows.
+func pasted(f Finding) string {
+	for _, word := range []string{"inspect", "list", "watch"} {
+		if strings.HasPrefix(f.Command, "signin-engine "+word+" ") {
+			return ""
+		}
+	}
+	return f.Command
 }
 
 // who is the subject of a sentence.
@@ -237,6 +253,15 @@ func failureAdvice(d Detail) []Advice {
 // whom names the user in a title.
 func whom(d Detail) string { return cmp.Or(d.UserName, d.Key.User) }
 
+// clipped is shown with its first characters only.
+func clipped(s string) string {
+	const keep = 44
+	if r := []rune(shown(s)); len(r) > keep {
+		return string(r[:keep-1]) + "…"
+	}
+	return shown(s)
+}
+
 // says is an audit line as a sentence.
 func says(e EventView) string {
 	explained := func(otherwise string) string {
@@ -262,7 +287,7 @@ func says(e EventView) string {
 	case store.EventOperator:
 		return "An operator asked to " + cmp.Or(e.Invoke, "act") + "."
 	case store.EventSecurity:
-		return explained("Something that should not happen.")
+		return "A warning: " + cmp.Or(e.Detail, "something that should not happen") + "."
 	case store.EventNote:
 		return explained("Noted.")
 	default:
@@ -389,11 +414,12 @@ func shortened(id string) string {
 // templateFuncs are the functions of the templates.
 func templateFuncs() template.FuncMap {
 	return template.FuncMap{
-		"shown": shown, "short": shortened, "path": pathOf, "asset": asset, "ago": ago,
+		"shown": shown, "clipped": clipped, "short": shortened, "path": pathOf, "asset": asset, "ago": ago,
 		"svg":    func(s string) template.HTML { return template.HTML(s) }, //nolint:gosec // drawn by this program, of its own words
 		"ms":     func(m Milliseconds) string { return ago(m.Duration()) },
 		"clock":  func(t Time) string { return t.UTC().Format("15:04:05.000") },
 		"stamp":  func(t Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"begun":  func(t Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
 		"iso":    func(t Time) string { return t.String() },
 		"since":  func(now, t Time) string { return ago(now.Sub(t.Time)) },
 		"left":   func(now, t Time) time.Duration { return t.Sub(now.Time) },
@@ -403,8 +429,10 @@ func templateFuncs() template.FuncMap {
 			e, _ := Explain(fmt.Sprint(word))
 			return e.Meaning
 		},
-		"bars":  chartOf,
-		"query": func(name, value string) string { return "/attempts?" + template.URLQueryEscaper(name) + "=" + template.URLQueryEscaper(value) },
+		"bars": chartOf, "pasted": pasted,
+		"query": func(name, value string) string {
+			return "/attempts?" + template.URLQueryEscaper(name) + "=" + template.URLQueryEscaper(value)
+		},
 		"plural": func(n int, one, many string) string {
 			if n == 1 {
 				return "1 " + one

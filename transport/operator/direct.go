@@ -83,7 +83,6 @@ func (d *Direct) Get(ctx context.Context, id string) (Detail, error) {
 	return Detail{
 		View:            NewView(page.Now, a, page.Deliveries, findings),
 		Now:             Time{page.Now},
-		UserName:        a.Conversation.UserName,
 		Platform:        a.Platform,
 		ActivityID:      a.Activity,
 		ResourceURI:     a.ResourceURI,

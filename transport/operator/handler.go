@@ -31,8 +31,8 @@ type HandlerConfig struct {
 	// LinkLogin lets a link log in, /login?token=…: for a link that is printed on
 	// one's own machine. A token in an address ends up in histories.
 	LinkLogin bool
-	Clock    func() time.Time            // for relative times in queries; nil = time.Now
-	Log      zerolog.Logger
+	Clock     func() time.Time // for relative times in queries; nil = time.Now
+	Log       zerolog.Logger
 }
 
 // Limits of a request to the operator endpoint.
@@ -95,7 +95,6 @@ type handler struct {
 	seed   []byte // of the forms of this process
 	pulse  pulse
 }
-
 
 type status struct {
 	Status string `json:"status"`
