@@ -34,7 +34,7 @@ func Run(t *testing.T, script string, env ...string) {
 	if _, err := os.Stat(filepath.Join(root(t), ".ci", "browser", "node_modules", "playwright-core")); err != nil {
 		t.Fatal("The driver of the browser is not installed: run ./.ci/chromium.")
 	}
-	cmd := exec.CommandContext(t.Context(), node, script)
+	cmd := exec.CommandContext(t.Context(), node, script) //nolint:gosec // a script of this repository
 	cmd.Env = append(append(os.Environ(), "SIGNIN_TEST_CHROMIUM="+chromium, "SIGNIN_TEST_PROFILE="+t.TempDir()), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

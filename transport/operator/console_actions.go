@@ -142,7 +142,7 @@ func (h *handler) actOnOne(w http.ResponseWriter, r *http.Request, name string) 
 	if err == nil {
 		h.Log.Info().Str("action", name).Str("attempt", id).Str("actor", op.Actor).Msg("operator action")
 		if err = a.do(r.Context(), h.Actor, id, op); err == nil {
-			http.Redirect(w, r, pathOf("attempts", id)+"?did="+name, http.StatusSeeOther)
+			http.Redirect(w, r, pathOf("attempts", id)+"?did="+name, http.StatusSeeOther) //nolint:gosec // a path of this endpoint
 			return nil
 		}
 	}
@@ -190,10 +190,9 @@ func (h *handler) bulkPage(w http.ResponseWriter, r *http.Request) error {
 		}
 		return true
 	})
-	if err != nil && !errors.Is(err, errTooMany) {
+	if p.Capped = errors.Is(err, errTooMany); err != nil && !p.Capped {
 		return err
 	}
-	p.Capped = err != nil
 	h.page(w, r, http.StatusOK, "bulk", a.Label+" all that match", p)
 	return nil
 }
@@ -271,7 +270,8 @@ func (h *handler) actOnMany(w http.ResponseWriter, r *http.Request) error {
 	if orderErr != nil {
 		status, said := describe(orderErr)
 		p.Problem, p.Reason = said.Error.Message, r.PostForm.Get(fieldWhy)
-		if err := h.matching(r.Context(), q, a.fits, mostCounted, func(View) bool { p.Count++; return true }); err != nil && !errors.Is(err, errTooMany) {
+		err := h.matching(r.Context(), q, a.fits, mostCounted, func(View) bool { p.Count++; return true })
+		if p.Capped = errors.Is(err, errTooMany); err != nil && !p.Capped {
 			return err
 		}
 		h.page(w, r, status, "bulk", a.Label+" all that match", p)
@@ -284,27 +284,34 @@ func (h *handler) actOnMany(w http.ResponseWriter, r *http.Request) error {
 		}
 		return true
 	})
-	if err != nil && !errors.Is(err, errTooMany) {
+	if p.Capped = errors.Is(err, errTooMany); err != nil && !p.Capped {
 		return err
 	}
 	h.Log.Info().Str("action", a.Name).Int("attempts", len(ids)).Str("filter", p.Filter.Encode()).Str("actor", op.Actor).Msg("operator action on many")
-	refused := map[string]int{}
-	for _, id := range ids {
-		if r.Context().Err() != nil {
-			break // the browser is gone
-		}
-		if err := a.do(r.Context(), h.Actor, id, op); err != nil {
-			_, said := describe(err)
-			refused[said.Error.Code]++
-			continue
-		}
-		p.Done++
-	}
+	p.Done, p.Refused = h.each(r.Context(), a, ids, op)
 	p.Finished, p.Left = true, p.Count-len(ids)
-	p.Refused, _ = barsOf(refused)
 	p.Again = "/attempts/act?" + withValue(p.Filter, "action", a.Name).Encode()
 	h.page(w, r, http.StatusOK, "bulk", a.Label+" all that match", p)
 	return nil
+}
+
+// each does it to one after the other, and says how many were refused and why. It
+// stops when the browser is gone.
+func (h *handler) each(ctx context.Context, a action, ids []string, op machine.Operator) (done int, refused []bar) {
+	why := map[string]int{}
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			break
+		}
+		if err := a.do(ctx, h.Actor, id, op); err != nil {
+			_, said := describe(err)
+			why[said.Error.Code]++
+			continue
+		}
+		done++
+	}
+	refused, _ = barsOf(why)
+	return done, refused
 }
 
 // statusWord is a status for a list of codes.

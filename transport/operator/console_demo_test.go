@@ -1,7 +1,6 @@
 package operator_test
 
 import (
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -274,14 +273,6 @@ func (s *stage) killed(t *testing.T) {
 // jwtV1 looks like an SSO token of an app that still issues v1 tokens.
 func jwtV1(app, oid string) string {
 	return fakeJWT(fmt.Sprintf(`{"aud":"api://botid-%s","ver":"1.0","tid":"00000000-0000-4000-8000-00000000007e","oid":"%s","appid":"1fec8e78-bce4-4aaf-ab1b-5451cc387264","exp":4102444800}`, app, oid))
-}
-
-// page asks for a page as a browser does.
-func (s *stage) page(t *testing.T, path, token string) (*http.Response, string) {
-	t.Helper()
-	return ask(t, http.MethodGet, s.console.URL+path, "", http.Header{
-		"Accept": {"text/html,application/xhtml+xml,*/*;q=0.8"}, "Authorization": {cmp.Or("Bearer "+token, "")},
-	})
 }
 
 // attempt is a staged attempt as it is stored.

@@ -138,7 +138,7 @@ func (h *handler) search(w http.ResponseWriter, r *http.Request) error {
 	case len(page.Attempts) == 1:
 		http.Redirect(w, r, pathOf("attempts", page.Attempts[0].ID), http.StatusSeeOther)
 	case len(page.Attempts) > 1 && isUser(page.Attempts[0], id):
-		http.Redirect(w, r, pathOf("users", id), http.StatusSeeOther)
+		http.Redirect(w, r, pathOf("users", id), http.StatusSeeOther) //nolint:gosec // a path of this endpoint
 	default:
 		status := http.StatusOK
 		if len(page.Attempts) == 0 {

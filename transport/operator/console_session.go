@@ -267,7 +267,7 @@ func (h *handler) openSession(w http.ResponseWriter, r *http.Request) string {
 }
 
 func (h *handler) setCookie(w http.ResponseWriter, r *http.Request, value string, life time.Duration) {
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure follows how the browser speaks
 		Name: h.cookieName(), Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 		Secure: h.secure(r), MaxAge: int(life / time.Second),
 	})

@@ -21,8 +21,15 @@ func fakeJWT(claims string) string {
 	return enc.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + enc.EncodeToString([]byte(claims)) + "." + enc.EncodeToString([]byte("signature"))
 }
 
+// answer is what came back, without a body that has to be closed.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+	Cookies    []*http.Cookie
+}
+
 // ask sends a request and follows no redirect.
-func ask(t *testing.T, method, url, body string, header http.Header) (*http.Response, string) {
+func ask(t *testing.T, method, url, body string, header http.Header) (answer, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	must(t, err)
@@ -33,7 +40,7 @@ func ask(t *testing.T, method, url, body string, header http.Header) (*http.Resp
 	defer res.Body.Close() //nolint:errcheck // it was read
 	b, err := io.ReadAll(res.Body)
 	must(t, err)
-	return res, string(b)
+	return answer{res.StatusCode, res.Header, res.Cookies()}, string(b)
 }
 
 // A person can look at the staged situations: go test -run TestLook -console.look=127.0.0.1:9980.
@@ -73,13 +80,13 @@ func web(t *testing.T, change func(*operator.HandlerConfig)) (*httptest.Server, 
 func logIn(t *testing.T, s *httptest.Server, token, name string) *http.Cookie {
 	t.Helper()
 	res, body := form(t, s.URL+"/login", nil, url.Values{"token": {token}, "name": {name}, "next": {"/attempts"}})
-	if res.StatusCode != http.StatusSeeOther || len(res.Cookies()) != 1 {
+	if res.StatusCode != http.StatusSeeOther || len(res.Cookies) != 1 {
 		t.Fatalf("log in: %d %s", res.StatusCode, body)
 	}
-	return res.Cookies()[0]
+	return res.Cookies[0]
 }
 
-func form(t *testing.T, to string, cookie *http.Cookie, values url.Values) (*http.Response, string) {
+func form(t *testing.T, to string, cookie *http.Cookie, values url.Values) (answer, string) {
 	t.Helper()
 	h := http.Header{"Accept": {browserAccept}, "Content-Type": {"application/x-www-form-urlencoded"}}
 	if cookie != nil {
@@ -89,7 +96,7 @@ func form(t *testing.T, to string, cookie *http.Cookie, values url.Values) (*htt
 }
 
 // see loads a page and returns its text and its form token.
-func see(t *testing.T, to string, cookie *http.Cookie) (res *http.Response, body, token string) {
+func see(t *testing.T, to string, cookie *http.Cookie) (res answer, body, token string) {
 	t.Helper()
 	res, body = ask(t, http.MethodGet, to, "", http.Header{"Accept": {browserAccept}, "Cookie": {cookie.Name + "=" + cookie.Value}})
 	_, rest, _ := strings.Cut(body, `name="form" value="`)
@@ -106,7 +113,7 @@ func TestLoginAndItsCookie(t *testing.T) {
 	if res, body := ask(t, http.MethodGet, s.URL+"/attempts", "", http.Header{"Accept": {"*/*"}}); res.StatusCode != http.StatusUnauthorized || !strings.Contains(body, `"unauthorized"`) {
 		t.Errorf("a client without a token: %d %s", res.StatusCode, body)
 	}
-	if res, body := form(t, s.URL+"/login", nil, url.Values{"token": {"wrong"}, "name": {"Ada"}}); res.StatusCode != http.StatusUnauthorized || len(res.Cookies()) > 0 || strings.Contains(body, "wrong") {
+	if res, body := form(t, s.URL+"/login", nil, url.Values{"token": {"wrong"}, "name": {"Ada"}}); res.StatusCode != http.StatusUnauthorized || len(res.Cookies) > 0 || strings.Contains(body, "wrong") {
 		t.Errorf("a wrong token: %d", res.StatusCode)
 	}
 	if res, _ := form(t, s.URL+"/login", nil, url.Values{"token": {actToken}}); res.StatusCode != http.StatusBadRequest {
@@ -121,7 +128,7 @@ func TestLoginAndItsCookie(t *testing.T) {
 			t.Errorf("next %q leads to %q", next, res.Header.Get("Location"))
 		}
 	}
-	if res, _ := ask(t, http.MethodGet, s.URL+"/login?token="+actToken, "", http.Header{"Accept": {browserAccept}}); res.StatusCode != http.StatusOK || len(res.Cookies()) > 0 {
+	if res, _ := ask(t, http.MethodGet, s.URL+"/login?token="+actToken, "", http.Header{"Accept": {browserAccept}}); res.StatusCode != http.StatusOK || len(res.Cookies) > 0 {
 		t.Errorf("a link logs in where none should: %d", res.StatusCode)
 	}
 	other, _ := web(t, func(c *operator.HandlerConfig) { c.Token = tokensvc.NewSecret("another") })
@@ -176,26 +183,26 @@ func TestActionsNeedTheirLevelAndTheirForm(t *testing.T) {
 		t.Error("the one who may act sees no button")
 	}
 	reason := func(form string) url.Values { return url.Values{"form": {form}, "reason": {"ticket 7"}} }
-	for name, got := range map[string]func() *http.Response{
-		"a reader":        func() *http.Response { r, _ := form(t, to+"/cancel", reader, reason(readerToken)); return r },
-		"without a token": func() *http.Response { r, _ := form(t, to+"/cancel", actor, reason("")); return r },
-		"another's token": func() *http.Response { r, _ := form(t, to+"/cancel", actor, reason(readerToken)); return r },
-		"JSON by the cookie": func() *http.Response {
+	for name, got := range map[string]func() answer{
+		"a reader":        func() answer { r, _ := form(t, to+"/cancel", reader, reason(readerToken)); return r },
+		"without a token": func() answer { r, _ := form(t, to+"/cancel", actor, reason("")); return r },
+		"another's token": func() answer { r, _ := form(t, to+"/cancel", actor, reason(readerToken)); return r },
+		"JSON by the cookie": func() answer {
 			r, _ := ask(t, http.MethodPost, to+"/cancel", `{"actor":"x","reason":"y"}`, http.Header{"Content-Type": {"application/json"}, "Cookie": {actor.Name + "=" + actor.Value}})
 			return r
 		},
-		"from another site": func() *http.Response {
+		"from another site": func() answer {
 			r, _ := ask(t, http.MethodPost, to+"/cancel", reason(token).Encode(), http.Header{
 				"Content-Type": {"application/x-www-form-urlencoded"}, "Cookie": {actor.Name + "=" + actor.Value},
 				"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"},
 			})
 			return r
 		},
-		"JSON of a reader": func() *http.Response {
+		"JSON of a reader": func() answer {
 			r, _ := ask(t, http.MethodPost, to+"/cancel", `{"actor":"x","reason":"y"}`, http.Header{"Authorization": {"Bearer " + readToken}})
 			return r
 		},
-		"a reader's snapshot": func() *http.Response {
+		"a reader's snapshot": func() answer {
 			r, _ := ask(t, http.MethodGet, s.URL+"/snapshot", "", http.Header{"Authorization": {"Bearer " + readToken}})
 			return r
 		},
@@ -282,7 +289,7 @@ func TestActorBehindAProxy(t *testing.T) {
 func TestOpenEndpoint(t *testing.T) {
 	s, eng := web(t, func(c *operator.HandlerConfig) { c.Token, c.ReadToken = tokensvc.Secret{}, tokensvc.Secret{} })
 	res, body := ask(t, http.MethodGet, s.URL+"/attempts/"+stuckID, "", http.Header{"Accept": {browserAccept}})
-	if res.StatusCode != http.StatusOK || len(res.Cookies()) != 1 {
+	if res.StatusCode != http.StatusOK || len(res.Cookies) != 1 {
 		t.Fatalf("%d", res.StatusCode)
 	}
 	_, rest, _ := strings.Cut(body, `name="form" value="`)
@@ -291,16 +298,17 @@ func TestOpenEndpoint(t *testing.T) {
 	if res, _ := form(t, s.URL+"/attempts/"+stuckID+"/cancel", nil, values); res.StatusCode != http.StatusForbidden {
 		t.Errorf("a form of another page: %d", res.StatusCode)
 	}
-	if res, _ := form(t, s.URL+"/attempts/"+stuckID+"/cancel", res.Cookies()[0], values); res.StatusCode != http.StatusSeeOther || len(eng.asked) != 1 {
+	if res, _ := form(t, s.URL+"/attempts/"+stuckID+"/cancel", res.Cookies[0], values); res.StatusCode != http.StatusSeeOther || len(eng.asked) != 1 {
 		t.Errorf("cancel: %d %q", res.StatusCode, eng.asked)
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/overview", nil)
 	must(t, err)
 	req.Host = "rebound.example:80"
-	res, err = http.DefaultClient.Do(req)
+	rebound, err := http.DefaultClient.Do(req)
 	must(t, err)
-	if res.Body.Close(); res.StatusCode != http.StatusForbidden {
-		t.Errorf("a name that DNS pointed here: %d", res.StatusCode)
+	defer rebound.Body.Close() //nolint:errcheck // only its status counts
+	if rebound.StatusCode != http.StatusForbidden {
+		t.Errorf("a name that DNS pointed here: %d", rebound.StatusCode)
 	}
 }
 
@@ -312,7 +320,7 @@ func TestStreamEndsWithTheServer(t *testing.T) {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.String()+"/events?attempt="+stuckID, nil)
 	must(t, err)
 	req.Header.Set("Accept", "text/event-stream")
-	res, err := http.DefaultClient.Do(req)
+	res, err := http.DefaultClient.Do(req) //nolint:bodyclose // the clean-up closes it
 	must(t, err)
 	body = res.Body
 	if got := res.Header.Get("Content-Type"); !strings.HasPrefix(got, "text/event-stream") {

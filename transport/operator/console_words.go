@@ -159,6 +159,7 @@ func failedWords(d Detail) (Tone, string) {
 		return ToneWait, "An operator ended this sign-in."
 	case store.ReasonUserCancelled:
 		return ToneWarn, "The user closed the sign-in window, and the sign-in ended."
+	default:
 	}
 	if e, ok := Explain(string(d.Reason)); ok {
 		return ToneBad, "The sign-in failed. " + e.Meaning

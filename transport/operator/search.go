@@ -42,9 +42,8 @@ func (d *Direct) Search(ctx context.Context, id string) (Page, error) {
 }
 
 func (d *Direct) byPrefix(ctx context.Context, id string) (Page, error) {
-	if len(id) < minPrefix || strings.ContainsFunc(id, func(r rune) bool {
-		return r > 'z' || !(r >= '0' && r <= '9' || r >= 'a' || r >= 'A' && r <= 'Z')
-	}) {
+	const letters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ" // of a ULID
+	if len(id) < minPrefix || strings.Trim(strings.ToUpper(id), letters) != "" {
 		return Page{}, nil
 	}
 	return d.searchBy(ctx, store.Filter{IDPrefix: strings.ToUpper(id)})
