@@ -69,7 +69,6 @@ func StoryOf(d Detail) Story {
 	}
 	if !d.State.Terminal() && d.Lease.Expired && d.Lease.Owner != "" && d.State != store.CardSent {
 		s.Headline = "The instance that was at work on this sign-in has gone, and nobody has finished it yet."
-		s.Facts = append(s.Facts, "It was "+d.Lease.Owner+".")
 	}
 	if d.Failure != nil && d.State != store.Complete {
 		s.Facts = append(s.Facts, failureWords(d.Failure))
@@ -420,7 +419,8 @@ func templateFuncs() template.FuncMap {
 		"ms":     func(m Milliseconds) string { return ago(m.Duration()) },
 		"clock":  func(t Time) string { return t.UTC().Format("15:04:05.000") },
 		"stamp":  func(t Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"begun":  func(t Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
+		"day":    func(t Time) string { return t.UTC().Format(time.DateOnly) },
+		"second": func(t Time) string { return t.UTC().Format(time.TimeOnly) },
 		"iso":    func(t Time) string { return t.String() },
 		"since":  func(now, t Time) string { return ago(now.Sub(t.Time)) },
 		"left":   func(now, t Time) time.Duration { return t.Sub(now.Time) },

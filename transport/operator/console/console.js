@@ -76,6 +76,7 @@
     set(paused);
     if (!paused) renew();
   });
+  document.addEventListener("renew", renew); // another script has done something
   addEventListener("pagehide", stop);
   addEventListener("pageshow", (e) => { if (e.persisted && !remembered()) set(false); });
   if (box) box.hidden = false;
