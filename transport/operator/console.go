@@ -188,6 +188,9 @@ var asset = func() func(name string) string {
 	}
 }()
 
+// Asset is the address of a file that [Assets] serves; it changes with the file.
+func Asset(name string) string { return asset(name) }
+
 // Assets serves the style sheet and the script of the console below /assets/,
 // for pages that are made of the same parts; see [WriteAttempt].
 func Assets() http.Handler {
