@@ -200,9 +200,11 @@ func (c *call) about(a *store.Attempt) []store.Event {
 // finish hands the lines that are left to the next group of commits. Nobody
 // waits for them.
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
+	lines := c.about(a)
 	if c.worth {
-		c.eng.store.Later(ctx, store.Commit{Events: c.about(a)})
+		c.eng.store.Later(ctx, store.Commit{Events: lines})
 	}
+	c.eng.emit(ctx, lines)
 	c.lines, c.worth = nil, false
 }
 

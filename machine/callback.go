@@ -183,9 +183,11 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	return func(ctx context.Context, tx any) error {
 		turn.tx = tx
 		errs := make([]error, len(run))
+		failpoint("before", "callback")
 		for i, f := range run {
 			errs[i] = guarded(func() error { return f(ctx) })
 		}
+		failpoint("after", "callback")
 		return errors.Join(errs...)
 	}
 }

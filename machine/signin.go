@@ -25,6 +25,7 @@ const (
 type SignInResult struct {
 	Token   tokensvc.Token // empty while the sign-in is pending
 	Pending Pending
+	Attempt string // id of the attempt that is pending, for [Flow.Wait]
 }
 
 // SignedIn reports whether there is a token.
@@ -54,6 +55,10 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		e.report(ctx, turn.act, err)
 		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
 	}
+	pending := SignInResult{}
+	if out.attempt != nil {
+		pending.Attempt = out.attempt.ID
+	}
 	switch out.reply {
 	case table.ReplyToken:
 		if out.row == "A1" {
@@ -61,11 +66,14 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		}
 		return SignInResult{Token: c.token}, nil
 	case table.ReplyCardSent:
-		return SignInResult{Pending: CardSent}, nil
+		pending.Pending = CardSent
+		return pending, nil
 	case table.ReplyCardOut:
-		return SignInResult{Pending: CardOut}, nil
+		pending.Pending = CardOut
+		return pending, nil
 	case table.ReplyElsewhere:
-		return SignInResult{Pending: UnderWay}, nil
+		pending.Pending = UnderWay
+		return pending, nil
 	default: // an error
 	}
 	if err = c.upstream; err == nil {

@@ -64,9 +64,6 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 	c.lines = append(c.lines, line)
 	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", called).Int("status", status).
 		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
-	if c.eng.hooks.OnUpstream != nil {
-		c.eng.hooks.OnUpstream(called, status, took)
-	}
 }
 
 // beforeNext reports whether the call is a look of a sign-in that begins after a

@@ -171,6 +171,8 @@ func (d *dev) configure() {
 	c.AppID = devAppID
 	c.Listen = d.bot.Addr().String()
 	c.TokenServiceURL, c.LoginURL = services, services
+	c.OutboundAuth = config.OutboundCredentials
+	c.ClientSecretFile, c.CertificateFile, c.ManagedIdentity, c.Federated = "", "", "", config.Federated{}
 	c.ClientSecret = tokensvc.NewSecret(rand.Text()) // of a bot that exists in this process only
 	c.InboundAuth = config.AuthNone
 	c.ServiceURLs = []string{d.services.Addr().String()}
@@ -185,7 +187,7 @@ func (d *dev) configure() {
 }
 
 // printConfig prints what serve would need to run against this emulator: the
-// settings that are not defaults. Loopback needs no secret.
+// settings that are not defaults. An emulator needs no secret.
 func (d *dev) printConfig() error {
 	connections := make([]any, len(d.cfg.Connections))
 	for i, c := range d.cfg.Connections {
@@ -198,7 +200,7 @@ func (d *dev) printConfig() error {
 	out, err := yaml.Parser().Marshal(map[string]any{
 		"app_id": d.cfg.AppID, "listen": d.cfg.Listen, "store": d.cfg.Store.String(),
 		"token_service_url": d.cfg.TokenServiceURL, "login_url": d.cfg.LoginURL,
-		"inbound_auth": d.cfg.InboundAuth, "service_urls": d.cfg.ServiceURLs, "connections": connections,
+		"inbound_auth": d.cfg.InboundAuth, "outbound_auth": config.AuthNone, "service_urls": d.cfg.ServiceURLs, "connections": connections,
 	})
 	if err != nil {
 		return err

@@ -64,7 +64,10 @@ func newWorld(build Build) *world {
 	w.config = machine.Config{
 		AppID: "app", Store: w.store, Tokens: w.tokens, Messenger: w.conn,
 		Policy: &policy, Timeouts: &timeouts, Log: zerolog.Nop(),
-		Hooks: machine.Hooks{OnTransition: func(e store.Event) {
+		Hooks: machine.Hooks{OnEvent: func(_ context.Context, e store.Event) {
+			if e.Kind != store.EventTransition {
+				return
+			}
 			line := fmt.Sprintf("#%d %s → %s  %s", w.number(e.Attempt), stateName(e.From), stateName(e.To), e.Row)
 			if e.From == e.To {
 				line = fmt.Sprintf("#%d %s, changed in place  %s", w.number(e.Attempt), e.To, e.Row)

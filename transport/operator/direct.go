@@ -14,6 +14,8 @@ type Direct struct {
 	store store.Store
 	rules Rules
 	about Info
+
+	refused func() *Refused // nil: nobody counts
 }
 
 // NewDirect reads st and judges by rules. What about says of the process is
@@ -21,6 +23,10 @@ type Direct struct {
 func NewDirect(st store.Store, rules Rules, about Info) *Direct {
 	return &Direct{store: st, rules: rules, about: about}
 }
+
+// CountRefused has f asked with every Info what was refused. It is called
+// before d is used.
+func (d *Direct) CountRefused(f func() *Refused) { d.refused = f }
 
 // Info implements [Reader].
 func (d *Direct) Info(ctx context.Context) (Info, error) {
@@ -30,6 +36,9 @@ func (d *Direct) Info(ctx context.Context) (Info, error) {
 	}
 	about := d.about
 	about.Schema = Schema
+	if d.refused != nil {
+		about.Refused = d.refused()
+	}
 	about.Backend, about.Where, about.Store, about.Now = i.Backend, i.Where, i.Schema, Time{i.Now}
 	return about, nil
 }

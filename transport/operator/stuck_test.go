@@ -2,6 +2,7 @@ package operator_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -260,6 +261,14 @@ func TestCredentials(t *testing.T) {
 			a.Created = ago(3 * time.Minute)
 			a.Failure = &store.Failure{Source: store.SourceCredentials, Status: 401, Code: "invalid_client"}
 		})}, "credentials error"},
+		"a code since then": {operator.Fleet{Lines: lookup(time.Minute, "", 404, ""), Recent: carded(10*time.Minute, func(a *store.Attempt) {
+			a.AnswerAt, a.Entered = ago(5*time.Minute), ago(30*time.Second)
+			a.Failure = &store.Failure{Source: store.SourceCredentials, Status: 401, Code: "invalid_client"}
+		})}, ""},
+		"ended otherwise since then": {operator.Fleet{Recent: carded(10*time.Minute, func(a *store.Attempt) {
+			a.State, a.Reason, a.Entered = store.Failed, store.ReasonSignedOut, ago(time.Minute)
+			a.Failure = &store.Failure{Source: store.SourceCredentials, Status: 401, Code: "invalid_client"}
+		})}, ""},
 		"a call since":            {operator.Fleet{Lines: append(slices.Clone(bad), lookup(time.Minute, "token_service", 500, "")...)}, ""},
 		"a call before it":        {operator.Fleet{Lines: append(slices.Clone(bad), lookup(6*time.Minute, "", 404, "")...)}, "credentials error"},
 		"no answer since":         {operator.Fleet{Lines: append(slices.Clone(bad), lookup(time.Minute, "token_service", 0, "")...)}, "credentials error"},
@@ -383,6 +392,27 @@ func TestOverviewReadsWhatTheRulesNeed(t *testing.T) {
 	}
 }
 
+// Much trouble of an hour ago does not hide that of now.
+func TestLateTroubleIsSeen(t *testing.T) {
+	st := memstore.New(morning)
+	old := lookup(50*time.Minute, "token_service", 503, "")
+	var many []store.Event
+	for range 7000 {
+		many = append(many, old...)
+	}
+	commit(t, st, store.Commit{Events: many})
+	o, err := direct(st).Overview(t.Context())
+	if err != nil || len(o.Stuck) > 0 {
+		t.Errorf("of an hour ago: %s, %v", said(o.Stuck), err)
+	}
+	for range 5 {
+		commit(t, st, store.Commit{Events: lookup(time.Minute, "token_service", 503, "")})
+	}
+	if o, err = direct(st).Overview(t.Context()); err != nil || said(o.Stuck) != "lookups-failing error" {
+		t.Errorf("of now: %s, %v", said(o.Stuck), err)
+	}
+}
+
 // An advice is the same for every finding of a rule, so that it can be said
 // once, and what is to be pasted is a command of the program.
 func TestAdvice(t *testing.T) {
@@ -401,6 +431,33 @@ func TestAdvice(t *testing.T) {
 	for word, want := range map[string]string{"29:1cg": "29:1cg", "its instance died": "'its instance died'", "": "''", "it's": `'it'\''s'`} {
 		if got := operator.Quote(word); got != want {
 			t.Errorf("Quote(%q) = %s", word, got)
+		}
+	}
+}
+
+// The documentation names every rule with its level, and no other.
+func TestRulesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/state-machine.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "## 7. Stuck rules\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var documented []string
+	for line := range strings.Lines(section) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 || !strings.HasPrefix(cells[1], " `") {
+			continue
+		}
+		rule := strings.Trim(cells[1], " `")
+		documented = append(documented, rule)
+		if e, ok := operator.Explain(rule); !ok || e.Kind != "stuck rule" {
+			t.Errorf("there is no rule %s", rule)
+		}
+	}
+	for _, e := range operator.Explanations() {
+		if e.Kind == "stuck rule" && !slices.Contains(documented, e.Code) {
+			t.Errorf("%s is not documented", e.Code)
 		}
 	}
 }

@@ -26,7 +26,9 @@ func contractRows() []string {
 
 // rowsWithoutARule say how an event is read, or what several events come to
 // together. The engine's loop has them, not the table.
-func rowsWithoutARule() []string { return strings.Fields("B0 B17 C0 C14 C15 D3 E4 E10 M2 M3 M4 M5 M6 M7 M8 M9") }
+func rowsWithoutARule() []string {
+	return strings.Fields("B0 B17 C0 C14 C15 D3 E4 E10 M2 M3 M4 M5 M6 M7 M8 M9")
+}
 
 func contractEdges() []string {
 	return []string{
