@@ -507,8 +507,9 @@ func (h *handler) connection(r *http.Request) (Page, error) {
 }
 
 type diagramPage struct {
-	SVG  string
-	Rows []diagram.Row
+	SVG   string
+	Steps []diagram.Step
+	Rows  []diagram.Row
 }
 
 func (h *handler) diagramPage(w http.ResponseWriter, r *http.Request) error {

@@ -168,15 +168,17 @@ func failedWords(d Detail) (Tone, string) {
 
 func cardWords(d Detail) string {
 	const button = " The card's button still works."
-	switch {
-	case d.PopupClosed:
+	switch lastSetback(d) {
+	case "popup":
 		return "The user closed the sign-in window without finishing." + button
-	case d.SSOOutcome == "rejected":
+	case "exchange":
 		return "The Token Service refused silent sign-on." + button
-	case strings.HasPrefix(d.SSOOutcome, "client_failed"):
+	case "client":
 		return "The user's Teams client could not do silent sign-on." + button
-	case d.VerifyTries > 0:
-		return "The user typed a code that the Token Service did not take." + button
+	case "code":
+		return "The Token Service did not take the code that the user sent." + button
+	}
+	switch {
 	case d.SSOOffered && d.Invokes == 0:
 		return "The card is out, and no Teams client has answered it yet."
 	case !d.SSOOffered:
@@ -184,6 +186,37 @@ func cardWords(d Detail) string {
 	default:
 		return "The card is out, and the user has the next move."
 	}
+}
+
+// lastSetback is what last brought an attempt back to its card. The flags of an
+// attempt say what happened, its audit trail what came last.
+func lastSetback(d Detail) string {
+	for _, e := range slices.Backward(d.Events) {
+		if e.Kind != store.EventTransition || e.To != store.CardSent {
+			continue
+		}
+		switch row, _, _ := strings.Cut(e.Row, "/"); row {
+		case "C1":
+			return "popup"
+		case "B3":
+			return "exchange"
+		case "D7":
+			return "client"
+		case "C5", "C6", "C7", "C8", "C10b":
+			return "code"
+		}
+	}
+	switch {
+	case d.PopupClosed:
+		return "popup"
+	case d.SSOOutcome == "rejected":
+		return "exchange"
+	case strings.HasPrefix(d.SSOOutcome, "client_failed"):
+		return "client"
+	case d.VerifyTries > 0:
+		return "code"
+	}
+	return ""
 }
 
 // failureWords are who refused what, in a sentence.
@@ -373,6 +406,19 @@ func WriteAttempt(w io.Writer, d Detail) error {
 	}
 	if err = t[""].ExecuteTemplate(w, "attempt-body", pageOf(d, "")); err != nil {
 		return fmt.Errorf("write attempt: %w", err)
+	}
+	return nil
+}
+
+// WriteDiagram writes the state machine as [WriteAttempt] does, with nothing
+// marked.
+func WriteDiagram(w io.Writer) error {
+	t, err := pages()
+	if err != nil {
+		return err
+	}
+	if err = t[""].ExecuteTemplate(w, "machine", diagramPage{SVG: drawing(diagram.Options{})}); err != nil {
+		return fmt.Errorf("write diagram: %w", err)
 	}
 	return nil
 }

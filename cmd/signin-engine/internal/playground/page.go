@@ -259,7 +259,13 @@ func (p *Playground) addAttempt(ctx context.Context, v *view, id string) {
 		return
 	}
 	v.Attempts = list.Attempts
+	var buf bytes.Buffer
 	if len(list.Attempts) == 0 {
+		if err = operator.WriteDiagram(&buf); err != nil {
+			v.Problem = "The diagram cannot be shown: " + err.Error()
+			return
+		}
+		v.Attempt = template.HTML(buf.String()) //nolint:gosec // html/template made it
 		return
 	}
 	v.Chosen = list.Attempts[0].ID
@@ -271,7 +277,6 @@ func (p *Playground) addAttempt(ctx context.Context, v *view, id string) {
 		v.Problem = "The attempt cannot be read: " + err.Error()
 		return
 	}
-	var buf bytes.Buffer
 	if err = operator.WriteAttempt(&buf, d); err != nil {
 		v.Problem = "The attempt cannot be shown: " + err.Error()
 		return

@@ -100,10 +100,8 @@ func New(cfg Config) *Playground {
 
 // startOver makes somebody new, whom neither bot nor Token Service knows.
 func (p *Playground) startOver() {
-	names := []string{"Robin Counts", "Adele Vance", "Megan Bowen", "Alex Wilber", "Lynne Robbins", "Diego Siciliani", "Isaiah Langer"}
 	key := strings.ToLower(rand.Text())
-	name := names[int(key[0])%len(names)]
-	p.user = emulator.Account{ID: "29:1" + key, Name: name, AADObjectID: uuidOf(key)}
+	p.user = emulator.Account{ID: "29:1" + key, Name: emulator.DefaultUser().Name, AADObjectID: uuidOf(key)}
 	p.devices = []*device{{Name: "Windows", Reaction: reactSSO, Token: tokenGood}}
 	p.log, p.handled = nil, map[string]int64{}
 	p.move("personal")
