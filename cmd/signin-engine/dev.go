@@ -231,7 +231,9 @@ func (d *dev) run(ctx context.Context, once bool) error {
 	go func() {
 		played := make(chan error, 1)
 		go func() { played <- d.playground.Run(ctx) }()
-		served <- errors.Join(s.run(ctx, d.bot, doors...), <-played)
+		err := s.run(ctx, d.bot, doors...)
+		stop()
+		served <- errors.Join(err, <-played)
 	}()
 
 	if !once {
