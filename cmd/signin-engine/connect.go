@@ -95,7 +95,11 @@ func direct(cfg config.Config, st store.Store) *source {
 }
 
 func asked(cfg config.Config, e operator.Endpoint) *source {
-	client := operator.NewClient(e, cfg.OperatorToken)
+	token := cfg.OperatorToken
+	if token.Empty() {
+		token = cfg.OperatorReadToken
+	}
+	client := operator.NewClient(e, token)
 	return &source{Reader: client, Closer: client, client: client, config: cfg}
 }
 

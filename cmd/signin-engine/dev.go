@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/playground"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
@@ -45,7 +47,9 @@ func (c *cli) devCommand() *cobra.Command {
 		Long: `Runs the reference bot together with an emulator of the Token Service, the Bot
 Connector, Entra and Graph, all on loopback and with the store in ./signin.db.
 At start one user signs in silently (SSO) and one through the popup, so that
-there is something to look at; then it stays.
+there is something to look at; then it stays. Open the playground in a browser to
+sign in by hand: a Teams-like chat with the bot, and beside it what the engine
+makes of it.
 
 --once plays the sign-ins, prints their timelines and ends: 0, or 1 if one did
 not complete.`,
@@ -101,6 +105,8 @@ type dev struct {
 	cfg      config.Config
 	log      zerolog.Logger
 	emulator *emulator.Server
+
+	playground *playground.Playground
 
 	bot, services, operators net.Listener
 	socket                   net.Listener // nil unless the store is a file
@@ -222,13 +228,19 @@ func (d *dev) run(ctx context.Context, once bool) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- s.run(ctx, d.bot, doors...) }()
+	go func() {
+		played := make(chan error, 1)
+		go func() { played <- d.playground.Run(ctx) }()
+		err := s.run(ctx, d.bot, doors...)
+		stop()
+		served <- errors.Join(err, <-played)
+	}()
 
 	if !once {
 		err = d.welcome()
 	}
 	if err == nil {
-		err = d.play(ctx, s)
+		err = d.play(ctx, s, once)
 	}
 	if once || err != nil && !errors.Is(err, errIncomplete) {
 		stop()
@@ -237,7 +249,7 @@ func (d *dev) run(ctx context.Context, once bool) error {
 	if err != nil {
 		report(d.stderr, err)
 	}
-	if err = d.printf("\nStop with Ctrl-C.\n"); err != nil {
+	if err = d.goodbye(); err != nil {
 		stop()
 	}
 	return errors.Join(err, <-served)
@@ -246,18 +258,32 @@ func (d *dev) run(ctx context.Context, once bool) error {
 // doors are what is served beside the bot: the emulator, the operator
 // endpoint on TCP, and the socket beside the file, so that inspect finds it.
 func (d *dev) doors(ctx context.Context, s *service) ([]door, error) {
-	doors := []door{
-		{d.services, d.emulator},
-		{d.operators, s.operatorHandler(d.cfg.OperatorToken, d.cfg.Listen)},
+	endpoint, err := operator.ParseEndpoint(d.cfg.Operator)
+	if err != nil {
+		return nil, err
 	}
+	client := operator.NewClient(endpoint, d.cfg.OperatorToken)
+	s.release = append(s.release, func() { _ = client.Close() }) // it has only idle connections
+	d.playground = playground.New(playground.Config{
+		Emulator: d.emulator, BotURL: "http://" + d.cfg.Listen + "/api/messages", Operator: client,
+		ConsoleURL: d.consoleLink(), Connections: []string{devSSO, devPopup},
+	})
+	services := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if playground.Serves(r.URL.Path) {
+			d.playground.ServeHTTP(w, r)
+			return
+		}
+		d.emulator.ServeHTTP(w, r)
+	})
+	access := operatorAccess{act: d.cfg.OperatorToken, look: d.cfg.OperatorReadToken, linkLogin: true}
+	doors := []door{{d.services, services}, {d.operators, s.operatorHandler(access, d.cfg.Listen)}}
 	if d.cfg.Store.Backend != config.Bolt {
 		return doors, nil
 	}
-	var err error
 	if d.socket, err = operator.SocketBeside(d.cfg.Store.Path).Listen(ctx); err != nil {
 		return nil, err
 	}
-	return append(doors, door{d.socket, s.operatorHandler(tokensvc.Secret{}, d.cfg.Listen)}), nil
+	return append(doors, door{d.socket, s.operatorHandler(operatorAccess{}, d.cfg.Listen)}), nil
 }
 
 func (d *dev) welcome() error {
@@ -265,9 +291,38 @@ func (d *dev) welcome() error {
 		d.cfg.Listen, d.cfg.TokenServiceURL, d.cfg.Operator, d.cfg.Store)
 }
 
+// consoleLink logs a browser in: the token lives as long as this process.
+func (d *dev) consoleLink() string {
+	return d.cfg.Operator + "/login?" + url.Values{"token": {d.cfg.OperatorToken.Reveal()}, "name": {"dev"}}.Encode()
+}
+
+// goodbye is the last on the terminal: what a person can open, and type next.
+func (d *dev) goodbye() error {
+	return d.printf(`
+Open these in a browser:
+  playground  %s/
+  console     %s
+Type next, in another terminal:
+  signin-engine inspect%s
+Stop with Ctrl-C.
+`, d.cfg.TokenServiceURL, d.consoleLink(), d.storeFlag())
+}
+
+// storeFlag names the store where it is not the one that commands look for.
+func (d *dev) storeFlag() string {
+	switch where := d.cfg.Store.String(); {
+	case d.cfg.Store.Backend == config.Memory:
+		return " --operator " + d.cfg.Operator
+	case where == config.Default().Store.String():
+		return ""
+	default:
+		return " --store " + operator.Quote(where)
+	}
+}
+
 // play signs one user in silently and one through the popup, over HTTP as
 // Teams would, and prints what became of it.
-func (d *dev) play(ctx context.Context, s *service) error {
+func (d *dev) play(ctx context.Context, s *service, whole bool) error {
 	reader := operator.NewDirect(s.store, operator.DefaultRules(), operator.Info{})
 	incomplete := false
 	for _, scene := range []struct {
@@ -290,7 +345,11 @@ func (d *dev) play(ctx context.Context, s *service) error {
 		if e != nil {
 			return e
 		}
-		if err = d.printScene(ctx, reader, scene.title, page, err); err != nil {
+		show := d.printScene
+		if !whole {
+			show = d.printShort
+		}
+		if err = show(ctx, reader, scene.title, page, err); err != nil {
 			return err
 		}
 		incomplete = incomplete || len(page.Attempts) == 0 || page.Attempts[0].State != store.Complete
@@ -349,6 +408,27 @@ func answered(what string, a emulator.Answer, err error) error {
 		err = fmt.Errorf("%s was answered %d", what, a.Status)
 	}
 	return err
+}
+
+// printShort says in a line what became of a scene, and which way it took.
+func (d *dev) printShort(ctx context.Context, reader operator.Reader, title string, page operator.Page, failed error) error {
+	if failed != nil {
+		return d.printf("%s: it broke off: %v\n", title, failed)
+	}
+	if len(page.Attempts) == 0 {
+		return d.printf("%s: no attempt was stored\n", title)
+	}
+	detail, err := reader.Get(ctx, page.Attempts[0].ID)
+	if err != nil {
+		return err
+	}
+	way := "new"
+	for _, e := range detail.Events {
+		if e.Kind == store.EventTransition && e.From != e.To {
+			way += " → " + string(e.To)
+		}
+	}
+	return d.printf("%-20s %s\n", title, way)
 }
 
 func (d *dev) printScene(ctx context.Context, reader operator.Reader, title string, page operator.Page, failed error) error {

@@ -139,6 +139,7 @@ func (p *pseudonyms) view(v *operator.View) {
 	}
 	v.Key.User = p.name("user", v.Key.User)
 	v.UserAAD = p.name("aad", v.UserAAD)
+	v.UserName = p.name("name", v.UserName)
 	v.Tenant = p.name("tenant", v.Tenant)
 	v.Conversation.ID = p.name("conversation", v.Conversation.ID)
 	v.Failure = wordless(v.Failure)
@@ -167,7 +168,7 @@ func (p *pseudonyms) detail(d *operator.Detail) {
 	p.view(&d.View)
 	for i := range d.Findings {
 		f := &d.Findings[i]
-		f.User, f.Detail = d.Key.User, secretive.Replace(f.Detail)
+		f.User, f.UserName, f.Detail = d.Key.User, d.UserName, secretive.Replace(f.Detail)
 	}
 	for i := range d.Events {
 		e := &d.Events[i]

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
-	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -76,12 +75,12 @@ func serve(ctx context.Context, cfg config.Config, log zerolog.Logger) error {
 	if err == nil && wanted {
 		var l net.Listener
 		if l, err = endpoint.Listen(ctx); err == nil {
-			var token tokensvc.Secret // the socket's mode is enough
+			var access operatorAccess // the socket's mode is enough
 			if endpoint.Network == "tcp" {
-				token = cfg.OperatorToken
+				access = operatorAccess{act: cfg.OperatorToken, look: cfg.OperatorReadToken, trustHeader: cfg.OperatorTrust}
 				endpoint.Address = l.Addr().String() // the port that 0 became
 			}
-			operators = append(operators, door{l, s.operatorHandler(token, listener.Addr().String())})
+			operators = append(operators, door{l, s.operatorHandler(access, listener.Addr().String())})
 			log.Info().Str("operator", endpoint.String()).Msg("operator endpoint")
 		}
 	}

@@ -207,8 +207,16 @@ func operatorEndpoint(cfg config.Config) (operator.Endpoint, bool, error) {
 	return operator.SocketBeside(cfg.Store.Path), true, nil
 }
 
-// operatorHandler is the API over this service; a token is needed on TCP.
-func (s *service) operatorHandler(token tokensvc.Secret, listen string) http.Handler {
+// operatorAccess says who gets in at the operator endpoint: on a unix socket
+// whoever may open it, on TCP the holder of a token.
+type operatorAccess struct {
+	act, look   tokensvc.Secret
+	trustHeader string
+	linkLogin   bool
+}
+
+// operatorHandler is the API and the console over this service.
+func (s *service) operatorHandler(access operatorAccess, listen string) http.Handler {
 	about := operator.Info{
 		Live: true, Version: buildVersion().Version, PID: os.Getpid(), Started: operator.Time{Time: time.Now()}, Listen: listen,
 	}
@@ -218,7 +226,8 @@ func (s *service) operatorHandler(token tokensvc.Secret, listen string) http.Han
 	reader := operator.NewDirect(s.store, operator.DefaultRules(), about)
 	reader.CountRefused(s.refused)
 	h := operator.HandlerConfig{
-		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.isReady, Token: token, Log: s.log,
+		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.isReady, Log: s.log,
+		Token: access.act, ReadToken: access.look, TrustHeader: access.trustHeader, LinkLogin: access.linkLogin,
 	}
 	if snap, ok := s.store.(operator.Snapshotter); ok {
 		h.Snapshot = snap

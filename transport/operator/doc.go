@@ -23,6 +23,9 @@
 //	POST /attempts/{id}/redeliver      {actor, reason}
 //	POST /purge                        {older_than, dry_run, limit}
 //
-// Every representation leaves through one function, so that pages can be
-// added to the same routes by content negotiation.
+// The same addresses are the console for a browser, which asks for text/html:
+// /, /attempts, /attempts/{id}, /users/{id}, /connections/{name}, /diagram,
+// /search, /login, and actions on many below /attempts/act. GET /events is a
+// stream of changes for whoever accepts text/event-stream. Two tokens are two
+// levels of access: one acts, one only looks. docs/console.md says the rest.
 package operator

@@ -18,12 +18,15 @@ var (
 	ErrAmbiguous = errors.New("ambiguous id prefix")
 	// ErrUnauthorized: the bearer token is missing or wrong.
 	ErrUnauthorized = errors.New("operator token missing or wrong")
+	// ErrForbidden: the token only looks, or the request comes from another site.
+	ErrForbidden = errors.New("not allowed")
 	// ErrUnsupported: this process or backend does not offer it.
 	ErrUnsupported = errors.New("not supported here")
 	// ErrUnreachable: nobody answers at the operator endpoint.
 	ErrUnreachable = errors.New("operator endpoint unreachable")
 
 	errUnknownParameter = errors.New("unknown parameter")
+	errNoPage           = fmt.Errorf("%w: nothing is served at this address", store.ErrNotFound)
 	errInternal         = errors.New("internal error")
 )
 
@@ -36,6 +39,7 @@ var problems = [...]struct {
 }{
 	{ErrBadRequest, "bad_request", http.StatusBadRequest},
 	{ErrUnauthorized, "unauthorized", http.StatusUnauthorized},
+	{ErrForbidden, "forbidden", http.StatusForbidden},
 	{ErrAmbiguous, "ambiguous", http.StatusConflict},
 	{machine.ErrTerminal, "terminal", http.StatusConflict},
 	{machine.ErrLeaseHeld, "lease_held", http.StatusConflict},

@@ -2,14 +2,12 @@ package operator
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -24,9 +22,17 @@ type HandlerConfig struct {
 	Actor    Actor                       // nil: the actions are refused with ErrUnsupported
 	Ready    func(context.Context) error // nil: always ready
 	Snapshot Snapshotter                 // nil: the backend has none
-	Token    tokensvc.Secret             // asked for when not empty; required on TCP, not on a unix socket
-	Clock    func() time.Time            // for relative times in queries; nil = time.Now
-	Log      zerolog.Logger
+	Token    tokensvc.Secret             // acts; asked for when not empty; required on TCP, not on a unix socket
+	// ReadToken lets in who only looks. With neither token anybody acts.
+	ReadToken tokensvc.Secret
+	// TrustHeader names the header in which a proxy says who acts; "" = none is
+	// believed, and who logs in to the console says so.
+	TrustHeader string
+	// LinkLogin lets a link log in, /login?token=…: for a link that is printed on
+	// one's own machine. A token in an address ends up in histories.
+	LinkLogin bool
+	Clock     func() time.Time // for relative times in queries; nil = time.Now
+	Log       zerolog.Logger
 }
 
 // Limits of a request to the operator endpoint.
@@ -37,34 +43,58 @@ const (
 
 // NewHandler serves the operator API.
 func NewHandler(cfg HandlerConfig) http.Handler {
-	h := &handler{HandlerConfig: cfg}
+	h := &handler{HandlerConfig: cfg, origin: http.NewCrossOriginProtection(), seed: []byte(rand.Text())}
 	if h.Clock == nil {
 		h.Clock = time.Now
 	}
 	api := http.NewServeMux()
-	for pattern, answer := range map[string]func(*http.Request) (any, error){
-		"GET /info":                     h.info,
-		"GET /overview":                 h.overview,
-		"GET /attempts":                 h.attempts,
-		"GET /attempts/{id}":            h.attempt,
-		"GET /events":                   h.events,
-		"POST /attempts/{id}/reconcile": h.reconcile,
-		"POST /attempts/{id}/cancel":    h.cancel,
-		"POST /attempts/{id}/redeliver": h.redeliver,
-		"POST /purge":                   h.purge,
+	for pattern, answer := range map[string]http.Handler{
+		"GET /info":                     h.reply(h.info),
+		"GET /overview":                 h.reply(h.overview),
+		"GET /attempts":                 h.or(h.attemptsPage, h.attempts),
+		"GET /attempts/{id}":            h.or(h.attemptPage, h.attempt),
+		"GET /search":                   h.or(h.search, anyOf(h.find)),
+		"POST /attempts/{id}/reconcile": h.formOr("reconcile", h.reconcile),
+		"POST /attempts/{id}/cancel":    h.formOr("cancel", h.cancel),
+		"POST /attempts/{id}/redeliver": h.formOr("redeliver", h.redeliver),
+		"POST /purge":                   h.reply(h.purge),
+		"GET /{$}":                      h.or(h.overviewPage, h.overview),
+		"GET /users/{id}":               h.or(h.userPage, anyOf(h.user)),
+		"GET /connections/{name}":       h.or(h.connectionPage, anyOf(h.connection)),
+		"GET /diagram":                  h.pageFunc(h.diagramPage),
+		"GET /attempts/act":             h.pageFunc(h.bulkPage),
+		"POST /attempts/act":            h.pageFunc(h.actOnMany),
+		"POST /logout":                  http.HandlerFunc(h.logout),
 	} {
-		api.Handle(pattern, h.reply(answer))
+		api.Handle(pattern, answer)
 	}
 	api.HandleFunc("GET /snapshot", h.snapshot)
+	events := h.reply(h.events)
+	api.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
+		if accepts(r, "text/event-stream") {
+			h.stream(w, r)
+			return
+		}
+		events.ServeHTTP(w, r)
+	})
+	api.Handle("/", h.reply(func(*http.Request) (any, error) { return nil, errNoPage }))
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h.reply(func(*http.Request) (any, error) { return status{"ok"}, nil }))
 	mux.Handle("GET /readyz", h.reply(h.ready))
-	mux.Handle("/", h.authorized(api))
+	mux.HandleFunc("GET /login", h.loginPage)
+	mux.HandleFunc("POST /login", h.login)
+	mux.Handle("GET /assets/", Assets())
+	mux.Handle("/", h.guard(api))
 	return mux
 }
 
-type handler struct{ HandlerConfig }
+type handler struct {
+	HandlerConfig
+	origin *http.CrossOriginProtection
+	seed   []byte // of the forms of this process
+	pulse  pulse
+}
 
 type status struct {
 	Status string `json:"status"`
@@ -98,26 +128,11 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if code >= http.StatusInternalServerError {
 		h.Log.Error().Err(err).Str("method", r.Method).Str("route", r.Pattern).Msg("operator request failed")
 	}
-	h.write(w, code, body)
-}
-
-// authorized asks for the bearer token. Hashes are compared, so that not
-// even the token's length shows in the time it takes.
-func (h *handler) authorized(next http.Handler) http.Handler {
-	if h.Token.Empty() {
-		return next
+	if wantsPage(r) {
+		h.problemPage(w, r, code, body)
+		return
 	}
-	want := sha256.Sum256([]byte(h.Token.Reveal()))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(token))
-		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="signin-engine operator"`)
-			h.refuse(w, r, ErrUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	h.write(w, code, body)
 }
 
 func (h *handler) ready(r *http.Request) (any, error) {

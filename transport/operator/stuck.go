@@ -20,7 +20,8 @@ import (
 func Stuck(now time.Time, a *store.Attempt, callbacks []store.Delivery, r Rules) []Finding {
 	found := []Finding{}
 	hit := func(f Finding) {
-		f.Attempt, f.User, f.Connection, f.State = a.ID, a.Key.User, a.Key.Connection, a.State
+		f.Attempt, f.User, f.UserName = a.ID, a.Key.User, a.Conversation.UserName
+		f.Connection, f.State = a.Key.Connection, a.State
 		found = append(found, f)
 	}
 	in := now.Sub(a.Entered)
@@ -422,7 +423,8 @@ func (f *Fleet) flapping(r Rules) []Finding {
 			continue
 		}
 		hit := finding(RuleFlapping, f.Now.Sub(oldest.Created), "list", "--user", newest.Key.User, "--connection", newest.Key.Connection)
-		hit.Attempt, hit.User, hit.Connection, hit.State = newest.ID, newest.Key.User, newest.Key.Connection, newest.State
+		hit.Attempt, hit.User, hit.UserName = newest.ID, newest.Key.User, newest.Conversation.UserName
+		hit.Connection, hit.State = newest.Key.Connection, newest.State
 		hit.Subject = newest.Key.User + " " + newest.Key.Connection
 		hit.Detail = fmt.Sprintf("%d attempts", len(of))
 		found = append(found, hit)

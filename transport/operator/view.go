@@ -64,6 +64,7 @@ type View struct {
 	Key            KeyView          `json:"key"`
 	Tenant         string           `json:"tenant"`
 	UserAAD        string           `json:"user_aad"`
+	UserName       string           `json:"user_name,omitempty"` // as the client said it
 	State          store.State      `json:"state"`
 	Version        int64            `json:"version"`
 	Origin         store.Origin     `json:"origin"`
@@ -153,6 +154,7 @@ type Finding struct {
 	Attempt    string       `json:"attempt,omitempty"`
 	Subject    string       `json:"subject,omitempty"` // of a rule about many attempts: a key, a code
 	User       string       `json:"user,omitempty"`
+	UserName   string       `json:"user_name,omitempty"`
 	Connection string       `json:"connection,omitempty"`
 	State      store.State  `json:"state,omitempty"`
 	Rule       string       `json:"rule"`
@@ -238,6 +240,7 @@ func NewView(now time.Time, a *store.Attempt, deliveries []store.Delivery, findi
 		Key:            keyView(a.Key),
 		Tenant:         a.Conversation.Tenant,
 		UserAAD:        a.Conversation.UserAAD,
+		UserName:       a.Conversation.UserName,
 		State:          a.State,
 		Version:        a.Version,
 		Origin:         a.Origin,

@@ -122,6 +122,12 @@ func (c *Config) checkInbound(p *Errors) {
 }
 
 func (c *Config) checkOperator(p *Errors) {
+	if !c.OperatorReadToken.Empty() && c.OperatorReadToken.Reveal() == c.OperatorToken.Reveal() {
+		p.add("operator_read_token", "is operator_token: whoever only looks could act")
+	}
+	if strings.Trim(strings.ToLower(c.OperatorTrust), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		p.add("operator_trust_header", "%q is no name of a header", c.OperatorTrust)
+	}
 	if c.Operator == "" {
 		return
 	}

@@ -35,8 +35,10 @@ type Config struct {
 	Agentic            bool             `koanf:"agentic"`              // accept tokens of Agent 365 too
 	AgenticBlueprintID string           `koanf:"agentic_blueprint_id"` // "" = made for the bot itself only
 	ServiceURLs        []string         `koanf:"service_urls"`
-	Operator           string           `koanf:"operator"` // "" = unix socket beside a bolt file
-	OperatorToken      tokensvc.Secret  `koanf:"operator_token"`
+	Operator           string           `koanf:"operator"`              // "" = unix socket beside a bolt file
+	OperatorToken      tokensvc.Secret  `koanf:"operator_token"`        // acts
+	OperatorReadToken  tokensvc.Secret  `koanf:"operator_read_token"`   // only looks
+	OperatorTrust      string           `koanf:"operator_trust_header"` // in which a proxy names the actor
 	Connections        []Connection     `koanf:"connections"`
 	Policy             machine.Policy   `koanf:"policy"`
 	Timeouts           machine.Timeouts `koanf:"timeouts"`

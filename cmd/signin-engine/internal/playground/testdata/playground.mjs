@@ -1,0 +1,148 @@
+// The playground in a real browser, with the real bot behind it.
+import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../../../../.ci/browser/browser.mjs";
+
+const base = process.env.PLAYGROUND;
+
+const opened = async (options) => {
+  const context = await visitor(base, options);
+  const page = await context.newPage();
+  await go(page, base + "/");
+  return page;
+};
+const talk = (page, text) => page.locator("#talk", { hasText: text }).waitFor();
+const story = (page, text) => page.locator("#attempt", { hasText: text }).waitFor();
+const fresh = async (page) => {
+  await page.getByRole("button", { name: "Start over" }).click();
+  await page.locator("#talk .empty").waitFor();
+};
+const popup = async (page) => {
+  const [window] = await Promise.all([page.context().waitForEvent("page"), page.locator("a.popup").last().click()]);
+  await window.waitForLoadState();
+  return window;
+};
+
+const looks = (colorScheme) => async () => {
+  const page = await opened({ colorScheme });
+  await accessible(page, `empty, ${colorScheme}`);
+  await fresh(page);
+  await page.getByRole("button", { name: "login graph" }).click();
+  await story(page, "silently by single sign-on");
+  await page.getByRole("button", { name: "Web" }).click();
+  await page.getByLabel("is answered").selectOption("503");
+  await page.getByLabel("This happens").selectOption("0");
+  await page.getByRole("button", { name: "Order it" }).click();
+  await page.locator("#faults", { hasText: "503" }).waitFor();
+  await accessible(page, `in use, ${colorScheme}`);
+  await page.getByRole("button", { name: "Take it all back" }).click();
+  await page.locator("#faults", { hasText: "Everything works" }).waitFor();
+  await page.context().close();
+};
+
+await run({
+  "light: no error, no outside request, WCAG A and AA; a silent sign-in": looks("light"),
+  "dark: the same": looks("dark"),
+
+  "the button opens the sign-in page, and its code comes back": async () => {
+    const page = await opened();
+    await fresh(page);
+    await page.getByRole("button", { name: "login github" }).click();
+    await page.locator("a.popup").waitFor();
+    const window = await popup(page);
+    await accessible(window, "the sign-in page");
+    await window.getByRole("button", { name: "Sign in" }).click();
+    await talk(page, "Connected to GitHub");
+    await story(page, "through the sign-in window");
+    check(window.isClosed(), "the window stays open");
+    equal(new URL(page.url()).pathname, "/", "the page stays where it is");
+    await page.context().close();
+  },
+
+  "the window closed, cancelled, and a code typed": async () => {
+    const page = await opened();
+    await fresh(page);
+    await page.getByRole("button", { name: "login github" }).click();
+    await page.locator("a.popup").waitFor();
+    await (await popup(page)).close();
+    await talk(page, "CancelledByUser");
+    await story(page, "closed the sign-in window");
+    const window = await popup(page);
+    await window.getByRole("button", { name: "Cancel" }).click();
+    await window.waitForEvent("close").catch(() => undefined);
+    await page.getByLabel("Type a code").fill("000000");
+    await page.getByRole("button", { name: "Hand over" }).click();
+    await story(page, "did not take the code");
+    await page.context().close();
+  },
+
+  "a failure code, two devices, a duplicate": async () => {
+    const page = await opened();
+    await fresh(page);
+    await page.getByRole("button", { name: "iOS" }).click();
+    await page.getByRole("group", { name: "iOS" }).waitFor();
+    await page.getByRole("group", { name: "iOS" }).getByLabel("When a card comes it").selectOption("twice");
+    await page.getByRole("button", { name: "login graph" }).click();
+    await talk(page, "once more");
+    await story(page, "silently by single sign-on");
+    await fresh(page);
+    await page.getByLabel("When a card comes it").selectOption("fail:resourcematchfailed");
+    await page.getByRole("button", { name: "login graph" }).click();
+    await story(page, "Application ID URI");
+    await page.context().close();
+  },
+
+  "group chat: only the one who asked sees the card": async () => {
+    const page = await opened();
+    await fresh(page);
+    await page.getByRole("button", { name: "Group chat" }).click();
+    await page.locator('[aria-pressed="true"]', { hasText: "Group chat" }).waitFor();
+    await page.getByRole("button", { name: "login github" }).click();
+    await page.locator("#talk", { hasText: "sees it" }).waitFor();
+    await page.context().close();
+  },
+
+  "keyboard alone": async () => {
+    const page = await opened();
+    await fresh(page);
+    await go(page, base + "/");
+    await tabTo(page, "#text");
+    await page.keyboard.type("login graph");
+    await page.keyboard.press("Enter");
+    await story(page, "silently by single sign-on");
+    await page.context().close();
+  },
+
+  "what is written is text": async () => {
+    const page = await opened();
+    await fresh(page);
+    const text = `<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>\u202e` + "W".repeat(10_000);
+    await page.getByPlaceholder("Type a message").fill(text);
+    await page.getByRole("button", { name: "Send", exact: true }).click();
+    await page.locator(".said.mine").waitFor();
+    equal(await page.locator("main img, main script").count(), 0, "foreign elements");
+    check(!(await page.title()).startsWith("taken"), "a script ran");
+    await fits(page, "a long message");
+    await page.context().close();
+  },
+
+  "390 px wide: nothing scrolls sideways": async () => {
+    const page = await opened({ viewport: { width: 390, height: 844 } });
+    await fresh(page);
+    await page.getByRole("button", { name: "login graph" }).click();
+    await story(page, "silently by single sign-on");
+    await fits(page, "the playground");
+    await page.context().close();
+  },
+
+  "without JavaScript: the window is a tab, and its code is typed": async () => {
+    const page = await opened({ javaScriptEnabled: false });
+    await page.getByRole("button", { name: "Start over" }).click();
+    await page.getByRole("button", { name: "login github" }).click();
+    const window = await popup(page);
+    await window.getByRole("button", { name: "Sign in" }).click();
+    const code = await window.locator("#code").innerText();
+    await page.getByLabel("Type a code").fill(code);
+    await page.getByRole("button", { name: "Hand over" }).click();
+    await story(page, "through the sign-in window");
+    await page.context().close();
+  },
+});

@@ -1,0 +1,133 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Live pages are told that something has changed, and load themselves again: the
+// stream carries no data that a page would have to draw.
+
+const (
+	livePause = 2 * time.Second
+	// liveSpan ends a stream, so that a dead one does not stay; the browser opens
+	// the next by itself.
+	liveSpan = 10 * time.Minute
+)
+
+type stopKey struct{}
+
+// stopping is closed when the server wants its streams to end.
+func stopping(ctx context.Context) <-chan struct{} {
+	c, _ := ctx.Value(stopKey{}).(<-chan struct{})
+	return c
+}
+
+// stream serves GET /events to a browser: an event "change" whenever what the
+// page shows is different from before.
+func (h *handler) stream(w http.ResponseWriter, r *http.Request) {
+	out := http.NewResponseController(w)
+	if err := out.SetReadDeadline(time.Time{}); err != nil {
+		h.Log.Debug().Err(err).Msg("stream keeps its read deadline")
+	}
+	secureHeaders(w.Header())
+	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+	w.WriteHeader(http.StatusOK)
+	ctx, cancel := context.WithTimeout(r.Context(), liveSpan)
+	defer cancel()
+	tick := time.NewTicker(livePause)
+	defer tick.Stop()
+	attempt := r.URL.Query().Get("attempt")
+	last := ""
+	for first := true; ; first = false {
+		now, err := h.fingerprint(ctx, attempt)
+		text := ": still here\n\n"
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return
+		case err != nil:
+			text = "event: trouble\ndata: \n\n"
+		case now != last && !first:
+			text = "event: change\ndata: \n\n"
+		}
+		if err == nil {
+			last = now
+		}
+		if _, err := w.Write([]byte(text)); err != nil || out.Flush() != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-stopping(ctx):
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// fingerprint differs whenever a page has something new to show.
+func (h *handler) fingerprint(ctx context.Context, attempt string) (string, error) {
+	if attempt != "" {
+		d, err := h.Reader.Get(ctx, attempt)
+		if err != nil {
+			return "", err
+		}
+		rules := ""
+		for _, f := range d.Findings {
+			rules += f.Rule + " "
+		}
+		return fmt.Sprint(d.Version, d.State, len(d.Events), d.Callback, rules), nil
+	}
+	return h.pulse.get(func() (string, error) {
+		o, err := h.Reader.Overview(ctx)
+		if err != nil {
+			return "", err
+		}
+		o.Now = Time{}
+		for i := range o.States {
+			o.States[i].Age = 0
+		}
+		for i := range o.Stuck {
+			o.Stuck[i].Age = 0
+		}
+		page, err := h.Reader.List(ctx, Query{Limit: 1})
+		if err != nil {
+			return "", err
+		}
+		sum := fnv.New64a()
+		if err := json.NewEncoder(sum).Encode(o); err != nil {
+			return "", fmt.Errorf("fingerprint: %w", err)
+		}
+		for _, v := range page.Attempts {
+			_, _ = fmt.Fprint(sum, v.ID, v.Version) // a hash takes everything
+		}
+		return fmt.Sprint(sum.Sum64()), nil
+	})
+}
+
+// pulse shares one look at the whole store between all who watch it.
+type pulse struct {
+	mu   sync.Mutex
+	at   time.Time
+	last string
+}
+
+func (p *pulse) get(look func() (string, error)) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last != "" && time.Since(p.at) < livePause/2 {
+		return p.last, nil
+	}
+	now, err := look()
+	if err != nil {
+		return "", err
+	}
+	p.last, p.at = now, time.Now()
+	return now, nil
+}

@@ -1,0 +1,491 @@
+package operator
+
+import (
+	"cmp"
+	"fmt"
+	"html/template"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/signin-engine/signin-engine/diagrams"
+	"github.com/signin-engine/signin-engine/machine/diagram"
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Tone is how serious a story is.
+type Tone string
+
+// The tones.
+const (
+	ToneGood Tone = "good"
+	ToneWait Tone = "wait" // somebody has the next move, and nothing is wrong
+	ToneWarn Tone = "warn"
+	ToneBad  Tone = "bad"
+)
+
+// Story is an attempt in words: what happened, and what to do.
+type Story struct {
+	Tone     Tone
+	Headline string
+	Facts    []string
+	Advice   []Advice
+}
+
+// Advice is something to do, with its cause.
+type Advice struct {
+	Because string
+	Do      string
+	Command string // to paste; "" = none
+	Word    string // that [Explain] knows; "" = none
+}
+
+// StoryOf tells what happened to an attempt, in words that a person without the
+// code understands.
+func StoryOf(d Detail) Story {
+	s := Story{Tone: ToneWait}
+	switch d.State {
+	case store.Complete:
+		s.Tone, s.Headline = ToneGood, completeWords(d)
+	case store.Failed:
+		s.Tone, s.Headline = failedWords(d)
+	case store.CardSent:
+		s.Headline = cardWords(d)
+		if d.SSOOutcome != "" || d.PopupClosed {
+			s.Tone = ToneWarn
+		}
+	case store.Idle:
+		s.Headline = "The card is on its way to the user."
+	case store.Exchanging:
+		s.Headline = "An SSO token is at the Token Service right now."
+	case store.Verifying:
+		s.Headline = "A code from the sign-in window is at the Token Service right now."
+	case store.None:
+		s.Headline = "Nothing is stored."
+	}
+	if !d.State.Terminal() && d.Lease.Expired && d.Lease.Owner != "" && d.State != store.CardSent {
+		s.Headline = "The instance that was at work on this sign-in has gone, and nobody has finished it yet."
+	}
+	if d.Failure != nil && d.State != store.Complete {
+		s.Facts = append(s.Facts, failureWords(d.Failure))
+	}
+	if d.DeliveryUnknown {
+		s.Facts = append(s.Facts, "Nobody knows whether the card was delivered: the connector did not say.")
+	}
+	if d.SupersededBy != "" {
+		s.Facts = append(s.Facts, "The sign-in goes on in a newer attempt: see the chain.")
+	}
+	var later []Advice // what is no error comes after the cause
+	for _, f := range d.Findings {
+		one := Advice{Because: textOf(f.Rule).meaning, Do: f.Advice, Command: pasted(f), Word: f.Rule}
+		if f.Serious() {
+			s.Tone = ToneBad
+			s.Advice = append(s.Advice, one)
+		} else {
+			later = append(later, one)
+		}
+		if s.Tone != ToneBad {
+			s.Tone = ToneWarn
+		}
+		if f.Detail != "" {
+			s.Facts = append(s.Facts, "Seen: "+f.Detail+".")
+		}
+	}
+	if d.State != store.Complete {
+		for _, e := range d.Diagnosis.Explain() {
+			s.Advice = append(s.Advice, Advice{Because: e.Meaning, Do: e.Advice})
+		}
+	}
+	s.Advice = slices.Concat(s.Advice, failureAdvice(d), later)
+	if len(s.Advice) == 0 {
+		s.Advice = []Advice{{Do: "Nothing to do."}}
+		if d.State == store.CardSent {
+			s.Advice[0].Do = "Nothing to do until it expires: the user has the next move."
+		}
+	}
+	return s
+}
+
+// pasted is the command of a finding, unless it only shows what a page shows.
+func pasted(f Finding) string {
+	for _, word := range []string{"inspect", "list", "watch"} {
+		if strings.HasPrefix(f.Command, "signin-engine "+word+" ") {
+			return ""
+		}
+	}
+	return f.Command
+}
+
+// who is the subject of a sentence.
+func who(d Detail) string { return cmp.Or(d.UserName, "The user") }
+
+func completeWords(d Detail) string {
+	took := ""
+	if e := d.Entered.Sub(d.Created.Time); e > 0 {
+		took = ", " + ago(e) + " after the bot asked"
+	}
+	switch d.Method {
+	case store.MethodTokenExchange:
+		return who(d) + " is signed in, silently by single sign-on" + took + "."
+	case store.MethodVerifyState:
+		return who(d) + " is signed in, through the sign-in window" + took + "."
+	case store.MethodSilent:
+		return who(d) + " is signed in: a token was there when the bot asked again."
+	case store.MethodCompose:
+		return who(d) + " is signed in, by way of a message extension" + took + "."
+	case store.MethodAdaptiveCard:
+		return who(d) + " is signed in, by way of a card action" + took + "."
+	case store.MethodRecovered:
+		return who(d) + " is signed in: an instance died in mid-call, and the Token Service had the token all the same."
+	default:
+		return who(d) + " is signed in."
+	}
+}
+
+func failedWords(d Detail) (Tone, string) {
+	switch d.Reason {
+	case store.ReasonExpired:
+		return ToneWarn, "Nobody finished the sign-in within its time, so it ended."
+	case store.ReasonSuperseded:
+		return ToneWait, "The user asked again, and a newer card took the place of this one."
+	case store.ReasonSignedOut:
+		return ToneWait, "The user signed out while the sign-in was under way."
+	case store.ReasonOperator:
+		return ToneWait, "An operator ended this sign-in."
+	case store.ReasonUserCancelled:
+		return ToneWarn, "The user closed the sign-in window, and the sign-in ended."
+	default:
+	}
+	if e, ok := Explain(string(d.Reason)); ok {
+		return ToneBad, "The sign-in failed. " + e.Meaning
+	}
+	return ToneBad, "The sign-in failed."
+}
+
+func cardWords(d Detail) string {
+	const button = " The card's button still works."
+	switch lastSetback(d) {
+	case "popup":
+		return "The user closed the sign-in window without finishing." + button
+	case "exchange":
+		return "The Token Service refused silent sign-on." + button
+	case "client":
+		return "The user's Teams client could not do silent sign-on." + button
+	case "code":
+		return "The Token Service did not take the code that the user sent." + button
+	}
+	switch {
+	case d.SSOOffered && d.Invokes == 0:
+		return "The card is out, and no Teams client has answered it yet."
+	case !d.SSOOffered:
+		return "The card is out. It is the user's move: to press its button."
+	default:
+		return "The card is out, and the user has the next move."
+	}
+}
+
+// lastSetback is what last brought an attempt back to its card. The flags of an
+// attempt say what happened, its audit trail what came last.
+func lastSetback(d Detail) string {
+	for _, e := range slices.Backward(d.Events) {
+		if e.Kind != store.EventTransition || e.To != store.CardSent {
+			continue
+		}
+		switch row, _, _ := strings.Cut(e.Row, "/"); row {
+		case "C1":
+			return "popup"
+		case "B3":
+			return "exchange"
+		case "D7":
+			return "client"
+		case "C5", "C6", "C7", "C8", "C10b":
+			return "code"
+		}
+	}
+	switch {
+	case d.PopupClosed:
+		return "popup"
+	case d.SSOOutcome == "rejected":
+		return "exchange"
+	case strings.HasPrefix(d.SSOOutcome, "client_failed"):
+		return "client"
+	case d.VerifyTries > 0:
+		return "code"
+	}
+	return ""
+}
+
+// failureWords are who refused what, in a sentence.
+func failureWords(f *FailureView) string {
+	var b strings.Builder
+	switch f.Source {
+	case store.SourceClient:
+		b.WriteString("The Teams client reported " + cmp.Or(f.Code, "a failure without a code"))
+	case store.SourceCredentials:
+		b.WriteString("Entra did not give the bot its own token" + answered(f))
+	case store.SourceTokenService:
+		b.WriteString("The Token Service" + asked(f) + answered(f))
+	case store.SourceConnector:
+		b.WriteString("The Bot Connector" + asked(f) + answered(f))
+	default:
+		b.WriteString(cmp.Or(f.Source, "Somebody") + asked(f) + answered(f))
+	}
+	if f.Message != "" {
+		b.WriteString(", saying “" + f.Message + "”")
+	}
+	return b.String() + "."
+}
+
+func asked(f *FailureView) string {
+	if f.Operation == "" {
+		return ""
+	}
+	return ", asked for " + f.Operation + ","
+}
+
+func answered(f *FailureView) string {
+	said := " did not answer"
+	if f.Source == store.SourceCredentials {
+		said = ": no answer"
+	}
+	if f.HTTPStatus != 0 {
+		said = " answered " + statusWord(f.HTTPStatus)
+		if f.Source == store.SourceCredentials {
+			said = ": " + statusWord(f.HTTPStatus)
+		}
+	}
+	for _, code := range []string{f.Code, f.Kind} {
+		if code != "" {
+			return said + " (" + code + ")"
+		}
+	}
+	return said
+}
+
+// failureAdvice explains the last failure, or the reason where there is none.
+func failureAdvice(d Detail) []Advice {
+	if d.State == store.Complete {
+		return nil
+	}
+	words := []string{string(d.Reason)}
+	if f := d.Failure; f != nil {
+		words = []string{f.Code, f.Kind, strconv.Itoa(f.HTTPStatus), string(d.Reason)}
+	}
+	for _, word := range words {
+		if e, ok := Explain(word); ok {
+			return []Advice{{Because: e.Meaning, Do: e.Advice, Word: e.Code}}
+		}
+	}
+	return nil
+}
+
+// whom names the user in a title.
+func whom(d Detail) string { return cmp.Or(d.UserName, d.Key.User) }
+
+// clipped is shown with its first characters only.
+func clipped(s string) string {
+	const keep = 44
+	if r := []rune(shown(s)); len(r) > keep {
+		return string(r[:keep-1]) + "…"
+	}
+	return shown(s)
+}
+
+// says is an audit line as a sentence.
+func says(e EventView) string {
+	explained := func(otherwise string) string {
+		if x, ok := Explain(e.Row); ok && e.Row != "" {
+			return x.Meaning
+		}
+		return otherwise
+	}
+	switch e.Kind {
+	case store.EventTransition:
+		return explained(cmp.Or(string(e.From), "new") + " → " + string(e.To))
+	case store.EventReceived:
+		return receivedWords(e.Invoke)
+	case store.EventUpstream:
+		if e.Status == 0 {
+			return "Called " + e.Invoke + ": no answer."
+		}
+		return "Called " + e.Invoke + ": " + statusWord(e.Status) + "."
+	case store.EventAnswer:
+		return "The bot answered " + cmp.Or(e.Invoke, "the invoke") + " with " + statusWord(e.Status) + "."
+	case store.EventCallback:
+		return "The bot's own code was told."
+	case store.EventOperator:
+		return "An operator asked to " + cmp.Or(e.Invoke, "act") + "."
+	case store.EventSecurity:
+		return "A warning: " + cmp.Or(e.Detail, "something that should not happen") + "."
+	case store.EventNote:
+		return explained("Noted.")
+	default:
+		return string(e.Kind)
+	}
+}
+
+func receivedWords(invoke string) string {
+	switch strings.ToLower(invoke) {
+	case "signin/tokenexchange":
+		return "The Teams client sent an SSO token."
+	case "signin/verifystate":
+		return "The Teams client sent what came of the sign-in window."
+	case "signin/failure":
+		return "The Teams client reported that silent sign-on failed."
+	case "message":
+		return "The user wrote to the bot."
+	default:
+		return "Received " + cmp.Or(invoke, "an activity") + "."
+	}
+}
+
+// isBad reports whether a line is of a failure. A GetToken that answers 404 only
+// means that nobody is signed in.
+func isBad(e EventView) bool {
+	switch {
+	case e.Kind == store.EventSecurity, e.To == store.Failed && e.From != store.Failed:
+		return true
+	case e.Kind == store.EventUpstream && e.Status == http.StatusNotFound && strings.EqualFold(e.Invoke, "GetToken"):
+		return false
+	case e.Kind == store.EventUpstream && e.Status == 0:
+		return true
+	}
+	return e.Status >= http.StatusBadRequest || e.Source != "" || e.Code != ""
+}
+
+func pathEvents(d Detail) []store.Event {
+	events := make([]store.Event, 0, len(d.Events))
+	for _, e := range d.Events {
+		events = append(events, store.Event{Kind: e.Kind, Row: e.Row, From: e.From, To: e.To})
+	}
+	return events
+}
+
+func drawingOf(d Detail) string {
+	return drawing(diagram.Options{Path: pathEvents(d), Current: d.State})
+}
+
+// drawing is the machine as a page has it inline: without prologue, background
+// and size of its own.
+func drawing(o diagram.Options) string {
+	svg := diagram.ClassSVG(diagrams.SVG, o)
+	at := strings.Index(svg, "<g id=")
+	if at < 0 {
+		return ""
+	}
+	view := `viewBox="0 0 848 400"`
+	if head := svg[:at]; strings.Contains(head, `viewBox="`) {
+		_, rest, _ := strings.Cut(head, `viewBox="`)
+		box, _, _ := strings.Cut(rest, `"`)
+		view = `viewBox="` + box + `"`
+	}
+	body := svg[at:]
+	if from := strings.Index(body, `<polygon fill="white"`); from >= 0 {
+		if to := strings.Index(body[from:], "/>"); to >= 0 {
+			body = body[:from] + body[from+to+2:]
+		}
+	}
+	class := "machine"
+	if len(o.Path) > 0 || o.Current != store.None {
+		class += " marked"
+	}
+	return `<svg class="` + class + `" role="img" aria-label="The states of a sign-in and the ways between them" ` + view + `>` + body
+}
+
+// WriteAttempt writes an attempt as the console shows it, for another page of
+// this product: what happened and what to do, the diagram and the timeline. The
+// page brings the style sheet of [Assets].
+func WriteAttempt(w io.Writer, d Detail) error {
+	t, err := pages()
+	if err != nil {
+		return err
+	}
+	if err = t[""].ExecuteTemplate(w, "attempt-body", pageOf(d, "")); err != nil {
+		return fmt.Errorf("write attempt: %w", err)
+	}
+	return nil
+}
+
+// WriteDiagram writes the state machine as [WriteAttempt] does, with nothing
+// marked.
+func WriteDiagram(w io.Writer) error {
+	t, err := pages()
+	if err != nil {
+		return err
+	}
+	if err = t[""].ExecuteTemplate(w, "machine", diagramPage{SVG: drawing(diagram.Options{})}); err != nil {
+		return fmt.Errorf("write diagram: %w", err)
+	}
+	return nil
+}
+
+const mostText = 300
+
+// shown makes foreign text fit to be read: what would hide or reorder it is made
+// visible, and a long one is cut.
+func shown(s string) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range s {
+		if n == mostText {
+			fmt.Fprintf(&b, "… (%d characters)", len([]rune(s)))
+			break
+		}
+		n++
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			b.WriteByte(' ')
+		case unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r):
+			fmt.Fprintf(&b, "⟨U+%04X⟩", r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// shortened is the beginning of an id, for a table.
+func shortened(id string) string {
+	const keep = 14
+	if r := []rune(shown(id)); len(r) > keep+2 {
+		return string(r[:keep]) + "…"
+	}
+	return shown(id)
+}
+
+// templateFuncs are the functions of the templates.
+func templateFuncs() template.FuncMap {
+	return template.FuncMap{
+		"shown": shown, "clipped": clipped, "short": shortened, "path": pathOf, "asset": asset, "ago": ago,
+		"svg":    func(s string) template.HTML { return template.HTML(s) }, //nolint:gosec // drawn by this program, of its own words
+		"ms":     func(m Milliseconds) string { return ago(m.Duration()) },
+		"clock":  func(t Time) string { return t.UTC().Format("15:04:05.000") },
+		"stamp":  func(t Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"day":    func(t Time) string { return t.UTC().Format(time.DateOnly) },
+		"second": func(t Time) string { return t.UTC().Format(time.TimeOnly) },
+		"iso":    func(t Time) string { return t.String() },
+		"since":  func(now, t Time) string { return ago(now.Sub(t.Time)) },
+		"left":   func(now, t Time) time.Duration { return t.Sub(now.Time) },
+		"status": statusWord,
+		"why":    func(v View) string { return cmp.Or(string(v.Method), string(v.Reason)) },
+		"meaning": func(word any) string {
+			e, _ := Explain(fmt.Sprint(word))
+			return e.Meaning
+		},
+		"bars": chartOf, "pasted": pasted,
+		"query": func(name, value string) string {
+			return "/attempts?" + template.URLQueryEscaper(name) + "=" + template.URLQueryEscaper(value)
+		},
+		"plural": func(n int, one, many string) string {
+			if n == 1 {
+				return "1 " + one
+			}
+			return strconv.Itoa(n) + " " + many
+		},
+		"lower": strings.ToLower,
+	}
+}
