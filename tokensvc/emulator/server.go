@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	statusOK = http.StatusOK
+	statusOK     = http.StatusOK
 	providerPath = "/provider/"
 	// maxBody of a request, in bytes.
 	maxBody = 1 << 20
