@@ -177,8 +177,8 @@ func (p *Popup) sealed(name string, version int64, expires time.Time, v any) (st
 	return store.Mark{Name: name, Version: version, Value: value, Expires: expires}, err
 }
 
-// read finds a record; ErrNotFound of package store if there is none that opens
-// with our keys.
+// read finds a record; ErrNotFound of package store if there is none, and errSeal
+// too if there is one that does not open.
 func (p *Popup) read(ctx context.Context, name string, v any) (store.Mark, error) {
 	m, err := p.store.Mark(ctx, name)
 	if err != nil {

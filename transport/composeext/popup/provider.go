@@ -144,6 +144,15 @@ func (c *credentials) token() *oauth2.Token {
 	return &oauth2.Token{AccessToken: c.Access, TokenType: c.Type, Expiry: c.Expires}
 }
 
+// expires is the end of an access token by our clock; zero if the provider does
+// not say.
+func (p *provider) expires(tok *oauth2.Token) time.Time {
+	if tok.ExpiresIn > 0 {
+		return p.clock().Add(time.Duration(tok.ExpiresIn) * time.Second).UTC()
+	}
+	return tok.Expiry
+}
+
 // redeem turns an authorization code into credentials.
 func (p *provider) redeem(ctx context.Context, code, verifier, nonce string) (credentials, error) {
 	at, err := p.find(ctx)
@@ -156,7 +165,7 @@ func (p *provider) redeem(ctx context.Context, code, verifier, nonce string) (cr
 	if err != nil {
 		return credentials{}, fmt.Errorf("code: %w", err)
 	}
-	got := credentials{Access: tok.AccessToken, Type: tok.TokenType, Refresh: tok.RefreshToken, Expires: tok.Expiry}
+	got := credentials{Access: tok.AccessToken, Type: tok.TokenType, Refresh: tok.RefreshToken, Expires: p.expires(tok)}
 	if at.oidc == nil {
 		got.Subject, got.Name = p.profile(ctx, tok)
 		return got, nil
@@ -252,7 +261,7 @@ func (p *provider) refresh(ctx context.Context, old credentials) (credentials, e
 		return credentials{}, fmt.Errorf("refresh: %w", err)
 	}
 	got := old
-	got.Access, got.Type, got.Expires = tok.AccessToken, tok.TokenType, tok.Expiry
+	got.Access, got.Type, got.Expires = tok.AccessToken, tok.TokenType, p.expires(tok)
 	got.Refresh = or(tok.RefreshToken, old.Refresh)
 	return got, nil
 }

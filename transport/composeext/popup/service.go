@@ -56,6 +56,7 @@ func (p *Popup) slotName(user string, slot int) string {
 }
 
 // load finds a user's credentials; ErrNotFound of package store if there are none.
+// If it matches errSeal too, some are in the slot and none of our keys opens them.
 func (p *Popup) load(ctx context.Context, user string) (kept, error) {
 	for slot := range slots {
 		got := kept{slot: slot}
@@ -63,8 +64,8 @@ func (p *Popup) load(ctx context.Context, user string) (kept, error) {
 		if err == nil {
 			return got, nil
 		}
-		if !errors.Is(err, store.ErrNotFound) {
-			return kept{}, fmt.Errorf("read credentials: %w", err)
+		if !errors.Is(err, store.ErrNotFound) || errors.Is(err, errSeal) {
+			return kept{slot: slot}, fmt.Errorf("read credentials: %w", err)
 		}
 	}
 	return kept{}, fmt.Errorf("read credentials: %w", store.ErrNotFound)
@@ -83,13 +84,17 @@ func (p *Popup) replaced(user string, old *kept, c kept) ([]store.Mark, error) {
 	return append(marks, m), err
 }
 
-// existing is load, with nil for none.
+// existing is what new credentials take the place of; nil for nothing.
 func (p *Popup) existing(ctx context.Context, user string) (*kept, error) {
 	got, err := p.load(ctx, user)
-	if errors.Is(err, store.ErrNotFound) {
+	switch {
+	case errors.Is(err, errSeal):
+		return &got, nil
+	case errors.Is(err, store.ErrNotFound):
 		return nil, nil
+	default:
+		return &got, err
 	}
-	return &got, err
 }
 
 // GetToken returns the user's access token, refreshed if need be. A code is
