@@ -180,7 +180,8 @@ func (b *Browser) Popup(ctx context.Context, address string) (PopupResult, error
 
 // Authorized is a popup that stands before its callback.
 type Authorized struct {
-	PopupResult        // of a start page that did not go to the provider
+	PopupResult // of a start page that did not go to the provider
+	Start       http.Header
 	Provider    string // where the start page sent the browser
 	Callback    string // where the provider sends it
 }
@@ -196,7 +197,7 @@ func (b *Browser) Authorize(ctx context.Context, address string) (Authorized, er
 	if to == "" {
 		return Authorized{PopupResult: result(start)}, nil
 	}
-	out := Authorized{Provider: to}
+	out := Authorized{Start: start.Header, Provider: to}
 	page, err := b.once(ctx, http.MethodGet, to, "")
 	if err != nil {
 		return out, err

@@ -302,3 +302,41 @@ func (w *world) link(user *emulator.Teams) string {
 	}
 	return link
 }
+
+// brokenStore is a store that can be unavailable.
+type brokenStore struct {
+	store.Store
+	down atomic.Bool
+}
+
+func (b *brokenStore) around(now func() time.Time) store.Store {
+	b.Store = memstore.New(now)
+	return b
+}
+
+func (b *brokenStore) set(down bool) { b.down.Store(down) }
+
+func (b *brokenStore) Apply(ctx context.Context, commits []store.Commit) []error {
+	if !b.down.Load() {
+		return b.Store.Apply(ctx, commits)
+	}
+	errs := make([]error, len(commits))
+	for i := range errs {
+		errs[i] = store.ErrUnavailable
+	}
+	return errs
+}
+
+func (b *brokenStore) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	if b.down.Load() {
+		return store.Snapshot{}, store.ErrUnavailable
+	}
+	return b.Store.Find(ctx, q)
+}
+
+func (b *brokenStore) Mark(ctx context.Context, name string) (store.Mark, error) {
+	if b.down.Load() {
+		return store.Mark{}, store.ErrUnavailable
+	}
+	return b.Store.Mark(ctx, name)
+}
