@@ -36,6 +36,22 @@
     return Promise.race([asked, after(3000, true)]);
   }
 
+  // The client closes the window as soon as it hears of a failure. People want to
+  // read what has happened.
+  function fail(teams, reason) {
+    var told = false;
+    function tell() {
+      if (!told) {
+        told = true;
+        teams.authentication.notifyFailure(reason);
+      }
+    }
+    var button = document.getElementById("close");
+    button.hidden = false;
+    button.addEventListener("click", tell);
+    setTimeout(tell, 20000);
+  }
+
   var teams = window.microsoftTeams;
   if (!teams) {
     stay();
@@ -44,7 +60,7 @@
   setTimeout(stay, 5000);
   teams.app.initialize().then(function () {
     if (!code) {
-      teams.authentication.notifyFailure(result.dataset.reason);
+      fail(teams, result.dataset.reason);
       return undefined;
     }
     return isMine(teams).then(function (mine) {
@@ -55,7 +71,7 @@
       document.getElementById("heading").textContent = document.getElementById("heading").dataset.failed;
       document.getElementById("text").textContent = document.getElementById("text").dataset.other;
       stay();
-      teams.authentication.notifyFailure("other_user");
+      fail(teams, "other_user");
     });
   }).catch(stay);
 })();

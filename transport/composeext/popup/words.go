@@ -13,6 +13,8 @@ type Words struct {
 	Close    string `koanf:"close"`     // what to do when the popup stays open
 	Closing  string `koanf:"closing"`   // while Teams closes it
 
+	CloseButton string `koanf:"close_button"` // of a failure
+
 	LinkOver      string `koanf:"link_over"`      // the link to the start page is too old, or damaged
 	StateUnknown  string `koanf:"state_unknown"`  // the callback belongs to no popup that is open
 	OtherBrowser  string `koanf:"other_browser"`  // it was begun in another browser
@@ -34,6 +36,8 @@ func DefaultWords() Words {
 		Failed:   "You are not signed in",
 		Close:    "Close this window, go back to Teams and try again.",
 		Closing:  "This window closes by itself.",
+
+		CloseButton: "Close",
 
 		LinkOver:      "This link is too old.",
 		StateUnknown:  "This sign-in is over, or was used already.",
