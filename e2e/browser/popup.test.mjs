@@ -8,6 +8,7 @@ import {
   stopProvider, teamsJSHash, toCallback,
 } from "./world.mjs";
 
+const bounded = { timeout: 120_000 };
 let provider, browser;
 let users = 0;
 const client = (options) => newClient(browser, options?.name ?? `user${++users}`, options);
@@ -32,7 +33,7 @@ async function run(who) {
   return { asked, host, page, code: told[0].success, told };
 }
 
-test("from the query to the result", async () => {
+test("from the query to the result", bounded, async () => {
   const who = await client({ name: "alice" });
   const violations = [];
   who.context.on("console", (m) => { if (/Content Security Policy/.test(m.text())) violations.push(m.text()); });
@@ -51,12 +52,12 @@ test("from the query to the result", async () => {
   await who.context.close();
 });
 
-test("the hash of the page is that of the published TeamsJS", async () => {
+test("the hash of the page is that of the published TeamsJS", bounded, async () => {
   const page = await (await fetch(`${bot}/auth/callback?state=x`)).text();
   assert.ok(page.replaceAll("&#43;", "+").includes(`integrity="${teamsJSHash}"`));
 });
 
-test("a host that does not say who its user is", async () => {
+test("a host that does not say who its user is", bounded, async () => {
   const who = await client();
   const asked = await query(who, "lakers");
   const { host, page } = await openPopup(who, asked.url, null);
@@ -66,7 +67,7 @@ test("a host that does not say who its user is", async () => {
   await who.context.close();
 });
 
-test("the popup is closed", async () => {
+test("the popup is closed", bounded, async () => {
   const who = await client();
   const asked = await query(who, "lakers");
   const { host, page } = await openPopup(who, asked.url);
@@ -79,7 +80,7 @@ test("the popup is closed", async () => {
   await who.context.close();
 });
 
-test("consent is denied", async () => {
+test("consent is denied", bounded, async () => {
   const who = await client();
   const asked = await query(who, "lakers");
   const { host, page } = await openPopup(who, asked.url);
@@ -92,7 +93,7 @@ test("consent is denied", async () => {
   await who.context.close();
 });
 
-test("an expired code", async () => {
+test("an expired code", bounded, async () => {
   const who = await client({ bot: hastyBot });
   const { code } = await run(who);
   await new Promise((resolve) => { setTimeout(resolve, 1500); });
@@ -100,7 +101,7 @@ test("an expired code", async () => {
   await who.context.close();
 });
 
-test("a used code, and another user's", async () => {
+test("a used code, and another user's", bounded, async () => {
   const who = await client(), eve = await client();
   const { code } = await run(who);
   assert.equal((await query(eve, "lakers")).type, "auth");
@@ -112,7 +113,7 @@ test("a used code, and another user's", async () => {
   await eve.context.close();
 });
 
-test("another browser's state", async () => {
+test("another browser's state", bounded, async () => {
   const who = await client(), other = await client();
   const asked = await query(who, "lakers");
   const callback = await toCallback(who, asked.url);
@@ -128,7 +129,7 @@ test("another browser's state", async () => {
   await other.context.close();
 });
 
-test("a tampered state", async () => {
+test("a tampered state", bounded, async () => {
   const who = await client();
   const asked = await query(who, "lakers");
   const callback = new URL(await toCallback(who, asked.url));
@@ -140,7 +141,7 @@ test("a tampered state", async () => {
   await who.context.close();
 });
 
-test("a popup that another user of Teams began", async () => {
+test("a popup that another user of Teams began", bounded, async () => {
   // Any app of Teams can open any address: eve's link in the client of her victim.
   const eve = await client(), victim = await client();
   const asked = await query(eve, "lakers");
@@ -153,7 +154,7 @@ test("a popup that another user of Teams began", async () => {
   await victim.context.close();
 });
 
-test("a page that is no Teams client opens the popup", async () => {
+test("a page that is no Teams client opens the popup", bounded, async () => {
   const who = await client();
   await who.context.route("https://evil.example/**", (route) => route.fulfill({
     contentType: "text/html",
@@ -182,7 +183,7 @@ test("a page that is no Teams client opens the popup", async () => {
   await who.context.close();
 });
 
-test("TeamsJS that was tampered with", async () => {
+test("TeamsJS that was tampered with", bounded, async () => {
   const who = await client({ teamsJS: "window.stolen = document.getElementById('result').dataset.code;" });
   const asked = await query(who, "lakers");
   const { page } = await openPopup(who, asked.url);
@@ -193,7 +194,7 @@ test("TeamsJS that was tampered with", async () => {
   await who.context.close();
 });
 
-test("the provider's error text has markup", async () => {
+test("the provider's error text has markup", bounded, async () => {
   const who = await client();
   const asked = await query(who, "lakers");
   const callback = new URL(await toCallback(who, asked.url));
@@ -207,7 +208,7 @@ test("the provider's error text has markup", async () => {
   await who.context.close();
 });
 
-test("light, dark, and without style", async () => {
+test("light, dark, and without style", bounded, async () => {
   const colour = async (scheme, block) => {
     const who = await client({ context: { colorScheme: scheme } });
     if (block) await who.context.route("**/auth/page.css", (route) => route.abort());
@@ -226,7 +227,7 @@ test("light, dark, and without style", async () => {
   await colour("light", true);
 });
 
-test("the provider is down", async () => {
+test("the provider is down", bounded, async () => {
   const who = await client();
   const asked = await query(who, "lakers");
   const callback = await toCallback(who, asked.url);
