@@ -62,9 +62,10 @@ func hashed(secret string) []byte {
 
 // cookie marks the browser that began a popup. Teams shows it in a window or in a
 // frame, so that the cookie has to be allowed in a frame of another site, and is
-// kept apart for that site. Each popup has one of its own: two may be open.
+// kept apart for that site. On loopback http it is not Secure: browsers would drop it.
+// Each popup has one of its own: two may be open.
 func (p *Popup) cookie(state, secret string, maxAge int) *http.Cookie {
-	c := &http.Cookie{ //nolint:gosec // not Secure on loopback http, where browsers would drop it
+	c := &http.Cookie{
 		Name: p.cookieName(state), Value: secret, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	}
 	if p.public.Scheme == "https" {

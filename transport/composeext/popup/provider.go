@@ -65,7 +65,7 @@ func (p *provider) oauth(at oauth2.Endpoint) *oauth2.Config {
 		scopes = append([]string{oidc.ScopeOpenID}, scopes...)
 	}
 	return &oauth2.Config{
-		ClientID: p.cfg.ClientID, ClientSecret: p.cfg.ClientSecret.Reveal(), //nolint:gosec // it is sent to the provider and kept in memory only
+		ClientID: p.cfg.ClientID, ClientSecret: p.cfg.ClientSecret.Reveal(),
 		Endpoint: at, RedirectURL: p.redirect, Scopes: scopes,
 	}
 }

@@ -230,9 +230,12 @@ func (c *kept) good(now time.Time) bool {
 func (p *Popup) renew(ctx context.Context, user string, release store.Mark) (got kept, done bool, err error) {
 	ctx = context.WithoutCancel(ctx) // a refresh token that was used must not be lost
 	old, err := p.load(ctx, user)
-	if err != nil || old.good(p.clock()) {
+	if err != nil {
 		_ = p.write(ctx, release) // it is over soon anyway
-		return kept{}, false, nil
+		return kept{}, errors.Is(err, store.ErrUnavailable), err
+	}
+	if old.good(p.clock()) {
+		return old, true, p.write(ctx, release)
 	}
 	next, err := p.provider.refresh(ctx, old.credentials)
 	if err != nil {
