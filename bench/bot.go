@@ -79,12 +79,13 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 		if eng, h, err = engineBot(counted, tokens, connector, hosts); err != nil {
 			return err
 		}
+		running, stopped := context.WithCancel(context.WithoutCancel(ctx)) // the engine outlives the listener
+		defer stopped()
 		ran := make(chan error, 1)
-		go func() { ran <- eng.Run(ctx) }()
+		go func() { ran <- eng.Run(running) }()
 		finish = func() error {
-			drained, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-			defer cancel()
-			return errors.Join(<-ran, eng.Drain(drained), counted.Close())
+			stopped()
+			return errors.Join(<-ran, counted.Close())
 		}
 	}
 	mux := http.NewServeMux()

@@ -11,7 +11,6 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
-	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/transport/operator"
@@ -93,7 +92,7 @@ func (b *bench) grow(ctx context.Context, n int) (grown, error) {
 	}
 	g.open = time.Since(began)
 	defer func() { _ = st.Close() }()
-	direct := operator.NewDirect(st, machine.DefaultStuckRules(), operator.Info{})
+	direct := operator.NewDirect(st, operator.DefaultRules(), operator.Info{})
 	g.overview, err = timed(func() error { _, err := direct.Overview(ctx); return err })
 	if err != nil {
 		return g, err

@@ -4,7 +4,7 @@ package diagrams
 
 import _ "embed"
 
-// SVG is the whole machine; machine.MarkSVG marks the path of an attempt in it.
+// SVG is the whole machine; diagram.MarkSVG marks the path of an attempt in it.
 //
 //go:embed signin.svg
 var SVG string

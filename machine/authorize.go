@@ -144,7 +144,7 @@ func (c *call) tryToken(ctx context.Context, ask Ask) (Access, error) {
 // ask looks for a token, and opens an attempt if there is none (M1).
 func (c *call) ask(ctx context.Context) (Access, error) {
 	c.card.text, c.card.button = c.flow().conn.CardText, c.flow().conn.ButtonText
-	c.request = c.eng.sealed(c.turn.act)
+	c.asked = true
 	ev := c.event(table.SignInAsked)
 	ev.Invoke = "" // it is a wish, and no answer of a client
 	c.received(c.turn.act.Name)

@@ -33,9 +33,9 @@ type call struct {
 	noToken  bool  // the Token Service has just said so
 	upstream error // why the last call to an upstream failed
 
-	request []byte       // the activity that asked, sealed
-	via     store.Origin // what brought it, if not the chat
-	marks   []store.Mark // spent by a code of the bot's own, with the completion
+	asked bool         // the bot asks: an attempt that is opened keeps the activity
+	via   store.Origin // what brought it, if not the chat
+	marks []store.Mark // spent by a code of the bot's own, with the completion
 
 	// Audit lines, to travel with the next commit. worth says that they are worth
 	// one of their own: a silent hit leaves nothing behind.
@@ -200,9 +200,11 @@ func (c *call) about(a *store.Attempt) []store.Event {
 // finish hands the lines that are left to the next group of commits. Nobody
 // waits for them.
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
+	lines := c.about(a)
 	if c.worth {
-		c.eng.store.Later(ctx, store.Commit{Events: c.about(a)})
+		c.eng.store.Later(ctx, store.Commit{Events: lines})
 	}
+	c.eng.emit(ctx, lines)
 	c.lines, c.worth = nil, false
 }
 

@@ -77,7 +77,7 @@ func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.onFailure(h) }
 // tell makes the callback of a decision in the turn that brought it.
 func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	e := c.eng
-	if d.Rule.Tell == table.TellNothing || d.Rule.Tell == table.TellSilent {
+	if d.Tell == table.TellNothing || d.Tell == table.TellSilent {
 		return
 	}
 	now := c.now()
@@ -89,7 +89,7 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	} else { // of no attempt, so of no row: told once, as well as it goes
 		row = store.Delivery{
 			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
-			Failure: table.FailureOf(&ev), Fanout: d.Rule.Tell == table.TellAll,
+			Failure: table.FailureOf(&ev), Fanout: d.Tell == table.TellAll,
 		}
 	}
 	if c.turn != nil {
@@ -130,7 +130,7 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 func (e *Engine) proactive(a *store.Attempt, row store.Delivery, now time.Time) *Turn {
 	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(a, now)}
 	if r := row.Refusal; r != nil {
-		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind}
+		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
 	}
 	return t
 }
@@ -183,9 +183,11 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	return func(ctx context.Context, tx any) error {
 		turn.tx = tx
 		errs := make([]error, len(run))
+		failpoint("before", "callback")
 		for i, f := range run {
 			errs[i] = guarded(func() error { return f(ctx) })
 		}
+		failpoint("after", "callback")
 		return errors.Join(errs...)
 	}
 }

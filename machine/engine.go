@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -196,6 +197,7 @@ func (e *Engine) connectOutbox(cfg Config) error {
 		Store: e.store, Transactor: tx, Instance: e.instance, Lease: e.timeouts.OutboxLease,
 		Budget: e.policy.CallbackBudget, Clock: e.clock,
 		Prepare: e.prepare, Failed: e.callbackFailed, Overrun: e.callbackOverrun,
+		Noted: func(ctx context.Context, line store.Event) { e.emit(ctx, []store.Event{line}) },
 	})
 	return nil
 }

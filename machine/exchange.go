@@ -3,12 +3,15 @@ package machine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
+
+const notRegistered = "signin/tokenExchange for a connection that is not registered"
 
 // tokenExchange runs rows B of the table: signin/tokenExchange arrived.
 func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
@@ -26,7 +29,7 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	case err != nil:
 		return c.broken(ctx, outcome{}, err)
 	case !known:
-		return c.refuse(ctx, "B0", http.StatusBadRequest, "signin/tokenExchange for a connection that is not registered", nil)
+		return c.refuse(ctx, "B0", http.StatusBadRequest, notRegistered, nil)
 	}
 	c.key.Connection = connection
 	c.received(turn.act.Name)
@@ -38,7 +41,10 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	ev.ExchangeID = string(value.ID)
 	ev.TokenMark = e.mark("token", c.key.UserKey(), value.Token)
 	out, err := c.drive(ctx, byExchange{}, ev)
-	if err != nil {
+	switch {
+	case errors.Is(err, errUnregistered):
+		return c.refuse(ctx, "B0", http.StatusBadRequest, notRegistered, nil)
+	case err != nil:
 		return c.broken(ctx, out, err)
 	}
 	body := ExchangeResponse{ID: string(value.ID), ConnectionName: value.ConnectionName}

@@ -70,6 +70,10 @@ func (underWay) find(ctx context.Context, c *call, _ *table.Event) (*store.Attem
 	return a, err
 }
 
+// errUnregistered: the exchange id leads to a connection that is registered no
+// more, which is as good as an unknown one (B0).
+var errUnregistered = errors.New("the card's connection is registered no more")
+
 // byExchange finds the attempt of an exchange: by the card's exchange id, which
 // is exact (through the chain to its newest attempt), else by what is pending
 // for the key (B1, B13, B16 to B18).
@@ -87,12 +91,12 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 		c.foreign(snap.ByExchangeID)
 	}
 	if owner != nil && !owner.Key.Same(c.key) {
-		if c.eng.registered(owner.Key.Connection) != nil {
-			// The id names the card; the connection's name in the value does not.
-			c.key = owner.Key
-			return x.find(ctx, c, ev)
+		if c.eng.registered(owner.Key.Connection) == nil {
+			return nil, errUnregistered
 		}
-		owner = nil
+		// The id names the card; the connection's name in the value does not.
+		c.key = owner.Key
+		return x.find(ctx, c, ev)
 	}
 	var newest *store.Attempt
 	if len(snap.Attempts) > 0 {

@@ -3,7 +3,6 @@ package machine
 import (
 	"context"
 	"sync/atomic"
-	"time"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -11,10 +10,11 @@ import (
 // Hooks are app-level events beside the per-connection callbacks. They run
 // inline and must not block; a nil hook is not called.
 type Hooks struct {
-	// OnTransition sees every transition after it is durable.
-	OnTransition func(store.Event)
-	// OnUpstream sees every call to the Token Service and the connector.
-	OnUpstream func(op string, status int, took time.Duration)
+	// OnEvent sees every audit line: transitions once they are durable, upstream
+	// calls, answers and callbacks once they are over. Also those of a SignIn that
+	// found a token at once, which leaves no line in the store. Metrics and traces
+	// are made of it.
+	OnEvent func(ctx context.Context, e store.Event)
 	// OnSignIn sees every completion after it is durable: the attempt, with its
 	// method. [Engine.OnSignIn] is for what the bot does then.
 	OnSignIn func(ctx context.Context, a store.Attempt)
@@ -33,6 +33,16 @@ func (c *counter) add() { c.n.Add(1) }
 // SilentHits counts the SignIns that found a token at once. They leave no
 // row, so this is all that is known of them (A1).
 func (e *Engine) SilentHits() int64 { return e.silentHits.n.Load() }
+
+// emit shows audit lines to the hook.
+func (e *Engine) emit(ctx context.Context, lines []store.Event) {
+	if e.hooks.OnEvent == nil {
+		return
+	}
+	for _, l := range lines {
+		e.hooks.OnEvent(ctx, l)
+	}
+}
 
 func (e *Engine) report(ctx context.Context, act *Activity, err error) {
 	if e.hooks.OnError != nil {

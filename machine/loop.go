@@ -54,9 +54,7 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 			return outcome{}, err
 		}
 		at = d.Attempt
-		if ev.Via == "" {
-			c.tell(ctx, &d, ev)
-		}
+		c.tell(ctx, &d, ev)
 
 		switch d.Rule.Then {
 		case table.Nothing, table.DeleteAgain:
@@ -95,7 +93,7 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
 	in := table.Input{
 		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
-		Key: c.key, Request: c.request,
+		Key: c.key,
 	}
 	state := store.None
 	if at != nil {
@@ -107,6 +105,9 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	}
 	if e.table.Opens(ev.Kind, state) {
 		in.NewID = e.ids.next(in.Now)
+		if c.asked {
+			in.Request = e.sealed(c.activity())
+		}
 	}
 	return e.table.Step(&in)
 }
@@ -208,15 +209,13 @@ func (c *call) wait(ctx context.Context, a *store.Attempt, d time.Duration) {
 
 // observe tells the hooks and the log of a transition that is durable.
 func (e *Engine) observe(ctx context.Context, d *table.Decision) {
+	e.emit(ctx, d.Commit.Events)
 	for _, l := range d.Commit.Events {
 		if l.Kind != store.EventTransition {
 			continue
 		}
 		e.log.Debug().Str("attempt", l.Attempt).Str("row", l.Row).Str("from", string(l.From)).Str("to", string(l.To)).
 			Int64("version", l.Version).Str("detail", l.Detail).Msg("transition")
-		if e.hooks.OnTransition != nil {
-			e.hooks.OnTransition(l)
-		}
 	}
 	if d.Rule.Method == "" {
 		return

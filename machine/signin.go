@@ -25,6 +25,7 @@ const (
 type SignInResult struct {
 	Token   tokensvc.Token // empty while the sign-in is pending
 	Pending Pending
+	Attempt string // id of the attempt that is pending, for [Flow.Wait]
 }
 
 // SignedIn reports whether there is a token.
@@ -38,17 +39,25 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	ctx = context.WithoutCancel(ctx) // what was begun is finished
 	c := e.call(turn, f.conn.Name)
 	c.card.text, c.card.button = o.text, o.button
-	c.token, c.request = turn.fetched[f], e.sealed(turn.act)
+	c.token, c.asked = turn.fetched[f], true
 	c.received("SignIn")
 	ev := table.Event{Kind: table.SignInAsked}
 	if turn.act != nil {
 		ev.Activity = turn.act.ID
 	}
 	out, err := c.drive(ctx, byKey{}, ev)
-	defer c.finish(ctx, out.attempt)
+	about := out.attempt
+	if out.row == "A4" && about != nil && about.State.Terminal() {
+		about = nil // it had ended before this sign-in began
+	}
+	defer c.finish(ctx, about)
 	if err != nil {
 		e.report(ctx, turn.act, err)
 		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
+	}
+	pending := SignInResult{}
+	if out.attempt != nil {
+		pending.Attempt = out.attempt.ID
 	}
 	switch out.reply {
 	case table.ReplyToken:
@@ -57,11 +66,14 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		}
 		return SignInResult{Token: c.token}, nil
 	case table.ReplyCardSent:
-		return SignInResult{Pending: CardSent}, nil
+		pending.Pending = CardSent
+		return pending, nil
 	case table.ReplyCardOut:
-		return SignInResult{Pending: CardOut}, nil
+		pending.Pending = CardOut
+		return pending, nil
 	case table.ReplyElsewhere:
-		return SignInResult{Pending: UnderWay}, nil
+		pending.Pending = UnderWay
+		return pending, nil
 	default: // an error
 	}
 	if err = c.upstream; err == nil {

@@ -33,6 +33,7 @@ type Refusal struct {
 	Status    int    // HTTP status, 0 for no answer
 	Code      string // the upstream's own error code
 	Kind      string // "consent_required", or "" where nothing more is known
+	Ended     bool   // the attempt is over; otherwise the card's button still works
 }
 
 // Activity is what came in; nil when a callback is redelivered.

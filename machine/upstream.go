@@ -50,13 +50,13 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 		called = ev.Operation // what had to come first, and failed
 	}
 	if ev.Cause != 0 {
-		status = ev.Cause
+		status = ev.Cause // the call itself was never made
 	}
 	line := store.Event{
 		Kind: store.EventUpstream, Time: c.clock.at(ended), Instance: c.eng.instance, Invoke: called,
 		Status: status, Source: ev.Source, Code: ev.Code, Duration: took, Detail: ev.Detail,
 	}
-	if a != nil {
+	if a != nil && !beforeNext(act, a) {
 		line.Attempt = a.ID
 	} else {
 		line.Key = c.key
@@ -64,9 +64,12 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 	c.lines = append(c.lines, line)
 	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", called).Int("status", status).
 		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
-	if c.eng.hooks.OnUpstream != nil {
-		c.eng.hooks.OnUpstream(called, status, took)
-	}
+}
+
+// beforeNext reports whether the call is a look of a sign-in that begins after a
+// has ended: its line belongs to the next attempt, or to none.
+func beforeNext(act table.Act, a *store.Attempt) bool {
+	return a.State.Terminal() && (act == table.AskToken || act == table.AskResource)
 }
 
 // underClaim reports whether the call is made under the attempt's lease.

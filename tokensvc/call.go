@@ -22,18 +22,37 @@ var (
 )
 
 // call does one request. A status from 200 to 299 is a success, whose body it
-// returns; anything else is an Error.
+// returns; anything else is an Error. After a 401 it asks once more with a new
+// bearer token, if there is one: that answer means that nothing was done.
 func (c *Client) call(ctx context.Context, op, method, path, query string, body []byte) ([]byte, *Error) {
 	ctx, cancel := bounded(ctx, c.timeout)
 	defer cancel()
 
+	var bearer Secret
+	if c.credentials != nil {
+		var err error
+		if bearer, err = c.credentials.Token(ctx); err != nil {
+			return nil, &Error{Op: op, Err: bearerError(err)}
+		}
+	}
+	answer, fail := c.send(ctx, op, method, path, query, body, bearer)
+	if fail == nil || fail.Status != http.StatusUnauthorized || c.credentials == nil {
+		return answer, fail
+	}
+	next, err := RenewToken(ctx, c.credentials, bearer)
+	switch {
+	case err != nil:
+		return nil, &Error{Op: op, Err: err}
+	case next.Empty():
+		return nil, fail
+	}
+	return c.send(ctx, op, method, path, query, body, next)
+}
+
+func (c *Client) send(ctx context.Context, op, method, path, query string, body []byte, bearer Secret) ([]byte, *Error) {
 	header := make(http.Header, 3)
 	header["Accept"] = []string{"application/json"}
-	if c.credentials != nil {
-		bearer, err := c.credentials.Token(ctx)
-		if err != nil {
-			return nil, &Error{Op: op, Err: fmt.Errorf("bearer token: %w", withoutURL(err))}
-		}
+	if !bearer.Empty() {
 		header["Authorization"] = []string{"Bearer " + bearer.Reveal()}
 	}
 	req := (&http.Request{

@@ -547,14 +547,3 @@ func TestBaseURLWithAPath(t *testing.T) {
 		t.Errorf("%q, %v", tok.Token.Reveal(), err)
 	}
 }
-
-func TestCloudURL(t *testing.T) {
-	for name, want := range map[string]string{
-		"public": tokensvc.PublicURL, "europe": tokensvc.EuropeURL, "unitedstates": tokensvc.UnitedStatesURL,
-		"india": tokensvc.IndiaURL, "gov": tokensvc.GovURL, "china": tokensvc.ChinaURL, "moon": "",
-	} {
-		if got, ok := tokensvc.CloudURL(name); got != want || ok != (want != "") {
-			t.Errorf("%s: %q, %v", name, got, ok)
-		}
-	}
-}

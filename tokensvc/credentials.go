@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -24,51 +24,33 @@ const (
 	DefaultScope = "https://api.botframework.com/.default"
 )
 
-const (
-	refreshEarly = 5 * time.Minute  // before the expiry
-	refreshAgain = 30 * time.Second // after a refresh that failed
-)
-
 // ClientCredentialsConfig says how the bot gets its own token.
 type ClientCredentialsConfig struct {
-	LoginURL     string        // "" = [PublicLoginURL]
-	Tenant       string        // "" = [MultiTenant]
-	ClientID     string        // the bot's app id. Required.
-	ClientSecret Secret        // Required.
-	Scope        string        // "" = [DefaultScope]
-	HTTPClient   *http.Client  // nil = own, pooled; redirects are never followed
-	Timeout      time.Duration // of one fetch; 0 = [DefaultTimeout]
+	LoginURL     string // "" = [PublicLoginURL]
+	Tenant       string // "" = [MultiTenant]
+	ClientID     string // the bot's app id. Required.
+	ClientSecret Secret // required unless SecretSource is set
+	// SecretSource is asked before every fetch, so that a secret that was
+	// changed is found without a restart. nil = ClientSecret.
+	SecretSource func() (Secret, error) `json:"-"`
+	Scope        string                 // "" = [DefaultScope]
+	HTTPClient   *http.Client           // nil = own, pooled; redirects are never followed
+	Timeout      time.Duration          // of one fetch; 0 = [DefaultTimeout]
 }
 
 // ClientCredentials is a [TokenSource]: the OAuth 2.0 client credentials grant
-// at Entra. A token is cached until 5 min before its expiry (half its life, if
-// that is shorter). One request is in flight at a time: whoever asks meanwhile
-// waits for it, each with an own context. While a token that is about to
-// expire cannot be renewed, it is still given out until it has expired.
+// at Entra with a client secret, in front of it a [TokenCache].
 type ClientCredentials struct {
+	*TokenCache
 	endpoint string
-	form     Secret
+	form     url.Values // without the secret
+	secret   func() (Secret, error)
 	http     *http.Client
-	timeout  time.Duration
-
-	mu       sync.Mutex
-	token    Secret
-	expires  time.Time
-	renewAt  time.Time
-	inFlight *fetch
-}
-
-// fetch is one request that several callers wait for; err is set before done
-// is closed.
-type fetch struct {
-	done  chan struct{}
-	token Secret
-	err   error
 }
 
 // NewClientCredentials checks cfg. It does not connect.
 func NewClientCredentials(cfg ClientCredentialsConfig) (*ClientCredentials, error) {
-	if cfg.ClientID == "" || cfg.ClientSecret.Empty() {
+	if cfg.ClientID == "" || cfg.ClientSecret.Empty() && cfg.SecretSource == nil {
 		return nil, errors.New("client credentials: client id and secret are required")
 	}
 	if cfg.LoginURL == "" {
@@ -80,102 +62,75 @@ func NewClientCredentials(cfg ClientCredentialsConfig) (*ClientCredentials, erro
 	if cfg.Scope == "" {
 		cfg.Scope = DefaultScope
 	}
-	if cfg.Timeout <= 0 {
-		cfg.Timeout = DefaultTimeout
-	}
 	if _, err := parseBase(cfg.LoginURL); err != nil {
 		return nil, fmt.Errorf("client credentials: login URL: %w", err)
 	}
-	form := url.Values{
-		"grant_type":    {"client_credentials"},
-		"client_id":     {cfg.ClientID},
-		"client_secret": {cfg.ClientSecret.Reveal()},
-		"scope":         {cfg.Scope},
+	secret := cfg.SecretSource
+	if secret == nil {
+		secret = func() (Secret, error) { return cfg.ClientSecret, nil }
 	}
-	return &ClientCredentials{
+	c := &ClientCredentials{
 		endpoint: strings.TrimRight(cfg.LoginURL, "/") + "/" + url.PathEscape(cfg.Tenant) + "/oauth2/v2.0/token",
-		form:     NewSecret(form.Encode()),
-		http:     pooled(cfg.HTTPClient),
-		timeout:  cfg.Timeout,
-	}, nil
+		form: url.Values{
+			"grant_type": {"client_credentials"},
+			"client_id":  {cfg.ClientID},
+			"scope":      {cfg.Scope},
+		},
+		secret: secret,
+		http:   pooled(cfg.HTTPClient),
+	}
+	c.TokenCache = NewTokenCache(c.request, cfg.Timeout)
+	return c, nil
 }
 
-// Token returns a valid token. Its error is an [*Error] with the status and
-// the OAuth error code, or the context's error.
-func (c *ClientCredentials) Token(ctx context.Context) (Secret, error) {
-	c.mu.Lock()
-	if time.Now().Before(c.renewAt) {
-		token := c.token
-		c.mu.Unlock()
-		return token, nil
-	}
-	running := c.inFlight
-	if running == nil {
-		running = &fetch{done: make(chan struct{})}
-		c.inFlight = running
-		// It belongs to all who wait: that the first of them gives up must
-		// not cost the others their token. The timeout ends it.
-		go c.fetch(context.WithoutCancel(ctx), running)
-	}
-	c.mu.Unlock()
+// CloseIdleConnections closes pooled connections that nobody uses.
+func (c *ClientCredentials) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
-	select {
-	case <-running.done:
-		return running.token, running.err
-	case <-ctx.Done():
-		return Secret{}, &Error{Op: OpAccessToken, Err: ctx.Err()}
+func (c *ClientCredentials) request(ctx context.Context) (Secret, time.Time, error) {
+	secret, err := c.secret()
+	if err != nil {
+		return Secret{}, time.Time{}, &Error{Op: OpAccessToken, Err: fmt.Errorf("client secret: %w", err)}
 	}
-}
-
-func (c *ClientCredentials) fetch(ctx context.Context, f *fetch) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	token, life, fail := c.request(ctx)
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	switch {
-	case fail == nil:
-		c.token, c.expires = token, now.Add(life)
-		c.renewAt = c.expires.Add(-min(refreshEarly, life/2))
-		f.token = token
-	case now.Before(c.expires):
-		c.renewAt = now.Add(min(refreshAgain, c.expires.Sub(now)))
-		f.token = c.token
-	default:
-		f.err = fail
-	}
-	c.inFlight = nil
-	close(f.done)
-}
-
-func (c *ClientCredentials) request(ctx context.Context) (Secret, time.Duration, *Error) {
+	form := maps.Clone(c.form)
+	form.Set("client_secret", secret.Reveal())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, nil)
 	if err != nil {
-		return Secret{}, 0, &Error{Op: OpAccessToken, Err: withoutURL(err)}
+		return Secret{}, time.Time{}, &Error{Op: OpAccessToken, Err: withoutURL(err)}
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	setBody(req, []byte(c.form.Reveal()))
+	setBody(req, []byte(form.Encode()))
 	answer, fail := roundTrip(c.http, req, OpAccessToken)
 	if fail != nil {
-		return Secret{}, 0, fail
+		return Secret{}, time.Time{}, fail
 	}
 	var wire struct {
 		AccessToken Secret      `json:"access_token"`
 		ExpiresIn   json.Number `json:"expires_in"` // some endpoints quote it
 	}
 	if json.Unmarshal(answer, &wire) != nil {
-		return Secret{}, 0, unreadable(OpAccessToken, errMalformed)
+		return Secret{}, time.Time{}, unreadable(OpAccessToken, errMalformed)
 	}
 	if wire.AccessToken.Empty() {
-		return Secret{}, 0, unreadable(OpAccessToken, errWithoutToken)
+		return Secret{}, time.Time{}, unreadable(OpAccessToken, errWithoutToken)
 	}
 	seconds, err := wire.ExpiresIn.Int64()
 	if err != nil {
 		seconds = 0 // good for this one use
 	}
 	const longest = 24 * 60 * 60
-	return wire.AccessToken, time.Duration(min(max(seconds, 0), longest)) * time.Second, nil
+	life := time.Duration(min(max(seconds, 0), longest)) * time.Second
+	return wire.AccessToken, time.Now().Add(life), nil
+}
+
+// NewAccessTokenError is the error of a fetch that was answered with a status
+// other than success, for the makers of other credentials: it keeps the OAuth
+// error code of the body and nothing else of it.
+func NewAccessTokenError(status int, header http.Header, body []byte) *Error {
+	return &Error{
+		Op:         OpAccessToken,
+		Status:     status,
+		Code:       errorCode(body),
+		RetryAfter: retryAfter(header.Get("Retry-After"), time.Now()),
+	}
 }

@@ -1,9 +1,6 @@
 package tokensvc
 
-import (
-	"errors"
-	"time"
-)
+import "time"
 
 // HTTPStatus returns Status.
 func (e *Error) HTTPStatus() int { return e.Status }
@@ -17,19 +14,28 @@ func (e *Error) Operation() string { return e.Op }
 // RetryDelay returns RetryAfter.
 func (e *Error) RetryDelay() time.Duration { return e.RetryAfter }
 
-// CredentialsFailure finds the failed fetch of the bot's own token in an error
-// of a call that needed one. It is no fault of the call, and no user can repair
-// it.
+// CredentialsFailure finds the failed fetch of the bot's own token that err
+// stems from: an [*Error] whose Op is [OpAccessToken], anywhere in the chain.
+// It tells the bot's own credentials from whatever else an upstream refuses:
+// no user can mend those.
 func CredentialsFailure(err error) (*Error, bool) {
 	for err != nil {
-		var e *Error
-		if !errors.As(err, &e) {
-			return nil, false
-		}
-		if e.Op == OpAccessToken {
+		if e, ok := err.(*Error); ok && e.Op == OpAccessToken { //nolint:errorlint // walks the chain itself
 			return e, true
 		}
-		err = e.Err
+		switch wrapped := err.(type) { //nolint:errorlint // walks the chain itself
+		case interface{ Unwrap() error }:
+			err = wrapped.Unwrap()
+		case interface{ Unwrap() []error }:
+			for _, inner := range wrapped.Unwrap() {
+				if e, ok := CredentialsFailure(inner); ok {
+					return e, true
+				}
+			}
+			return nil, false
+		default:
+			return nil, false
+		}
 	}
 	return nil, false
 }

@@ -132,7 +132,7 @@ func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor
 		return err
 	}
 	defer func() { err = errors.Join(err, s.engine.Drain(context.WithoutCancel(ctx)), s.close()) }()
-	reader := operator.NewDirect(s.store, machine.DefaultStuckRules(), operator.Info{PID: os.Getpid()})
+	reader := operator.NewDirect(s.store, operator.DefaultRules(), operator.Info{PID: os.Getpid()})
 	return do(ctx, operator.NewDirectActor(reader, s.engine))
 }
 
@@ -154,5 +154,5 @@ func (c *cli) purger(cmd *cobra.Command) (operator.Purger, func() error, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	return operator.NewDirect(st, machine.DefaultStuckRules(), operator.Info{}), st.Close, nil
+	return operator.NewDirect(st, operator.DefaultRules(), operator.Info{}), st.Close, nil
 }

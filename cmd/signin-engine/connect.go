@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
-	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/store/pgstore"
@@ -34,6 +34,7 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 	if err != nil {
 		return nil, err
 	}
+	c.place = placeOf(cmd)
 	if cfg.Operator != "" {
 		e, err := operator.ParseEndpoint(cfg.Operator)
 		if err != nil {
@@ -70,9 +71,26 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 	return direct(cfg, st), nil
 }
 
+// placeOf are the flags that say where the store is, as they were given. An
+// address with a password is left out: it is nothing to print.
+func placeOf(cmd *cobra.Command) []string {
+	var words []string
+	for _, name := range []string{"config", "store", "operator"} {
+		f := cmd.Flags().Lookup(name)
+		if f == nil || !f.Changed {
+			continue
+		}
+		if u, err := url.Parse(f.Value.String()); err == nil && u.User != nil {
+			continue
+		}
+		words = append(words, "--"+name, operator.Quote(f.Value.String()))
+	}
+	return words
+}
+
 func direct(cfg config.Config, st store.Store) *source {
 	return &source{
-		Reader: operator.NewDirect(st, machine.DefaultStuckRules(), operator.Info{}), Closer: st, config: cfg,
+		Reader: operator.NewDirect(st, operator.DefaultRules(), operator.Info{}), Closer: st, config: cfg,
 	}
 }
 

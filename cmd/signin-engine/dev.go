@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
-	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
@@ -172,6 +171,8 @@ func (d *dev) configure() {
 	c.AppID = devAppID
 	c.Listen = d.bot.Addr().String()
 	c.TokenServiceURL, c.LoginURL = services, services
+	c.OutboundAuth = config.OutboundCredentials
+	c.ClientSecretFile, c.CertificateFile, c.ManagedIdentity, c.Federated = "", "", "", config.Federated{}
 	c.ClientSecret = tokensvc.NewSecret(rand.Text()) // of a bot that exists in this process only
 	c.InboundAuth = config.AuthNone
 	c.ServiceURLs = []string{d.services.Addr().String()}
@@ -186,7 +187,7 @@ func (d *dev) configure() {
 }
 
 // printConfig prints what serve would need to run against this emulator: the
-// settings that are not defaults. Loopback needs no secret.
+// settings that are not defaults. An emulator needs no secret.
 func (d *dev) printConfig() error {
 	connections := make([]any, len(d.cfg.Connections))
 	for i, c := range d.cfg.Connections {
@@ -199,7 +200,7 @@ func (d *dev) printConfig() error {
 	out, err := yaml.Parser().Marshal(map[string]any{
 		"app_id": d.cfg.AppID, "listen": d.cfg.Listen, "store": d.cfg.Store.String(),
 		"token_service_url": d.cfg.TokenServiceURL, "login_url": d.cfg.LoginURL,
-		"inbound_auth": d.cfg.InboundAuth, "service_urls": d.cfg.ServiceURLs, "connections": connections,
+		"inbound_auth": d.cfg.InboundAuth, "outbound_auth": config.AuthNone, "service_urls": d.cfg.ServiceURLs, "connections": connections,
 	})
 	if err != nil {
 		return err
@@ -267,7 +268,7 @@ func (d *dev) welcome() error {
 // play signs one user in silently and one through the popup, over HTTP as
 // Teams would, and prints what became of it.
 func (d *dev) play(ctx context.Context, s *service) error {
-	reader := operator.NewDirect(s.store, machine.DefaultStuckRules(), operator.Info{})
+	reader := operator.NewDirect(s.store, operator.DefaultRules(), operator.Info{})
 	incomplete := false
 	for _, scene := range []struct {
 		title, connection string

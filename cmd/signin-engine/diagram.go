@@ -6,16 +6,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/diagrams"
-	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/machine/diagram"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 // The formats of a diagram; svg is drawn from dot.
 const (
-	diagramMermaid  = string(machine.Mermaid)
-	diagramDOT      = string(machine.Dot)
-	diagramMarkdown = string(machine.Markdown)
+	diagramMermaid  = string(diagram.Mermaid)
+	diagramDOT      = string(diagram.Dot)
+	diagramMarkdown = string(diagram.Markdown)
 	diagramSVG      = "svg"
 )
 
@@ -52,29 +52,29 @@ func (c *cli) diagramCommand() *cobra.Command {
 
 func (c *cli) draw(d operator.Detail, format string) error {
 	if format != diagramSVG {
-		text, err := attemptDiagram(d, machine.DiagramFormat(format))
+		text, err := attemptDiagram(d, diagram.Format(format))
 		if err != nil {
 			return err
 		}
 		return c.printf("%s", text)
 	}
-	return c.printf("%s", machine.MarkSVG(diagrams.SVG, attemptPath(d)))
+	return c.printf("%s", diagram.MarkSVG(diagrams.SVG, attemptPath(d)))
 }
 
-// attemptDiagram is the machine's diagram with the path of d; the zero Detail
+// attemptDiagram is the machine's drawing with the path of d; the zero Detail
 // marks nothing.
-func attemptDiagram(d operator.Detail, format machine.DiagramFormat) (string, error) {
+func attemptDiagram(d operator.Detail, format diagram.Format) (string, error) {
 	o := attemptPath(d)
 	o.Format = format
-	return machine.Diagram(o)
+	return diagram.Draw(o)
 }
 
-func attemptPath(d operator.Detail) machine.DiagramOptions {
+func attemptPath(d operator.Detail) diagram.Options {
 	path := make([]store.Event, 0, len(d.Events))
 	for _, e := range d.Events {
 		path = append(path, store.Event{
 			Attempt: e.Attempt, Seq: e.Seq, Time: e.Time.Time, Kind: e.Kind, Row: e.Row, Version: e.Version, From: e.From, To: e.To,
 		})
 	}
-	return machine.DiagramOptions{Path: path, Current: d.State}
+	return diagram.Options{Path: path, Current: d.State}
 }

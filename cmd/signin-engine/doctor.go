@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
+	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
 // The results of a check.
@@ -83,13 +86,16 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 		found = append(found,
 			health{"store", healthOK, fmt.Sprintf("%s %s, schema %d", info.Backend, info.Where, info.Store)},
 			live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
+		if info.Refused != nil {
+			found = append(found, refusedHealth(info.Refused))
+		}
 		return nil
 	})
 	if err != nil {
 		found = append(found, health{"store", healthFail, err.Error()})
 	}
 	if c.configFile != "" || cfg.AppID != "" {
-		found = append(found, settingsHealth(cfg))
+		found = append(found, settingsHealth(cfg), credentialsHealth(ctx, cfg), keysHealth(ctx, cfg))
 		found = append(found, serviceHealth(ctx, cfg), connectionHealth(ctx, cfg, names))
 	}
 	return found, err
@@ -128,7 +134,8 @@ func (c *cli) skew(i operator.Info) health {
 func sweeper(o operator.Overview) health {
 	late := 0
 	for _, f := range o.Stuck {
-		if f.Rule == "lease-expired" || f.Rule == "past-expiry" {
+		switch f.Rule {
+		case operator.RuleLeaseExpired, operator.RulePastExpiry, operator.RuleIdleOld:
 			late++
 		}
 	}
@@ -141,11 +148,11 @@ func sweeper(o operator.Overview) health {
 func outbox(o operator.Overview) health {
 	lag := 0
 	for _, f := range o.Stuck {
-		if f.Rule == "callback-lag" {
+		if f.Rule == operator.RuleCallbackLag {
 			lag++
 		}
 	}
-	h := health{"outbox", healthOK, fmt.Sprintf("%d callbacks pending, %d dead", o.Owed, o.Dead)}
+	h := health{"outbox", healthOK, "callbacks: " + callbacks(o)}
 	switch {
 	case o.Dead > 0:
 		h.Result, h.Detail = healthFail, h.Detail+": see inspect, then redeliver"
@@ -172,6 +179,42 @@ func stuckHealth(o operator.Overview) health {
 	}
 }
 
+// telling are reasons that speak of the settings more often than of an
+// attacker.
+func telling() []teams.Why {
+	return []teams.Why{
+		teams.WhyIssuer, teams.WhyAudience, teams.WhyTenant, teams.WhyEndorsement, teams.WhyServiceURLClaim, teams.WhyKeysUnavailable, teams.WhyBusy,
+	}
+}
+
+// refusedHealth names the hosts that are not listed, and what else was refused.
+func refusedHealth(r *operator.Refused) health {
+	const check = "refused"
+	var parts []string
+	warn := len(r.Hosts) > 0
+	for _, h := range r.Hosts {
+		parts = append(parts, fmt.Sprintf("host %s (%d times): add it to service_urls if it is yours", h.Host, h.Count))
+	}
+	if r.OtherHosts > 0 {
+		parts = append(parts, fmt.Sprintf("further hosts (%d times)", r.OtherHosts))
+	}
+	for _, why := range slices.Sorted(maps.Keys(r.Reasons)) {
+		if why == string(teams.WhyServiceHost) {
+			continue
+		}
+		warn = warn || slices.Contains(telling(), teams.Why(why))
+		parts = append(parts, fmt.Sprintf("%s (%d times)", why, r.Reasons[why]))
+	}
+	switch {
+	case len(parts) == 0:
+		return health{check, healthOK, "nothing"}
+	case warn:
+		return health{check, healthWarn, strings.Join(parts, ", ")}
+	default:
+		return health{check, healthOK, strings.Join(parts, ", ")}
+	}
+}
+
 func settingsHealth(cfg config.Config) health {
 	if err := cfg.Check(); err != nil {
 		return health{"settings", healthFail, strings.ReplaceAll(err.Error(), "\n", "; ")}
@@ -179,8 +222,50 @@ func settingsHealth(cfg config.Config) health {
 	return health{"settings", healthOK, "complete"}
 }
 
-// probeTimeout bounds one call to the Token Service.
+// probeTimeout bounds one call to the Token Service or to Entra.
 const probeTimeout = 5 * time.Second
+
+// credentialsHealth gets a token of the bot, as its first sign-in would.
+func credentialsHealth(ctx context.Context, cfg config.Config) health {
+	const check = "credentials"
+	if cfg.OutboundAuth == config.AuthNone {
+		return health{check, healthOK, "outbound_auth is none: the bot shows nobody who it is"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	source, err := cfg.Credentials()
+	if err != nil {
+		return health{check, healthFail, err.Error()}
+	}
+	defer source.CloseIdleConnections()
+	if _, err = source.Token(ctx); err == nil {
+		return health{check, healthOK, "Entra gave the bot a token"}
+	}
+	detail := err.Error()
+	if fail, ok := tokensvc.CredentialsFailure(err); ok && fail.ErrorCode() != "" {
+		detail = fmt.Sprintf("Entra answered %d %s: see explain %s", fail.HTTPStatus(), fail.ErrorCode(), fail.ErrorCode())
+	}
+	return health{check, healthFail, detail}
+}
+
+// keysHealth fetches the keys that incoming tokens are checked with.
+func keysHealth(ctx context.Context, cfg config.Config) health {
+	const check = "signing keys"
+	if cfg.InboundAuth != config.AuthJWT {
+		return health{check, healthOK, "inbound_auth is " + cfg.InboundAuth + ": no token is checked"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	auth, err := inboundAuth(cfg, nil, nil, zerolog.Nop())
+	if err != nil {
+		return health{check, healthFail, err.Error()}
+	}
+	defer auth.CloseIdleConnections()
+	if err = auth.Ready(ctx); err != nil {
+		return health{check, healthFail, err.Error()}
+	}
+	return health{check, healthOK, "fetched from " + cfg.OpenIDMetadataURL}
+}
 
 // serviceHealth knocks at the Token Service without credentials: any answer
 // means that it is reachable.
@@ -243,10 +328,11 @@ func connectionHealth(ctx context.Context, cfg config.Config, running []string) 
 }
 
 func knownConnections(ctx context.Context, cfg config.Config) ([]string, error) {
-	credentials, err := botCredentials(cfg)
+	credentials, err := cfg.Credentials()
 	if err != nil {
 		return nil, err
 	}
+	defer credentials.CloseIdleConnections()
 	client, err := tokensvc.New(tokensvc.Config{BaseURL: cfg.TokenServiceURL, Credentials: credentials, Timeout: probeTimeout})
 	if err != nil {
 		return nil, err

@@ -1,24 +1,38 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
-	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 func (c *cli) explainCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "explain CODE",
-		Short:   "Say in plain words what a failure code, reason or state means, and what to do",
-		Example: `  signin-engine explain resourcematchfailed`,
-		Args:    args(cobra.ExactArgs(1)),
+		Use:   "explain [WORD]",
+		Short: "Say in plain words what a code, reason, state, stuck rule or row means, and what to do",
+		Long: `Explains the words that this program prints: failure codes of Teams, of the
+Token Service, of the connector and of Entra, reasons, methods, states, stuck
+rules, rows of the transition table, HTTP statuses. Without a word it lists them.`,
+		Example: `  signin-engine explain resourcematchfailed
+  signin-engine explain lease-expired
+  signin-engine explain C2`,
+		Args:              args(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: completeWords,
 		RunE: func(_ *cobra.Command, given []string) error {
-			e, ok := machine.Explain(given[0])
+			if len(given) == 0 {
+				return c.listWords()
+			}
+			e, ok := operator.Explain(given[0])
 			if !ok {
+				if near := operator.Suggest(given[0]); len(near) > 0 {
+					return notFound("no explanation for %q: did you mean %s?", given[0], strings.Join(near, " or "))
+				}
 				return notFound("no explanation for %q", given[0])
 			}
 			if c.format == formatJSON {
-				return c.printJSON(explanation(e))
+				return c.printJSON(e)
 			}
 			return c.printf("%s (%s): %s\nWhat to do: %s\n", e.Code, e.Kind, e.Meaning, e.Advice)
 		},
@@ -27,10 +41,24 @@ func (c *cli) explainCommand() *cobra.Command {
 	return cmd
 }
 
-// explanation is the JSON form.
-type explanation struct {
-	Code    string `json:"code"`
-	Kind    string `json:"kind"`
-	Meaning string `json:"meaning"`
-	Advice  string `json:"advice"`
+func (c *cli) listWords() error {
+	all := operator.Explanations()
+	if c.format == formatJSON {
+		return c.printJSON(all)
+	}
+	g := &grid{head: []string{"word", "kind", "meaning"}}
+	for _, e := range all {
+		g.add(e.Code, e.Kind, e.Meaning)
+	}
+	return c.printGrid(g)
+}
+
+func completeWords(_ *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
+	var found []string
+	for _, e := range operator.Explanations() {
+		if len(given) == 0 && strings.HasPrefix(strings.ToLower(e.Code), strings.ToLower(begun)) {
+			found = append(found, cobra.CompletionWithDesc(e.Code, e.Meaning))
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp
 }

@@ -141,11 +141,17 @@ func (p *pseudonyms) view(v *operator.View) {
 	v.UserAAD = p.name("aad", v.UserAAD)
 	v.Tenant = p.name("tenant", v.Tenant)
 	v.Conversation.ID = p.name("conversation", v.Conversation.ID)
-	if v.Failure != nil {
-		f := *v.Failure
-		f.Message = "" // free text of a client: nobody knows what is in it
-		v.Failure = &f
+	v.Failure = wordless(v.Failure)
+}
+
+// wordless is a failure without its free text: nobody knows what is in it.
+func wordless(f *operator.FailureView) *operator.FailureView {
+	if f == nil {
+		return nil
 	}
+	c := *f
+	c.Message = ""
+	return &c
 }
 
 func (p *pseudonyms) detail(d *operator.Detail) {
@@ -160,7 +166,8 @@ func (p *pseudonyms) detail(d *operator.Detail) {
 	)
 	p.view(&d.View)
 	for i := range d.Findings {
-		d.Findings[i].User = d.Key.User
+		f := &d.Findings[i]
+		f.User, f.Detail = d.Key.User, secretive.Replace(f.Detail)
 	}
 	for i := range d.Events {
 		e := &d.Events[i]
@@ -174,11 +181,7 @@ func (p *pseudonyms) detail(d *operator.Detail) {
 	for i := range d.Deliveries {
 		dl := &d.Deliveries[i]
 		dl.Error = secretive.Replace(dl.Error)
-		if dl.Failure != nil {
-			f := *dl.Failure
-			f.Message = ""
-			dl.Failure = &f
-		}
+		dl.Failure, dl.Refusal = wordless(dl.Failure), wordless(dl.Refusal)
 	}
 }
 

@@ -7,12 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/machine/diagram"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 func (c *cli) inspectCommand() *cobra.Command {
-	var diagram, check bool
+	var draw, check bool
 	cmd := &cobra.Command{
 		Use:   "inspect [ID]",
 		Short: "Show what is open and stuck, or one attempt with its timeline",
@@ -25,7 +25,7 @@ header and timeline of that attempt.
 	}
 	f := filterFlags(cmd)
 	c.idsFlag(cmd)
-	cmd.Flags().BoolVar(&diagram, "diagram", false, "add the state diagram with the attempt's path (Mermaid)")
+	cmd.Flags().BoolVar(&draw, "diagram", false, "add the state diagram with the attempt's path (Mermaid)")
 	cmd.Flags().BoolVar(&check, "check", false, "stuck list only; exit 5 if there is an error")
 	c.formatFlag(cmd, formatTable, formatWide, formatJSON)
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
@@ -37,7 +37,7 @@ header and timeline of that attempt.
 		switch {
 		case check && (len(given) > 0 || filtered):
 			return usage("inspect: --check takes neither an id nor filters")
-		case diagram && len(given) == 0:
+		case draw && len(given) == 0:
 			return usage("inspect: --diagram needs an id")
 		case filtered && len(given) > 0:
 			return usage("inspect: an id and filters exclude each other")
@@ -45,7 +45,7 @@ header and timeline of that attempt.
 		return c.with(cmd, func(ctx context.Context, s *source) error {
 			switch {
 			case len(given) > 0:
-				return c.inspectOne(ctx, s, given[0], diagram)
+				return c.inspectOne(ctx, s, given[0], draw)
 			case filtered:
 				page, err := s.List(ctx, q)
 				if err != nil {
@@ -69,7 +69,7 @@ header and timeline of that attempt.
 	return cmd
 }
 
-func (c *cli) inspectOne(ctx context.Context, s *source, id string, diagram bool) error {
+func (c *cli) inspectOne(ctx context.Context, s *source, id string, draw bool) error {
 	d, err := s.Get(ctx, typedID(id))
 	if err != nil {
 		return err
@@ -77,10 +77,10 @@ func (c *cli) inspectOne(ctx context.Context, s *source, id string, diagram bool
 	if c.format == formatJSON {
 		return c.printJSON(d)
 	}
-	if err = c.printDetail(d); err != nil || !diagram {
+	if err = c.printDetail(d); err != nil || !draw {
 		return err
 	}
-	text, err := attemptDiagram(d, machine.Mermaid)
+	text, err := attemptDiagram(d, diagram.Mermaid)
 	if err != nil {
 		return err
 	}
@@ -122,11 +122,16 @@ func (c *cli) printOverview(o operator.Overview) error {
 	if err := c.printGrid(g); err != nil {
 		return err
 	}
-	if err := c.printf("\nLast hour: %s; %s\nCallbacks: %d pending, %d dead\n\n",
-		ended("complete", o.LastHour.Complete), ended("failed", o.LastHour.Failed), o.Owed, o.Dead); err != nil {
+	if err := c.printf("\nLast hour: %s; %s\nCallbacks: %s\n\n",
+		ended("complete", o.LastHour.Complete), ended("failed", o.LastHour.Failed), callbacks(o)); err != nil {
 		return err
 	}
 	return c.printStuck(o.Stuck)
+}
+
+// callbacks is "1 pending, 0 dead, 2 undeliverable".
+func callbacks(o operator.Overview) string {
+	return fmt.Sprintf("%d pending, %d dead, %d undeliverable", o.Owed, o.Dead, o.Undeliverable)
 }
 
 // ended is "3 complete (tokenExchange 2, verifyState 1)".
@@ -146,10 +151,34 @@ func (c *cli) printStuck(found []operator.Finding) error {
 	if len(found) == 0 {
 		return c.printf("Nothing is stuck.\n")
 	}
-	g := &grid{head: []string{"stuck", "level", "age", "attempt", "state", "user", "connection", "what to do"}}
+	g := &grid{head: []string{"stuck", "level", "age", "attempt", "state", "user", "connection", "seen"}}
+	count := map[string]int{}
 	for _, f := range found {
+		count[f.Rule]++
 		g.add(f.Rule, c.levelColor(f.Level, f.Level), age(f.Age.Duration()), c.attemptID(f.Attempt), string(f.State),
-			c.id(f.User), f.Connection, f.Advice)
+			c.id(f.User), f.Connection, f.Detail)
 	}
-	return c.printGrid(g)
+	if err := c.printGrid(g); err != nil {
+		return err
+	}
+	for _, f := range found {
+		n := count[f.Rule]
+		if n == 0 {
+			continue // said already
+		}
+		count[f.Rule] = 0
+		if err := c.printf("\n%s (%d): %s\n  %s\n", c.levelColor(f.Level, f.Rule), n, f.Advice, c.pasteable(f.Command)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pasteable is the command of an advice for the store that this command looked
+// at.
+func (c *cli) pasteable(command string) string {
+	if command == "" {
+		return ""
+	}
+	return strings.Join(append([]string{command}, c.place...), " ")
 }

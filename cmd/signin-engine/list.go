@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
@@ -52,6 +54,11 @@ func (c *cli) printPage(page operator.Page) error {
 		return nil
 	case formatCSV:
 		return c.printCSV(flat(page.Attempts))
+	}
+	if len(page.Unreadable) > 0 {
+		if err := c.printf("Cannot be read: %s (see the rule unreadable)\n\n", strings.Join(page.Unreadable, ", ")); err != nil {
+			return err
+		}
 	}
 	if len(page.Attempts) == 0 {
 		return c.printf("No attempts.\n")
@@ -121,13 +128,24 @@ func failure(f *operator.FailureView) string {
 		return ""
 	}
 	text := f.Source
+	if f.Operation != "" && f.Source != store.SourceClient {
+		text += " " + f.Operation
+	}
 	if f.HTTPStatus != 0 {
 		text += " " + strconv.Itoa(f.HTTPStatus)
 	}
-	if f.Code != "" {
-		text += " " + f.Code
+	if word := cmp.Or(f.Code, f.Kind); word != "" {
+		text += " " + word
 	}
 	return text
+}
+
+// holds is a verdict as a cell: empty where there is none.
+func holds(v *bool) string {
+	if v == nil {
+		return ""
+	}
+	return strconv.FormatBool(*v)
 }
 
 // flat is the CSV: every member of the JSON under its path.
@@ -136,14 +154,19 @@ func flat(attempts []operator.View) *grid {
 		"id", "app", "channel", "user", "connection", "tenant", "user_aad", "state", "version", "origin", "method", "reason",
 		"sso_offered", "exchange_id", "card_activity_id", "conversation_type", "conversation_id", "created", "entered",
 		"expires", "lease_owner", "lease_fence", "lease_until", "lease_expired", "verify_tries", "supersedes", "superseded_by",
-		"failure_source", "failure_http_status", "failure_code", "failure_message", "callback_status", "callback_tries",
-		"stuck_rule", "stuck_level", "stuck_age_ms",
+		"failure_source", "failure_operation", "failure_http_status", "failure_code", "failure_kind", "failure_message",
+		"sso_token_audience", "sso_token_version", "sso_token_tenant", "sso_token_user", "sso_token_client", "sso_token_fresh",
+		"callback_status", "callback_tries", "stuck_rule", "stuck_level", "stuck_age_ms",
 	}}
 	for i := range attempts {
 		v := &attempts[i]
 		f := operator.FailureView{}
 		if v.Failure != nil {
 			f = *v.Failure
+		}
+		d := operator.DiagnosisView{}
+		if v.Diagnosis != nil {
+			d = *v.Diagnosis
 		}
 		s := operator.StuckView{}
 		if v.Stuck != nil {
@@ -154,7 +177,9 @@ func flat(attempts []operator.View) *grid {
 			strconv.FormatBool(v.SSOOffered), v.ExchangeID, v.CardActivityID, v.Conversation.Type, v.Conversation.ID,
 			v.Created.String(), v.Entered.String(), v.Expires.String(), v.Lease.Owner,
 			strconv.FormatInt(v.Lease.Fence, 10), v.Lease.Until.String(), strconv.FormatBool(v.Lease.Expired),
-			strconv.Itoa(v.VerifyTries), v.Supersedes, v.SupersededBy, f.Source, strconv.Itoa(f.HTTPStatus), f.Code, f.Message,
+			strconv.Itoa(v.VerifyTries), v.Supersedes, v.SupersededBy, f.Source, f.Operation,
+			strconv.Itoa(f.HTTPStatus), f.Code, f.Kind, f.Message,
+			holds(d.Audience), holds(d.Version), holds(d.Tenant), holds(d.User), holds(d.Client), holds(d.Fresh),
 			v.Callback.Status, strconv.Itoa(v.Callback.Tries), s.Rule, s.Level,
 			strconv.FormatInt(time.Duration(s.Age).Milliseconds(), 10))
 	}

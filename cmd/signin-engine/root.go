@@ -25,6 +25,8 @@ type cli struct {
 	format     string
 	noColor    bool
 	showIDs    bool
+
+	place []string // flags that name the store which was looked at
 }
 
 // run is the program: it returns the exit code.

@@ -59,6 +59,10 @@ func seeded(id, user, connection string, state store.State, created, entered tim
 func stuckExchange(now time.Time) store.Commit {
 	a := seeded(seededStuck, "29:stuck", "graph", store.Exchanging, now.Add(-12*time.Minute), now.Add(-11*time.Minute))
 	a.ExchangeID, a.SSOOffered, a.Invokes, a.Rounds = "fc67", true, 1, 1
+	a.Failure = &store.Failure{
+		Source: store.SourceTokenService, Operation: "Exchange", Status: 400, Kind: store.KindConsent, Message: "token service: Exchange: status 400",
+	}
+	a.Diagnosis = store.Diagnosis{Audience: store.Holds, Version: store.Fails, Fresh: store.Holds}
 	a.Lease = store.Lease{Owner: "bot-b", Fence: 1, Until: now.Add(-10 * time.Minute)}
 	return store.Commit{Put: []store.Attempt{a}, Events: []store.Event{
 		{Attempt: a.ID, Time: a.Created, Kind: store.EventTransition, Row: "A3", Version: 1, To: store.Idle},
@@ -70,7 +74,7 @@ func stuckExchange(now time.Time) store.Commit {
 func failedClient(now time.Time) store.Commit {
 	a := seeded(seededFailed, "29:failed", "graph", store.Failed, now.Add(-11*time.Minute), now.Add(-10*time.Minute))
 	a.Reason = store.ReasonClientFailure
-	a.Failure = &store.Failure{Source: "client", Code: "resourcematchfailed", Message: "Resource match failed"}
+	a.Failure = &store.Failure{Source: "client", Operation: "signin/failure", Code: "resourcematchfailed", Message: "Resource match failed"}
 	return store.Commit{
 		Put: []store.Attempt{a},
 		Events: []store.Event{

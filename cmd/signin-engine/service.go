@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/bot"
@@ -32,6 +33,9 @@ type service struct {
 	engine  *machine.Engine
 	handler http.Handler // of the bot's listener
 	release []func()     // idle connections
+
+	auth     *teams.Authenticator // nil: inbound_auth none
+	refusals *teams.Refusals
 }
 
 // openStore opens the store for writing.
@@ -69,9 +73,13 @@ func newService(ctx context.Context, cfg config.Config, listen string, log zerol
 
 func (s *service) build(listen string) error {
 	cfg := s.cfg
-	credentials, err := botCredentials(cfg)
+	credentials, err := cfg.Credentials()
 	if err != nil {
 		return err
+	}
+	s.release = append(s.release, credentials.CloseIdleConnections)
+	if cfg.OutboundAuth == config.AuthNone {
+		s.log.Warn().Str("setting", "outbound_auth").Msg("the bot shows nobody who it is: only an emulator will answer it")
 	}
 	tokens, err := tokensvc.New(tokensvc.Config{
 		BaseURL: cfg.TokenServiceURL, Credentials: credentials, Timeout: cfg.Timeouts.Upstream,
@@ -93,7 +101,7 @@ func (s *service) build(listen string) error {
 	connections := make([]machine.Connection, len(cfg.Connections))
 	for i, c := range cfg.Connections {
 		connections[i] = machine.Connection{
-			Name: c.Name, DisplayName: c.DisplayName, CardText: c.CardText, ButtonText: c.ButtonText,
+			Name: c.Name, DisplayName: c.DisplayName, CardText: c.CardText, ButtonText: c.ButtonText, NoSSO: !c.OffersSSO(),
 		}
 	}
 	if s.engine, err = machine.New(machine.Config{
@@ -112,8 +120,16 @@ func (s *service) build(listen string) error {
 	if err != nil {
 		return err
 	}
+	s.refusals = teams.NewRefusals(s.log)
+	if s.auth, err = inboundAuth(cfg, allowed, s.refusals, s.log); err != nil {
+		return err
+	}
+	if s.auth != nil {
+		s.release = append(s.release, s.auth.CloseIdleConnections)
+	}
 	messages, err := teams.NewHandler(s.engine, teams.Config{
-		InboundAuth: cfg.InboundAuth, Listener: listen, ServiceURLs: allowed, Log: s.log,
+		InboundAuth: cfg.InboundAuth, Authenticator: s.auth, Listener: listen, ServiceURLs: allowed,
+		Limits: cfg.Limits, Refusals: s.refusals, Log: s.log,
 	}, chat)
 	if err != nil {
 		return err
@@ -126,25 +142,49 @@ func (s *service) build(listen string) error {
 	return nil
 }
 
-// botCredentials is how the bot proves who it is. A local emulator takes any
-// bearer, so a bot without a secret can talk to one and to nothing else.
-func botCredentials(cfg config.Config) (tokensvc.TokenSource, error) {
-	if cfg.ClientSecret.Empty() && cfg.Emulated() {
-		return tokensvc.Static(tokensvc.NewSecret("emulator")), nil
+// inboundAuth knows the Bot Connector; nil where nobody is asked for a token.
+func inboundAuth(cfg config.Config, allowed *teams.AllowList, refusals *teams.Refusals, log zerolog.Logger) (*teams.Authenticator, error) {
+	if cfg.InboundAuth != config.AuthJWT {
+		return nil, nil //nolint:nilnil // there is none
 	}
-	return tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{
-		LoginURL: cfg.LoginURL, Tenant: cfg.TenantID, ClientID: cfg.AppID, ClientSecret: cfg.ClientSecret,
-		Timeout: cfg.Timeouts.Upstream,
-	})
+	auth := teams.AuthConfig{
+		AppID: cfg.AppID, Cloud: cfg.CloudPreset(), OpenIDMetadataURL: cfg.OpenIDMetadataURL, ServiceURLs: allowed,
+		Limits: cfg.Limits, Refusals: refusals, Log: log,
+	}
+	if cfg.Agentic {
+		auth.Agentic = &teams.Agentic{Tenant: cfg.TenantID, BlueprintID: cfg.AgenticBlueprintID, LoginURL: cfg.LoginURL}
+	}
+	return teams.NewAuthenticator(auth)
 }
 
 func (s *service) ready(w http.ResponseWriter, r *http.Request) {
-	if err := s.engine.Ready(r.Context()); err != nil {
+	if err := s.isReady(r.Context()); err != nil {
 		s.log.Warn().Err(err).Msg("not ready")
-		plain(w, http.StatusServiceUnavailable, "store unavailable")
+		text := "store unavailable"
+		if errors.Is(err, errNoKeys) {
+			text = "signing keys unavailable"
+		}
+		plain(w, http.StatusServiceUnavailable, text)
 		return
 	}
 	plain(w, http.StatusOK, "ready")
+}
+
+// errNoKeys: no request can be judged.
+var errNoKeys = errors.New("no signing keys")
+
+// isReady asks whether activities can be let in and remembered.
+func (s *service) isReady(ctx context.Context) error {
+	if err := s.engine.Ready(ctx); err != nil {
+		return err
+	}
+	if s.auth == nil {
+		return nil
+	}
+	if err := s.auth.Ready(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errNoKeys, err)
+	}
+	return nil
 }
 
 func plain(w http.ResponseWriter, status int, text string) {
@@ -175,14 +215,30 @@ func (s *service) operatorHandler(token tokensvc.Secret, listen string) http.Han
 	for _, c := range s.engine.Connections() {
 		about.Names = append(about.Names, c.Name)
 	}
-	reader := operator.NewDirect(s.store, machine.DefaultStuckRules(), about)
+	reader := operator.NewDirect(s.store, operator.DefaultRules(), about)
+	reader.CountRefused(s.refused)
 	h := operator.HandlerConfig{
-		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.engine.Ready, Token: token, Log: s.log,
+		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.isReady, Token: token, Log: s.log,
 	}
 	if snap, ok := s.store.(operator.Snapshotter); ok {
 		h.Snapshot = snap
 	}
 	return operator.NewHandler(h)
+}
+
+// refused is what the bot's listener did not let in.
+func (s *service) refused() *operator.Refused {
+	counted := s.refusals.Snapshot()
+	r := &operator.Refused{Reasons: make(map[string]int64, len(counted.Reasons)), OtherHosts: counted.OtherHosts}
+	for _, one := range counted.Reasons {
+		r.Reasons[one.What] = one.Count
+	}
+	for _, one := range counted.Hosts {
+		r.Hosts = append(r.Hosts, operator.RefusedHost{
+			Host: one.What, Count: one.Count, First: operator.Time{Time: one.First}, Last: operator.Time{Time: one.Last},
+		})
+	}
+	return r
 }
 
 // door is a listener with what is served on it.
@@ -191,40 +247,42 @@ type door struct {
 	handler  http.Handler
 }
 
-// run serves until ctx is done: bot activities first stop coming, those in
-// flight are finished, then the engine, the operator doors and the store
-// close, in this order.
+// run serves until ctx is done. Each part outlives the one before it: first no
+// more activities come and those in flight are finished, then the engine
+// finishes what it holds, then the operators' doors and the store close.
 func (s *service) run(ctx context.Context, listener net.Listener, operators ...door) error {
-	// The engine and the operators outlive the listener by the grace period.
-	back, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	group, back := errgroup.WithContext(back)
-	group.Go(func() error { return ignoreCanceled(s.engine.Run(back)) })
+	work := context.WithoutCancel(ctx)
+	engine, stopEngine := context.WithCancel(work)
+	defer stopEngine()
+	ran := make(chan error, 1)
+	go func() { ran <- s.engine.Run(engine) }()
+	open, shut := context.WithCancel(work)
+	defer shut()
+	doors, open := errgroup.WithContext(open)
 	for _, d := range operators {
-		group.Go(func() error { return operator.Serve(back, d.listener, d.handler) })
+		doors.Go(func() error { return operator.Serve(open, d.listener, d.handler) })
 	}
 
-	srv := teams.NewServer(listener.Addr().String(), s.handler)
+	srv := s.cfg.Limits.Server(listener.Addr().String(), s.handler)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(listener) }()
+	go func() { served <- srv.Serve(netutil.LimitListener(listener, s.cfg.Limits.Connections)) }()
 	var err error
 	select {
 	case err = <-served:
-	case <-back.Done():
+	case <-open.Done():
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), config.ShutdownGrace)
+	grace, cancel := context.WithTimeout(work, config.ShutdownGrace)
 	defer cancel()
 	s.log.Info().Msg("stopping: no new activities, finishing those in flight")
 	if e := srv.Shutdown(grace); e != nil {
 		s.log.Warn().Err(e).Msg("activities in flight were cut off; the store keeps their attempts consistent")
 		err = errors.Join(err, srv.Close())
 	}
-	if e := s.engine.Drain(grace); e != nil {
-		s.log.Warn().Err(e).Msg("callbacks in flight are left to the outbox")
-	}
-	stop()
-	err = errors.Join(ignoreClosed(err), group.Wait(), s.close())
+	stopEngine()
+	err = errors.Join(ignoreClosed(err), <-ran)
+	shut()
+	err = errors.Join(err, doors.Wait(), s.close())
 	if err == nil {
 		s.log.Info().Msg("stopped")
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
@@ -37,8 +36,8 @@ func (c *cli) printDetail(d operator.Detail) error {
 		}
 	}
 	for _, f := range d.Findings {
-		if err := c.printf("\nStuck: %s (%s) for %s\n  %s\n",
-			c.levelColor(f.Level, f.Rule), f.Level, age(f.Age.Duration()), f.Advice); err != nil {
+		if err := c.printf("\nStuck: %s (%s) for %s%s\n  %s\n  %s\n", c.levelColor(f.Level, f.Rule), f.Level,
+			age(f.Age.Duration()), after(": ", f.Detail), f.Advice, c.pasteable(f.Command)); err != nil {
 			return err
 		}
 	}
@@ -170,21 +169,40 @@ func transition(e operator.EventView) string {
 	}
 }
 
-// explainFailure says in plain words what went wrong last.
+// explainFailure says in plain words what went wrong last, and what the SSO
+// token of a refused exchange looked like.
 func explainFailure(d operator.Detail) string {
-	code := string(d.Reason)
 	var b strings.Builder
+	words := []string{string(d.Reason)}
 	if f := d.Failure; f != nil {
 		fmt.Fprintf(&b, "Last failure: %s\n", joined(failure(f), f.Message))
-		code = cmp.Or(f.Code, code)
+		words = []string{f.Code, f.Kind, strconv.Itoa(f.HTTPStatus), string(d.Reason)}
 	}
-	if code == "" {
+	for _, word := range words {
+		if e, ok := operator.Explain(word); ok {
+			fmt.Fprintf(&b, "%s: %s\n  %s\n", e.Code, e.Meaning, e.Advice)
+			break
+		}
+	}
+	if d.Diagnosis == nil {
 		return b.String()
 	}
-	if e, ok := machine.Explain(code); ok {
-		fmt.Fprintf(&b, "%s: %s\n  %s\n", e.Code, e.Meaning, e.Advice)
+	wrong := d.Diagnosis.Explain()
+	if len(wrong) == 0 {
+		b.WriteString("SSO token: as far as can be seen it was as it should be.\n")
+	}
+	for _, e := range wrong {
+		fmt.Fprintf(&b, "SSO token: %s\n  %s\n", e.Meaning, e.Advice)
 	}
 	return b.String()
+}
+
+// after is text behind a separator, or nothing.
+func after(separator, text string) string {
+	if text == "" {
+		return ""
+	}
+	return separator + text
 }
 
 func sortedNames(m map[string]int) []string { return slices.Sorted(maps.Keys(m)) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"testing"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
@@ -106,13 +105,14 @@ func replay(a *store.Attempt, events []store.Event, legal map[[2]store.State]boo
 	return bad
 }
 
-func checkInvariants(tb testing.TB, w *world) {
-	tb.Helper()
-	bad, err := Violations(tb.Context(), w.mem)
+// broken are the invariants that do not hold, in the scenario's own numbers.
+func (w *world) broken(ctx context.Context) []string {
+	bad, err := Violations(ctx, w.mem)
 	if err != nil {
-		tb.Fatal(err)
+		w.fail("%v", err)
 	}
-	for _, b := range bad {
-		tb.Errorf("invariant %s", w.renumber(b))
+	for i := range bad {
+		bad[i] = "invariant " + w.renumber(bad[i])
 	}
+	return bad
 }

@@ -53,7 +53,7 @@ func (w *world) policy(_ context.Context, c command) string {
 		case "callback_mode":
 			p.CallbackMode = machine.Choice(v)
 		default:
-			w.t.Fatalf("scenario: unknown policy %q", k)
+			w.fail("unknown policy %q", k)
 		}
 	}
 	return ""
@@ -105,7 +105,7 @@ func (w *world) script(c command, word string) script {
 	default:
 		n, err := strconv.Atoi(word)
 		if err != nil {
-			w.t.Fatalf("scenario: %q is no answer", word)
+			w.fail("%q is no answer", word)
 		}
 		s.status = n
 	}
@@ -148,7 +148,7 @@ func (w *world) release(_ context.Context, c command) string {
 	delete(w.gates, c.word(0))
 	w.mu.Unlock()
 	if gate == nil {
-		w.t.Fatalf("scenario: %s is not held", c.word(0))
+		w.fail("%s is not held", c.word(0))
 	}
 	close(gate)
 	return ""

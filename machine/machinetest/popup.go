@@ -32,7 +32,7 @@ func (w *world) issue(ctx context.Context, c command) string {
 		Expires: time.Now().Add(5 * time.Minute),
 	}
 	if err := w.mem.Apply(ctx, []store.Commit{{Marks: []store.Mark{m}}})[0]; err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("scenario: %v", err)
 	}
 	return ""
 }

@@ -1,13 +1,21 @@
 package machinetest
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/signin-engine/signin-engine/machine"
 )
 
 // separator stands between what is done and what comes of it.
@@ -54,8 +62,10 @@ func Run(t *testing.T, dir string, rewrite bool) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var got string
-			synctest.Test(t, func(t *testing.T) { got = play(t, string(raw)) })
+			got, err := Play(t, string(raw), machine.New)
+			if err != nil {
+				t.Error(err)
+			}
 			if rewrite {
 				if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
 					t.Fatal(err)
@@ -69,11 +79,31 @@ func Run(t *testing.T, dir string, rewrite bool) {
 	}
 }
 
-// play carries a scenario out and returns it with what came of it.
-func play(t *testing.T, text string) string {
+// Build makes an engine, as [machine.New] does.
+type Build func(machine.Config) (*machine.Engine, error)
+
+// Play carries one scenario out, on engines that build makes, and returns it
+// with what came of it. An error says why it could not be played to its end, or
+// names the invariants that it has broken.
+func Play(t *testing.T, text string, build Build) (got string, err error) {
 	t.Helper()
-	w := newWorld(t)
-	var out strings.Builder
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(build)
+		defer w.end()
+		var out strings.Builder
+		err = playing(func() {
+			w.play(t.Context(), text, &out)
+			w.flush(t.Context())
+			if bad := w.broken(t.Context()); len(bad) > 0 {
+				w.fail("%s", strings.Join(bad, "\n"))
+			}
+		})
+		got = out.String()
+	})
+	return got, err
+}
+
+func (w *world) play(ctx context.Context, text string, out *strings.Builder) {
 	for i, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
 		if i > 0 {
 			out.WriteString("\n")
@@ -88,7 +118,7 @@ func play(t *testing.T, text string) string {
 				continue
 			}
 			commands = true
-			if said := w.run(t.Context(), line); said != "" {
+			if said := w.run(ctx, line); said != "" {
 				w.say("%s", said)
 			}
 			settle()
@@ -103,7 +133,45 @@ func play(t *testing.T, text string) string {
 			w.mu.Unlock()
 		}
 	}
-	w.flush(t.Context())
-	checkInvariants(t, w)
-	return out.String()
+}
+
+// unplayable is why a scenario cannot go on.
+type unplayable struct{ why string }
+
+// fail ends a scenario that cannot go on.
+func (*world) fail(format string, args ...any) {
+	panic(unplayable{fmt.Sprintf(format, args...)})
+}
+
+// playing runs a part of a scenario and returns why it could not go on.
+func playing(part func()) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case unplayable:
+			err = errors.New("scenario: " + p.why)
+		default:
+			panic(p)
+		}
+	}()
+	part()
+	return nil
+}
+
+// end lets go of what a scenario has left behind: calls that are held, engines
+// that run.
+func (w *world) end() {
+	w.mu.Lock()
+	for _, gate := range w.gates {
+		close(gate)
+	}
+	procs := slices.Collect(maps.Values(w.procs))
+	w.mu.Unlock()
+	for _, p := range procs {
+		p.kill()
+	}
+	for _, stop := range w.running {
+		_ = stop() // it cannot have ended well
+	}
+	time.Sleep(time.Hour)
 }

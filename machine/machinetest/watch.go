@@ -19,7 +19,7 @@ func (w *world) outbox(ctx context.Context, _ command) string {
 	w.flush(ctx)
 	page, err := w.mem.List(ctx, store.Filter{Limit: 1000})
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	for _, d := range page.Deliveries {
 		line := fmt.Sprintf("  #%d/%s/%d %s, %d tries", w.number(d.Attempt), d.Kind, d.Round, d.Status, d.Tries)
@@ -67,7 +67,7 @@ func (l logLines) Write(p []byte) (int, error) {
 func (w *world) answers(_ context.Context, c command) string {
 	status, err := strconv.Atoi(c.word(1))
 	if c.word(0) != "failure" || err != nil {
-		w.t.Fatalf("scenario: answers %v", c.words)
+		w.fail("answers %v", c.words)
 	}
 	w.config.Hooks.OnFailureInvoke = func(context.Context, *machine.Turn, machine.Failure) *machine.Answer {
 		return &machine.Answer{Status: status}

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 	"testing/synctest"
 	"time"
 
@@ -26,7 +25,7 @@ import (
 
 // world is everything that one scenario runs in.
 type world struct {
-	t      testing.TB
+	build  Build
 	mem    *memstore.Store
 	store  *faultStore
 	tokens *TokenService
@@ -53,9 +52,8 @@ type world struct {
 	gates      map[string]chan struct{}
 }
 
-func newWorld(tb testing.TB) *world {
-	tb.Helper()
-	w := &world{t: tb, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, failsWith: map[string]error{}, withoutSSO: map[string]bool{}, running: map[string]func() error{}, slow: map[string]time.Duration{}}
+func newWorld(build Build) *world {
+	w := &world{build: build, ids: map[string]int{}, engine: map[string]*machine.Engine{}, panics: map[string]int{}, waiting: map[string]chan string{}, fails: map[string]int{}, failsWith: map[string]error{}, withoutSSO: map[string]bool{}, running: map[string]func() error{}, slow: map[string]time.Duration{}}
 	w.procs, w.killAt = map[string]*process{}, map[string]string{}
 	w.mem = memstore.New(time.Now)
 	w.store = &faultStore{Store: w.mem}
@@ -66,7 +64,10 @@ func newWorld(tb testing.TB) *world {
 	w.config = machine.Config{
 		AppID: "app", Store: w.store, Tokens: w.tokens, Messenger: w.conn,
 		Policy: &policy, Timeouts: &timeouts, Log: zerolog.Nop(),
-		Hooks: machine.Hooks{OnTransition: func(e store.Event) {
+		Hooks: machine.Hooks{OnEvent: func(_ context.Context, e store.Event) {
+			if e.Kind != store.EventTransition {
+				return
+			}
 			line := fmt.Sprintf("#%d %s → %s  %s", w.number(e.Attempt), stateName(e.From), stateName(e.To), e.Row)
 			if e.From == e.To {
 				line = fmt.Sprintf("#%d %s, changed in place  %s", w.number(e.Attempt), e.To, e.Row)
@@ -121,14 +122,14 @@ func (w *world) on(instance string) *machine.Engine {
 	for _, n := range w.own {
 		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, Tokens: &popup{w: w, store: cfg.Store}})
 	}
-	e, err := machine.New(cfg)
+	e, err := w.build(cfg)
 	if err != nil {
-		w.t.Fatalf("engine: %v", err)
+		w.fail("engine: %v", err)
 	}
 	for _, n := range w.names {
 		f, err := e.Flow(n)
 		if err != nil {
-			w.t.Fatalf("flow: %v", err)
+			w.fail("flow: %v", err)
 		}
 		f.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, tok tokensvc.Token) error {
 			what := "with the token"
@@ -346,13 +347,19 @@ func (w *world) run(ctx context.Context, line string) string {
 		done := make(chan string, 1)
 		w.waiting[name] = done
 		w.on(parse(rest).opt("on", "a"))
-		go func() { done <- w.run(ctx, rest) }()
+		go func() {
+			said := ""
+			if err := playing(func() { said = w.run(ctx, rest) }); err != nil {
+				said = err.Error()
+			}
+			done <- said
+		}()
 		settle()
 		return ""
 	}
 	do, ok := verbs()[c.verb]
 	if !ok {
-		w.t.Fatalf("scenario: unknown verb %q", c.verb)
+		w.fail("unknown verb %q", c.verb)
 	}
 	instance := c.opt("on", "a")
 	p := w.process(instance)
@@ -472,7 +479,7 @@ func (w *world) activity(c command, kind, name string, value any) *machine.Activ
 	if value != nil {
 		raw, err := json.Marshal(value)
 		if err != nil {
-			w.t.Fatalf("scenario: %v", err)
+			w.fail("%v", err)
 		}
 		a.Value = raw
 	}
@@ -568,19 +575,27 @@ func (w *world) send(ctx context.Context, c command, name string, value any) str
 	if answer.Body != nil {
 		raw, err := json.Marshal(answer.Body)
 		if err != nil {
-			w.t.Fatalf("scenario: %v", err)
+			w.fail("%v", err)
 		}
 		line += " " + string(raw)
 	}
 	return line
 }
 
-func (w *world) wait(_ context.Context, c command) string { return <-w.waiting[c.word(0)] }
+func (w *world) wait(_ context.Context, c command) string {
+	select {
+	case said := <-w.waiting[c.word(0)]:
+		return said
+	case <-time.After(time.Hour):
+		w.fail("%s does not end", c.word(0))
+		return ""
+	}
+}
 
 func (w *world) advance(_ context.Context, c command) string {
 	d, err := time.ParseDuration(c.word(0))
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	time.Sleep(d)
 	synctest.Wait()
@@ -635,7 +650,7 @@ func (w *world) operate(ctx context.Context, c command) string {
 func (w *world) purge(ctx context.Context, c command) string {
 	age, err := time.ParseDuration(c.word(0))
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	n, err := w.store.Purge(ctx, time.Now().Add(-age), 1000, false)
 	if err != nil {
@@ -649,7 +664,7 @@ func (w *world) show(ctx context.Context, _ command) string {
 	w.flush(ctx)
 	page, err := w.mem.List(ctx, store.Filter{Limit: 1000})
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	slices.SortFunc(page.Attempts, func(a, b store.Attempt) int { return w.number(a.ID) - w.number(b.ID) })
 	for _, a := range page.Attempts {
@@ -740,7 +755,7 @@ func (w *world) audit(ctx context.Context, c command) string {
 	}
 	events, err := w.mem.Events(ctx, f)
 	if err != nil {
-		w.t.Fatalf("scenario: %v", err)
+		w.fail("%v", err)
 	}
 	for _, e := range events {
 		parts := []string{string(e.Kind)}
@@ -772,7 +787,7 @@ func (w *world) flush(ctx context.Context) {
 			continue
 		}
 		if err := w.engine[name].Drain(ctx); err != nil {
-			w.t.Fatalf("scenario: %v", err)
+			w.fail("%v", err)
 		}
 	}
 }

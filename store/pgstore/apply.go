@@ -53,11 +53,12 @@ type group struct {
 
 // shape is what plan has found out about a commit.
 type shape struct {
-	simple bool   // it touches one attempt at most, and has no marks
-	id     string // of that attempt, "" for none
+	simple bool   // one statement can write it: see shapeOf
+	id     string // of the attempt that it touches, "" for none
 	prev   int64
 	put    *store.Attempt // nil: lines and deliveries only
 	claims bool
+	needs  error // what it is when the attempt is not there; nil if it does not matter
 }
 
 func (w *writer) all(err error) {
@@ -149,6 +150,12 @@ func validate(c *store.Commit) error {
 	for i := range c.Deliveries {
 		ok = ok && clean(c.Deliveries[i].Attempt) == c.Deliveries[i].Attempt
 	}
+	for i := range c.Acks {
+		ok = ok && clean(c.Acks[i].Attempt) == c.Acks[i].Attempt
+	}
+	for _, id := range c.Drop {
+		ok = ok && clean(id) == id
+	}
 	if !ok {
 		return fmt.Errorf("attempt id is no text: %w", store.ErrInvalid)
 	}
@@ -194,14 +201,21 @@ func touched(names []uint64, c *store.Commit) []uint64 {
 	for i := range c.Deliveries {
 		add(name("attempt", c.Deliveries[i].Attempt))
 	}
+	for i := range c.Acks {
+		add(name("attempt", c.Acks[i].Attempt))
+	}
+	for _, id := range c.Drop {
+		add(name("attempt", id))
+	}
 	for _, m := range c.Marks {
 		add(name("mark", m.Name))
 	}
 	return names
 }
 
-// shapeOf folds the Puts of a commit into one touch where that means the same
-// as one after the other.
+// shapeOf finds out whether one statement can write the commit: it touches one
+// attempt, its Puts mean the same as the last of them, and no delivery is
+// written twice.
 func shapeOf(c *store.Commit) shape {
 	if len(c.Marks) > 0 {
 		return shape{}
@@ -233,11 +247,71 @@ func shapeOf(c *store.Commit) shape {
 		}
 	}
 	for i := range c.Deliveries {
-		if !same(c.Deliveries[i].Attempt) {
+		d := &c.Deliveries[i]
+		if !same(d.Attempt) || hasDelivery(c.Deliveries[:i], d.DeliveryKey) {
 			return shape{}
 		}
 	}
+	if s.id != "" {
+		s.needs = store.ErrNotFound
+	}
+	for i := range c.Acks {
+		a := &c.Acks[i]
+		if !same(a.Attempt) || hasAck(c.Acks[:i], a.DeliveryKey) {
+			return shape{}
+		}
+	}
+	if s.needs == nil && len(c.Acks) > 0 {
+		s.needs = store.ErrConflict
+	}
+	for _, id := range c.Drop {
+		if !same(id) {
+			return shape{}
+		}
+	}
+	switch {
+	case len(c.Acks) > 0 && s.prev == prevInsert, len(c.Drop) > 0 && len(c.Deliveries)+len(c.Acks) > 0:
+		return shape{}
+	}
 	return s
+}
+
+func hasDelivery(deliveries []store.Delivery, k store.DeliveryKey) bool {
+	for i := range deliveries {
+		if deliveries[i].DeliveryKey == k {
+			return true
+		}
+	}
+	return false
+}
+
+func hasAck(acks []store.Ack, k store.DeliveryKey) bool {
+	for i := range acks {
+		if acks[i].DeliveryKey == k {
+			return true
+		}
+	}
+	return false
+}
+
+// refusal says why the commit wrote nothing; nil if there was nothing to write.
+func (s *shape) refusal(found stored) error {
+	switch {
+	case s.prev == prevInsert && found.there:
+		return fmt.Errorf("attempt %s: id taken: %w", s.id, store.ErrExists)
+	case s.prev == prevInsert:
+		return fmt.Errorf("attempt %s: %w", s.id, store.ErrExists)
+	case !found.there && s.needs == nil:
+		return nil
+	case !found.there:
+		return fmt.Errorf("attempt %s: %w", s.id, s.needs)
+	case s.prev > 0 && s.prev != found.version:
+		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", s.id, found.version, s.prev, store.ErrConflict)
+	case s.claims && found.taken:
+		return fmt.Errorf("attempt %s: %w", s.id, store.ErrExists)
+	default:
+		return fmt.Errorf("attempt %s or a delivery of it is no longer as it was read: %w", s.id, store.ErrConflict)
+	}
 }
 
 // run executes one step of the plan.
@@ -295,8 +369,8 @@ func (w *writer) level(ctx context.Context, r *round, level []int, refused map[i
 	if orphans {
 		for _, i := range slices.Sorted(slices.Values(level)) {
 			n := i
-			if w.shapes[i].id == "" {
-				n = -1
+			if w.shapes[i].needs == nil {
+				n = -1 // nothing can be wrong with this commit
 			}
 			t.orphans(n, w.commits[i].Events)
 		}
@@ -307,8 +381,9 @@ func (w *writer) level(ctx context.Context, r *round, level []int, refused map[i
 	stmt, args := t.statement(false)
 	return r.add(ctx, stmt, args, func(rows *pgconn.ResultReader) error {
 		return eachRefused(rows, func(n int, found stored) {
-			shape := &w.shapes[n]
-			refused[n] = refusal(shape.id, shape.prev, shape.claims, found)
+			if err := w.shapes[n].refusal(found); err != nil {
+				refused[n] = err
+			}
 		})
 	})
 }

@@ -31,7 +31,7 @@ func signIn(info store.Info, n int) []store.Commit {
 	}
 	ack := storetest.Owed(&a, 1, at)
 	ack.Status = store.DeliveryDone
-	return append(commits, store.Commit{Events: []store.Event{up, note}, Deliveries: []store.Delivery{ack}})
+	return append(commits, store.Commit{Events: []store.Event{up, note}, Acks: []store.Ack{{Delivery: ack}}})
 }
 
 // BenchmarkApply writes sign-ins side by side, a group of commits per call.

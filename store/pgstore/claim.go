@@ -3,7 +3,6 @@ package pgstore
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,7 +32,7 @@ with late as (
   where a.user_hash = late.user_hash and a.id = late.id
   returning late.due, a.id, a.record
 )
-select now(), held.due, held.record from (select) one left join held on true
+select now(), held.id, held.record from (select) one left join held on true
 order by held.due, held.id`
 
 // Due takes attempts whose time has come; see [store.Store]. Several instances
@@ -46,16 +45,19 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 		b.Queue(moveWakeSQL)
 		b.Queue(dueSQL, max(limit, 0), hold).Query(func(rows pgx.Rows) error {
 			var (
-				due    *time.Time
+				id     *string
 				record []byte
 			)
-			_, err := pgx.ForEachRow(rows, []any{&snap.Now, &due, &record}, func() error {
-				if record == nil {
+			_, err := pgx.ForEachRow(rows, []any{&snap.Now, &id, &record}, func() error {
+				if id == nil {
 					return nil
 				}
-				a, err := store.DecodeAttempt(record)
-				snap.Attempts = append(snap.Attempts, a)
-				return err
+				if a, err := store.DecodeAttempt(record); err != nil {
+					snap.Corrupt = append(snap.Corrupt, store.Corrupt{ID: *id, Err: err})
+				} else {
+					snap.Attempts = append(snap.Attempts, a)
+				}
+				return nil
 			})
 			return err
 		})
@@ -69,11 +71,28 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	return snap, nil
 }
 
-const claimSQL = `
+// claimSQL takes deliveries of any attempt, claimOfSQL those of one.
+//
+// The rows of one attempt are few, and stand together in the primary key. While
+// the table is small the planner would rather read all that is pending, and keep
+// to that when it has grown: a status that it cannot see through spares it the
+// choice.
+const (
+	claimSQL = `
 with ready as (
-  select home, attempt, kind, round, next_at from deliveries
-  where status = 'pending' and next_at <= now()
-  order by next_at, attempt, kind, round
+  select d.home, d.attempt, d.kind, d.round, d.next_at from deliveries d
+  where d.status = 'pending' and d.next_at <= now()` + claimRest
+
+	claimOfSQL = `
+with ready as (
+  select d.home, d.attempt, d.kind, d.round, d.next_at from deliveries d
+  where d.home = (select a.home from attempts a where a.id = $4 limit 1) and d.attempt = $4
+    and d.status || '' = 'pending' and d.next_at <= now()` + claimRest
+
+	claimRest = `
+    and (select o.round from deliveries o
+      where o.home = d.home and o.attempt = d.attempt and o.round < d.round and o.status || '' = 'pending' limit 1) is null
+  order by d.next_at, d.attempt, d.kind, d.round
   limit $1
   for update skip locked
 ), taken as (
@@ -83,69 +102,39 @@ with ready as (
   returning d.*, ready.next_at as was
 )
 select ` + deliveryColumns + ` from taken d order by d.was, d.attempt, d.kind, d.round`
+)
 
-// Claim takes deliveries whose time has come; see [store.Store].
-func (s *Store) Claim(ctx context.Context, owner string, limit int, hold time.Duration) ([]store.Delivery, error) {
+// Claim takes deliveries whose time has come; see [store.Store]. What cannot be
+// decoded is held like the others, so that others come in its place.
+func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
 	var out []store.Delivery
-	err := s.use(ctx, "claim", func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, claimSQL, max(limit, 0), clean(owner), hold)
+	for {
+		good, bad, err := s.claim(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		out, q.Limit = append(out, good...), q.Limit-len(good)
+		if len(bad) == 0 || q.Limit <= 0 || q.Hold <= 0 {
+			return out, nil
+		}
+	}
+}
+
+func (s *Store) claim(ctx context.Context, q store.ClaimQuery) (good []store.Delivery, bad []store.Corrupt, err error) {
+	sql, args := claimSQL, []any{max(q.Limit, 0), clean(q.Owner), q.Hold}
+	if q.Attempt != "" {
+		sql, args = claimOfSQL, append(args, clean(q.Attempt))
+	}
+	err = s.use(ctx, "claim", func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}
-		out, err = pgx.CollectRows(rows, scanDelivery)
+		good, bad, err = readDeliveries(rows)
 		return err
 	})
-	if err != nil {
-		return nil, err
+	for i := range good {
+		good[i].Owner = q.Owner
 	}
-	for i := range out {
-		out[i].Owner = owner
-	}
-	return out, nil
-}
-
-// AckInTx acknowledges a callback in a transaction that fn may write to: its
-// writes and the acknowledgement are there together or not at all, which makes
-// a callback effectively once (state-machine.md §6). row is the delivery as it
-// was claimed or written.
-//
-// It is [store.ErrConflict], and fn is not called, unless the row is still
-// pending and with the same owner and try. An error of fn is returned as it
-// is, and undoes everything. In tx the search path is the store's schema: fn
-// names its own tables with theirs. fn must not end tx. The row is locked
-// meanwhile, so fn has to be quick; statements of tx are bound by the store's
-// statement timeout.
-func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx pgx.Tx) error) error {
-	done := row.Clone()
-	done.Status = store.DeliveryDone
-	done.Normalize()
-	if err := validate(&store.Commit{Deliveries: []store.Delivery{done}}); err != nil {
-		return classify(ctx, "acknowledge", err)
-	}
-	var handler error
-	acked, cancel := context.WithTimeout(ctx, s.opts.acquire)
-	conn, err := s.pool.Acquire(acked)
-	cancel()
-	if err != nil {
-		return classify(ctx, "acknowledge", err)
-	}
-	defer conn.Release()
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `update deliveries set status = 'delivered', record = $1
-			where home = (select a.home from attempts a where a.id = $2 limit 1) and attempt = $2 and kind = $3 and round = $4
-				and status = 'pending' and owner = $5 and tries = $6`,
-			store.AppendDelivery(nil, &done), row.Attempt, string(row.Kind), row.Round, clean(row.Owner), row.Tries)
-		switch {
-		case err != nil:
-			return err
-		case tag.RowsAffected() == 0:
-			return fmt.Errorf("delivery %s: %w", row.DeliveryKey, store.ErrConflict)
-		}
-		handler = fn(ctx, tx)
-		return handler
-	})
-	if handler != nil {
-		return fmt.Errorf("pgstore: acknowledge: %w", handler)
-	}
-	return classify(ctx, "acknowledge", err)
+	return good, bad, err
 }

@@ -14,9 +14,10 @@
 // not fit: that commit writes nothing, comes back with what was found, and its
 // neighbours pass. Commits of several attempts, or with marks, have a
 // transaction each, between those before and after them. When a value makes the
-// statement fail, its commits are tried one by one. Serialization failures and
-// deadlocks are tried again. Wrap the store in a [store.Group], so that
-// concurrent commits go together.
+// statement fail, or the key of a new delivery that is taken, its commits are
+// tried one by one. Serialization failures and deadlocks are tried again, and so
+// is what was overtaken between reading and writing. Wrap the store in a
+// [store.Group], so that concurrent commits go together.
 //
 // # Reading
 //
@@ -34,9 +35,10 @@
 //	              it as one binary value
 //	events        the audit trail, one row for the lines of one commit about
 //	              one attempt, partitioned by week
-//	deliveries    the outbox
+//	deliveries    the outbox: what a try changes has columns, and counts as they
+//	              say; the rest is one binary value
 //	exchange_ids  where an exchange id leads
-//	marks         names taken once
+//	marks         names that are remembered, with their values
 //	orphans       the number of the last line of no attempt
 //	meta          the store's random key
 //
@@ -63,13 +65,34 @@
 // commits that settle an attempt (into CardSent, Complete or Failed) notify,
 // after they are on the disk. Where a notification is lost, it polls.
 //
+// # Handlers
+//
+// [Store.AckInTx] gives a handler a transaction, for writes that are to stand or
+// fall with the acknowledgement of its callback. It is on a connection of a small
+// pool beside the store's ([WithHandlerConns]), with the database's own settings,
+// and holds nothing of the store's while the handler runs. A handler that is slow
+// keeps other handlers waiting, and nobody else. Whatever happens to the delivery
+// meanwhile wins: the acknowledgement is compared at the end, and a handler that
+// was overtaken has written nothing.
+//
+// # Damage
+//
+// A record that does not decode, be it damaged or a newer program's, is set aside:
+// reads of many name it and go on ([store.Corrupt]), its key stays taken, and a
+// purge leaves it. Where columns are enough (counts, drops) it counts as they say.
+// A delivery that does not decode is claimed like the others, handed to nobody,
+// and comes again after the hold; [Store.List] names its attempt.
+//
 // # Failure
 //
 // No call hangs: waiting for a connection, and every statement, has a timeout.
 // What is not one of the errors of package store for a reason of its own is
 // [store.ErrUnavailable], with the server's error (a *pgconn.PgError, for its
-// SQLSTATE) wrapped. Connections that break are replaced; the store is not
-// reopened.
+// SQLSTATE) wrapped. Connections that break are replaced, and so are those that
+// turn out to be read-only, since the server may have become a standby; the store
+// is not reopened. [Store.Probe] finds out whether a commit would work, without
+// one.
 //
-// A session whose synchronous_commit is off has it set to on.
+// A session whose synchronous_commit is off has it set to on, and one that would
+// begin at another isolation level begins at READ COMMITTED.
 package pgstore

@@ -17,6 +17,7 @@ const (
 	codeSerialization   = "40001"
 	codeDeadlock        = "40P01"
 	codeReadOnly        = "25006"
+	codeMoved           = "22012" // division by zero: see applySQL
 
 	classData       = "22" // a value that Postgres cannot keep
 	classConstraint = "23"
@@ -33,10 +34,14 @@ func sqlState(err error) string {
 }
 
 // again reports whether trying once more may help: the server ended the
-// transaction in favour of another one, or nothing was ever sent.
+// transaction in favour of another one, which the next try will see, or nothing
+// was ever sent.
 func again(err error) bool {
-	code := sqlState(err)
-	return code == codeSerialization || code == codeDeadlock || pgconn.SafeToRetry(err)
+	switch sqlState(err) {
+	case codeSerialization, codeDeadlock, codeMoved:
+		return true
+	}
+	return pgconn.SafeToRetry(err)
 }
 
 // poisoned reports whether the values of a statement made it fail, not the
@@ -59,8 +64,6 @@ func classify(ctx context.Context, op string, err error) error {
 		return fmt.Errorf("pgstore: %s: %w", op, err)
 	case sqlState(err) == codeUniqueViolation:
 		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrExists, err)
-	case sqlState(err) == codeReadOnly:
-		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrReadOnly, err)
 	case strings.HasPrefix(sqlState(err), classData):
 		return fmt.Errorf("pgstore: %s: %w: %w", op, store.ErrInvalid, err)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -74,7 +77,7 @@ func classify(ctx context.Context, op string, err error) error {
 func isStoreError(err error) bool {
 	for _, target := range []error{
 		store.ErrNotFound, store.ErrExists, store.ErrConflict, store.ErrDuplicate,
-		store.ErrInvalid, store.ErrCorrupt, store.ErrSchema, store.ErrUnavailable,
+		store.ErrInvalid, store.ErrCorrupt, store.ErrSchema, store.ErrUnavailable, store.ErrReadOnly,
 	} {
 		if errors.Is(err, target) {
 			return true

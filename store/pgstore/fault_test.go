@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -168,17 +169,25 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, call := range map[string]func() error{
-		"Apply":   func() error { return s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}}})[0] },
-		"Find":    func() error { _, err := s.Find(t.Context(), store.Query{}); return err },
-		"Get":     func() error { _, err := s.Get(t.Context(), a.ID); return err },
-		"Due":     func() error { _, err := s.Due(t.Context(), 1, time.Second); return err },
-		"Claim":   func() error { _, err := s.Claim(t.Context(), "x", 1, time.Second); return err },
+		"Apply": func() error { return s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}}})[0] },
+		"Find":  func() error { _, err := s.Find(t.Context(), store.Query{}); return err },
+		"Get":   func() error { _, err := s.Get(t.Context(), a.ID); return err },
+		"Due":   func() error { _, err := s.Due(t.Context(), 1, time.Second); return err },
+		"Claim": func() error {
+			_, err := s.Claim(t.Context(), store.ClaimQuery{Owner: "x", Limit: 1, Hold: time.Second})
+			return err
+		},
 		"Changed": func() error { return s.Changed(t.Context(), a.ID, 1) },
 		"Purge":   func() error { _, err := s.Purge(t.Context(), a.Created, 1, false); return err },
 		"List":    func() error { _, err := s.List(t.Context(), store.Filter{}); return err },
 		"Events":  func() error { _, err := s.Events(t.Context(), store.EventFilter{}); return err },
 		"Counts":  func() error { _, err := s.Counts(t.Context(), a.Created); return err },
 		"Info":    func() error { _, err := s.Info(t.Context()); return err },
+		"Mark":    func() error { _, err := s.Mark(t.Context(), "m"); return err },
+		"Probe":   func() error { return s.Probe(t.Context()) },
+		"AckInTx": func() error {
+			return s.AckInTx(t.Context(), storetest.Owed(&a, 1, a.Created), func(context.Context, pgx.Tx) error { return nil })
+		},
 	} {
 		if err := call(); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s: %v, want ErrUnavailable", name, err)
@@ -186,23 +195,70 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// begin begins a transaction of somebody else.
+func begin(t *testing.T, dsn string) pgx.Tx {
+	t.Helper()
+	server, _ := split(dsn)
+	conn, err := pgx.Connect(t.Context(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}
+
+func schemaOf(dsn string) string {
+	_, schema := split(dsn)
+	return schema
+}
+
+// mustExecIn is mustExec in a transaction.
+func mustExecIn(t *testing.T, tx pgx.Tx, dsn, sql string, args ...any) {
+	t.Helper()
+	if _, err := tx.Exec(t.Context(), strings.ReplaceAll(sql, "SCHEMA", schemaOf(dsn)), args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// lock takes the rows of the outbox from everybody else.
+func lock(t *testing.T, dsn string) pgx.Tx {
+	t.Helper()
+	tx := begin(t, dsn)
+	mustExecIn(t, tx, dsn, `select from SCHEMA.deliveries for update`)
+	return tx
+}
+
 // TestPoolExhausted: who gets no connection in time is told so.
 func TestPoolExhausted(t *testing.T) {
-	s := mustOpen(t, pgtest.Start(t), pgstore.WithAcquireTimeout(50*time.Millisecond),
+	dsn := pgtest.Start(t)
+	s := mustOpen(t, dsn, pgstore.WithAcquireTimeout(50*time.Millisecond),
 		pgstore.WithPoolConfig(func(c *pgxpool.Config) { c.MaxConns = 1 }))
 	a := insertOne(t, s)
 	d := storetest.Owed(&a, 1, a.Created)
 	if err := s.Apply(t.Context(), []store.Commit{{Deliveries: []store.Delivery{d}}})[0]; err != nil {
 		t.Fatal(err)
 	}
-	err := s.AckInTx(t.Context(), d, func(ctx context.Context, _ pgx.Tx) error {
-		if _, err := s.Info(ctx); !errors.Is(err, store.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+	tx := lock(t, dsn)
+	done := d
+	done.Status = store.DeliveryDone
+	acked := make(chan error, 1)
+	go func() { acked <- s.Apply(t.Context(), []store.Commit{{Acks: []store.Ack{{Delivery: done}}}})[0] }()
+	for busy := false; !busy; {
+		_, err := s.Info(t.Context())
+		busy = err != nil
+		if busy && (!errors.Is(err, store.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)) {
 			t.Errorf("Info while the pool is empty: %v, want ErrUnavailable", err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Errorf("AckInTx: %v", err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-acked; err != nil {
+		t.Errorf("Apply: %v", err)
 	}
 	if _, err := s.Info(t.Context()); err != nil {
 		t.Errorf("Info: %v", err)
@@ -218,64 +274,47 @@ func TestStatementTimeout(t *testing.T) {
 	if err := s.Apply(t.Context(), []store.Commit{{Deliveries: []store.Delivery{d}}})[0]; err != nil {
 		t.Fatal(err)
 	}
-	err := s.AckInTx(t.Context(), d, func(ctx context.Context, _ pgx.Tx) error {
-		err := quick.Apply(ctx, []store.Commit{{Deliveries: []store.Delivery{d}}})[0] // the row is locked
-		var pg *pgconn.PgError
-		if !errors.Is(err, store.ErrUnavailable) || !errors.As(err, &pg) || pg.Code != "57014" {
-			t.Errorf("Apply: %v, want ErrUnavailable with SQLSTATE 57014", err)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Errorf("AckInTx: %v", err)
+	lock(t, dsn)
+	done := d
+	done.Status = store.DeliveryDone
+	err := quick.Apply(t.Context(), []store.Commit{{Acks: []store.Ack{{Delivery: done}}}})[0]
+	var pg *pgconn.PgError
+	if !errors.Is(err, store.ErrUnavailable) || !errors.As(err, &pg) || pg.Code != "57014" {
+		t.Errorf("Apply: %v, want ErrUnavailable with SQLSTATE 57014", err)
 	}
 }
 
-// TestDeadlock: two instances that lock two rows in opposite orders. The server
-// ends one of them; the store tries again.
+// TestDeadlock: two transactions that lock two rows in opposite orders. The
+// server ends one of them; the store tries again.
 func TestDeadlock(t *testing.T) {
 	dsn := pgtest.Start(t)
 	s, other := mustOpen(t, dsn), mustOpen(t, dsn)
 	a := insertOne(t, s)
 	b := storetest.NewAttempt(a.Created, "29:other", "graph")
-	first, second := storetest.Owed(&a, 1, a.Created), storetest.Owed(&b, 1, a.Created)
-	if err := s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{b}, Deliveries: []store.Delivery{first, second}}})[0]; err != nil {
+	d := storetest.Owed(&a, 1, a.Created)
+	if err := s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{b}, Deliveries: []store.Delivery{d}}})[0]; err != nil {
 		t.Fatal(err)
 	}
-	var applied error
-	err := s.AckInTx(t.Context(), first, func(ctx context.Context, tx pgx.Tx) error {
-		var pid int
-		if err := tx.QueryRow(ctx, `select pg_backend_pid()`).Scan(&pid); err != nil {
-			return err
-		}
-		// The other one takes the second row, then waits for the first.
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			applied = other.Apply(ctx, []store.Commit{{Put: []store.Attempt{storetest.Next(b, store.CardSent, b.Created)}, Deliveries: []store.Delivery{second, first}}})[0]
-		}()
-		defer func() { go func() { <-done }() }()
-		for blocked := false; !blocked; {
-			if err := tx.QueryRow(ctx, `select exists (select from pg_locks where not granted and $1 = any (pg_blocking_pids(pid)))`, pid).Scan(&blocked); err != nil {
-				return err
-			}
-		}
-		// Now we want what it has. One of the two is ended.
-		_, err := tx.Exec(ctx, `update attempts set lines = lines where id = $1`, b.ID)
-		return err
-	})
+	tx := lock(t, dsn)
+	// The store takes the second attempt, then waits for the row.
+	applied := make(chan error, 1)
+	go func() {
+		applied <- other.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{storetest.Next(b, store.CardSent, b.Created)}, Drop: []string{a.ID}}})[0]
+	}()
+	waiting(t, tx)
+	// Now we want what it has. One of the two is ended.
+	_, err := tx.Exec(t.Context(), `update `+schemaOf(dsn)+`.attempts set lines = lines where id = $1`, b.ID)
 	var pg *pgconn.PgError
 	if err != nil && (!errors.As(err, &pg) || pg.Code != "40P01") {
-		t.Errorf("AckInTx: %v", err)
+		t.Errorf("the other transaction: %v", err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		snap, err := s.Get(t.Context(), b.ID)
-		if err == nil && snap.Attempts[0].Version == 2 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the commit did not come through: %v", applied)
-		}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-applied; err != nil {
+		t.Errorf("Apply: %v", err)
+	}
+	if snap, err := s.Get(t.Context(), b.ID); err != nil || snap.Attempts[0].Version != 2 {
+		t.Errorf("the attempt is %+v, %v", snap.Attempts, err)
 	}
 }

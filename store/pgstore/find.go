@@ -32,19 +32,19 @@ const (
 // connection with the facets that say bot and channel. Nothing is sorted but
 // what is cut off.
 var findSQL = statement{"signin_find", `
-select q.n, now(), coalesce(r.kind, 0), r.record
+select q.n, now(), coalesce(r.kind, 0), coalesce(r.id, ''), r.record
 from unnest($1::int4[], $2::bytea[], $3::bytea[], $4::bytea[], $5::text[], $6::int8[])
   as q(n, exchange_hash, user_hash, key_hash, bot, most)
 left join lateral (
-  select 1 as kind, a.record
+  select 1 as kind, a.id, a.record
   from exchange_ids x join attempts a on a.id = x.attempt
   where x.hash = q.exchange_hash
   union all
-  select 2, a.record
+  select 2, a.id, a.record
   from attempts a
   where a.user_hash = q.user_hash and a.ended is null and (a.key_hash = q.key_hash or q.key_hash is null and starts_with(a.facets, q.bot))
   union all
-  (select 3, a.record
+  (select 3, a.id, a.record
   from attempts a
   where a.user_hash = q.user_hash and a.ended is not null and (a.key_hash = q.key_hash or q.key_hash is null and starts_with(a.facets, q.bot))
   order by a.id desc limit q.most)
@@ -70,6 +70,9 @@ type question struct {
 	query store.Query
 	snap  store.Snapshot
 	ended []store.Attempt // go behind the open ones
+	seen  int             // rows of attempts that ended
+	bad   int             // those of them that cannot be decoded
+	more  int             // rows to ask for in their place
 	err   error
 	over  bool // whoever asked was called off, and this is still to be asked
 	done  chan struct{}
@@ -195,7 +198,7 @@ func (f *findArgs) fill(asked []*question) [][]byte {
 		f.bot.b = append(append(f.bot.b, facet(q.User.App)...), separator...)
 		f.bot.b = append(append(f.bot.b, facet(q.User.Channel)...), separator...)
 		f.bot.end(from)
-		f.most.int8(int64(q.Max()))
+		f.most.int8(int64(q.Max() + one.more))
 	}
 	for i, a := range columns {
 		f.values[i] = a.value()
@@ -203,8 +206,31 @@ func (f *findArgs) fill(asked []*question) [][]byte {
 	return f.values[:]
 }
 
-// find sends the query and reads the answers.
+// find sends the query and reads the answers. Where records that cannot be
+// decoded have taken the place of others it asks again, for more.
 func find(ctx context.Context, conn *pgx.Conn, asked []*question) error {
+	for _, q := range asked {
+		q.more = 0
+	}
+	for len(asked) > 0 {
+		if err := findOnce(ctx, conn, asked); err != nil {
+			return err
+		}
+		var short []*question
+		for _, q := range asked {
+			if q.err == nil && q.bad > q.more && q.seen == q.query.Max()+q.more {
+				q.more = 2 * q.bad
+				short = append(short, q)
+				continue
+			}
+			q.settle()
+		}
+		asked = short
+	}
+	return nil
+}
+
+func findOnce(ctx context.Context, conn *pgx.Conn, asked []*question) error {
 	sd, err := findSQL.prepare(ctx, conn)
 	if err != nil {
 		return err
@@ -212,36 +238,39 @@ func find(ctx context.Context, conn *pgx.Conn, asked []*question) error {
 	args, _ := findPool.Get().(*findArgs)
 	defer findPool.Put(args)
 	for _, q := range asked {
-		q.snap, q.ended, q.err = store.Snapshot{}, nil, nil
+		q.snap, q.ended, q.seen, q.bad, q.err = store.Snapshot{}, nil, 0, 0, nil
 	}
 	rows := conn.PgConn().ExecStatement(ctx, sd, args.fill(asked), binaryFormat, binaryFormat)
 	for rows.NextRow() && err == nil {
 		r := row{values: rows.Values()}
-		n, now, kind, record := r.int4(), r.time(), r.int4(), r.next()
+		n, now, kind, id, record := r.int4(), r.time(), r.int4(), r.next(), r.next()
 		if err = r.err; err == nil {
-			asked[n].add(now, kind, record)
+			asked[n].add(now, kind, id, record)
 		}
 	}
-	if _, closed := rows.Close(); closed != nil || err != nil {
-		return errors.Join(closed, err)
-	}
-	for _, q := range asked {
-		q.settle()
-	}
-	return nil
+	_, closed := rows.Close()
+	return errors.Join(closed, err)
 }
 
 // add takes a row of the answer.
-func (q *question) add(now time.Time, kind int, record []byte) {
+func (q *question) add(now time.Time, kind int, id, record []byte) {
 	q.snap.Now = now
 	if kind == rowNothing {
 		return
 	}
+	if kind == rowEnded {
+		q.seen++
+	}
 	a := new(store.Attempt)
 	err := a.Decode(record)
 	switch {
+	case err != nil && (kind == rowExchange || kind == rowOpen && q.query.Connection != ""):
+		q.err = fmt.Errorf("pgstore: find: attempt %s: %w", id, err)
 	case err != nil:
-		q.err = first([]error{q.err, fmt.Errorf("pgstore: find: %w", err)})
+		q.snap.Corrupt = append(q.snap.Corrupt, store.Corrupt{ID: string(id), Err: err})
+		if kind == rowEnded {
+			q.bad++
+		}
 	case kind == rowExchange:
 		q.snap.ByExchangeID = a
 	case a.Key.UserKey() != q.query.User: // texts that had to be cleaned

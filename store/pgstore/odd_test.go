@@ -18,7 +18,7 @@ import (
 // hold and no query changes.
 func TestHashPartitions(t *testing.T) {
 	for _, suite := range []func(*testing.T, storetest.New){
-		storetest.Semantics, storetest.Uniqueness, storetest.Groups, storetest.Concurrency, storetest.Due, storetest.Lists, storetest.Purge,
+		storetest.Semantics, storetest.Uniqueness, storetest.Groups, storetest.Concurrency, storetest.Outbox, storetest.Due, storetest.Lists, storetest.Purge, storetest.Corrupt,
 	} {
 		suite(t, func(t *testing.T) storetest.Harness {
 			t.Helper()
@@ -30,7 +30,7 @@ func TestHashPartitions(t *testing.T) {
 				create table part1 partition of whole for values with (modulus 2, remainder 1);
 				drop table attempts;
 				alter table whole rename to attempts`)
-			return storetest.Harness{Store: mustOpen(t, dsn), Second: func(t *testing.T) store.Store {
+			return storetest.Harness{Store: mustOpen(t, dsn), Damage: damage(dsn), Second: func(t *testing.T) store.Store {
 				t.Helper()
 				return mustOpen(t, dsn)
 			}}

@@ -25,6 +25,7 @@ const (
 	DefaultStatementTimeout = 10 * time.Second
 	DefaultAcquireTimeout   = 3 * time.Second
 	DefaultConnectTimeout   = 5 * time.Second // unless the address has connect_timeout
+	DefaultHandlerConns     = 4
 )
 
 const secretSize = 32
@@ -41,6 +42,8 @@ type options struct {
 	acquire   time.Duration
 	configure func(*pgxpool.Config)
 	pool      *pgxpool.Config
+	conns     int
+	handlers  *pgxpool.Config // of the handlers' transactions
 }
 
 // Option changes how [Open] opens a store.
@@ -71,8 +74,14 @@ func WithStatementTimeout(d time.Duration) Option { return func(o *options) { o.
 // [DefaultAcquireTimeout].
 func WithAcquireTimeout(d time.Duration) Option { return func(o *options) { o.acquire = d } }
 
+// WithHandlerConns sets how many transactions of handlers ([Store.AckInTx]) may
+// run at once, each on a connection beside the store's pool; the default is
+// [DefaultHandlerConns]. The connections are made when they are needed.
+func WithHandlerConns(n int) Option { return func(o *options) { o.conns = max(n, 1) } }
+
 // WithPoolConfig lets fn change the pool before it is made: its size, hooks,
-// TLS. The address may do that too (pool_max_conns and the like).
+// TLS. The address may do that too (pool_max_conns and the like). fn is called
+// for the pool of the handlers as well, whose size it cannot change.
 func WithPoolConfig(fn func(*pgxpool.Config)) Option { return func(o *options) { o.configure = fn } }
 
 // Check says what is wrong with an address and its schema parameter, without
@@ -87,6 +96,7 @@ func Check(dsn string) error {
 func parse(dsn string, opts []Option) (*options, error) {
 	o := &options{
 		migrate: true, poll: DefaultPollInterval, statement: DefaultStatementTimeout, acquire: DefaultAcquireTimeout,
+		conns: DefaultHandlerConns,
 	}
 	cfg, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
@@ -107,14 +117,16 @@ func parse(dsn string, opts []Option) (*options, error) {
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = DefaultConnectTimeout
 	}
+	if _, ok := params["application_name"]; !ok {
+		params["application_name"] = "signin-engine"
+	}
+	o.handlers = cfg.Copy()
 	if o.readOnly {
 		params["default_transaction_read_only"] = "on"
 	}
 	params["search_path"] = pgx.Identifier{o.schema}.Sanitize()
 	params["timezone"] = "UTC"
-	if _, ok := params["application_name"]; !ok {
-		params["application_name"] = "signin-engine"
-	}
+	params["default_transaction_isolation"] = "read committed" // whatever the database prefers
 	params["statement_timeout"] = strconv.FormatInt(o.statement.Milliseconds(), 10)
 	params["idle_in_transaction_session_timeout"] = strconv.FormatInt(2*o.statement.Milliseconds(), 10)
 	// The statements are made for their indexes. Planning them anew for every
@@ -129,7 +141,9 @@ func parse(dsn string, opts []Option) (*options, error) {
 	params["plan_cache_mode"] = "force_generic_plan"
 	if o.configure != nil {
 		o.configure(cfg)
+		o.configure(o.handlers)
 	}
+	o.handlers.MaxConns, o.handlers.MinConns, o.handlers.MinIdleConns = int32(o.conns), 0, 0
 	after := cfg.AfterConnect
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		// Elsewhere in the server losing the last commits may be fine; a
@@ -162,7 +176,8 @@ type Store struct {
 
 	mu       sync.Mutex
 	closed   bool
-	listener *listener // nil until somebody waits
+	listener *listener     // nil until somebody waits
+	handlers *pgxpool.Pool // nil until a handler wants a transaction
 }
 
 var _ store.Store = (*Store)(nil)
@@ -266,12 +281,15 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 // calls that are under way and closes the connections.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	l := s.listener
+	l, handlers := s.listener, s.handlers
 	s.closed = true
 	s.mu.Unlock()
 	s.notify.Close()
 	if l != nil {
 		l.stop()
+	}
+	if handlers != nil {
+		handlers.Close()
 	}
 	s.pool.Close()
 	return nil
@@ -290,13 +308,17 @@ const tries = 4
 // use runs fn on a connection of the pool, within the store's timeouts, and
 // again if that may help.
 func (s *Store) use(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
+	return classify(ctx, op, s.patiently(ctx, fn))
+}
+
+func (s *Store) patiently(ctx context.Context, fn func(context.Context, *pgxpool.Conn) error) error {
 	var err error
 	for range tries {
 		if err = s.once(ctx, fn); err == nil || !again(err) || ctx.Err() != nil {
 			break
 		}
 	}
-	return classify(ctx, op, err)
+	return err
 }
 
 func (s *Store) once(ctx context.Context, fn func(context.Context, *pgxpool.Conn) error) error {
@@ -312,5 +334,16 @@ func (s *Store) once(ctx context.Context, fn func(context.Context, *pgxpool.Conn
 	defer conn.Release()
 	run, cancel := context.WithTimeout(ctx, s.opts.statement+time.Second) // the server should give up first
 	defer cancel()
-	return fn(run, conn)
+	err = fn(run, conn)
+	switch {
+	case sqlState(err) != codeReadOnly:
+		return err
+	case s.opts.readOnly:
+		return fmt.Errorf("%w: %w", store.ErrReadOnly, err)
+	}
+	// The server may have become a standby: the next connection may find the
+	// primary. Nothing can be written now, which is not the same as a store that
+	// was opened for reading.
+	_ = conn.Conn().Close(run)
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }

@@ -55,6 +55,15 @@ func harness(t *testing.T) storetest.Harness {
 			t.Helper()
 			return mustOpen(t, dsn)
 		},
+		Damage: damage(dsn),
+	}
+}
+
+// damage makes the record of an attempt one that cannot be decoded.
+func damage(dsn string) func(*testing.T, string) {
+	return func(t *testing.T, id string) {
+		t.Helper()
+		mustExec(t, dsn, `update SCHEMA.attempts set record = `+notDecodable+` where id = '`+id+`'`)
 	}
 }
 

@@ -71,14 +71,19 @@ func quietly(ctx context.Context, q querier, sql string) error {
 	return errors.Join(err, back)
 }
 
-// purgeSQL deletes the lowest ids among those that ended first: what it costs
-// follows neither from what is kept nor from what is still to go.
-const purgeSQL = `
+// oldSQL finds the lowest ids among those that ended first: what it costs follows
+// neither from what is kept nor from what is still to go.
+const oldSQL = `
 with old as materialized (
-  select id from attempts where ended < $1 order by ended limit 10000
-), gone as (
+  select id from attempts where ended < $1 and id <> all ($3) order by ended limit 10000
+)
+select a.id, a.record from attempts a join (select id from old order by id limit $2) old on a.id = old.id
+order by a.id`
+
+const purgeSQL = `
+with gone as (
   delete from attempts
-  where id in (select id from old order by id limit $2) and ended < $1
+  where id = any ($2) and ended < $1
   returning id, home, born
 ), d as (
   delete from deliveries d using gone where d.home = gone.home and d.attempt = gone.id
@@ -98,18 +103,31 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 		return s.countEnded(ctx, before, limit)
 	}
 	total := 0
+	kept := []string{} // records that cannot be decoded
 	for limit <= 0 || total < limit {
 		n := purgeBatch
 		if limit > 0 {
 			n = min(n, limit-total)
 		}
-		ids, err := s.purgeAttempts(ctx, before, n)
-		total += len(ids)
-		s.notify.Wake(ids...)
+		old, err := s.endedBefore(ctx, before, n, kept)
 		if err != nil {
 			return total, err
 		}
-		if len(ids) < n {
+		var ids []string
+		for _, r := range old {
+			if r.err != nil {
+				kept = append(kept, r.id)
+			} else {
+				ids = append(ids, r.id)
+			}
+		}
+		gone, err := s.purgeAttempts(ctx, before, ids)
+		total += len(gone)
+		s.notify.Wake(gone...)
+		if err != nil {
+			return total, err
+		}
+		if len(old) < n {
 			break
 		}
 	}
@@ -127,32 +145,75 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 	})
 }
 
-func (s *Store) countEnded(ctx context.Context, before time.Time, limit int) (n int, err error) {
+func (s *Store) endedBefore(ctx context.Context, before time.Time, n int, except []string) (old []record, err error) {
 	err = s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
-		return conn.QueryRow(ctx, `select count(*) from (select from attempts where ended < $1 limit $2) old`,
-			before, pgLimit(limit)).Scan(&n)
-	})
-	return n, err
-}
-
-// pgLimit is limit as Postgres has it: null is none.
-func pgLimit(limit int) *int {
-	if limit <= 0 {
-		return nil
-	}
-	return &limit
-}
-
-func (s *Store) purgeAttempts(ctx context.Context, before time.Time, n int) (ids []string, err error) {
-	err = s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, purgeSQL, before, n)
+		rows, err := conn.Query(ctx, oldSQL, before, n, except)
 		if err != nil {
 			return err
 		}
-		ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		old, err = readRecords(rows)
 		return err
 	})
-	return ids, err
+	return old, err
+}
+
+func (s *Store) purgeAttempts(ctx context.Context, before time.Time, ids []string) (gone []string, err error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	err = s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, purgeSQL, before, ids)
+		if err != nil {
+			return err
+		}
+		gone, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	return gone, err
+}
+
+// countEnded counts what a purge would delete. It has to look at each record,
+// batch by batch.
+func (s *Store) countEnded(ctx context.Context, before time.Time, limit int) (int, error) {
+	type place struct {
+		ended time.Time
+		id    string
+		sound bool
+	}
+	total := 0
+	for last := (place{}); ; {
+		var batch []place
+		err := s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
+			rows, err := conn.Query(ctx, `select ended, id, record from attempts
+				where ended < $1 and (ended, id) > ($2, $3) order by ended, id limit $4`, before, last.ended, last.id, purgeBatch)
+			if err != nil {
+				return err
+			}
+			batch, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p place, err error) {
+				var b []byte
+				if err = row.Scan(&p.ended, &p.id, &b); err == nil {
+					_, bad := store.DecodeAttempt(b)
+					p.sound = bad == nil
+				}
+				return p, err
+			})
+			return err
+		})
+		if err != nil {
+			return total, err
+		}
+		for _, last = range batch {
+			if last.sound {
+				total++
+			}
+		}
+		switch {
+		case limit > 0 && total >= limit:
+			return limit, nil
+		case len(batch) < purgeBatch:
+			return total, nil
+		}
+	}
 }
 
 // dropPartitions drops the weeks that lie before the time and have no attempt

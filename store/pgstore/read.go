@@ -3,6 +3,7 @@ package pgstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,6 +38,27 @@ func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	return snap, err
 }
 
+// Mark returns a mark that is there and not over; see [store.Store].
+func (s *Store) Mark(ctx context.Context, name string) (store.Mark, error) {
+	m := store.Mark{Name: name}
+	err := s.use(ctx, "mark", func(ctx context.Context, conn *pgxpool.Conn) error {
+		var expires *time.Time
+		err := conn.QueryRow(ctx, `select version, expires, value from marks where hash = $1 and (expires is null or expires > now())`,
+			appendHash(nil, hashMark, name)).Scan(&m.Version, &expires, &m.Value)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return store.ErrNotFound
+		case err == nil && expires != nil:
+			m.Expires = store.Time(*expires)
+		}
+		return err
+	})
+	if err != nil {
+		return store.Mark{}, err
+	}
+	return m, nil
+}
+
 // versionOf is the attempt's version, 0 when there is none.
 func (s *Store) versionOf(ctx context.Context, id string) (version int64, err error) {
 	err = s.use(ctx, "changed", func(ctx context.Context, conn *pgxpool.Conn) error {
@@ -45,30 +67,38 @@ func (s *Store) versionOf(ctx context.Context, id string) (version int64, err er
 	return version, err
 }
 
-// deliveryColumns are what scanDelivery reads: what the outbox changes in SQL
-// has columns, the record has the rest.
-const deliveryColumns = `d.record, d.status, d.tries, d.owner, d.next_at`
+// deliveryColumns are what readDeliveries reads: what the outbox changes counts as
+// its columns say, the record has the rest.
+const deliveryColumns = `d.attempt, d.kind, d.round, d.record, d.status, d.tries, d.owner, d.next_at, d.error`
 
-func scanDelivery(row pgx.CollectableRow) (store.Delivery, error) {
+// readDeliveries reads rows; bad are those that cannot be decoded, by the id of
+// their attempt.
+func readDeliveries(rows pgx.Rows) (good []store.Delivery, bad []store.Corrupt, err error) {
 	var (
-		record []byte
-		status string
-		tries  int64
-		owner  string
-		next   time.Time
+		key            store.DeliveryKey
+		record         []byte
+		status         store.DeliveryStatus
+		tries          int
+		owner, problem string
+		next           time.Time
 	)
-	if err := row.Scan(&record, &status, &tries, &owner, &next); err != nil {
-		return store.Delivery{}, err
-	}
-	d, err := store.DecodeDelivery(record)
-	if err != nil {
-		return store.Delivery{}, err
-	}
-	d.Status, d.Tries, d.NextAt = store.DeliveryStatus(status), int(tries), store.Time(next)
-	if clean(d.Owner) != owner {
-		d.Owner = owner
-	}
-	return d, nil
+	_, err = pgx.ForEachRow(rows, []any{&key.Attempt, &key.Kind, &key.Round, &record, &status, &tries, &owner, &next, &problem}, func() error {
+		d, err := store.DecodeDelivery(record)
+		if err != nil {
+			bad = append(bad, store.Corrupt{ID: key.Attempt, Err: fmt.Errorf("delivery %s: %w", key, err)})
+			return nil
+		}
+		d.Status, d.Tries, d.NextAt = status, tries, store.Time(next)
+		if clean(d.Owner) != owner {
+			d.Owner = owner
+		}
+		if clean(d.Error) != problem {
+			d.Error = problem
+		}
+		good = append(good, d)
+		return nil
+	})
+	return good, bad, err
 }
 
 // List is the operator's list; see [store.Store].
@@ -84,7 +114,8 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		page.Deliveries, err = deliveriesOf(ctx, conn, ids)
+		good, bad, err := deliveriesOf(ctx, conn, ids)
+		page.Deliveries, page.Corrupt = good, append(page.Corrupt, bad...)
 		return err
 	})
 	if err != nil {
@@ -93,8 +124,11 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	return page, nil
 }
 
+// maxCorrupt ends a page that finds little else.
+const maxCorrupt = 1000
+
 // list fills the page and returns its ids. It asks again while rows come that
-// the filter, looking closer, does not match.
+// the filter, looking closer, does not match, or that cannot be decoded.
 func list(ctx context.Context, conn *pgxpool.Conn, f store.Filter, page *store.Page) (ids []string, err error) {
 	for {
 		sql, args := listSQL(&f)
@@ -102,40 +136,66 @@ func list(ctx context.Context, conn *pgxpool.Conn, f store.Filter, page *store.P
 		if err != nil {
 			return nil, err
 		}
-		records, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+		found, err := readRecords(rows)
 		if err != nil {
 			return nil, err
 		}
-		for _, record := range records {
-			a, err := store.DecodeAttempt(record)
-			if err != nil {
-				return nil, err
+		for _, r := range found {
+			f.Cursor = r.id
+			switch {
+			case r.err != nil:
+				page.Corrupt = append(page.Corrupt, store.Corrupt{ID: r.id, Err: r.err})
+			case f.Match(&r.attempt) && len(ids) == f.Max():
+				endPage(page, ids[len(ids)-1])
+				return ids, nil
+			case f.Match(&r.attempt):
+				page.Attempts = append(page.Attempts, r.attempt)
+				ids = append(ids, r.id)
 			}
-			f.Cursor = a.ID
-			if !f.Match(&a) {
-				continue
-			}
-			if n := len(ids); n == f.Max() {
-				page.Next = ids[n-1]
+			if len(page.Corrupt) == maxCorrupt {
+				endPage(page, r.id)
 				return ids, nil
 			}
-			page.Attempts = append(page.Attempts, a)
-			ids = append(ids, a.ID)
 		}
-		if len(records) <= f.Max() {
+		if len(found) <= f.Max() {
 			return ids, nil
 		}
 	}
 }
 
-func deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) ([]store.Delivery, error) {
+// endPage says that the next page begins behind id. What lies there is named by
+// that one.
+func endPage(page *store.Page, id string) {
+	page.Next = id
+	page.Corrupt = slices.DeleteFunc(page.Corrupt, func(c store.Corrupt) bool { return c.ID < id })
+}
+
+// record is an attempt as it was read, or why it could not be.
+type record struct {
+	id      string
+	attempt store.Attempt
+	err     error
+}
+
+// readRecords reads rows of id and record.
+func readRecords(rows pgx.Rows) ([]record, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r record, err error) {
+		var b []byte
+		if err = row.Scan(&r.id, &b); err == nil {
+			r.attempt, r.err = store.DecodeAttempt(b)
+		}
+		return r, err
+	})
+}
+
+func deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) (good []store.Delivery, bad []store.Corrupt, err error) {
 	rows, err := conn.Query(ctx, `select `+deliveryColumns+` from attempts a
 		join deliveries d on d.home = a.home and d.attempt = a.id
 		where a.id = any($1) order by a.id desc, d.kind, d.round`, ids)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return pgx.CollectRows(rows, scanDelivery)
+	return readDeliveries(rows)
 }
 
 // listSQL is the query of a filter. It may let through what the filter does
@@ -185,7 +245,7 @@ func listSQL(f *store.Filter) (string, []any) {
 	}
 	if f.Owed {
 		where = append(where, `id in (select attempt from deliveries where status = 'pending'
-			union all select attempt from deliveries where status = 'dead')`)
+			union all select attempt from deliveries where status in ('dead', 'undeliverable'))`)
 	}
 	if len(f.States) > 0 {
 		add("state = any(?)", f.States)
@@ -205,7 +265,7 @@ func listSQL(f *store.Filter) (string, []any) {
 	when("created < ?", f.Until)
 	when("entered >= ?", f.EnteredSince)
 	when("entered < ?", f.EnteredUntil)
-	sql := "select record from attempts"
+	sql := "select id, record from attempts"
 	if len(where) > 0 {
 		sql += " where " + strings.Join(where, " and ")
 	}
@@ -327,8 +387,9 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 		c = store.Counts{Open: map[store.State]int{}, Oldest: map[store.State]time.Time{}, Ended: map[string]int{}}
 		var b pgx.Batch
 		b.Queue(`select now(), (select count(*) from deliveries where status = 'pending'),
-			(select count(*) from deliveries where status = 'dead')`).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&c.Now, &c.Owed, &c.Dead)
+			(select count(*) from deliveries where status = 'dead'),
+			(select count(*) from deliveries where status = 'undeliverable')`).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&c.Now, &c.Owed, &c.Dead, &c.Undeliverable)
 		})
 		b.Queue(`select state, count(*), min(entered) from attempts where ended is null group by state`).Query(func(rows pgx.Rows) error {
 			var (

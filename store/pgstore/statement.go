@@ -3,6 +3,8 @@ package pgstore
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,11 +15,13 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// applySQL writes many touches at once. A touch is what happens to one attempt:
-// prev says whether it is inserted (0), replaced if that is its version (> 0)
-// or only gets lines and deliveries (-1). A touch that finds something else
-// writes nothing, and neither do the lines and deliveries that belong to it; it
-// comes back with the version it found, null for none.
+// applySQL is the statement that writes many touches at once; with acks and drops,
+// and with lines of no attempt, which both are seldom, it has more to do. A touch
+// is what happens to one attempt: prev says whether it is inserted (0), replaced
+// if that is its version (> 0) or only gets lines and deliveries (-1). A touch
+// that finds something else writes nothing, and neither do the lines and
+// deliveries that belong to it; it comes back with the version it found, null for
+// none.
 //
 // Touches of one statement must not meet: they see the state before it.
 //
@@ -25,23 +29,47 @@ import (
 // an EXISTS the planner may think that reading all open attempts is cheaper.
 //
 // A touch that moves its attempt to another key, which the engine never does,
-// makes the statement fail by a division by zero, unless it stands alone
-// ($29): what comes next may count on the key that it gives up, and no plan
-// sees that. The commits are then played one by one.
+// makes the statement fail by a division by zero, unless it stands alone: what
+// comes next may count on the key that it gives up, and no plan sees that. The
+// commits are then played one by one.
 //
 // claims: the attempt is open in this touch, so nobody else may hold its key.
 //
 // Nothing joins by hash or merge, see [parse]: what an insertion gives back
 // finds its touch by its place in the arguments, and a touch its deliveries by
-// theirs, owes_from to owes_to.
-var applySQL = statement{"signin_apply", `
+// theirs, owes_from to owes_to, as well as its acks, acks_from to acks_to.
+//
+// The order of locks is everywhere an attempt, then its deliveries. That is why
+// the acks are compared twice: before the attempt is written, and when it is
+// locked. A delivery that was claimed or dropped between the two makes the
+// statement fail, again by a division by zero; the next try sees it.
+//
+// That a new delivery's key is free is not asked for: the engine adds them with a
+// new version of their attempt. One that is taken makes the statement fail, and
+// the commits are played one by one.
+var applySQL = [2][2]statement{
+	{applyStatement(false, false), applyStatement(false, true)},
+	{applyStatement(true, false), applyStatement(true, true)},
+}
+
+func applyStatement(acks, orphans bool) statement {
+	name, arguments := "signin_apply", slices.Clone(touchArguments)
+	with := func(extra string) string {
+		if !acks {
+			return ""
+		}
+		return extra
+	}
+	sql := `
 with t as materialized (
-  select * from unnest($4::int4[], $5::text[], $6::int8[], $7::int8[], $8::bytea[], $9::bytea[], $10::bool[],
-    $11::text[], $3::text[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::timestamptz[],
-    $1::bytea[], $16::bytea[], $17::int8[], $18::timestamptz[], $2::bytea[], $19::int4[], $20::int4[])
+  select * from unnest($n::int4[], $id::text[], $prev::int8[], $version::int8[], $user_hash::bytea[], $key_hash::bytea[], $claims::bool[],
+    $state::text[], $facets::text[], $user_aad::text[], $created::timestamptz[], $entered::timestamptz[], $due::timestamptz[],
+    $record::bytea[], $exchange::bytea[], $lines::int8[], $at::timestamptz[], $audit::bytea[], $owes_from::int4[], $owes_to::int4[]` + with(`,
+    $acks_from::int4[], $acks_to::int4[], $drops::bool[]`) + `)
   as t(n, id, prev, version, user_hash, key_hash, claims,
     state, facets, user_aad, created, entered, due,
-    record, exchange, lines, at, audit, owes_from, owes_to)
+    record, exchange, lines, at, audit, owes_from, owes_to` + with(`,
+    acks_from, acks_to, drops`) + `)
 ), ins as (
   insert into attempts (user_hash, id, key_hash, home, version, state, facets, user_aad, created, entered, ended,
     due, wake, born, lines, record)
@@ -62,33 +90,31 @@ with t as materialized (
     lines = a.lines + t.lines, record = t.record
   from t
   where t.prev > 0 and a.id = t.id and a.version = t.prev
-    and (a.key_hash = t.key_hash or $29 or 1 / (a.version - t.prev) > 0)
+    and (a.key_hash = t.key_hash or $alone or 1 / (a.version - t.prev) > 0)
     and (not t.claims or a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash
       or (select o.id from attempts o
-        where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is null)
-  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to
+        where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is null)` + with(fitSQL) + `
+  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to` + with(`, t.acks_from, t.acks_to, t.drops`) + `
 ), add as (
   update attempts a set lines = a.lines + t.lines
   from t
-  where t.prev = -1 and a.id = t.id
-  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to
+  where t.prev = -1 and a.id = t.id` + with(fitSQL) + `
+  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to` + with(`, t.acks_from, t.acks_to, t.drops`) + `
 ), done as materialized (
   select * from upd
   union all select * from add
-  union all select ($4::int4[])[place], home, id, born, lines, ($17::int8[])[place], ($18::timestamptz[])[place],
-    ($2::bytea[])[place], ($16::bytea[])[place], ($19::int4[])[place], ($20::int4[])[place]
-  from (select array_position($5::text[], id) as place, * from ins) placed
+  union all select ($n::int4[])[place], home, id, born, lines, ($lines::int8[])[place], ($at::timestamptz[])[place],
+    ($audit::bytea[])[place], ($exchange::bytea[])[place], ($owes_from::int4[])[place], ($owes_to::int4[])[place]` + with(`, null, null, false`) + `
+  from (select array_position($id::text[], id) as place, * from ins) placed
 ), written as (
   insert into events (born, home, attempt, seq, at, lines)
   select born, home, id, lines, at, audit from done where added > 0
 ), owed as (
-  insert into deliveries (home, attempt, kind, round, status, tries, owner, created, next_at, record)
-  select home, id, ($21::text[])[i], ($22::int4[])[i], ($23::text[])[i], ($24::int8[])[i], ($25::text[])[i],
-    ($26::timestamptz[])[i], ($27::timestamptz[])[i], ($28::bytea[])[i]
+  insert into deliveries (home, attempt, kind, round, status, tries, owner, created, next_at, error, record)
+  select home, id, ($owed_kind::text[])[i], ($owed_round::int4[])[i], ($owed_status::text[])[i], ($owed_tries::int8[])[i],
+    ($owed_owner::text[])[i], ($owed_created::timestamptz[])[i], ($owed_next_at::timestamptz[])[i], ($owed_error::text[])[i], ($owed_record::bytea[])[i]
   from done cross join generate_series(owes_from, owes_to) i
   where owes_from > 0
-  on conflict (home, attempt, kind, round) do update set status = excluded.status, tries = excluded.tries,
-    owner = excluded.owner, created = excluded.created, next_at = excluded.next_at, record = excluded.record
 ), led as (
   insert into exchange_ids (hash, home, attempt)
   select done.exchange, done.home, done.id
@@ -96,14 +122,31 @@ with t as materialized (
   where done.exchange is not null
     and not exists (select from exchange_ids x where x.hash = done.exchange and x.attempt = done.id)
   on conflict (hash) do update set home = excluded.home, attempt = excluded.attempt
-)` + refusedSQL}
-
-// orphanedSQL is applySQL with lines of no attempt, which are seldom. They are
-// numbered by a row that is locked to the end of the transaction: a reader who
-// has seen one has seen all before it.
-var orphanedSQL = statement{"signin_apply_orphans", strings.TrimSuffix(applySQL.sql, refusedSQL) + `, o as materialized (
+)`
+	if acks {
+		name += "_acks"
+		arguments = append(arguments, ackArguments...)
+		sql += `, acked as (
+  update deliveries d set status = ($acked_status::text[])[i], tries = ($acked_tries::int8[])[i], owner = ($acked_owner::text[])[i],
+    created = ($acked_created::timestamptz[])[i], next_at = ($acked_next_at::timestamptz[])[i], error = ($acked_error::text[])[i],
+    record = ($acked_record::bytea[])[i]
+  from done cross join generate_series(acks_from, acks_to) i
+  where acks_from > 0 and d.home = done.home and d.attempt = done.id` + matchSQL + `
+  returning 1
+), dropped as (
+  update deliveries d set status = 'dropped', owner = ''
+  from done
+  where done.drops and d.home = done.home and d.attempt = done.id and d.kind = 'complete' and d.status || '' = 'pending'
+)`
+	}
+	if orphans {
+		// They are numbered by a row that is locked to the end of the transaction:
+		// a reader who has seen one has seen all before it.
+		name += "_orphans"
+		arguments = append(arguments, orphanArguments...)
+		sql += `, o as materialized (
   select row_number() over (order by place) as i, home, at, line
-  from unnest($30::int4[], $31::bytea[], $32::timestamptz[], $33::bytea[]) with ordinality as o(n, home, at, line, place)
+  from unnest($orphan_n::int4[], $orphan_home::bytea[], $orphan_at::timestamptz[], $orphan_line::bytea[]) with ordinality as o(n, home, at, line, place)
   where o.n < 0 or o.n = any (array(select n from done))
 ), counted as (
   update orphans set last = last + (select count(*) from o) where exists (select from o)
@@ -111,17 +154,93 @@ var orphanedSQL = statement{"signin_apply_orphans", strings.TrimSuffix(applySQL.
 ), orphaned as (
   insert into events (born, home, attempt, seq, at, lines)
   select now(), o.home, '', counted.last + o.i, o.at, o.line from o cross join counted
-)` + refusedSQL}
-
-const refusedSQL = `
-select t.n, a.version, coalesce(a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash, false)
+)`
+	}
+	sql += `
+select t.n, a.version, (select o.id from attempts o
+  where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is not null
 from t left join attempts a on a.id = t.id
-where t.n <> all (array(select n from done))`
+where t.n <> all (array(select n from done))` + with(`
+  and 1 / (case when (select count(*) from acked) = (select coalesce(sum(acks_to - acks_from + 1), 0) from done) then 1 else 0 end) > 0`)
+	return statement{name, number(sql, arguments)}
+}
+
+const (
+	// fitSQL is that what a touch acknowledges is as it was read.
+	fitSQL = `
+    and (t.acks_from is null or (select count(*) from generate_series(t.acks_from, t.acks_to) i
+      join deliveries d on d.home = a.home and d.attempt = t.id` + matchSQL + `) = t.acks_to - t.acks_from + 1)`
+
+	// matchSQL is [store.Ack.Matches].
+	matchSQL = ` and d.kind = ($acked_kind::text[])[i] and d.round = ($acked_round::int4[])[i]
+        and d.status in ('pending', 'dead', 'undeliverable') and d.owner = ($acked_by::text[])[i] and d.tries = ($acked_try::int8[])[i]`
+)
+
+// The arguments of applySQL by name, in their order; see touches.
+var (
+	touchArguments = []string{
+		"record", "audit", "facets", // the long ones first: pgx's buffer grows with what comes
+		"n", "id", "prev", "version", "user_hash", "key_hash", "claims",
+		"state", "user_aad", "created", "entered", "due",
+		"exchange", "lines", "at", "owes_from", "owes_to",
+		"owed_kind", "owed_round", "owed_status", "owed_tries", "owed_owner", "owed_created", "owed_next_at", "owed_error", "owed_record",
+		"alone",
+	}
+	ackArguments = []string{
+		"acks_from", "acks_to", "drops", "acked_by", "acked_try",
+		"acked_kind", "acked_round", "acked_status", "acked_tries", "acked_owner", "acked_created", "acked_next_at", "acked_error", "acked_record",
+	}
+	orphanArguments = []string{"orphan_n", "orphan_home", "orphan_at", "orphan_line"}
+)
+
+var argument = regexp.MustCompile(`\$[a-z_]+`)
+
+// number gives the arguments of a statement the numbers of their places.
+func number(sql string, arguments []string) string {
+	return argument.ReplaceAllStringFunc(sql, func(name string) string {
+		return fmt.Sprintf("$%d", slices.Index(arguments, name[1:])+1)
+	})
+}
 
 const (
 	prevInsert = 0
 	prevNone   = -1
 )
+
+// outbox are arguments: deliveries, by column.
+type outbox struct {
+	kind, round, status, tries, owner, created, next, error, record array
+}
+
+func (o *outbox) columns() []*array {
+	return []*array{&o.kind, &o.round, &o.status, &o.tries, &o.owner, &o.created, &o.next, &o.error, &o.record}
+}
+
+// types gives the columns their types.
+func (o *outbox) types() {
+	for i, oid := range [...]uint32{
+		pgtype.TextOID, pgtype.Int4OID, pgtype.TextOID, pgtype.Int8OID, pgtype.TextOID,
+		pgtype.TimestamptzOID, pgtype.TimestamptzOID, pgtype.TextOID, pgtype.ByteaOID,
+	} {
+		o.columns()[i].oid = oid
+	}
+}
+
+// add adds a delivery; what it points to is only read.
+func (o *outbox) add(d store.Delivery) {
+	d.Normalize()
+	o.kind.text(string(d.Kind))
+	o.round.int4(d.Round)
+	o.status.text(string(d.Status))
+	o.tries.int8(int64(d.Tries))
+	o.owner.text(clean(d.Owner))
+	o.created.time(d.Created)
+	o.next.time(d.NextAt)
+	o.error.text(clean(d.Error))
+	from := o.record.begin()
+	o.record.b = store.AppendDelivery(o.record.b, &d)
+	o.record.end(from)
+}
 
 // touches are the arguments of applySQL, by column, in its order; those of the
 // lines of no attempt come last.
@@ -131,31 +250,33 @@ type touches struct {
 	created, entered, due                   array
 	record, exchange                        array
 	lines, at, audit                        array
-	owesFrom, owesTo                        array
+	owesFrom, owesTo, acksFrom, acksTo      array
+	drops                                   array
+	dropping                                bool // one of drops is true
 
-	owedKind, owedRound, owedStatus, owedTries, owedOwner array
-	owedCreated, owedNext, owedRecord                     array
+	owed, acks outbox
+	by, try    array // of acks
 
 	orphanN, orphanHome, orphanAt, orphanLine array
 
-	values [33][]byte
+	values [][]byte
 
-	// Copies that may be changed.
-	attempt  store.Attempt
-	delivery store.Delivery
+	attempt store.Attempt // a copy that may be changed
 }
 
 var touchesPool = sync.Pool{New: func() any {
 	t := new(touches)
+	t.owed.types()
+	t.acks.types()
 	for oid, columns := range map[uint32][]*array{
-		pgtype.Int4OID: {&t.n, &t.owesFrom, &t.owesTo, &t.owedRound, &t.orphanN},
-		pgtype.Int8OID: {&t.prev, &t.version, &t.lines, &t.owedTries},
-		pgtype.BoolOID: {&t.claims},
-		pgtype.TextOID: {&t.id, &t.state, &t.facets, &t.aad, &t.owedKind, &t.owedStatus, &t.owedOwner},
+		pgtype.Int4OID: {&t.n, &t.owesFrom, &t.owesTo, &t.acksFrom, &t.acksTo, &t.orphanN},
+		pgtype.Int8OID: {&t.prev, &t.version, &t.lines, &t.try},
+		pgtype.BoolOID: {&t.claims, &t.drops},
+		pgtype.TextOID: {&t.id, &t.state, &t.facets, &t.aad, &t.by},
 		pgtype.ByteaOID: {
-			&t.user, &t.key, &t.record, &t.exchange, &t.audit, &t.owedRecord, &t.orphanHome, &t.orphanLine,
+			&t.user, &t.key, &t.record, &t.exchange, &t.audit, &t.orphanHome, &t.orphanLine,
 		},
-		pgtype.TimestamptzOID: {&t.created, &t.entered, &t.due, &t.at, &t.owedCreated, &t.owedNext, &t.orphanAt},
+		pgtype.TimestamptzOID: {&t.created, &t.entered, &t.due, &t.at, &t.orphanAt},
 	} {
 		for _, a := range columns {
 			a.oid = oid
@@ -167,47 +288,60 @@ var touchesPool = sync.Pool{New: func() any {
 // newTouches takes one from the pool; free puts it back.
 func newTouches() *touches {
 	t, _ := touchesPool.Get().(*touches)
-	for _, a := range t.columns() {
-		a.reset()
+	t.dropping = false
+	for _, columns := range [...][]*array{t.columns(), t.ackColumns(), t.orphanColumns()} {
+		for _, a := range columns {
+			a.reset()
+		}
 	}
 	return t
 }
 
 func (t *touches) free() {
-	t.attempt, t.delivery = store.Attempt{}, store.Delivery{}
+	t.attempt = store.Attempt{}
 	touchesPool.Put(t)
 }
 
-const orphanColumns = 4
-
-func (t *touches) columns() [28 + orphanColumns]*array {
-	return [...]*array{
-		&t.record, &t.audit, &t.facets, // the long ones first: pgx's buffer grows with what comes
+// columns are touchArguments, but for the last.
+func (t *touches) columns() []*array {
+	return append([]*array{
+		&t.record, &t.audit, &t.facets,
 		&t.n, &t.id, &t.prev, &t.version, &t.user, &t.key, &t.claims,
 		&t.state, &t.aad, &t.created, &t.entered, &t.due,
 		&t.exchange, &t.lines, &t.at, &t.owesFrom, &t.owesTo,
-		&t.owedKind, &t.owedRound, &t.owedStatus, &t.owedTries, &t.owedOwner, &t.owedCreated, &t.owedNext, &t.owedRecord,
-		&t.orphanN, &t.orphanHome, &t.orphanAt, &t.orphanLine,
-	}
+	}, t.owed.columns()...)
+}
+
+func (t *touches) ackColumns() []*array {
+	return append([]*array{&t.acksFrom, &t.acksTo, &t.drops, &t.by, &t.try}, t.acks.columns()...)
+}
+
+func (t *touches) orphanColumns() []*array {
+	return []*array{&t.orphanN, &t.orphanHome, &t.orphanAt, &t.orphanLine}
 }
 
 func (t *touches) empty() bool { return t.n.n+t.orphanN.n == 0 }
 
 // statement is what to execute with arguments; alone: for one touch only.
 func (t *touches) statement(alone bool) (*statement, [][]byte) {
-	columns := t.columns()
-	values := t.values[:0]
-	for _, a := range columns[:len(columns)-orphanColumns] {
-		values = append(values, a.value())
+	t.values = t.values[:0]
+	add := func(columns []*array) {
+		for _, a := range columns {
+			t.values = append(t.values, a.value())
+		}
 	}
-	values = append(values, boolean(alone))
-	if t.orphanN.n == 0 {
-		return &applySQL, values
+	add(t.columns())
+	t.values = append(t.values, boolean(alone))
+	acks, orphans := 0, 0
+	if t.dropping || t.acks.kind.n > 0 {
+		acks = 1
+		add(t.ackColumns())
 	}
-	for _, a := range columns[len(columns)-orphanColumns:] {
-		values = append(values, a.value())
+	if t.orphanN.n > 0 {
+		orphans = 1
+		add(t.orphanColumns())
 	}
-	return &orphanedSQL, values
+	return &applySQL[acks][orphans], t.values
 }
 
 // put adds a touch that inserts an attempt or replaces version prev of it.
@@ -257,7 +391,7 @@ func (t *touches) row(n int, id string, prev, version int64, claims bool) {
 }
 
 // add adds what belongs to the touch: the attempt's lines, packed into one
-// value, and its deliveries.
+// value, and what becomes of its deliveries.
 func (t *touches) add(c *store.Commit) {
 	var (
 		count int64
@@ -278,7 +412,29 @@ func (t *touches) add(c *store.Commit) {
 	t.audit.end(from)
 	t.lines.int8(count)
 	t.at.time(store.Time(last))
-	t.owe(c.Deliveries)
+	span(&t.owesFrom, &t.owesTo, t.owed.kind.n, len(c.Deliveries))
+	for i := range c.Deliveries {
+		t.owed.add(c.Deliveries[i])
+	}
+	span(&t.acksFrom, &t.acksTo, t.acks.kind.n, len(c.Acks))
+	for i := range c.Acks {
+		t.acks.add(c.Acks[i].Delivery)
+		t.by.text(clean(c.Acks[i].By))
+		t.try.int8(int64(c.Acks[i].Try))
+	}
+	t.drops.bool(len(c.Drop) > 0)
+	t.dropping = t.dropping || len(c.Drop) > 0
+}
+
+// span adds the places of n rows behind those that are there, null for none.
+func span(from, to *array, there uint32, n int) {
+	if n == 0 {
+		from.null()
+		to.null()
+		return
+	}
+	from.int4(int(there) + 1)
+	to.int4(int(there) + n)
 }
 
 // orphans adds the lines of no attempt, written if touch n is; n < 0: anyway.
@@ -296,50 +452,11 @@ func (t *touches) orphans(n int, events []store.Event) {
 	}
 }
 
-// owe adds the touch's deliveries. Of two with one key the last counts.
-func (t *touches) owe(deliveries []store.Delivery) {
-	before := t.owedKind.n
-	for i := range deliveries {
-		if overtaken(deliveries[i+1:], deliveries[i].DeliveryKey) {
-			continue
-		}
-		t.delivery = deliveries[i]
-		d := &t.delivery
-		d.Normalize()
-		t.owedKind.text(string(d.Kind))
-		t.owedRound.int4(d.Round)
-		t.owedStatus.text(string(d.Status))
-		t.owedTries.int8(int64(d.Tries))
-		t.owedOwner.text(clean(d.Owner))
-		t.owedCreated.time(d.Created)
-		t.owedNext.time(d.NextAt)
-		from := t.owedRecord.begin()
-		t.owedRecord.b = store.AppendDelivery(t.owedRecord.b, d)
-		t.owedRecord.end(from)
-	}
-	if t.owedKind.n == before {
-		t.owesFrom.null()
-		t.owesTo.null()
-		return
-	}
-	t.owesFrom.int4(int(before) + 1)
-	t.owesTo.int4(int(t.owedKind.n))
-}
-
-func overtaken(later []store.Delivery, k store.DeliveryKey) bool {
-	for i := range later {
-		if later[i].DeliveryKey == k {
-			return true
-		}
-	}
-	return false
-}
-
 // stored is what a touch that wrote nothing has found.
 type stored struct {
 	there   bool
 	version int64
-	open    bool // with the key that the touch has
+	taken   bool // another attempt is open with the touch's key
 }
 
 // eachRefused reads the result of applySQL; n is the touch.
@@ -349,7 +466,7 @@ func eachRefused(rows *pgconn.ResultReader, fn func(n int, found stored)) error 
 		var found stored
 		n := r.int4()
 		found.version, found.there = r.int8()
-		found.open = r.bool()
+		found.taken = r.bool()
 		if r.err != nil {
 			return r.err
 		}
@@ -357,22 +474,6 @@ func eachRefused(rows *pgconn.ResultReader, fn func(n int, found stored)) error 
 	}
 	_, err := rows.Close()
 	return err
-}
-
-// refusal says why a touch wrote nothing.
-func refusal(id string, prev int64, claims bool, found stored) error {
-	switch {
-	case prev == prevInsert && found.there:
-		return fmt.Errorf("attempt %s: id taken: %w", id, store.ErrExists)
-	case prev == prevInsert:
-		return fmt.Errorf("attempt %s: %w", id, store.ErrExists)
-	case !found.there:
-		return fmt.Errorf("attempt %s: %w", id, store.ErrNotFound)
-	case prev == found.version && claims && !found.open:
-		return fmt.Errorf("attempt %s: %w", id, store.ErrExists)
-	default:
-		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", id, found.version, prev, store.ErrConflict)
-	}
 }
 
 // readLines decodes a row whose last line has number seq.

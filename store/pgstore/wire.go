@@ -74,6 +74,16 @@ func (a *array) text(v string) {
 	a.b = append(a.b, v...)
 }
 
+// bytea adds bytes, none as null.
+func (a *array) bytea(v []byte) {
+	if len(v) == 0 {
+		a.null()
+		return
+	}
+	a.size(len(v))
+	a.b = append(a.b, v...)
+}
+
 func (a *array) hash(kind string, parts ...string) {
 	a.size(hashSize)
 	a.b = appendHash(a.b, kind, parts...)

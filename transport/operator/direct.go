@@ -1,28 +1,32 @@
 package operator
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 )
 
 // Direct reads a store of this process.
 type Direct struct {
 	store store.Store
-	rules machine.StuckRules
+	rules Rules
 	about Info
+
+	refused func() *Refused // nil: nobody counts
 }
 
 // NewDirect reads st and judges by rules. What about says of the process is
 // passed on; what the store knows of itself is asked with every Info.
-func NewDirect(st store.Store, rules machine.StuckRules, about Info) *Direct {
+func NewDirect(st store.Store, rules Rules, about Info) *Direct {
 	return &Direct{store: st, rules: rules, about: about}
 }
+
+// CountRefused has f asked with every Info what was refused. It is called
+// before d is used.
+func (d *Direct) CountRefused(f func() *Refused) { d.refused = f }
 
 // Info implements [Reader].
 func (d *Direct) Info(ctx context.Context) (Info, error) {
@@ -32,6 +36,9 @@ func (d *Direct) Info(ctx context.Context) (Info, error) {
 	}
 	about := d.about
 	about.Schema = Schema
+	if d.refused != nil {
+		about.Refused = d.refused()
+	}
 	about.Backend, about.Where, about.Store, about.Now = i.Backend, i.Where, i.Schema, Time{i.Now}
 	return about, nil
 }
@@ -57,30 +64,7 @@ func (d *Direct) List(ctx context.Context, q Query) (Page, error) {
 	for i := range page.Attempts {
 		views[i] = d.view(page.Now, &page.Attempts[i], page.Deliveries)
 	}
-	return Page{Attempts: views, NextCursor: page.Next}, nil
-}
-
-// listStuck goes page by page, because no index knows what a rule says, and
-// stops on a page's edge, because only there is a cursor.
-func (d *Direct) listStuck(ctx context.Context, f store.Filter) (Page, error) {
-	f.Limit = cmp.Or(f.Limit, defaultLimit)
-	found := Page{Attempts: []View{}}
-	for {
-		page, err := d.store.List(ctx, f)
-		if err != nil {
-			return Page{}, fmt.Errorf("list attempts: %w", err)
-		}
-		for i := range page.Attempts {
-			if v := d.view(page.Now, &page.Attempts[i], page.Deliveries); v.Stuck != nil {
-				found.Attempts = append(found.Attempts, v)
-			}
-		}
-		f.Cursor = page.Next
-		if page.Next == "" || len(found.Attempts) >= f.Limit {
-			found.NextCursor = page.Next
-			return found, nil
-		}
-	}
+	return Page{Attempts: views, NextCursor: page.Next, Unreadable: unreadable(page.Corrupt)}, nil
 }
 
 // filter is the part of q that the store knows.
@@ -109,6 +93,9 @@ func (d *Direct) Get(ctx context.Context, id string) (Detail, error) {
 		View:            NewView(page.Now, a, page.Deliveries, findings),
 		Now:             Time{page.Now},
 		Platform:        a.Platform,
+		ActivityID:      a.Activity,
+		ResourceURI:     a.ResourceURI,
+		NoSSOUntil:      Time{a.NoSSOUntil},
 		SSOOutcome:      a.SSOOutcome,
 		DeliveryUnknown: a.DeliveryUnknown,
 		PopupClosed:     a.PopupClosed,
@@ -139,6 +126,11 @@ func (d *Direct) find(ctx context.Context, id string) (store.Page, error) {
 	case err != nil:
 		return store.Page{}, fmt.Errorf("get attempt %s: %w", id, err)
 	case len(page.Attempts) == 0:
+		for _, c := range page.Corrupt {
+			if strings.HasPrefix(c.ID, strings.ToUpper(id)) {
+				return store.Page{}, fmt.Errorf("attempt %s: %w", c.ID, store.ErrCorrupt)
+			}
+		}
 		return store.Page{}, fmt.Errorf("attempt %s: %w", id, store.ErrNotFound)
 	case len(page.Attempts) > 1:
 		return store.Page{}, fmt.Errorf("%w: %s begins both %s and %s",
@@ -188,6 +180,7 @@ func (d *Direct) Overview(ctx context.Context) (Overview, error) {
 	o := Overview{
 		Schema: Schema, Now: Time{counts.Now}, Window: Milliseconds(window),
 		LastHour: endedView(counts.Ended), Owed: counts.Owed, Dead: counts.Dead,
+		Undeliverable: counts.Undeliverable,
 	}
 	for _, s := range []store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying} {
 		v := StateView{State: s, Count: counts.Open[s], Oldest: Time{counts.Oldest[s]}}

@@ -44,6 +44,7 @@ var problems = [...]struct {
 	{ErrUnsupported, "unsupported", http.StatusNotImplemented},
 	{store.ErrSchema, "schema", http.StatusServiceUnavailable},
 	{store.ErrLocked, "locked", http.StatusServiceUnavailable},
+	{store.ErrCorrupt, "corrupt", http.StatusInternalServerError},
 	{store.ErrUnavailable, "unavailable", http.StatusServiceUnavailable},
 	{errInternal, "internal", http.StatusInternalServerError},
 }

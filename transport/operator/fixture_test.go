@@ -36,7 +36,9 @@ func stuckAttempt() store.Attempt {
 		Created:      now.Add(-90 * time.Second).Add(20 * time.Millisecond), Entered: now.Add(-78 * time.Second),
 		Expires: now.Add(14 * time.Minute),
 		Lease:   store.Lease{Owner: "bot-b", Fence: 7, Until: now.Add(-48 * time.Second)},
-		Invokes: 1, Rounds: 1,
+		Invokes: 2, Rounds: 2, ResourceURI: "api://botid-e3cb1c84", Activity: "1776827500000",
+		Diagnosis: store.Diagnosis{Version: store.Fails, Tenant: store.Holds},
+		Failure:   &store.Failure{Source: "token_service", Operation: "Exchange", Status: 400, Kind: store.KindConsent, Message: "token service: Exchange: status 400"},
 		TokenMark: []byte("mark"), Request: []byte("sealed"),
 	}
 }
@@ -48,7 +50,7 @@ func doneAttempt() store.Attempt {
 		Key:    store.Key{App: "e3cb1c84", Channel: "msteams", User: "29:2zz", Connection: "github"},
 		State:  store.Failed,
 		Origin: store.OriginSignIn, Reason: store.ReasonClientFailure,
-		Failure: &store.Failure{Source: "client", Code: "resourcematchfailed", Message: "Resource match failed"},
+		Failure: &store.Failure{Source: "client", Operation: "signin/failure", Code: "resourcematchfailed", Message: "Resource match failed"},
 		Created: now.Add(-time.Minute), Entered: now.Add(-50 * time.Second), Expires: now.Add(14 * time.Minute),
 	}
 }
@@ -115,5 +117,5 @@ func (e *engine) ask(what, id string, op machine.Operator) (store.Attempt, error
 }
 
 func direct(st store.Store) *operator.Direct {
-	return operator.NewDirect(st, machine.DefaultStuckRules(), operator.Info{Live: true, PID: 7, Names: []string{"graph"}})
+	return operator.NewDirect(st, operator.DefaultRules(), operator.Info{Live: true, PID: 7, Names: []string{"graph"}})
 }

@@ -43,18 +43,35 @@ type Info struct {
 	Listen   string            `json:"listen,omitempty"`
 	Settings map[string]string `json:"settings,omitempty"` // what doctor checks from outside
 	Names    []string          `json:"connections,omitempty"`
+	Refused  *Refused          `json:"refused,omitempty"` // only a live process knows
+}
+
+// Refused is what the bot's endpoint did not let in since the process started.
+type Refused struct {
+	Reasons    map[string]int64 `json:"reasons,omitempty"` // as in signin_refused_total
+	Hosts      []RefusedHost    `json:"hosts,omitempty"`   // that service_urls does not list
+	OtherHosts int64            `json:"other_hosts,omitempty"`
+}
+
+// RefusedHost is a host that activities came from and that is not allowed.
+type RefusedHost struct {
+	Host  string `json:"host"`
+	Count int64  `json:"count"`
+	First Time   `json:"first"`
+	Last  Time   `json:"last"`
 }
 
 // Overview is the first page of an operator's morning.
 type Overview struct {
-	Schema   int          `json:"schema"`
-	Now      Time         `json:"now"`
-	States   []StateView  `json:"states"` // the open states, in the order of a sign-in
-	LastHour EndedView    `json:"last_hour"`
-	Owed     int          `json:"callbacks_pending"`
-	Dead     int          `json:"callbacks_dead"`
-	Stuck    []Finding    `json:"stuck"`
-	Window   Milliseconds `json:"window_ms"` // what LastHour spans
+	Schema        int          `json:"schema"`
+	Now           Time         `json:"now"`
+	States        []StateView  `json:"states"` // the open states, in the order of a sign-in
+	LastHour      EndedView    `json:"last_hour"`
+	Owed          int          `json:"callbacks_pending"`
+	Dead          int          `json:"callbacks_dead"`
+	Undeliverable int          `json:"callbacks_undeliverable"`
+	Stuck         []Finding    `json:"stuck"`
+	Window        Milliseconds `json:"window_ms"` // what LastHour spans
 }
 
 // StateView is how many attempts are in a state, and since when the oldest.

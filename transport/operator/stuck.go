@@ -2,41 +2,95 @@ package operator
 
 import (
 	"cmp"
-	"context"
 	"fmt"
+	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
-	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Bounds of one look for stuck attempts: an overview stays cheap on a store
-// with millions of rows.
-const (
-	stuckPage   = 200
-	maxOpen     = 5000
-	maxOwedRows = 2000
-	maxRecent   = 5000
-)
-
-// findings are the rules that one attempt breaks, the most serious first.
-func (d *Direct) findings(now time.Time, a *store.Attempt, deliveries []store.Delivery) []Finding {
-	own := make([]store.Delivery, 0, 1)
-	for i := range deliveries {
-		if deliveries[i].Attempt == a.ID {
-			own = append(own, deliveries[i])
-		}
-	}
+// Stuck applies the rules about one attempt: to it and to its callbacks, in the
+// order of their rounds. The most serious finding comes first.
+//
+// Only an attempt that is open, or that has a callback which is owed, can break
+// one.
+func Stuck(now time.Time, a *store.Attempt, callbacks []store.Delivery, r Rules) []Finding {
 	found := []Finding{}
-	for _, f := range machine.Stuck(now, a, own, d.rules) {
-		found = append(found, Finding{
-			Attempt: a.ID, User: a.Key.User, Connection: a.Key.Connection, State: a.State,
-			Rule: f.Rule, Level: string(f.Level), Age: Milliseconds(f.Age), Advice: f.Advice,
-		})
+	hit := func(f Finding) {
+		f.Attempt, f.User, f.Connection, f.State = a.ID, a.Key.User, a.Key.Connection, a.State
+		found = append(found, f)
+	}
+	in := now.Sub(a.Entered)
+	switch a.State {
+	case store.Idle:
+		if in > r.IdleOld {
+			hit(finding(RuleIdleOld, in, "doctor"))
+		}
+	case store.CardSent:
+		if late := now.Sub(a.Expires); late > r.PastExpiry {
+			hit(finding(RulePastExpiry, late, "doctor"))
+		}
+		switch {
+		case a.SSOOutcome == "rejected" && in > r.ConsentPending:
+			hit(finding(RuleConsentPending, in, "inspect", a.ID))
+		case a.SSOOffered && a.Invokes == 0 && in > r.Waiting:
+			hit(finding(RuleWaiting, in, "inspect", a.ID))
+		}
+	case store.Exchanging, store.Verifying:
+		if over := now.Sub(a.Lease.Until); over > r.LeaseExpired {
+			f := finding(RuleLeaseExpired, over, "reconcile", a.ID, "--yes", "--reason", "its instance died")
+			f.Detail = "held by " + a.Lease.Owner
+			hit(f)
+		}
+	case store.Complete, store.Failed, store.None:
+	}
+	if !a.State.Terminal() && a.Rounds > r.FlappingRounds {
+		f := finding(RuleFlapping, now.Sub(a.Created), "inspect", a.ID)
+		f.Detail = fmt.Sprintf("%d exchange rounds", a.Rounds)
+		hit(f)
+	}
+	if f, ok := lagging(now, a.ID, callbacks, r); ok {
+		hit(f)
 	}
 	slices.SortStableFunc(found, bySeriousness)
 	return found
+}
+
+// lagging judges the callbacks of an attempt. One that waits for an earlier
+// round has no turn yet, and one that no repeat could deliver is no fault of
+// anybody here.
+func lagging(now time.Time, id string, callbacks []store.Delivery, r Rules) (Finding, bool) {
+	waits := false
+	for i := range callbacks {
+		row := &callbacks[i]
+		var since time.Time
+		switch row.Status {
+		case store.DeliveryDead:
+			since = row.Created
+		case store.DeliveryPending:
+			switch {
+			case row.Tries >= r.CallbackTries:
+				since = row.Created
+			case !waits && now.Sub(row.NextAt) > r.CallbackLag:
+				since = row.NextAt
+			}
+			waits = true
+		case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed, store.DeliveryUndeliverable:
+		}
+		if since.IsZero() {
+			continue
+		}
+		f := finding(RuleCallbackLag, now.Sub(since), "redeliver", id, "--yes", "--reason", "the callback is repaired")
+		f.Detail = fmt.Sprintf("%s is %s after %d tries", row.DeliveryKey, row.Status, row.Tries)
+		if row.Error != "" {
+			f.Detail += ": " + row.Error
+		}
+		return f, true
+	}
+	return Finding{}, false
 }
 
 // bySeriousness puts errors before warnings, and the older first.
@@ -50,78 +104,311 @@ func bySeriousness(a, b Finding) int {
 	return cmp.Compare(b.Age, a.Age)
 }
 
-// stuck lists everything that is stuck: the open attempts, and the ended ones
-// whose callback has not got through.
-func (d *Direct) stuck(ctx context.Context, counts store.Counts) ([]Finding, error) {
-	found := []Finding{}
-	seen := map[string]bool{}
-	add := func(page store.Page) {
-		for i := range page.Attempts {
-			if a := &page.Attempts[i]; !seen[a.ID] {
-				seen[a.ID] = true
-				found = append(found, d.findings(page.Now, a, page.Deliveries)...)
-			}
-		}
-	}
-	if err := d.walk(ctx, store.Filter{Open: true}, maxOpen, func(p store.Page) bool { add(p); return true }); err != nil {
-		return nil, err
-	}
-	if counts.Owed+counts.Dead > 0 {
-		if err := d.walk(ctx, store.Filter{Owed: true}, maxOwedRows, func(p store.Page) bool { add(p); return true }); err != nil {
-			return nil, err
-		}
-	}
-	fleet, err := d.fleet(ctx, counts.Now)
-	if err != nil {
-		return nil, err
-	}
-	found = append(found, fleet...)
-	slices.SortStableFunc(found, bySeriousness)
-	return found, nil
+// Fleet is what the rules about many attempts look at.
+type Fleet struct {
+	Now time.Time
+	// Recent are the attempts of the longest window and, as far as they are
+	// known, older ones that show something of the bot's credentials, newest
+	// first.
+	Recent []store.Attempt
+	// Lines are the audit lines of no attempt and those of open attempts, within
+	// the longest window.
+	Lines []store.Event
+	// Corrupt are the records that were set aside.
+	Corrupt []store.Corrupt
 }
 
-// fleet applies the rules that look at many attempts at once.
-func (d *Direct) fleet(ctx context.Context, now time.Time) ([]Finding, error) {
-	var recent []store.Attempt
-	since := now.Add(-max(d.rules.FlappingWindow, d.rules.BurstWindow))
-	err := d.walk(ctx, store.Filter{Since: since}, maxRecent, func(p store.Page) bool {
-		recent = append(recent, p.Attempts...)
-		return true
-	})
-	if err != nil {
-		return nil, err
+// StuckFleet applies the rules about many attempts. The most serious finding
+// comes first.
+func StuckFleet(f Fleet, r Rules) []Finding {
+	found := slices.Concat(f.unreadable(), f.credentials(r), f.lookups(r), f.orphans(r), f.burst(r), f.flapping(r))
+	slices.SortStableFunc(found, bySeriousness)
+	return found
+}
+
+func (f *Fleet) unreadable() []Finding {
+	found := make([]Finding, len(f.Corrupt))
+	for i, c := range f.Corrupt {
+		found[i] = finding(RuleUnreadable, 0, "doctor")
+		found[i].Attempt = c.ID
 	}
-	orphans, err := d.store.Events(ctx, store.EventFilter{
-		Orphans: true, Since: now.Add(-d.rules.OrphansWindow), Limit: max(d.rules.Orphans, 1),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("count orphans: %w", err)
+	return found
+}
+
+// within reports whether a line is of a window.
+func (f *Fleet) within(e *store.Event, window time.Duration) bool { return f.Now.Sub(e.Time) <= window }
+
+// trouble is one way in which calls fail.
+type trouble struct {
+	operation string
+	status    int
+	code      string
+}
+
+// String is "GetToken: 503 ServiceUnavailable".
+func (t trouble) String() string {
+	said := "no answer"
+	if t.status != 0 {
+		said = strconv.Itoa(t.status)
+	}
+	return t.operation + ": " + said + " " + cmp.Or(t.code, http.StatusText(t.status))
+}
+
+// tally counts how often each trouble occurred, and since when.
+type tally struct {
+	order []trouble
+	n     map[trouble]int
+	since map[trouble]time.Time
+}
+
+func (t *tally) add(what trouble, at time.Time) {
+	if t.n == nil {
+		t.n, t.since = map[trouble]int{}, map[trouble]time.Time{}
+	}
+	if t.n[what]++; t.n[what] == 1 {
+		t.order, t.since[what] = append(t.order, what), at
+	}
+	if at.Before(t.since[what]) {
+		t.since[what] = at
+	}
+}
+
+func (t *tally) total() (n int, since time.Time) {
+	for _, what := range t.order {
+		n += t.n[what]
+		if since.IsZero() || t.since[what].Before(since) {
+			since = t.since[what]
+		}
+	}
+	return n, since
+}
+
+// String names each trouble, the most frequent first.
+func (t *tally) String() string {
+	order := slices.Clone(t.order)
+	slices.SortStableFunc(order, func(a, b trouble) int { return cmp.Compare(t.n[b], t.n[a]) })
+	parts := make([]string, len(order))
+	for i, what := range order {
+		parts[i] = fmt.Sprintf("%s (%d times)", strings.TrimSpace(what.String()), t.n[what])
+	}
+	return strings.Join(parts, ", ")
+}
+
+// lookups: sign-ins that ended with row A4. Those that ended for want of the
+// bot's own token are another rule's.
+func (f *Fleet) lookups(r Rules) []Finding {
+	var seen tally
+	for i := range f.Lines {
+		e := &f.Lines[i]
+		if e.Kind == store.EventNote && e.Row == "A4" && e.Source != store.SourceCredentials && f.within(e, r.LookupsWindow) {
+			seen.add(trouble{"GetToken", e.Status, e.Code}, e.Time)
+		}
+	}
+	n, since := seen.total()
+	if n == 0 || n < r.Lookups {
+		return nil
+	}
+	hit := finding(RuleLookupsFailing, f.Now.Sub(since), "doctor")
+	hit.Detail = seen.String()
+	return []Finding{hit}
+}
+
+// credentials: each way in which the bot's own token could not be had since it
+// was last had.
+func (f *Fleet) credentials(r Rules) []Finding {
+	type occurrence struct {
+		what trouble
+		at   time.Time
+	}
+	var (
+		all  []occurrence
+		good time.Time
+	)
+	succeeded := func(at time.Time) {
+		if at.After(good) {
+			good = at
+		}
+	}
+	for i := range f.Lines {
+		e := &f.Lines[i]
+		switch {
+		case e.Kind != store.EventUpstream:
+		case e.Source == store.SourceCredentials:
+			all = append(all, occurrence{trouble{operationToken, e.Status, e.Code}, e.Time})
+		case e.Status != 0:
+			succeeded(e.Time)
+		}
+	}
+	for i := range f.Recent {
+		a := &f.Recent[i]
+		if wants(a) {
+			at := a.Entered
+			if a.State == store.Exchanging || a.State == store.Verifying {
+				at = a.Lease.Until // of the recovery that found out
+			}
+			all = append(all, occurrence{trouble{operationToken, a.Failure.Status, a.Failure.Code}, at})
+		}
+		if hadCard(a) {
+			succeeded(a.Created)
+		}
+		if a.State == store.Complete && a.Method != store.MethodCompose && a.Method != store.MethodAdaptiveCard {
+			succeeded(a.Entered)
+		}
+	}
+	var seen tally
+	for _, o := range all {
+		if o.at.After(good) && f.Now.Sub(o.at) <= r.CredentialsWindow {
+			seen.add(o.what, o.at)
+		}
+	}
+	found := make([]Finding, len(seen.order))
+	for i, what := range seen.order {
+		command := []string{"doctor"}
+		if _, known := Explain(what.code); known {
+			command = []string{"explain", what.code}
+		}
+		found[i] = finding(RuleCredentials, f.Now.Sub(seen.since[what]), command...)
+		found[i].Subject = what.code
+		found[i].Detail = fmt.Sprintf("%s (%d times)", strings.TrimSpace(what.String()), seen.n[what])
+	}
+	return found
+}
+
+// operationToken is the operation of fetching the bot's own token.
+const operationToken = "AccessToken"
+
+// wants reports whether the last that went wrong with an attempt was the want
+// of the bot's own token.
+func wants(a *store.Attempt) bool {
+	return a.Failure != nil && a.Failure.Source == store.SourceCredentials && a.State != store.Complete
+}
+
+// hadCard reports whether the Token Service was asked for the attempt's card and
+// answered, whatever it said.
+func hadCard(a *store.Attempt) bool {
+	switch {
+	case a.Origin != store.OriginSignIn:
+		return false
+	case a.Reason != store.ReasonCardRejected || a.Failure == nil:
+		return true
+	default:
+		return a.Failure.Source != store.SourceCredentials && a.Failure.Status != 0
+	}
+}
+
+// orphans counts the invokes that arrived, each once whatever lines it left.
+func (f *Fleet) orphans(r Rules) []Finding {
+	oldest := f.Now
+	arrived := map[string]bool{}
+	for i := range f.Lines {
+		e := &f.Lines[i]
+		if e.Attempt != "" || !isSignIn(e.Invoke) || !f.within(e, r.OrphansWindow) {
+			continue
+		}
+		name := e.Activity
+		if name == "" {
+			// Without an id only the first of its lines can be told from others.
+			if e.Kind != store.EventReceived && e.Row != "B0" && e.Row != "C0" {
+				continue
+			}
+			name = "line " + strconv.FormatInt(e.Seq, 10)
+		}
+		arrived[name] = true
+		if e.Time.Before(oldest) {
+			oldest = e.Time
+		}
+	}
+	if len(arrived) == 0 || len(arrived) < r.Orphans {
+		return nil
+	}
+	hit := finding(RuleOrphans, f.Now.Sub(oldest), "watch", "--events", "--since", short(r.OrphansWindow), "--count", "1")
+	hit.Detail = fmt.Sprintf("%d invokes", len(arrived))
+	return []Finding{hit}
+}
+
+func isSignIn(invoke string) bool {
+	const prefix = "signin/"
+	return len(invoke) > len(prefix) && strings.EqualFold(invoke[:len(prefix)], prefix)
+}
+
+// short is a duration without its zeroes: 10m.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// burst: one failure code on many of the latest attempts. One that was got over
+// counts for nothing.
+func (f *Fleet) burst(r Rules) []Finding {
+	total := 0
+	hit := map[string]int{}
+	newest := map[string]*store.Attempt{}
+	var codes []string
+	for i := range f.Recent {
+		a := &f.Recent[i]
+		if f.Now.Sub(a.Created) > r.BurstWindow {
+			continue
+		}
+		total++
+		if a.Failure == nil || a.Failure.Code == "" || a.State == store.Complete {
+			continue
+		}
+		code := a.Failure.Code
+		if hit[code]++; hit[code] == 1 {
+			codes, newest[code] = append(codes, code), a
+		}
 	}
 	var found []Finding
-	for _, f := range machine.StuckFleet(now, recent, len(orphans), d.rules) {
-		v := Finding{
-			Subject: f.Subject, Rule: f.Rule, Level: string(f.Level), Age: Milliseconds(f.Age), Advice: f.Advice,
+	for _, code := range codes {
+		n := hit[code]
+		if n < r.BurstMin || float64(n) <= r.BurstShare*float64(total) {
+			continue
 		}
-		if len(f.Attempts) > 0 {
-			v.Attempt = f.Attempts[0]
+		command := []string{"list", "--failure-code", code, "--since", short(r.BurstWindow)}
+		if _, known := Explain(code); known {
+			command = []string{"explain", code}
 		}
-		found = append(found, v)
+		one := finding(RuleFailureBurst, r.BurstWindow, command...)
+		one.Subject, one.Attempt = code, newest[code].ID
+		one.Detail = fmt.Sprintf("%s on %d of %d attempts", code, n, total)
+		found = append(found, one)
 	}
-	return found, nil
+	return found
 }
 
-// walk reads pages until next says that it has enough, or most rows were read.
-func (d *Direct) walk(ctx context.Context, f store.Filter, most int, next func(store.Page) bool) error {
-	f.Limit = stuckPage
-	for read := 0; read < most; read += stuckPage {
-		page, err := d.store.List(ctx, f)
-		if err != nil {
-			return fmt.Errorf("look for stuck attempts: %w", err)
+// flapping: many attempts of one key. It is over once the newest is complete.
+func (f *Fleet) flapping(r Rules) []Finding {
+	byKey := map[string][]*store.Attempt{}
+	var keys []string
+	for i := range f.Recent {
+		a := &f.Recent[i]
+		if f.Now.Sub(a.Created) > r.FlappingWindow {
+			continue
 		}
-		if !next(page) || page.Next == "" {
-			return nil
+		k := a.Key.Index()
+		if byKey[k] == nil {
+			keys = append(keys, k)
 		}
-		f.Cursor = page.Next
+		byKey[k] = append(byKey[k], a)
 	}
-	return nil
+	var found []Finding
+	for _, k := range keys {
+		of := byKey[k]
+		newest, oldest := of[0], of[len(of)-1]
+		if len(of) <= r.FlappingAttempts || newest.State == store.Complete {
+			continue
+		}
+		hit := finding(RuleFlapping, f.Now.Sub(oldest.Created), "list", "--user", newest.Key.User, "--connection", newest.Key.Connection)
+		hit.Attempt, hit.User, hit.Connection, hit.State = newest.ID, newest.Key.User, newest.Key.Connection, newest.State
+		hit.Subject = newest.Key.User + " " + newest.Key.Connection
+		hit.Detail = fmt.Sprintf("%d attempts", len(of))
+		found = append(found, hit)
+	}
+	return found
 }

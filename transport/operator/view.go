@@ -81,6 +81,7 @@ type View struct {
 	Supersedes     string           `json:"supersedes"`
 	SupersededBy   string           `json:"superseded_by"`
 	Failure        *FailureView     `json:"failure"`
+	Diagnosis      *DiagnosisView   `json:"diagnosis"`
 	Callback       CallbackView     `json:"callback"`
 	Stuck          *StuckView       `json:"stuck"`
 }
@@ -109,14 +110,28 @@ type LeaseView struct {
 
 // FailureView is the last thing that went wrong.
 type FailureView struct {
-	Source     string `json:"source"`
-	HTTPStatus int    `json:"http_status"`
-	Code       string `json:"code"`
+	Source     string `json:"source"`         // client, token_service, connector, credentials
+	Operation  string `json:"operation"`      // what was called, or the invoke that said so
+	HTTPStatus int    `json:"http_status"`    // 0 for no answer
+	Code       string `json:"code"`           // the upstream's or the client's own
+	Kind       string `json:"kind,omitempty"` // consent_required, where that is known
 	Message    string `json:"message"`
 }
 
+// DiagnosisView is what the SSO token of the last refused exchange looked like.
+// A member is null where the token does not say.
+type DiagnosisView struct {
+	Audience *bool `json:"audience"` // is the card's resource, or the client id at its end
+	Version  *bool `json:"version"`  // is 2.0
+	Tenant   *bool `json:"tenant"`   // is the conversation's
+	User     *bool `json:"user"`     // is the sender
+	Client   *bool `json:"client"`   // is one of the two Teams clients
+	Fresh    *bool `json:"fresh"`    // had not expired
+}
+
 // CallbackView sums up what the bot's handlers were told: none, or the status
-// of the delivery that matters most (dead, then pending, then the latest).
+// of the delivery that matters most (dead, then pending, then undeliverable,
+// then the latest).
 type CallbackView struct {
 	Status string `json:"status"`
 	Tries  int    `json:"tries"`
@@ -132,8 +147,8 @@ type StuckView struct {
 	Age   Milliseconds `json:"age_ms"`
 }
 
-// Finding is a broken stuck rule with what to do about it. Attempt is empty
-// for rules about the whole engine.
+// Finding is a broken stuck rule with what to do about it. Attempt is the
+// newest of many, and empty for rules about the whole engine.
 type Finding struct {
 	Attempt    string       `json:"attempt,omitempty"`
 	Subject    string       `json:"subject,omitempty"` // of a rule about many attempts: a key, a code
@@ -143,13 +158,13 @@ type Finding struct {
 	Rule       string       `json:"rule"`
 	Level      string       `json:"level"`
 	Age        Milliseconds `json:"age_ms"`
-	Advice     string       `json:"advice"`
+	Detail     string       `json:"detail,omitempty"`  // what was seen, in numbers and codes
+	Advice     string       `json:"advice"`            // the same for every finding of a rule
+	Command    string       `json:"command,omitempty"` // to paste, without the flags that name the store
 }
 
 // Serious reports whether the finding is an error and not a warning.
-func (f Finding) Serious() bool { return f.Level == levelError }
-
-const levelError = "error"
+func (f Finding) Serious() bool { return f.Level == LevelError }
 
 // EventView is one line of the audit trail.
 type EventView struct {
@@ -165,6 +180,8 @@ type EventView struct {
 	Invoke     string          `json:"invoke,omitempty"`
 	ActivityID string          `json:"activity_id,omitempty"`
 	Status     int             `json:"status,omitempty"`
+	Source     string          `json:"source,omitempty"` // who failed
+	Code       string          `json:"code,omitempty"`
 	Duration   Milliseconds    `json:"duration_ms,omitempty"`
 	Platform   string          `json:"platform,omitempty"`
 	Detail     string          `json:"detail,omitempty"`
@@ -182,7 +199,8 @@ type DeliveryView struct {
 	Created Time                 `json:"created"`
 	NextAt  Time                 `json:"next_at"`
 	Owner   string               `json:"owner,omitempty"`
-	Failure *FailureView         `json:"failure"`
+	Failure *FailureView         `json:"failure"` // what the handler gets; null: on the server side
+	Refusal *FailureView         `json:"refusal,omitempty"`
 	Error   string               `json:"error,omitempty"`
 }
 
@@ -191,6 +209,9 @@ type Detail struct {
 	View
 	Now             Time           `json:"now"`
 	Platform        string         `json:"platform"`
+	ActivityID      string         `json:"activity_id"` // that opened it
+	ResourceURI     string         `json:"resource_uri"`
+	NoSSOUntil      Time           `json:"no_sso_until"` // the next cards come without SSO
 	SSOOutcome      string         `json:"sso_outcome"`
 	DeliveryUnknown bool           `json:"delivery_unknown"`
 	PopupClosed     bool           `json:"popup_closed"`
@@ -203,8 +224,9 @@ type Detail struct {
 
 // Page is a part of a list of attempts, newest first.
 type Page struct {
-	Attempts   []View `json:"attempts"`
-	NextCursor string `json:"next_cursor"` // "" = no more
+	Attempts   []View   `json:"attempts"`
+	NextCursor string   `json:"next_cursor"`          // "" = no more
+	Unreadable []string `json:"unreadable,omitempty"` // ids of records that cannot be decoded
 }
 
 // NewView shows a at now: deliveries may hold rows of other attempts, and
@@ -236,6 +258,7 @@ func NewView(now time.Time, a *store.Attempt, deliveries []store.Delivery, findi
 		Supersedes:   a.Supersedes,
 		SupersededBy: a.SupersededBy,
 		Failure:      failureView(a.Failure),
+		Diagnosis:    diagnosisView(a.Diagnosis),
 		Callback:     callbackView(a.ID, deliveries),
 	}
 	if len(findings) > 0 {
@@ -253,7 +276,28 @@ func failureView(f *store.Failure) *FailureView {
 	if f == nil {
 		return nil
 	}
-	return &FailureView{Source: f.Source, HTTPStatus: f.Status, Code: f.Code, Message: f.Message}
+	return &FailureView{
+		Source: f.Source, Operation: f.Operation, HTTPStatus: f.Status, Code: f.Code, Kind: f.Kind, Message: f.Message,
+	}
+}
+
+func diagnosisView(d store.Diagnosis) *DiagnosisView {
+	if d == (store.Diagnosis{}) {
+		return nil
+	}
+	return &DiagnosisView{
+		Audience: verdict(d.Audience), Version: verdict(d.Version), Tenant: verdict(d.Tenant),
+		User: verdict(d.User), Client: verdict(d.Client), Fresh: verdict(d.Fresh),
+	}
+}
+
+func verdict(v store.Verdict) *bool {
+	switch v {
+	case store.Holds, store.Fails:
+		return new(v == store.Holds)
+	case store.Unknown:
+	}
+	return nil
 }
 
 // callbackView picks the delivery that an operator has to hear of.
@@ -278,8 +322,10 @@ func callbackView(id string, deliveries []store.Delivery) CallbackView {
 func weight(s store.DeliveryStatus) int {
 	switch s {
 	case store.DeliveryDead:
-		return 2
+		return 3
 	case store.DeliveryPending:
+		return 2
+	case store.DeliveryUndeliverable:
 		return 1
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
 		return 0
@@ -291,7 +337,7 @@ func eventView(e *store.Event) EventView {
 	v := EventView{
 		Attempt: e.Attempt, Seq: e.Seq, Time: Time{e.Time}, Instance: e.Instance, Kind: e.Kind,
 		Row: e.Row, Version: e.Version, From: e.From, To: e.To, Invoke: e.Invoke, ActivityID: e.Activity,
-		Status: e.Status, Duration: Milliseconds(e.Duration), Platform: e.Platform, Detail: e.Detail, Actor: e.Actor,
+		Status: e.Status, Source: e.Source, Code: e.Code, Duration: Milliseconds(e.Duration), Platform: e.Platform, Detail: e.Detail, Actor: e.Actor,
 	}
 	if e.Key != (store.Key{}) {
 		k := keyView(e.Key)
@@ -318,7 +364,7 @@ func deliveryViews(id string, deliveries []store.Delivery) []DeliveryView {
 		views = append(views, DeliveryView{
 			Key: d.String(), Kind: d.Kind, Round: d.Round, Status: d.Status, Tries: d.Tries,
 			Created: Time{d.Created}, NextAt: Time{d.NextAt}, Owner: d.Owner,
-			Failure: failureView(d.Failure), Error: d.Error,
+			Failure: failureView(d.Failure), Refusal: failureView(d.Refusal), Error: d.Error,
 		})
 	}
 	return views

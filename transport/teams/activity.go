@@ -122,9 +122,9 @@ func DecodeActivity(body []byte) (*machine.Activity, error) {
 
 // fillFromAddress takes from the older envelope what the newer members lack.
 func (w *activityJSON) fillFromAddress() {
-	fill(&w.ID, w.Address.ID)
-	fill(&w.ChannelID, w.Address.ChannelID)
-	fill(&w.ServiceURL, w.Address.ServiceURL)
+	fillText(&w.ID, w.Address.ID)
+	fillText(&w.ChannelID, w.Address.ChannelID)
+	fillText(&w.ServiceURL, w.Address.ServiceURL)
 	if w.From.ID == "" {
 		w.From = w.Address.User
 	}
@@ -133,14 +133,14 @@ func (w *activityJSON) fillFromAddress() {
 	}
 	if w.Conversation.ID == "" {
 		w.Conversation.ID = w.Address.Conversation.ID
-		fill(&w.Conversation.ConversationType, w.Address.Conversation.ConversationType)
-		fill(&w.Conversation.TenantID, w.Address.Conversation.TenantID)
+		fillText(&w.Conversation.ConversationType, w.Address.Conversation.ConversationType)
+		fillText(&w.Conversation.TenantID, w.Address.Conversation.TenantID)
 		w.Conversation.IsGroup = w.Conversation.IsGroup || w.Address.Conversation.IsGroup
 	}
-	fill(&w.Conversation.TenantID, w.ChannelData.Tenant.ID)
+	fillText(&w.Conversation.TenantID, w.ChannelData.Tenant.ID)
 }
 
-func fill[S ~string](to *S, from S) {
+func fillText[S ~string](to *S, from S) {
 	if *to == "" {
 		*to = from
 	}

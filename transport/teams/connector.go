@@ -180,6 +180,29 @@ func (c *Connector) call(ctx context.Context, r *request) (string, error) {
 	if err != nil {
 		return "", unsent(r.op, http.StatusUnauthorized, fmt.Errorf("bearer token: %w", err))
 	}
+	id, fail := c.send(ctx, r, target, bearer)
+	if fail == nil {
+		return id, nil
+	}
+	if fail.Status != http.StatusUnauthorized {
+		return "", fail
+	}
+	// The message was not taken. What was wrong may be the token alone.
+	next, err := tokensvc.RenewToken(ctx, c.tokens, bearer)
+	switch {
+	case err != nil:
+		return "", unsent(r.op, http.StatusUnauthorized, err)
+	case next.Empty():
+		return "", fail
+	}
+	if id, fail = c.send(ctx, r, target, next); fail != nil {
+		return "", fail
+	}
+	return id, nil
+}
+
+// send makes one request with a bearer token.
+func (c *Connector) send(ctx context.Context, r *request, target string, bearer tokensvc.Secret) (string, *ConnectorError) {
 	req, err := http.NewRequestWithContext(ctx, r.method, target, bytes.NewReader(r.body))
 	if err != nil {
 		return "", unsent(r.op, http.StatusBadRequest, errSegment)

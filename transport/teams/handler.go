@@ -1,13 +1,10 @@
 package teams
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -23,18 +20,22 @@ import (
 const (
 	// InboundAuthNone believes every request. Loopback listeners only.
 	InboundAuthNone = "none"
-	// InboundAuthJWT checks the connector's token (wire.md §1).
+	// InboundAuthJWT checks the connector's token (wire.md §1) with
+	// [Config.Authenticator].
 	InboundAuthJWT = "jwt"
+	// InboundAuthCustom leaves it to [Config.Authenticate].
+	InboundAuthCustom = "custom"
 )
 
 const (
-	// MaxBody bounds an incoming activity, in bytes; a longer one is answered
-	// 413.
+	// MaxBody bounds an incoming activity unless [Limits] say otherwise, in
+	// bytes; a longer one is answered 413.
 	MaxBody = 1 << 20
 	// DefaultTurnTimeout bounds one turn of the bot.
 	DefaultTurnTimeout = 2 * time.Minute
 
 	composePrefix = "composeExtension/"
+	signInPrefix  = "signin/"
 )
 
 // Engine is what the handler asks of the machine; *machine.Engine is one.
@@ -72,9 +73,15 @@ func (f BotFunc) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.A
 
 // Config of a handler.
 type Config struct {
-	// InboundAuth is "none" or "jwt". Required: no authentication must be
-	// asked for by name.
+	// InboundAuth is "jwt", "none" or "custom". Required: to do without must
+	// be asked for by name.
 	InboundAuth string
+	// Authenticator knows the connector, of "jwt" and of no other.
+	Authenticator *Authenticator
+	// Authenticate is the bot's own authentication, of "custom" and of no
+	// other: it lets requests through to next, or answers them itself. Their
+	// body must still be there to be read.
+	Authenticate func(next http.Handler) http.Handler
 	// Listener is the address that the handler is served on. Without inbound
 	// authentication it must be a loopback address; see [CheckListener].
 	Listener string
@@ -84,8 +91,13 @@ type Config struct {
 	// TurnTimeout bounds one turn of the bot and one invoke of the engine.
 	// 0 = [DefaultTurnTimeout].
 	TurnTimeout time.Duration
-	// Log gets errors of the bot, and at debug level one line per request
-	// without its content.
+	// Limits of what comes in. The zero value means the defaults.
+	Limits Limits
+	// Refusals count and tell what was refused. nil = those of Authenticator,
+	// or an own count.
+	Refusals *Refusals
+	// Log gets errors of the bot, a warning for each kind of refusal, and at
+	// debug level one line per request without its content.
 	Log zerolog.Logger
 }
 
@@ -93,13 +105,17 @@ type Config struct {
 // answers:
 //
 //   - 200 to HEAD, 405 to any other method than POST;
-//   - 413 to a body over [MaxBody], 408 to one that did not arrive in time;
+//   - 401 without a reason to whom the authentication does not know, and 503
+//     with Retry-After as long as there are no keys to know him by;
+//   - 413 to a body over [Limits.Body], 408 to one that did not arrive in time;
 //   - 400 to a body that is no activity, and to an activity without from.id,
 //     conversation.id or serviceUrl (the queries of message extensions need
 //     from.id only [S 003]);
 //   - 403 to a service URL that is not on the list, and to what a page of
 //     another origin made a browser send: without inbound authentication a
 //     loopback listener is open to every page that its user visits;
+//   - 429 with Retry-After to a user who is over [Limits.SignInsPerMinute], and
+//     503 with Retry-After when the queue of [Limits.Queue] is full;
 //   - an invoke with the status and body of the engine, else of the bot, else
 //     501; and any other activity with 200 and no body (see [Bot]).
 //
@@ -108,15 +124,8 @@ func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {
 	if eng == nil || bot == nil {
 		return nil, errors.New("teams: handler: an engine and a bot are required")
 	}
-	switch cfg.InboundAuth {
-	case InboundAuthNone:
-		if err := CheckListener(cfg.Listener); err != nil {
-			return nil, err
-		}
-	case InboundAuthJWT:
-		return nil, errors.New("teams: inbound JWT validation is not in this version, and inbound_auth: none works on a loopback listener only")
-	default:
-		return nil, fmt.Errorf("teams: inbound_auth: %q is neither %q nor %q", cfg.InboundAuth, InboundAuthJWT, InboundAuthNone)
+	if err := cfg.checkAuth(); err != nil {
+		return nil, err
 	}
 	if cfg.TurnTimeout < 0 {
 		return nil, errors.New("teams: handler: turn timeout is negative")
@@ -127,98 +136,175 @@ func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {
 	if cfg.ServiceURLs == nil {
 		cfg.ServiceURLs = &AllowList{rules: builtinRules()}
 	}
-	return &handler{
-		engine:  eng,
-		bot:     bot,
-		allowed: cfg.ServiceURLs,
-		origins: http.NewCrossOriginProtection(),
-		timeout: cfg.TurnTimeout,
-		log:     cfg.Log,
-	}, nil
+	limits, err := cfg.Limits.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Refusals == nil && cfg.Authenticator != nil {
+		cfg.Refusals = cfg.Authenticator.refusals
+	}
+	if cfg.Refusals == nil {
+		cfg.Refusals = NewRefusals(cfg.Log)
+	}
+	h := &handler{
+		engine:   eng,
+		bot:      bot,
+		auth:     cfg.Authenticator,
+		allowed:  cfg.ServiceURLs,
+		origins:  http.NewCrossOriginProtection(),
+		intake:   newIntake(limits),
+		users:    newUserLimits(limits.SignInsPerMinute),
+		gate:     newGate(limits),
+		refusals: cfg.Refusals,
+		timeout:  cfg.TurnTimeout,
+		log:      cfg.Log,
+	}
+	h.post = http.HandlerFunc(h.serve)
+	if cfg.Authenticate != nil {
+		h.post = cfg.Authenticate(h.post)
+	}
+	return h, nil
+}
+
+// checkAuth: nobody is let in by accident.
+func (cfg *Config) checkAuth() error {
+	jwt, custom := cfg.InboundAuth == InboundAuthJWT, cfg.InboundAuth == InboundAuthCustom
+	switch {
+	case !jwt && !custom && cfg.InboundAuth != InboundAuthNone:
+		return fmt.Errorf("teams: inbound_auth: %q is none of %q, %q and %q",
+			cfg.InboundAuth, InboundAuthJWT, InboundAuthNone, InboundAuthCustom)
+	case jwt != (cfg.Authenticator != nil):
+		return fmt.Errorf("teams: inbound_auth: %q and an Authenticator need each other", InboundAuthJWT)
+	case custom != (cfg.Authenticate != nil):
+		return fmt.Errorf("teams: inbound_auth: %q and Authenticate need each other", InboundAuthCustom)
+	case jwt, custom:
+		return nil
+	default:
+		return CheckListener(cfg.Listener)
+	}
 }
 
 type handler struct {
-	engine  Engine
-	bot     Bot
-	allowed *AllowList
-	origins *http.CrossOriginProtection
-	timeout time.Duration
-	log     zerolog.Logger
+	engine   Engine
+	bot      Bot
+	auth     *Authenticator // nil: no token is asked for here
+	post     http.Handler   // serve, behind the bot's own authentication
+	allowed  *AllowList
+	origins  *http.CrossOriginProtection
+	intake   *intake
+	users    *userLimits
+	gate     *gate
+	refusals *Refusals
+	timeout  time.Duration
+	log      zerolog.Logger
 }
 
 // ServeHTTP does what [NewHandler] says.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
+		h.post.ServeHTTP(w, r)
 	case http.MethodHead:
 		w.WriteHeader(http.StatusOK)
-		return
 	default:
 		w.Header().Set("Allow", "HEAD, POST")
 		w.WriteHeader(http.StatusMethodNotAllowed)
-		return
 	}
+}
+
+// serve lets one activity in and has it answered.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	begun := time.Now()
-	a, status, err := h.receive(w, r)
-	if err != nil {
-		h.log.Debug().Err(err).Int("status", status).Dur("duration", time.Since(begun)).Msg("activity refused")
-		w.WriteHeader(status)
+	in, f := h.receive(w, r)
+	if f != nil {
+		h.refuse(w, r, f, begun)
 		return
 	}
+	defer in.release()
+	if !h.gate.enter(r.Context()) {
+		h.refuse(w, r, &refusal{why: WhyBusy, status: http.StatusServiceUnavailable, retryAfter: busyRetryAfter}, begun)
+		return
+	}
+	defer h.gate.leave()
 	// A caller who hangs up sends again. What was begun goes on, so that the
 	// repeat finds an outcome.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.context), h.timeout)
 	defer cancel()
-	status = h.write(w, h.answer(ctx, a))
+	a := in.activity
+	status := h.write(w, h.answer(ctx, a))
 	h.log.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
 		Dur("duration", time.Since(begun)).Msg("activity")
 }
 
-// receive reads and checks an activity; with an error comes its status.
-func (h *handler) receive(w http.ResponseWriter, r *http.Request) (*machine.Activity, int, error) {
-	if err := h.origins.Check(r); err != nil {
-		return nil, http.StatusForbidden, err
-	}
-	body, err := readBody(w, r)
-	if err != nil {
-		var tooLong *http.MaxBytesError
-		switch {
-		case errors.As(err, &tooLong):
-			return nil, http.StatusRequestEntityTooLarge, err
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil, http.StatusRequestTimeout, err
-		default:
-			return nil, http.StatusBadRequest, err
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, f *refusal, begun time.Time) {
+	h.refusals.add(f)
+	h.log.Debug().Err(f).Int("status", f.status).Dur("duration", time.Since(begun)).Msg("activity refused")
+	f.answer(w, r)
+}
+
+// received is an activity that may be answered.
+type received struct {
+	activity *machine.Activity
+	context  context.Context //nolint:containedctx // of the request, with its caller
+	release  func()
+}
+
+// receive reads and checks an activity. The token is judged before a byte of
+// the body is read.
+func (h *handler) receive(w http.ResponseWriter, r *http.Request) (*received, *refusal) {
+	var p *pass
+	if h.auth != nil {
+		var f *refusal
+		if p, f = h.auth.authenticate(r); f != nil {
+			return nil, f
 		}
 	}
+	if err := h.origins.Check(r); err != nil {
+		return nil, &refusal{why: WhyOrigin, status: http.StatusForbidden, err: err, unread: true}
+	}
+	body, release, f := h.intake.read(w, r)
+	if f != nil {
+		return nil, f
+	}
+	in := &received{context: r.Context(), release: release}
+	if f = h.decode(in, body, p); f != nil {
+		release()
+		return nil, f
+	}
+	return in, nil
+}
+
+func (h *handler) decode(in *received, body []byte, p *pass) *refusal {
 	a, err := DecodeActivity(body)
 	if err != nil {
-		return nil, http.StatusBadRequest, err
+		return malformed(err)
 	}
-	if a.Conversation.ServiceURL != "" {
+	if p != nil {
+		caller, f := p.admit(a.Conversation.Channel, a.Conversation.ServiceURL)
+		if f != nil {
+			return f
+		}
+		in.context = withCaller(in.context, caller)
+	}
+	if a.Conversation.ServiceURL != "" || p != nil {
 		if err := h.allowed.Check(a.Conversation.ServiceURL); err != nil {
-			return nil, http.StatusForbidden, err
+			return unlisted(err)
 		}
 	}
 	if missing := missingMember(a); missing != "" {
-		return nil, http.StatusBadRequest, fmt.Errorf("%w: no %s", ErrMalformed, missing)
+		return malformed(fmt.Errorf("%w: no %s", ErrMalformed, missing))
 	}
-	return a, 0, nil
+	if a.Type == typeMessage || a.Type == typeInvoke && strings.HasPrefix(strings.ToLower(a.Name), signInPrefix) {
+		if wait, ok := h.users.take(a.Conversation.UserID, time.Now()); !ok {
+			return &refusal{why: WhyTooManyOfOneUser, status: http.StatusTooManyRequests, retryAfter: wait}
+		}
+	}
+	in.activity = a
+	return nil
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	const trusted = 64 << 10 // a larger length has to be proven by sending it
-	switch {
-	case r.ContentLength > MaxBody:
-		return nil, &http.MaxBytesError{Limit: MaxBody}
-	case r.ContentLength > 0 && r.ContentLength <= trusted:
-		body := make([]byte, r.ContentLength) // the server lets nobody send more
-		_, err := io.ReadFull(r.Body, body)
-		return body, err
-	}
-	var buf bytes.Buffer
-	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, MaxBody))
-	return buf.Bytes(), err
+func malformed(err error) *refusal {
+	return &refusal{why: WhyBodyMalformed, status: http.StatusBadRequest, err: err}
 }
 
 // missingMember names the first member without which nothing can be done: no

@@ -421,11 +421,19 @@ func TestNewHandlerRefuses(t *testing.T) {
 		change func(*teams.Config)
 		says   string
 	}{
-		{"jwt", func(c *teams.Config) { c.InboundAuth = teams.InboundAuthJWT }, "not in this version"},
+		{"jwt without an authenticator", func(c *teams.Config) { c.InboundAuth = teams.InboundAuthJWT }, "Authenticator"},
+		{"authenticator without jwt", func(c *teams.Config) { c.Authenticator = new(teams.Authenticator) }, "Authenticator"},
+		{"custom without a middleware", func(c *teams.Config) { c.InboundAuth = teams.InboundAuthCustom }, "Authenticate"},
+		{"middleware without custom", func(c *teams.Config) { c.Authenticate = func(h http.Handler) http.Handler { return h } }, "Authenticate"},
+		{"both", func(c *teams.Config) {
+			c.InboundAuth, c.Authenticator = teams.InboundAuthJWT, new(teams.Authenticator)
+			c.Authenticate = func(h http.Handler) http.Handler { return h }
+		}, "Authenticate"},
 		{"no word", func(c *teams.Config) { c.InboundAuth = "" }, "inbound_auth"},
 		{"another word", func(c *teams.Config) { c.InboundAuth = "off" }, "inbound_auth"},
 		{"every interface", func(c *teams.Config) { c.Listener = ":3978" }, "loopback"},
 		{"no listener", func(c *teams.Config) { c.Listener = "" }, "host:port"},
+		{"odd limits", func(c *teams.Config) { c.Limits.Queue = -1 }, "queue"},
 		{"negative turn", func(c *teams.Config) { c.TurnTimeout = -1 }, "turn timeout"},
 	}
 	for _, tt := range tests {

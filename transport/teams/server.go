@@ -8,24 +8,34 @@ import (
 	"time"
 )
 
-// Limits of [NewServer] (wire.md §1).
 const (
 	headerTimeout = 10 * time.Second
 	bodyTimeout   = 30 * time.Second
 	idleTimeout   = 2 * time.Minute
+	// maxHeader bounds the headers of a request, in bytes: a connection must
+	// not cost more before anybody knows whose it is.
+	maxHeader = 32 << 10
 )
 
-// NewServer returns a server for the bot's endpoint: headers that take longer
-// than 10 s, or a whole request that takes longer than 30 s, are cut off. Its
-// answers have no deadline of their own; a turn has one.
+// NewServer returns a server for the bot's endpoint with the default [Limits]:
+// headers that take longer than 10 s, or a whole request that takes longer than
+// 30 s, are cut off, and so are headers over 32 KiB. Its answers have no
+// deadline of their own; a turn has one.
 func NewServer(addr string, handler http.Handler) *http.Server {
+	return DefaultLimits().Server(addr, handler)
+}
+
+// Server is [NewServer] with these limits.
+func (l Limits) Server(addr string, handler http.Handler) *http.Server {
+	fill(&l.HeaderTimeout, headerTimeout)
+	fill(&l.BodyTimeout, bodyTimeout)
 	return &http.Server{
 		Addr:              addr,
 		Handler:           handler,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       bodyTimeout,
+		ReadHeaderTimeout: l.HeaderTimeout,
+		ReadTimeout:       l.BodyTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    MaxBody,
+		MaxHeaderBytes:    maxHeader,
 	}
 }
 

@@ -9,19 +9,36 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
 // ErrServiceURL means that the bot's bearer token must not go to a service URL.
 var ErrServiceURL = errors.New("teams: service URL is not allowed")
 
+// ServiceURLError says what is wrong with a service URL. It matches
+// [ErrServiceURL].
+type ServiceURLError struct {
+	Host    string // "" where the URL has none that could be allowed
+	Problem string
+}
+
+// Error names the host.
+func (e *ServiceURLError) Error() string { return ErrServiceURL.Error() + ": " + e.Problem }
+
+// Is matches [ErrServiceURL].
+func (e *ServiceURLError) Is(target error) bool { return target == ErrServiceURL }
+
 // builtinRules are the connector's hosts (wire.md §1). They need https.
 func builtinRules() []hostRule {
-	return []hostRule{
-		{host: ".botframework.com", subdomain: true},
-		{host: "smba.trafficmanager.net"},
-		{host: ".botframework.us", subdomain: true},
-		{host: ".botframework.azure.cn", subdomain: true},
+	hosts := tokensvc.ServiceHosts()
+	rules := make([]hostRule, 0, len(hosts))
+	for _, host := range hosts {
+		if rule, err := parseRule(host); err == nil {
+			rules = append(rules, rule)
+		}
 	}
+	return rules
 }
 
 // AllowList says which service URLs the bot talks to. Its methods may be used
@@ -133,11 +150,11 @@ func (l *AllowList) check(serviceURL string) error {
 	u, err := url.Parse(serviceURL)
 	switch {
 	case err != nil || u.Host == "" || strings.Contains(serviceURL, `\`):
-		return fmt.Errorf("%w: no absolute URL", ErrServiceURL)
+		return &ServiceURLError{Problem: "no absolute URL"}
 	case u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("%w: neither https nor http", ErrServiceURL)
+		return &ServiceURLError{Problem: "neither https nor http"}
 	case u.User != nil || strings.ContainsAny(serviceURL, "?#"):
-		return fmt.Errorf("%w: user, query and fragment have no place in it", ErrServiceURL)
+		return &ServiceURLError{Problem: "user, query and fragment have no place in it"}
 	}
 	host, port := strings.ToLower(u.Hostname()), u.Port()
 	ip := net.ParseIP(host)
@@ -165,9 +182,9 @@ func (l *AllowList) check(serviceURL string) error {
 		insecure = true
 	}
 	if insecure {
-		return fmt.Errorf("%w: host %q needs https", ErrServiceURL, host)
+		return &ServiceURLError{Host: host, Problem: fmt.Sprintf("host %q needs https", host)}
 	}
-	return fmt.Errorf("%w: host %q is not listed", ErrServiceURL, host)
+	return &ServiceURLError{Host: host, Problem: fmt.Sprintf("host %q is not listed", host)}
 }
 
 func (r *hostRule) matches(host, port string) bool {

@@ -92,7 +92,7 @@ connections:
 // quick are durations that let a test see recovery without waiting for long.
 // A duplicate waits for longer than a dead owner's lease lasts.
 const quick = `
-policy: {duplicate_wait: 4s}
+policy: {duplicate_wait: 4s, callback_budget: 400ms}
 timeouts: {upstream: 1500ms, lease: 2500ms, outbox_lease: 2s, sweep: 200ms}
 `
 
@@ -112,7 +112,7 @@ func (b *bot) tryStart(env ...string) (*process, error) {
 	p := &process{exited: make(chan struct{})}
 	out := &console{bot: b, serving: make(chan string, 1)}
 	p.cmd = exec.Command(b.program, "serve", "--config", b.config)
-	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=10"), env...) // a program with the race detector waits a second at its end otherwise
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	if err := p.cmd.Start(); err != nil {
 		return nil, err

@@ -36,10 +36,16 @@ type fleet struct {
 
 func newFleet(t *testing.T, size int, extra string, again bool) *fleet {
 	t.Helper()
+	return newFleetOf(t, released, size, extra, again)
+}
+
+// newFleetOf is newFleet with another build of the program.
+func newFleetOf(t *testing.T, built func() (string, error), size int, extra string, again bool) *fleet {
+	t.Helper()
 	f := &fleet{w: newWorld(t, true), cluster: pgtest.NewCluster(t), again: again}
 	f.address = pgtest.WithParam(f.cluster.DSN(), "schema", "bot")
 	for range size {
-		b := newBot(t, f.w, program(t, released), extra)
+		b := newBot(t, f.w, program(t, built), extra)
 		transport := &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: 64}
 		t.Cleanup(transport.CloseIdleConnections)
 		f.bots, f.clients = append(f.bots, b), append(f.clients, transport)

@@ -17,6 +17,9 @@ import (
 // rounds of TestRandomKills.
 var rounds = flag.Int("e2e.rounds", 20, "how often TestRandomKills kills the bot")
 
+// terms is how often TestTermUnderLoad stops the bot.
+var terms = flag.Int("e2e.terms", 20, "how often TestTermUnderLoad stops the bot")
+
 // howMany sign-ins TestInstances and TestInstancesFail play.
 var howMany = flag.Int("e2e.signins", 600, "how many sign-ins TestInstances plays")
 
@@ -24,6 +27,7 @@ var howMany = flag.Int("e2e.signins", 600, "how many sign-ins TestInstances play
 var (
 	buildDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "signin-engine-e2e") })
 	released = sync.OnceValues(func() (string, error) { return build("released") })
+	raced    = sync.OnceValues(func() (string, error) { return build("raced", "-race") })
 	mined    = sync.OnceValues(func() (string, error) { return build("mined", "-tags", "failpoints") })
 )
 

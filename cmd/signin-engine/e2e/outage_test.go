@@ -92,9 +92,9 @@ func TestTokenServiceDown(t *testing.T) {
 		t.Errorf("C8: answered %d %s, %v", a.Status, a.Body, err)
 	}
 	is(popup, store.Failed, store.ReasonUpstreamUnavailable)
-	for _, user := range []*emulator.Teams{cut, sso, popup} {
-		if n := w.told(user, failedText); n != 1 {
-			t.Errorf("%s was told %d times of the failure, want 1", user.User.Name, n)
+	for user, text := range map[*emulator.Teams]string{cut: useButtonText, sso: failedText, popup: failedText} {
+		if n := w.told(user, text); n != 1 {
+			t.Errorf("%s was told %d times %q, want 1", user.User.Name, n, text)
 		}
 	}
 	eventually(t, "the sweeper asks the service that is down", func() bool {

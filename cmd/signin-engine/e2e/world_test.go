@@ -213,6 +213,7 @@ func (w *world) told(user *emulator.Teams, text string) int {
 const (
 	connectedText   = "Connected to Microsoft Graph (" + connection + ")!"
 	failedText      = "Sign-in to Microsoft Graph failed."
+	useButtonText   = "Use the Sign In button to continue."
 	unavailableText = "Sign-in is not available right now."
 )
 

@@ -51,6 +51,8 @@ type Config struct {
 	Prepare func(ctx context.Context, row store.Delivery) (Tell, error)
 	// Failed is told of each try that ended with an error.
 	Failed func(ctx context.Context, row store.Delivery, err error)
+	// Noted is shown each audit line that is written when nobody waits for it.
+	Noted func(ctx context.Context, line store.Event)
 	// Overrun is told of each callback that its invoke waits for no longer.
 	Overrun func(row store.Delivery)
 }
@@ -219,7 +221,11 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 	over := time.NewTimer(o.left(h))
 	defer over.Stop()
 	t := o.begin(ctx, h, tell)
-	t.leave()
+	if !t.leave() { // the handler was faster
+		<-t.done
+		o.note(ctx, t.told)
+		return
+	}
 	select {
 	case <-t.done:
 	case <-over.C:
@@ -262,6 +268,7 @@ func (o *Outbox) begin(ctx context.Context, h *held, tell Tell) *try {
 func (o *Outbox) note(ctx context.Context, line store.Event) {
 	if line.Attempt != "" {
 		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Events: []store.Event{line}})
+		o.Noted(ctx, line)
 	}
 }
 

@@ -14,7 +14,6 @@ const (
 	held      Guard = "somebody is at it"      // the lease is live
 	notHeld   Guard = "nobody is at it"        // the lease is over
 	mine      Guard = "claim is still mine"    // the call was made under the claim that stands
-	notMine   Guard = "claim is not mine"      // somebody has claimed it since, or there was no claim
 	claimed   Guard = "made under a claim"     // whether it still stands or not
 	raced     Guard = "others were faster"     // since the last upstream call
 	another   Guard = "another took its place" // another attempt of the key is there since the last upstream call
@@ -95,9 +94,6 @@ func meanings() map[Guard]func(*Input) bool {
 		notHeld: func(in *Input) bool { return !in.held() },
 		mine: func(in *Input) bool {
 			return in.Event.Fence != 0 && in.Attempt.Lease.Fence == in.Event.Fence
-		},
-		notMine: func(in *Input) bool {
-			return in.Event.Fence == 0 || in.Attempt.Lease.Fence != in.Event.Fence
 		},
 		claimed:           func(in *Input) bool { return in.Event.Fence != 0 },
 		raced:             func(in *Input) bool { return in.Event.Raced },

@@ -2,6 +2,7 @@ package table
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -26,7 +27,7 @@ func (t *Table) Step(in *Input) (Decision, error) {
 // decide carries a rule out on copies.
 func (t *Table) decide(in *Input, r *rule) (Decision, error) {
 	w := writer{in: in, rule: r, graph: t.graph}
-	w.d.Rule, w.d.Attempt = r.Rule, in.Attempt
+	w.d.Rule, w.d.Attempt, w.d.Tell = r.Rule, in.Attempt, in.tells(r.Tell)
 	var err error
 	switch {
 	case r.Open != OpensNone:
@@ -118,7 +119,7 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 		a.ExchangeID, a.SSOOffered, a.ResourceURI = old.ExchangeID, old.SSOOffered, old.ResourceURI
 		a.CardActivityID, a.CardConversation = old.CardActivityID, old.CardConversation
 		if a.Request == nil {
-			a.Request = old.Request
+			a.Request = slices.Clone(old.Request)
 		}
 	}
 	return a
@@ -186,6 +187,18 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	return nil
 }
 
+// tells is the callback of a rule.
+func (in *Input) tells(c Callback) Callback {
+	switch {
+	case in.Event.Via == "":
+		return c
+	case c == TellDone || c == TellSilent:
+		return TellSilent // the completion is on record all the same
+	default:
+		return TellNothing
+	}
+}
+
 // method is the rule's, unless a message extension or an Adaptive Card brought the
 // event.
 func (w *writer) method() store.Method {
@@ -234,11 +247,7 @@ func (w *writer) put(a *store.Attempt) error {
 // to make at once. A later one has to be claimed, since an earlier one may still
 // be under way.
 func (w *writer) owe(a *store.Attempt) {
-	tell := w.rule.Tell
-	if w.in.Event.Via != "" && tell == TellDone {
-		tell = TellSilent // whoever asked has the token in his hands
-	}
-	if tell == TellNothing || tell == TellApp || w.in.Event.Via != "" && tell != TellSilent {
+	if w.d.Tell == TellNothing || w.d.Tell == TellApp {
 		return
 	}
 	a.Calls++
@@ -248,7 +257,7 @@ func (w *writer) owe(a *store.Attempt) {
 		Created:     w.in.Now,
 		NextAt:      w.in.Now,
 	}
-	switch tell {
+	switch w.d.Tell {
 	case TellDone:
 		row.Kind = store.DeliverComplete
 	case TellSilent:
@@ -281,7 +290,9 @@ func (w *writer) note() {
 	}
 	line := w.line(store.EventNote)
 	line.Detail = join(w.rule.Note, w.in.Event.Detail)
-	if w.in.Attempt != nil {
+	// A look-up after the end of an attempt is about the sign-in that begins.
+	begins := w.in.Event.Kind == LookupFailed && w.in.state().Terminal()
+	if w.in.Attempt != nil && !begins {
 		line.Attempt = w.in.Attempt.ID
 	} else {
 		line.Key = w.in.Key
@@ -292,11 +303,15 @@ func (w *writer) note() {
 // line is an audit line with what the event says.
 func (w *writer) line(k store.EventKind) store.Event {
 	ev := &w.in.Event
-	return store.Event{
+	line := store.Event{
 		Time: w.in.Now, Instance: w.in.Instance, Kind: k, Row: w.rule.Row,
 		Invoke: ev.Invoke, Activity: ev.Activity, Platform: ev.Platform,
 		Status: ev.Status, Source: ev.Source, Code: ev.Code, Actor: ev.Actor,
 	}
+	if ev.Cause != 0 {
+		line.Status = ev.Cause
+	}
+	return line
 }
 
 func (r *rule) drops() bool {

@@ -66,23 +66,25 @@ create table events_default partition of events default;
 create table orphans (last bigint not null);
 insert into orphans values (0);
 
--- The outbox.
+-- The outbox. What a try changes (status, tries, owner, next_at, error) counts as
+-- its column says; record is the whole of the row as it was written last.
 create table deliveries (
   home    bytea       not null,
   attempt text        collate "C" not null,
   kind    text        collate "C" not null check (kind in ('complete', 'failure')),
   round   integer     not null,
-  status  text        not null check (status in ('pending', 'delivered', 'dead', 'dropped', 'silent')),
+  status  text        not null check (status in ('pending', 'delivered', 'dead', 'undeliverable', 'dropped', 'silent')),
   tries   bigint      not null,
   owner   text        not null,
   created timestamptz not null,
   next_at timestamptz not null,
+  error   text        not null,
   record  bytea       not null,
   primary key (home, attempt, kind, round)
 ) with (fillfactor = 80);
 
 create index deliveries_pending on deliveries (next_at) where status = 'pending';
-create index deliveries_dead on deliveries (attempt) where status = 'dead';
+create index deliveries_given_up on deliveries (status, attempt) where status in ('dead', 'undeliverable');
 
 -- Where an exchange id of a card leads: hash of app and id, to attempt.
 create table exchange_ids (
@@ -93,11 +95,13 @@ create table exchange_ids (
 
 create index exchange_ids_attempt on exchange_ids (attempt);
 
--- Names that are taken once.
+-- Names that are remembered, under a hash of the name, with a value or without.
 create table marks (
   hash    bytea       primary key,
+  version bigint      not null,
   created timestamptz not null,
-  expires timestamptz
+  expires timestamptz,
+  value   bytea
 );
 
 create index marks_created on marks (created);

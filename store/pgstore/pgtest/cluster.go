@@ -204,6 +204,30 @@ func (c *Cluster) Restart(ctx context.Context, mode Mode) error {
 	return c.Start(ctx)
 }
 
+// Standby restarts the server as one that follows a primary which never comes:
+// it answers reads and takes no writes. With on = false it is a primary again.
+func (c *Cluster) Standby(ctx context.Context, on bool) error {
+	if err := c.Stop(Fast); err != nil {
+		return err
+	}
+	signal := filepath.Join(c.data(), "standby.signal")
+	if !on {
+		if err := os.Remove(signal); err != nil {
+			return fmt.Errorf("standby: %w", err)
+		}
+		return c.Start(ctx)
+	}
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		return fmt.Errorf("standby: %w", err)
+	}
+	if c.cred != nil {
+		if err := os.Chown(signal, int(c.cred.Uid), int(c.cred.Gid)); err != nil {
+			return fmt.Errorf("standby: %w", err)
+		}
+	}
+	return c.Start(ctx)
+}
+
 // TerminateBackends ends every other session and returns how many there were.
 func (c *Cluster) TerminateBackends(ctx context.Context) (n int, err error) {
 	conn, err := pgx.Connect(ctx, c.DSN())

@@ -10,8 +10,8 @@ import (
 
 func TestWithParam(t *testing.T) {
 	for _, tc := range []struct{ dsn, want string }{
-		{"postgres://h/db", "postgres://h/db?a=x+%27y"},
-		{"postgresql://h/db?b=1", "postgresql://h/db?b=1&a=x+%27y"},
+		{"postgres://h/db", "postgres://h/db?a=x%20%27y"},
+		{"postgresql://h/db?b=1", "postgresql://h/db?b=1&a=x%20%27y"},
 		{"host=h", `host=h a='x \'y'`},
 	} {
 		if got := pgtest.WithParam(tc.dsn, "a", "x 'y"); got != tc.want {

@@ -79,7 +79,8 @@ func WithParam(dsn, name, value string) string {
 	if strings.Contains(dsn, "?") {
 		sep = "&"
 	}
-	return dsn + sep + url.QueryEscape(name) + "=" + url.QueryEscape(value)
+	// A plus sign is no space to Postgres.
+	return dsn + sep + strings.ReplaceAll(url.Values{name: {value}}.Encode(), "+", "%20")
 }
 
 // Exec runs statements on a connection of their own.

@@ -235,7 +235,8 @@ func (p *Popup) renew(ctx context.Context, user string, release store.Mark) (got
 		return kept{}, errors.Is(err, store.ErrUnavailable), err
 	}
 	if old.good(p.clock()) {
-		return old, true, p.write(ctx, release)
+		_ = p.write(ctx, release)
+		return old, true, nil
 	}
 	next, err := p.provider.refresh(ctx, old.credentials)
 	if err != nil {

@@ -16,8 +16,13 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// unavailable is what users read when the engine returns an error.
-const unavailable = "Sign-in is not available right now."
+const (
+	// unavailable is what users read when the engine returns an error.
+	unavailable = "Sign-in is not available right now."
+	// useButton is what users read when a try was refused and the card goes on
+	// working: silent sign-in wants consent, a code was wrong. That is no failure.
+	useButton = "Use the Sign In button to continue."
+)
 
 // Bot answers chat commands.
 type Bot struct {
@@ -60,7 +65,10 @@ func (c *connection) complete(ctx context.Context, turn *machine.Turn, token tok
 }
 
 func (c *connection) failure(ctx context.Context, turn *machine.Turn, f *machine.Failure) error {
+	refused := turn.Refusal()
 	switch {
+	case f == nil && refused != nil && !refused.Ended:
+		return turn.Send(ctx, useButton)
 	case f == nil || f.Code == "":
 		return turn.Send(ctx, fmt.Sprintf("Sign-in to %s failed.", c.DisplayName))
 	case f.Message == "":
@@ -147,14 +155,23 @@ func (b *Bot) named(ctx context.Context, turn *machine.Turn, alias string, do fu
 }
 
 func (c *connection) login(ctx context.Context, turn *machine.Turn) error {
-	token, err := c.flow.SignIn(ctx, turn)
+	result, err := c.flow.SignIn(ctx, turn)
 	if err != nil {
 		return sorry(ctx, turn, err)
 	}
-	if token.Token.Empty() {
-		return nil // the card is out, or an earlier one is still waiting
+	if result.SignedIn() {
+		return turn.Send(ctx, fmt.Sprintf("Already signed in to %s.", c.DisplayName))
 	}
-	return turn.Send(ctx, fmt.Sprintf("Already signed in to %s.", c.DisplayName))
+	return c.pending(ctx, turn, result.Pending)
+}
+
+// pending leaves no user without a word. A card, new or old, speaks for itself;
+// a message that Teams repeats is no reason to say more.
+func (c *connection) pending(ctx context.Context, turn *machine.Turn, p machine.Pending) error {
+	if p != machine.UnderWay {
+		return nil
+	}
+	return turn.Send(ctx, fmt.Sprintf("Sign-in to %s is already under way on another device.", c.DisplayName))
 }
 
 func (c *connection) logout(ctx context.Context, turn *machine.Turn) error {

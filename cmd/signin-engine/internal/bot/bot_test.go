@@ -183,26 +183,89 @@ func TestAllConnections(t *testing.T) {
 	c.want(c.say("status"), "OAuth connections:\n- **teamsgraph** (Microsoft Graph): not connected\n- **sso** (Contoso): not connected")
 }
 
+// A refusal that leaves the card working is no failure; what ends the attempt is.
 func TestFailureTexts(t *testing.T) {
+	const failed, goOn = "Sign-in to Contoso failed.", "Use the Sign In button to continue."
 	c := newChat(t)
-	c.say("login sso")
-	fail := func(send func(context.Context) (emulator.Answer, error)) []string {
+	exchange := func(token string) []string {
+		t.Helper()
+		card, _ := c.services.LastCard(c.user.Conversation.ID)
 		before := len(c.services.Activities(c.user.Conversation.ID))
-		if _, err := send(t.Context()); err != nil {
+		if _, err := c.user.TokenExchange(t.Context(), card.ExchangeID(), "sso", token); err != nil {
 			t.Fatal(err)
 		}
 		return c.written(before)
 	}
-	c.want(fail(func(ctx context.Context) (emulator.Answer, error) {
-		return c.user.Failure(ctx, "resourcematchfailed", "Resource match failed")
-	}), "Sign-in to Contoso failed: resourcematchfailed — Resource match failed")
+	report := func(code, message string) []string {
+		t.Helper()
+		before := len(c.services.Activities(c.user.Conversation.ID))
+		if _, err := c.user.Failure(t.Context(), code, message); err != nil {
+			t.Fatal(err)
+		}
+		return c.written(before)
+	}
+	c.say("login sso")
+	c.want(report("oauthcardnotvalid", "Not valid"), "Sign-in to Contoso failed: oauthcardnotvalid — Not valid")
+	c.say("login sso")
+	c.want(report("invokeerror", ""), "Sign-in to Contoso failed: invokeerror")
 
 	c.services.SetSSO("sso", http.StatusPreconditionFailed)
 	c.say("login sso")
+	c.want(exchange("first"), goOn)
+	c.services.SetSSO("sso", http.StatusServiceUnavailable)
+	c.want(exchange("second"), failed)
+	c.services.SetSSO("sso", 0)
+	c.want(exchange("second"), "Connected to Contoso (sso)!")
+}
+
+func TestWrongCode(t *testing.T) {
+	c := newChat(t)
+	c.say("login graph")
 	card, _ := c.services.LastCard(c.user.Conversation.ID)
-	c.want(fail(func(ctx context.Context) (emulator.Answer, error) {
-		return c.user.TokenExchange(ctx, card.ExchangeID(), "sso", "jwt")
-	}), "Sign-in to Contoso failed.")
+	before := len(c.services.Activities(c.user.Conversation.ID))
+	answer, err := c.user.VerifyState(t.Context(), "000000", card.ActivityID)
+	if err != nil || answer.Status != http.StatusNotFound {
+		t.Fatalf("a wrong code: %d, %v", answer.Status, err)
+	}
+	c.want(c.written(before), "Use the Sign In button to continue.")
+	c.want(c.popup(), "Connected to Microsoft Graph (teamsgraph)!")
+}
+
+// Whoever asks while another device is at it is told so, instead of nothing.
+func TestUnderWay(t *testing.T) {
+	c := newChat(t)
+	c.say("login sso")
+	card, _ := c.services.LastCard(c.user.Conversation.ID)
+	c.services.AddFault(emulator.Fault{Operation: emulator.OpExchange, Times: 1, Delay: 3 * time.Second})
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.user.TokenExchange(context.WithoutCancel(t.Context()), card.ExchangeID(), "sso", "jwt")
+		done <- err
+	}()
+	for c.services.Count(emulator.OpExchange) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	c.want(c.say("login sso"), "Sign-in to Contoso is already under way on another device.")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	c.want(c.say("login sso"), "Already signed in to Contoso.")
+}
+
+// A message that Teams repeats gets no second card, and no second word.
+func TestRepeatedMessage(t *testing.T) {
+	c := newChat(t)
+	message := c.user.Message("login graph")
+	send := func() []string {
+		t.Helper()
+		before := len(c.services.Activities(c.user.Conversation.ID))
+		if answer, err := c.user.Send(t.Context(), message); err != nil || answer.Status != http.StatusOK {
+			t.Fatalf("%d, %v", answer.Status, err)
+		}
+		return c.written(before)
+	}
+	c.want(send(), "[card teamsgraph]")
+	c.want(send())
 }
 
 func TestUnavailable(t *testing.T) {

@@ -27,14 +27,14 @@ var errTokenRefused = errors.New("profile: the token was refused")
 // the sign-in that gets one [S 001, steps 8 to 11]. A token that is refused is
 // given up: the Token Service would hand it out until it expires.
 func (b *Bot) profile(ctx context.Context, turn *machine.Turn, c *connection) error {
-	token, err := c.flow.SignIn(ctx, turn)
+	result, err := c.flow.SignIn(ctx, turn)
 	if err != nil {
 		return sorry(ctx, turn, err)
 	}
-	if token.Token.Empty() {
-		return nil
+	if !result.SignedIn() {
+		return c.pending(ctx, turn, result.Pending)
 	}
-	body, err := b.fetch(ctx, c.Profile.URL, token.Token)
+	body, err := b.fetch(ctx, c.Profile.URL, result.Token.Token)
 	if errors.Is(err, errTokenRefused) {
 		if err = c.flow.SignOut(ctx, turn); err != nil {
 			return sorry(ctx, turn, err)

@@ -3,7 +3,6 @@ package config
 import (
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,15 +21,11 @@ func (c *Config) readSecret() Errors {
 		problems.add("client_secret_file", "is set together with client_secret: use one")
 		return problems
 	}
-	b, err := os.ReadFile(c.ClientSecretFile)
+	secret, err := secretOf(c.ClientSecretFile)
 	if err != nil {
 		problems.add("client_secret_file", "%v", err)
-		return problems
 	}
-	c.ClientSecret = tokensvc.NewSecret(strings.TrimSpace(string(b)))
-	if c.ClientSecret.Empty() {
-		problems.add("client_secret_file", "%s is empty", c.ClientSecretFile)
-	}
+	c.ClientSecret = secret
 	return problems
 }
 
@@ -42,10 +37,12 @@ func (c *Config) Check() error {
 		p.add("app_id", "is missing")
 	}
 	c.checkUpstream(&p)
+	c.checkCredentials(&p)
 	c.checkInbound(&p)
 	c.checkOperator(&p)
 	c.checkConnections(&p)
 	c.checkNumbers(&p)
+	c.checkFit(&p)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
 		p.add("log.level", "%q is none of trace, debug, info, warn, error", c.Log.Level)
 	}
@@ -75,16 +72,9 @@ func (c *Config) checkUpstream(p *Errors) {
 			p.add(u.key, "has a user, a query or a fragment, which is not allowed")
 		}
 	}
-	if c.ClientSecret.Empty() && c.ClientSecretFile == "" && !c.Emulated() {
-		p.add("client_secret", "is missing: set it, client_secret_file, or %sCLIENT_SECRET", EnvPrefix)
+	if _, ok := tokensvc.CloudNamed(c.Cloud); !ok {
+		p.add("cloud", "%q is none of %s", c.Cloud, strings.Join(tokensvc.CloudNames(), ", "))
 	}
-}
-
-// Emulated reports whether the Token Service is on this machine, where no
-// credentials are needed.
-func (c *Config) Emulated() bool {
-	u, ok := webURL(c.TokenServiceURL)
-	return ok && loopback(u.Hostname())
 }
 
 // webURL never repeats a URL in an error: a user may have put a password in.
@@ -114,12 +104,20 @@ func (c *Config) checkInbound(p *Errors) {
 			p.add("inbound_auth", "none needs a loopback listener, and listen is %q", c.Listen)
 		}
 	case AuthJWT:
-		p.add("inbound_auth", "jwt is not available in this version: use none on a loopback listener")
+		if u, ok := webURL(c.OpenIDMetadataURL); ok && u.Scheme != "https" && !loopback(u.Hostname()) {
+			p.add("openid_metadata_url", "needs https: who can change the keys on their way can sign anything")
+		}
 	default:
 		p.add("inbound_auth", "%q is neither jwt nor none", c.InboundAuth)
 	}
 	if _, err := teams.NewAllowList(c.ServiceURLs, false); err != nil {
 		p.add("service_urls", "%v", err)
+	}
+	switch {
+	case c.Agentic && !teams.IsTenantID(c.TenantID):
+		p.add("tenant_id", "has to be the tenant's id, a GUID, where agentic is on: it says whose agents are let in")
+	case !c.Agentic && c.AgenticBlueprintID != "":
+		p.add("agentic_blueprint_id", "is set, and agentic is not")
 	}
 }
 
@@ -186,13 +184,34 @@ func (c *Config) checkConnections(p *Errors) {
 	}
 }
 
-// checkNumbers asks the machine, whose messages begin with the key.
+// checkNumbers asks the machine and the transport, whose messages begin with
+// the key.
 func (c *Config) checkNumbers(p *Errors) {
-	for _, err := range []error{c.Policy.Validate(), c.Timeouts.Validate()} {
-		if err == nil {
+	for _, v := range []struct {
+		prefix string
+		err    error
+	}{{"", c.Policy.Validate()}, {"", c.Timeouts.Validate()}, {"limits.", c.Limits.Validate()}} {
+		if v.err == nil {
 			continue
 		}
-		key, text, _ := strings.Cut(err.Error(), ": ")
-		p.add(key, "%s", text)
+		key, text, _ := strings.Cut(v.err.Error(), ": ")
+		p.add(v.prefix+key, "%s", text)
+	}
+	for _, l := range []struct {
+		key  string
+		zero bool
+	}{
+		{"body", c.Limits.Body == 0},
+		{"depth", c.Limits.Depth == 0},
+		{"header_timeout", c.Limits.HeaderTimeout == 0},
+		{"body_timeout", c.Limits.BodyTimeout == 0},
+		{"concurrent", c.Limits.Concurrent == 0},
+		{"queue", c.Limits.Queue == 0},
+		{"queue_wait", c.Limits.QueueWait == 0},
+		{"connections", c.Limits.Connections == 0},
+	} {
+		if l.zero {
+			p.add("limits."+l.key, "must be positive")
+		}
 	}
 }

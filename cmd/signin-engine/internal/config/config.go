@@ -7,6 +7,7 @@ import (
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
 // EnvPrefix begins the name of every environment variable that is read: the
@@ -15,25 +16,39 @@ const EnvPrefix = "SIGNIN_ENGINE_"
 
 // Config is the YAML file.
 type Config struct {
-	AppID             string           `koanf:"app_id"`
-	TenantID          string           `koanf:"tenant_id"` // "" = multi-tenant bot
-	ClientSecret      tokensvc.Secret  `koanf:"client_secret"`
-	ClientSecretFile  string           `koanf:"client_secret_file"`
-	Listen            string           `koanf:"listen"`
-	Store             Store            `koanf:"store"`
-	AutoMigrate       bool             `koanf:"auto_migrate"` // serve brings an older Postgres schema up to date
-	TokenServiceURL   string           `koanf:"token_service_url"`
-	LoginURL          string           `koanf:"login_url"`
-	OpenIDMetadataURL string           `koanf:"openid_metadata_url"`
-	InboundAuth       string           `koanf:"inbound_auth"` // jwt, none
-	ServiceURLs       []string         `koanf:"service_urls"`
-	Operator          string           `koanf:"operator"` // "" = unix socket beside a bolt file
-	OperatorToken     tokensvc.Secret  `koanf:"operator_token"`
-	Connections       []Connection     `koanf:"connections"`
-	Policy            machine.Policy   `koanf:"policy"`
-	Timeouts          machine.Timeouts `koanf:"timeouts"`
-	Log               Log              `koanf:"log"`
-	MessageExtension  any              `koanf:"message_extension"` // refused in this version
+	AppID              string           `koanf:"app_id"`
+	TenantID           string           `koanf:"tenant_id"`     // "" = multi-tenant bot
+	Cloud              string           `koanf:"cloud"`         // presets the URLs that are not set, and more
+	OutboundAuth       string           `koanf:"outbound_auth"` // credentials, none
+	ClientSecret       tokensvc.Secret  `koanf:"client_secret"`
+	ClientSecretFile   string           `koanf:"client_secret_file"`
+	CertificateFile    string           `koanf:"certificate_file"` // PEM with the private key
+	ManagedIdentity    string           `koanf:"managed_identity"` // system, or a client id
+	Federated          Federated        `koanf:"federated"`
+	Listen             string           `koanf:"listen"`
+	Store              Store            `koanf:"store"`
+	AutoMigrate        bool             `koanf:"auto_migrate"` // serve brings an older Postgres schema up to date
+	TokenServiceURL    string           `koanf:"token_service_url"`
+	LoginURL           string           `koanf:"login_url"`
+	OpenIDMetadataURL  string           `koanf:"openid_metadata_url"`
+	InboundAuth        string           `koanf:"inbound_auth"`         // jwt, none
+	Agentic            bool             `koanf:"agentic"`              // accept tokens of Agent 365 too
+	AgenticBlueprintID string           `koanf:"agentic_blueprint_id"` // "" = made for the bot itself only
+	ServiceURLs        []string         `koanf:"service_urls"`
+	Operator           string           `koanf:"operator"` // "" = unix socket beside a bolt file
+	OperatorToken      tokensvc.Secret  `koanf:"operator_token"`
+	Connections        []Connection     `koanf:"connections"`
+	Policy             machine.Policy   `koanf:"policy"`
+	Timeouts           machine.Timeouts `koanf:"timeouts"`
+	Limits             teams.Limits     `koanf:"limits"`
+	Log                Log              `koanf:"log"`
+	MessageExtension   any              `koanf:"message_extension"` // refused in this version
+}
+
+// Federated is a credential that another issuer vouches for; one of the two.
+type Federated struct {
+	TokenFile       string `koanf:"token_file"`       // that the issuer keeps up to date, as Kubernetes does
+	ManagedIdentity string `koanf:"managed_identity"` // system, or a client id
 }
 
 // Connection is one OAuth connection setting of the bot.
@@ -42,9 +57,13 @@ type Connection struct {
 	Alias       string   `koanf:"alias"` // what users type after login; "" = Name
 	DisplayName string   `koanf:"display_name"`
 	CardText    string   `koanf:"card_text"`
+	SSO         *bool    `koanf:"sso"` // false: the card never offers silent SSO; nil = true
 	ButtonText  string   `koanf:"button_text"`
 	Profile     *Profile `koanf:"profile"`
 }
+
+// OffersSSO reports whether the connection's card may offer silent SSO.
+func (c *Connection) OffersSSO() bool { return c.SSO == nil || *c.SSO }
 
 // Profile is a chat command of the reference bot that calls an API with the
 // user's token.
@@ -61,23 +80,57 @@ type Log struct {
 
 // The words of inbound_auth.
 const (
-	AuthJWT  = "jwt"
-	AuthNone = "none"
+	AuthJWT  = teams.InboundAuthJWT
+	AuthNone = teams.InboundAuthNone
 )
+
+// OutboundCredentials is the word of outbound_auth beside [AuthNone].
+const OutboundCredentials = "credentials"
+
+// defaultSignIns is how many messages and sign-in invokes of one user are taken
+// per minute: far more than people and their devices send.
+const defaultSignIns = 120
 
 // Default is every setting that nobody changed.
 func Default() Config {
+	public := tokensvc.PublicCloud()
+	limits := teams.DefaultLimits()
+	limits.SignInsPerMinute = defaultSignIns
 	return Config{
+		Cloud:             public.Name,
+		OutboundAuth:      OutboundCredentials,
 		Listen:            "127.0.0.1:3978",
 		Store:             Store{Backend: Bolt, Path: "signin.db"},
 		AutoMigrate:       true,
-		TokenServiceURL:   tokensvc.PublicURL,
-		LoginURL:          tokensvc.PublicLoginURL,
-		OpenIDMetadataURL: "https://login.botframework.com/v1/.well-known/openidconfiguration",
+		TokenServiceURL:   public.TokenServiceURL,
+		LoginURL:          public.LoginURL,
+		OpenIDMetadataURL: public.OpenIDMetadataURL,
 		InboundAuth:       AuthJWT,
 		Policy:            machine.DefaultPolicy(),
 		Timeouts:          machine.DefaultTimeouts(),
+		Limits:            limits,
 		Log:               Log{Level: "info", Format: "auto"},
+	}
+}
+
+// preset fills the URLs that nobody set with those of the cloud.
+func (c *Config) preset(isSet func(key string) bool) {
+	cloud, ok := tokensvc.CloudNamed(c.Cloud)
+	if !ok {
+		return // Check says so
+	}
+	for _, u := range []struct {
+		key   string
+		value *string
+		of    string
+	}{
+		{"token_service_url", &c.TokenServiceURL, cloud.TokenServiceURL},
+		{"login_url", &c.LoginURL, cloud.LoginURL},
+		{"openid_metadata_url", &c.OpenIDMetadataURL, cloud.OpenIDMetadataURL},
+	} {
+		if !isSet(u.key) || *u.value == "" {
+			*u.value = u.of
+		}
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
 // good is the smallest configuration that can be served.
@@ -51,6 +53,9 @@ func TestGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !cfg.Connections[0].OffersSSO() {
+		t.Error("a connection offers SSO unless it is told not to")
+	}
 	if diff := cmp.Diff(machine.DefaultPolicy(), cfg.Policy); diff != "" {
 		t.Errorf("policy: %s", diff)
 	}
@@ -63,7 +68,9 @@ func TestGood(t *testing.T) {
 func TestEveryKey(t *testing.T) {
 	cfg, err := load(t, `
 app_id: a
-tenant_id: t
+tenant_id: 3f3d1cea-7a18-41af-872b-cfbbd5140984
+cloud: gcc_high
+outbound_auth: credentials
 client_secret: s
 listen: 127.0.0.1:1
 store: "bolt:x.db"
@@ -71,6 +78,8 @@ token_service_url: https://token.example
 login_url: https://login.example
 openid_metadata_url: https://meta.example
 inbound_auth: none
+agentic: true
+agentic_blueprint_id: b
 service_urls: ["*.example.com"]
 operator: "unix:x.sock"
 operator_token: o
@@ -79,10 +88,12 @@ connections:
     alias: graph
     display_name: Microsoft Graph
     card_text: Please Sign In
+    sso: false
     button_text: Sign In
     profile: {command: my ad user, url: https://graph.microsoft.com/v1.0/me}
-policy: {duplicate_wait: 0s, failed_duplicate: noop, failure_fanout: all, late_invoke: reject, resend_cooldown: 1s, max_code_tries: 2, on_silent_error: card, group_chat: one_to_one, group_sso: false, success_body: echo, popup_closed: fail, compose_cooldown: 31s, combined_lookup: true, callback_budget: 6s, callback_mode: at_most_once}
+policy: {duplicate_wait: 0s, failed_duplicate: noop, failure_fanout: all, late_invoke: reject, identity_mismatch: reject, group_card: everyone, typed_codes: true, keep_request: false, resend_cooldown: 1s, max_code_tries: 2, on_silent_error: card, group_chat: one_to_one, group_sso: false, success_body: echo, popup_closed: fail, compose_cooldown: 31s, combined_lookup: true, callback_budget: 6s, callback_mode: at_most_once}
 timeouts: {attempt: 16m, upstream: 11s, lease: 31s, outbox_lease: 61s, sweep: 6s, retention: 721h}
+limits: {body: 1, depth: 2, header_timeout: 3s, body_timeout: 4s, concurrent: 5, queue: 6, queue_wait: 7s, sign_ins_per_minute: 0, connections: 9}
 log: {level: debug, format: json}
 `)
 	if err != nil {
@@ -91,11 +102,21 @@ log: {level: debug, format: json}
 	if err = cfg.Check(); err != nil {
 		t.Fatal(err)
 	}
+	wantLimits := teams.Limits{
+		Body: 1, Depth: 2, HeaderTimeout: 3 * time.Second, BodyTimeout: 4 * time.Second, Concurrent: 5, Queue: 6,
+		QueueWait: 7 * time.Second, Connections: 9,
+	}
+	if diff := cmp.Diff(wantLimits, cfg.Limits); diff != "" {
+		t.Errorf("limits: %s", diff)
+	}
+	if cfg.CloudPreset().Issuer != "https://api.botframework.us" || !cfg.Agentic || cfg.AgenticBlueprintID != "b" {
+		t.Errorf("%+v", cfg)
+	}
 	wantPolicy := machine.Policy{
 		FailedDuplicate: machine.Noop, FailureFanout: machine.All, LateInvoke: machine.Reject, ResendCooldown: time.Second,
 		MaxCodeTries: 2, OnSilentError: machine.CardAnyway, GroupChat: machine.OneToOne, SuccessBody: machine.Echo,
 		PopupClosed: machine.Fail, ComposeCooldown: 31 * time.Second, CombinedLookup: true, CallbackBudget: 6 * time.Second,
-		CallbackMode: machine.AtMostOnce,
+		CallbackMode: machine.AtMostOnce, IdentityMismatch: machine.Reject, GroupCard: machine.Everyone, TypedCodes: true,
 	}
 	if diff := cmp.Diff(wantPolicy, cfg.Policy); diff != "" {
 		t.Errorf("policy: %s", diff)
@@ -108,11 +129,14 @@ log: {level: debug, format: json}
 		t.Errorf("timeouts: %s", diff)
 	}
 	wantConnection := config.Connection{
-		Name: "teamsgraph", Alias: "graph", DisplayName: "Microsoft Graph", CardText: "Please Sign In", ButtonText: "Sign In",
+		Name: "teamsgraph", Alias: "graph", DisplayName: "Microsoft Graph", CardText: "Please Sign In", SSO: new(bool), ButtonText: "Sign In",
 		Profile: &config.Profile{Command: "my ad user", URL: "https://graph.microsoft.com/v1.0/me"},
 	}
 	if diff := cmp.Diff([]config.Connection{wantConnection}, cfg.Connections); diff != "" {
 		t.Errorf("connections: %s", diff)
+	}
+	if cfg.Connections[0].OffersSSO() {
+		t.Error("sso: false is not taken")
 	}
 	if cfg.ClientSecret.Reveal() != "s" || cfg.OperatorToken.Reveal() != "o" || cfg.Log != (config.Log{Level: "debug", Format: "json"}) {
 		t.Errorf("%+v", cfg)
@@ -133,7 +157,6 @@ func TestMistakes(t *testing.T) {
 		"go name as a key":       {yaml: good + "policy: {DuplicateWait: 3s}", want: "policy.DuplicateWait: unknown key"},
 		"unknown variable":       {yaml: good, environ: []string{"SIGNIN_ENGINE_LISTN=x"}, want: "SIGNIN_ENGINE_LISTN: unknown environment variable"},
 		"broken yaml":            {yaml: "a: [", want: "--config: "},
-		"later key":              {yaml: good + "certificate_file: x", want: "certificate_file: is not available in this version"},
 		"no duration":            {yaml: good + "timeouts: {sweep: soon}", want: `timeouts.sweep: "soon" is no duration`},
 		"duration without unit":  {yaml: good + "timeouts: {sweep: 5}", want: `timeouts.sweep: "5" is no duration`},
 		"variable no duration":   {yaml: good, environ: []string{"SIGNIN_ENGINE_TIMEOUTS_SWEEP=x"}, want: `timeouts.sweep: "x" is no duration`},
@@ -143,13 +166,36 @@ func TestMistakes(t *testing.T) {
 		"negative wait":          {yaml: good + "policy: {duplicate_wait: -1s}", want: "policy.duplicate_wait: must not be negative"},
 		"unknown word":           {yaml: good + "policy: {late_invoke: maybe}", want: `policy.late_invoke: "maybe" is neither`},
 		"upstream not < lease":   {yaml: good + "timeouts: {upstream: 30s}", want: "timeouts.upstream: 30s is not shorter than timeouts.lease"},
+		"odd identity policy":    {yaml: good + "policy: {identity_mismatch: adopt}", want: `policy.identity_mismatch: "adopt" is neither`},
+		"odd group policy":       {yaml: good + "policy: {group_card: all}", want: `policy.group_card: "all" is neither`},
+		"typed codes maybe":      {yaml: good + "policy: {typed_codes: maybe}", want: "policy.typed_codes: has a value that cannot be read"},
+		"sso maybe":              {yaml: "app_id: a\nconnections: [{name: x, sso: maybe}]", want: "connections[0].sso: has a value that cannot be read"},
+		"outbox lease too short": {yaml: good + "timeouts: {outbox_lease: 15s}", want: "timeouts.outbox_lease: 15s is not longer than policy.callback_budget and timeouts.upstream together (15s)"},
 		"no app id":              {yaml: "inbound_auth: none\nclient_secret: x" + connection, want: "app_id: is missing"},
 		"no secret":              {yaml: "inbound_auth: none\napp_id: a" + connection, want: "client_secret: is missing"},
 		"no secret file":         {yaml: "inbound_auth: none\napp_id: a\nclient_secret_file: /nonexistent" + connection, want: "client_secret_file: "},
 		"two secrets":            {yaml: good + "client_secret_file: x", want: "client_secret_file: is set together with client_secret"},
 		"no connection":          {yaml: "inbound_auth: none\napp_id: a\nclient_secret: x", want: "connections: at least one"},
 		"nameless connection":    {yaml: "inbound_auth: none\napp_id: a\nclient_secret: x\nconnections: [{alias: x}]", want: "connections[0].name: is missing"},
-		"jwt":                    {yaml: good + "listen: 127.0.0.1:0", environ: []string{"SIGNIN_ENGINE_INBOUND_AUTH=jwt"}, want: "inbound_auth: jwt is not available"},
+		"keys over plain http":   {yaml: good + "openid_metadata_url: http://login.example/x", environ: []string{"SIGNIN_ENGINE_INBOUND_AUTH=jwt"}, want: "openid_metadata_url: needs https"},
+		"another cloud":          {yaml: good + "cloud: azure", want: `cloud: "azure" is none of public, gcc, gcc_high, dod, china`},
+		"other outbound auth":    {yaml: good + "outbound_auth: basic", want: `outbound_auth: "basic" is neither`},
+		"secret beside emulator": {yaml: "inbound_auth: none\napp_id: a\ntoken_service_url: http://127.0.0.1:3979" + connection, want: "client_secret: is missing"},
+		"secret and certificate": {yaml: good + "certificate_file: x", want: "certificate_file: is set together with client_secret"},
+		"secret and identity":    {yaml: good + "managed_identity: system", want: "managed_identity: is set together with client_secret"},
+		"two federated":          {yaml: "inbound_auth: none\napp_id: a\nfederated: {token_file: x, managed_identity: system}" + connection, want: "federated.managed_identity: is set together with federated.token_file"},
+		"unknown federated key":  {yaml: good + "federated: {tokens: x}", want: "federated.tokens: unknown key"},
+		"no certificate":         {yaml: "inbound_auth: none\napp_id: a\ncertificate_file: /nonexistent" + connection, want: "certificate_file: "},
+		"no assertion":           {yaml: "inbound_auth: none\napp_id: a\nfederated: {token_file: /nonexistent}" + connection, want: "federated.token_file: "},
+		"empty secret file":      {yaml: "inbound_auth: none\napp_id: a\nclient_secret_file: /dev/null" + connection, want: "client_secret_file: /dev/null is empty"},
+		"agentic for everybody":  {yaml: good + "agentic: true", want: "tenant_id: has to be the tenant's id"},
+		"agentic for a domain":   {yaml: good + "agentic: true\ntenant_id: contoso.example", want: "tenant_id: has to be the tenant's id"},
+		"blueprint alone":        {yaml: good + "agentic_blueprint_id: x", want: "agentic_blueprint_id: is set, and agentic is not"},
+		"agentic perhaps":        {yaml: good + "agentic: perhaps", want: "agentic: has a value that cannot be read"},
+		"negative limit":         {yaml: good + "limits: {body: -1}", want: "limits.body: must not be negative"},
+		"zero limit":             {yaml: good + "limits: {queue: 0}", want: "limits.queue: must be positive"},
+		"zero timeout":           {yaml: good + "limits: {header_timeout: 0s}", want: "limits.header_timeout: must be positive"},
+		"unknown limit":          {yaml: good + "limits: {bodies: 1}", want: "limits.bodies: unknown key"},
 		"none off loopback":      {yaml: good + "listen: 0.0.0.0:3978", want: "inbound_auth: none needs a loopback listener"},
 		"none on every address":  {yaml: good + `listen: ":3978"`, want: "inbound_auth: none needs a loopback listener"},
 		"other auth":             {yaml: good, environ: []string{"SIGNIN_ENGINE_INBOUND_AUTH=basic"}, want: `inbound_auth: "basic" is neither`},
@@ -264,11 +310,86 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
-// A loopback Token Service is the emulator: no secret is needed.
-func TestEmulatorNeedsNoSecret(t *testing.T) {
-	err := check(t, strings.Replace(good, "client_secret: hunter2", "token_service_url: http://127.0.0.1:3979", 1))
+// Without credentials it has to be said by name, also beside an emulator.
+func TestOutboundAuthNone(t *testing.T) {
+	yaml := strings.Replace(good, "client_secret: hunter2", "token_service_url: http://127.0.0.1:3979\noutbound_auth: none", 1)
+	cfg, err := load(t, yaml)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err = cfg.Check(); err != nil {
 		t.Error(err)
+	}
+	source, err := cfg.Credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token, err := source.Token(t.Context()); err != nil || token.Empty() {
+		t.Errorf("%v: an emulator wants to see some token", err)
+	}
+	if err = check(t, good, "SIGNIN_ENGINE_OUTBOUND_AUTH=none"); err != nil {
+		t.Errorf("with a secret that is not used: %v", err)
+	}
+}
+
+// One name sets every URL; one that is set wins, wherever it was set.
+func TestClouds(t *testing.T) {
+	for _, name := range tokensvc.CloudNames() {
+		cloud, _ := tokensvc.CloudNamed(name)
+		cfg, err := load(t, good+"cloud: "+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = cfg.Check(); err != nil {
+			t.Error(err)
+		}
+		if cfg.TokenServiceURL != cloud.TokenServiceURL || cfg.LoginURL != cloud.LoginURL || cfg.OpenIDMetadataURL != cloud.OpenIDMetadataURL {
+			t.Errorf("%s: %+v", name, cfg)
+		}
+		cfg, err = load(t, good+"login_url: https://login.example\nopenid_metadata_url: ''\ncloud: "+name, "SIGNIN_ENGINE_TOKEN_SERVICE_URL="+tokensvc.EuropeURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.TokenServiceURL != tokensvc.EuropeURL || cfg.LoginURL != "https://login.example" || cfg.OpenIDMetadataURL != cloud.OpenIDMetadataURL {
+			t.Errorf("%s: %+v", name, cfg)
+		}
+	}
+	cfg, err := load(t, good, "SIGNIN_ENGINE_CLOUD=china")
+	if err != nil || cfg.TokenServiceURL != "https://token.botframework.azure.cn" {
+		t.Errorf("%q, %v", cfg.TokenServiceURL, err)
+	}
+}
+
+// Each way to hold credentials, as far as it can be checked without Azure.
+func TestCredentials(t *testing.T) {
+	assertion := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(assertion, []byte("a.b.c"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, setting := range map[string]string{
+		"system assigned": "managed_identity: system", "user assigned": "managed_identity: 00000000-0000-4000-8000-0000000000b1",
+		"workload identity": "federated: {token_file: " + assertion + "}", "federated by identity": "federated: {managed_identity: system}",
+	} {
+		cfg, err := load(t, strings.Replace(good, "client_secret: hunter2", setting, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = cfg.Check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if source, err := cfg.Credentials(); err != nil || source == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Tokens are asked for on every listener; without them a loopback one is
+// needed.
+func TestInboundAuth(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:0", "0.0.0.0:3978", `":3978"`, "bot.example:443"} {
+		if err := check(t, strings.Replace(good, "inbound_auth: none", "listen: "+listen, 1)); err != nil {
+			t.Errorf("%s: %v", listen, err)
+		}
 	}
 }
 

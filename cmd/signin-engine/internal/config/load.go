@@ -54,21 +54,17 @@ func (e *Errors) add(key, format string, args ...any) {
 	*e = append(*e, &Error{Key: key, Problem: fmt.Sprintf(format, args...)})
 }
 
+// about reports whether something is wrong with that key.
+func (e Errors) about(key string) bool {
+	return slices.ContainsFunc(e, func(one *Error) bool { return one.Key == key })
+}
+
 // err is e as an error, nil when it is empty.
 func (e Errors) err() error {
 	if len(e) == 0 {
 		return nil
 	}
 	return e
-}
-
-// later are keys of product.md §4 that this version refuses, with what to do.
-func later(key string) (string, bool) {
-	switch key {
-	case "certificate_file", "managed_identity":
-		return "is not available in this version: use client_secret or client_secret_file", true
-	}
-	return "", false
 }
 
 // Load reads the settings without judging them: unknown keys and values of
@@ -101,6 +97,7 @@ func Load(src Source) (Config, error) {
 	}
 	cfg := Default()
 	problems = append(problems, decode(ko, &cfg)...)
+	cfg.preset(ko.Exists)
 	if cfg.ClientSecretFile != "" {
 		problems = append(problems, cfg.readSecret()...)
 	}
@@ -224,11 +221,7 @@ func decode(ko *koanf.Koanf, cfg *Config) Errors {
 		if strings.ContainsFunc(path[strings.LastIndexByte(path, '.')+1:], unicode.IsUpper) {
 			continue // said already
 		}
-		if text, ok := later(key); ok {
-			problems.add(key, "%s", text)
-		} else {
-			problems.add(key, "unknown key")
-		}
+		problems.add(key, "unknown key")
 	}
 	slices.SortStableFunc(problems, func(a, b *Error) int { return strings.Compare(a.Key, b.Key) })
 	return problems
@@ -319,7 +312,7 @@ func keyPath(path string) string {
 // FlagKey is the key that a flag sets, if it sets one.
 func FlagKey(flag string) (string, bool) {
 	switch flag {
-	case "app-id", "tenant-id", "client-secret-file", "listen", "store", "token-service-url", "login-url",
+	case "app-id", "tenant-id", "cloud", "client-secret-file", "outbound-auth", "listen", "store", "token-service-url", "login-url",
 		"inbound-auth", "operator", "auto-migrate":
 		return strings.ReplaceAll(flag, "-", "_"), true
 	case "service-url":

@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore"
+)
+
+// brisk lets a test see recovery soon. Leases are as long as they are by
+// default: whoever is stopped gives them back, and nobody has to wait for one.
+const brisk = `
+timeouts: {sweep: 200ms}
+`
+
+// TestTermUnderLoad stops the bot by SIGTERM again and again while users sign in.
+// Each time it ends well and leaves nothing behind: no attempt in mid-call, no
+// callback that was begun and is not acknowledged. So in the end nobody was told
+// twice.
+func TestTermUnderLoad(t *testing.T) {
+	w := newWorld(t, true)
+	b := newBot(t, w, program(t, served()), brisk)
+	begun := time.Now()
+	p := b.start(t)
+	c := newCrowd(t, w, b.patient(t))
+	for range termRounds() {
+		load(t)
+		p.stopped(t)
+		if t.Failed() {
+			return
+		}
+		s, err := boltstore.Open(b.db, boltstore.WithReadOnly())
+		if err != nil {
+			t.Fatal(err)
+		}
+		leftBehind(t, s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		p = b.start(t)
+	}
+	c.goHome(t)
+	b.settled(t)
+	p.stopped(t)
+	s := b.open(t)
+	sound(t, s)
+	toldOnce(t, c, s)
+	calm(t, b)
+	t.Logf("%d stops in %s: %s", termRounds(), time.Since(begun).Round(time.Second), c.figures(t, s))
+}
+
+// TestTermUnderLoadPostgres is the same with two processes on one Postgres, which
+// are stopped in turn: what one had begun is not left to the other.
+func TestTermUnderLoadPostgres(t *testing.T) {
+	f := newFleetOf(t, served(), 2, brisk, true)
+	begun := time.Now()
+	c := newCrowd(t, f.w, &http.Client{Transport: f})
+	for n := range termRounds() {
+		load(t)
+		i := n % len(f.bots)
+		f.bots[i].serving().stopped(t)
+		if t.Failed() {
+			return
+		}
+		if err := f.start(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.goHome(t)
+	s := f.settled(t)
+	f.stop(t)
+	sound(t, s)
+	toldOnce(t, c, s)
+	for _, b := range f.bots {
+		calm(t, b)
+	}
+	t.Logf("%d stops in %s: %s", termRounds(), time.Since(begun).Round(time.Second), c.figures(t, s))
+}
+
+// served is the program, with the race detector if this test has it.
+func served() func() (string, error) {
+	if raceDetector {
+		return raced
+	}
+	return released
+}
+
+func termRounds() int {
+	if testing.Short() {
+		return min(*terms, 3)
+	}
+	return *terms
+}
+
+// load is a moment in which users sign in.
+func load(t *testing.T) {
+	t.Helper()
+	moment := time.NewTimer(50*time.Millisecond + rand.N(300*time.Millisecond))
+	defer moment.Stop()
+	select {
+	case <-moment.C:
+	case <-t.Context().Done():
+	}
+}
+
+// leftBehind reports what a process that ended well may not leave behind.
+func leftBehind(t *testing.T, s store.Store) {
+	t.Helper()
+	each(t, s, store.Filter{Open: true}, func(p *store.Page) {
+		for _, a := range p.Attempts {
+			if a.State != store.CardSent {
+				t.Errorf("%s is left in %s", a.ID, a.State)
+			}
+		}
+	})
+	each(t, s, store.Filter{Owed: true}, func(p *store.Page) {
+		for _, d := range p.Deliveries {
+			if d.Status == store.DeliveryPending && (d.Owner != "" || d.Tries > 0) {
+				t.Errorf("the callback %s was begun %d times by %q and is not acknowledged", d.DeliveryKey, d.Tries, d.Owner)
+			}
+		}
+	})
+}
+
+// toldOnce reports what was repeated.
+func toldOnce(t *testing.T, c *crowd, s store.Store) {
+	t.Helper()
+	f := c.figures(t, s)
+	if f.lost > 0 || f.incomplete > 0 || f.untold > 0 || f.odd > 0 || f.doubled > 0 {
+		t.Errorf("lost, incomplete, untold, odd and told twice must be 0: %s", f)
+	}
+	each(t, s, store.Filter{}, func(p *store.Page) {
+		for _, d := range p.Deliveries {
+			if d.Status == store.DeliveryDone && d.Tries != 1 {
+				t.Errorf("the callback %s took %d tries", d.DeliveryKey, d.Tries)
+			}
+		}
+	})
+}
+
+// each reads a whole list.
+func each(t *testing.T, s store.Store, f store.Filter, see func(*store.Page)) {
+	t.Helper()
+	for f.Limit = 500; ; {
+		page, err := s.List(t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		see(&page)
+		if f.Cursor = page.Next; f.Cursor == "" {
+			return
+		}
+	}
+}
+
+// calm reports errors in the bot's log, and races.
+func calm(t *testing.T, b *bot) {
+	t.Helper()
+	for line := range bytes.Lines(b.log()) {
+		if bytes.Contains(line, []byte(`"level":"error"`)) || bytes.Contains(line, []byte("DATA RACE")) {
+			t.Errorf("the bot's log: %s", line)
+			return
+		}
+	}
+}

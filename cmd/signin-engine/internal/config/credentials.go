@@ -1,0 +1,137 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/credentials"
+)
+
+// way is one way to hold the bot's credentials.
+type way struct {
+	key  string
+	make func(credentials.Bot) (TokenSource, error)
+}
+
+// TokenSource gives the bot's own token.
+type TokenSource interface {
+	tokensvc.TokenSource
+	CloseIdleConnections()
+}
+
+// ways are those that the settings name.
+func (c *Config) ways() []way {
+	var all []way
+	for _, w := range []struct {
+		key, value string
+		make       func(credentials.Bot) (TokenSource, error)
+	}{
+		{"client_secret", c.ClientSecret.String(), c.bySecret},
+		{"certificate_file", c.CertificateFile, func(b credentials.Bot) (TokenSource, error) {
+			return credentials.Certificate(b, c.CertificateFile)
+		}},
+		{"managed_identity", c.ManagedIdentity, func(b credentials.Bot) (TokenSource, error) {
+			return credentials.ManagedIdentity(b, c.ManagedIdentity)
+		}},
+		{"federated.token_file", c.Federated.TokenFile, func(b credentials.Bot) (TokenSource, error) {
+			return credentials.FederatedFile(b, c.Federated.TokenFile)
+		}},
+		{"federated.managed_identity", c.Federated.ManagedIdentity, func(b credentials.Bot) (TokenSource, error) {
+			return credentials.FederatedIdentity(b, c.Federated.ManagedIdentity)
+		}},
+	} {
+		if w.value != "" {
+			all = append(all, way{w.key, w.make})
+		}
+	}
+	return all
+}
+
+func (c *Config) bySecret(bot credentials.Bot) (TokenSource, error) {
+	tenant := bot.Tenant
+	if tenant == "" {
+		tenant = bot.Cloud.LoginTenant
+	}
+	cfg := tokensvc.ClientCredentialsConfig{
+		LoginURL: bot.LoginURL, Tenant: tenant, ClientID: bot.ClientID, ClientSecret: c.ClientSecret, Scope: bot.Cloud.Scope,
+		Timeout: bot.Timeout,
+	}
+	if file := c.ClientSecretFile; file != "" {
+		cfg.SecretSource = func() (tokensvc.Secret, error) { return secretOf(file) }
+	}
+	return tokensvc.NewClientCredentials(cfg)
+}
+
+// secretOf reads a file that holds nothing but a secret.
+func secretOf(file string) (tokensvc.Secret, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return tokensvc.Secret{}, err
+	}
+	secret := tokensvc.NewSecret(strings.TrimSpace(string(b)))
+	if secret.Empty() {
+		return tokensvc.Secret{}, fmt.Errorf("%s is empty", file)
+	}
+	return secret, nil
+}
+
+// CloudPreset is the cloud that was named.
+func (c *Config) CloudPreset() tokensvc.Cloud {
+	cloud, _ := tokensvc.CloudNamed(c.Cloud)
+	return cloud
+}
+
+func (c *Config) bot() credentials.Bot {
+	return credentials.Bot{
+		ClientID: c.AppID, Tenant: c.TenantID, Cloud: c.CloudPreset(), LoginURL: c.LoginURL, Timeout: c.Timeouts.Upstream,
+	}
+}
+
+// nobody is the source of a bot without credentials. Emulators want to see a
+// token, whatever it says.
+type nobody struct{ tokensvc.TokenSource }
+
+func (nobody) CloseIdleConnections() {}
+
+// Credentials is how the bot proves who it is, from settings that were
+// checked.
+func (c *Config) Credentials() (TokenSource, error) {
+	if c.OutboundAuth == AuthNone {
+		return nobody{tokensvc.Static(tokensvc.NewSecret("outbound-auth-none"))}, nil
+	}
+	ways := c.ways()
+	if len(ways) == 0 {
+		return nil, errors.New("the bot has no credentials")
+	}
+	return ways[0].make(c.bot())
+}
+
+func (c *Config) checkCredentials(p *Errors) {
+	ways := c.ways()
+	switch c.OutboundAuth {
+	case OutboundCredentials:
+	case AuthNone:
+		return
+	default:
+		p.add("outbound_auth", "%q is neither %s nor %s", c.OutboundAuth, OutboundCredentials, AuthNone)
+		return
+	}
+	switch {
+	case len(ways) == 0 && c.ClientSecretFile != "": // Load has said why there is nothing in it
+	case len(ways) == 0:
+		p.add("client_secret", "is missing: set it, client_secret_file, certificate_file, managed_identity or federated; "+
+			"outbound_auth: none does without, beside an emulator")
+	case len(ways) > 1:
+		for _, w := range ways[1:] {
+			p.add(w.key, "is set together with %s: use one", ways[0].key)
+		}
+	case p.about("app_id"), p.about("cloud"), p.about("login_url"): // that comes first
+	default:
+		if _, err := ways[0].make(c.bot()); err != nil {
+			p.add(ways[0].key, "%v", err)
+		}
+	}
+}

@@ -1,0 +1,330 @@
+// Package credentials are the ways to get a bot's own token that need Azure's
+// SDK: a certificate, a managed identity, and federated credentials. Each is a
+// [tokensvc.TokenSource]; a bot with a client secret uses
+// [tokensvc.ClientCredentials] and does without this package and the SDK.
+package credentials
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// Bot says whose token it is.
+type Bot struct {
+	// ClientID is the bot's app id. Required, but for a managed identity.
+	ClientID string
+	// Tenant of a single-tenant bot. "" = the cloud's tenant of multi-tenant
+	// bots.
+	Tenant string
+	// Cloud that the bot lives in. The zero Cloud is the public one.
+	Cloud tokensvc.Cloud
+	// LoginURL of Entra, https. "" = the cloud's.
+	LoginURL string
+	// Timeout of one fetch. 0 = [tokensvc.DefaultTimeout].
+	Timeout time.Duration
+	// HTTPClient is used as it is. nil makes an own one that follows no
+	// redirect.
+	HTTPClient *http.Client
+}
+
+// SystemAssigned names the identity that Azure made for the machine itself.
+const SystemAssigned = "system"
+
+// Source is a [tokensvc.TokenDropper]: a token is cached until 5 min before its
+// expiry and one request is in flight. Its errors are [*tokensvc.Error] with
+// the Op [tokensvc.OpAccessToken], the HTTP status and the OAuth error code.
+//
+// Every fetch makes its credential anew, so a certificate or an assertion that
+// was replaced is found without a restart, and no second cache stands behind
+// this one.
+type Source struct {
+	*tokensvc.TokenCache
+	bot      Bot
+	scope    string
+	make     maker
+	bypasses bool // the SDK has a cache of its own that claims get past
+	renew    atomic.Bool
+}
+
+var _ tokensvc.TokenDropper = (*Source)(nil)
+
+// maker makes the credential of one fetch; seen learns what happens on the way.
+type maker func(options azcore.ClientOptions, seen *witness) (azcore.TokenCredential, error)
+
+// Certificate is the client credentials grant with a certificate: file holds it
+// and its private key as PEM, or both as PKCS#12 without a password. It is read
+// here, so that a file without use is found at once, and before every fetch.
+func Certificate(bot Bot, file string) (*Source, error) {
+	if _, err := certificate(bot, file, azcore.ClientOptions{}); err != nil {
+		return nil, err
+	}
+	return newSource(bot, func(options azcore.ClientOptions, _ *witness) (azcore.TokenCredential, error) {
+		return certificate(bot, file, options)
+	})
+}
+
+func certificate(bot Bot, file string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	certs, key, err := azidentity.ParseCertificates(pem, nil)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %s: no certificate with its private key: %w", file, err)
+	}
+	cred, err := azidentity.NewClientCertificateCredential(bot.tenant(), bot.ClientID, certs, key,
+		&azidentity.ClientCertificateCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	return cred, nil
+}
+
+// ManagedIdentity is the identity that Azure gives to the machine: identity is
+// [SystemAssigned], or the client id of a user-assigned one.
+func ManagedIdentity(bot Bot, identity string) (*Source, error) {
+	if identity == "" {
+		return nil, errors.New("managed identity: system, or the client id of a user-assigned one, is required")
+	}
+	s, err := newSource(bot, func(options azcore.ClientOptions, _ *witness) (azcore.TokenCredential, error) {
+		return managed(options, identity)
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.bypasses = true
+	return s, nil
+}
+
+func managed(options azcore.ClientOptions, identity string) (azcore.TokenCredential, error) {
+	o := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: options}
+	if identity != SystemAssigned {
+		o.ID = azidentity.ClientID(identity)
+	}
+	cred, err := azidentity.NewManagedIdentityCredential(o)
+	if err != nil {
+		return nil, fmt.Errorf("managed identity: %w", err)
+	}
+	return cred, nil
+}
+
+// FederatedFile is a federated credential whose assertion another issuer keeps
+// in a file, as Kubernetes does with the token of a service account. The file
+// is read before every fetch.
+func FederatedFile(bot Bot, file string) (*Source, error) {
+	if _, err := assertion(file); err != nil {
+		return nil, err
+	}
+	return federated(bot, func(azcore.ClientOptions) (func(context.Context) (string, error), error) {
+		return func(context.Context) (string, error) { return assertion(file) }, nil
+	})
+}
+
+func assertion(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("federated credential: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if token == "" {
+		return "", fmt.Errorf("federated credential: %s is empty", file)
+	}
+	return token, nil
+}
+
+// FederatedIdentity is a federated credential whose assertion is the token of a
+// managed identity: [SystemAssigned], or the client id of a user-assigned one.
+func FederatedIdentity(bot Bot, identity string) (*Source, error) {
+	if identity == "" {
+		return nil, errors.New("federated credential: system, or the client id of a user-assigned identity, is required")
+	}
+	scope := bot.cloud().FederationScope
+	return federated(bot, func(options azcore.ClientOptions) (func(context.Context) (string, error), error) {
+		cred, err := managed(options, identity)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (string, error) {
+			token, err := cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{scope}})
+			return token.Token, err
+		}, nil
+	})
+}
+
+func federated(bot Bot, how func(azcore.ClientOptions) (func(context.Context) (string, error), error)) (*Source, error) {
+	return newSource(bot, func(options azcore.ClientOptions, seen *witness) (azcore.TokenCredential, error) {
+		get, err := how(options)
+		if err != nil {
+			return nil, err
+		}
+		cred, err := azidentity.NewClientAssertionCredential(bot.tenant(), bot.ClientID,
+			func(ctx context.Context) (string, error) {
+				token, err := get(ctx)
+				seen.assertion = err
+				return token, err
+			},
+			&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
+		if err != nil {
+			return nil, fmt.Errorf("federated credential: %w", err)
+		}
+		return cred, nil
+	})
+}
+
+func (b *Bot) cloud() tokensvc.Cloud {
+	if b.Cloud.Name == "" {
+		return tokensvc.PublicCloud()
+	}
+	return b.Cloud
+}
+
+func (b *Bot) tenant() string {
+	if b.Tenant == "" {
+		return b.cloud().LoginTenant
+	}
+	return b.Tenant
+}
+
+// newSource tries the maker once: what is wrong with the settings shows here
+// and not in the first sign-in.
+func newSource(bot Bot, make maker) (*Source, error) {
+	if bot.LoginURL == "" {
+		bot.LoginURL = bot.cloud().LoginURL
+	}
+	if bot.HTTPClient == nil {
+		bot.HTTPClient = &http.Client{
+			Transport: &http.Transport{
+				Proxy:               http.ProxyFromEnvironment,
+				DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+				ForceAttemptHTTP2:   true,
+				TLSHandshakeTimeout: 5 * time.Second,
+				IdleConnTimeout:     90 * time.Second,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	s := &Source{bot: bot, scope: bot.cloud().Scope, make: make}
+	if _, err := make(s.options(new(witness)), new(witness)); err != nil {
+		return nil, err
+	}
+	s.TokenCache = tokensvc.NewTokenCache(s.fetch, bot.Timeout)
+	return s, nil
+}
+
+// DropToken forgets a token that an upstream refused.
+func (s *Source) DropToken(token tokensvc.Secret) {
+	s.renew.Store(true)
+	s.TokenCache.DropToken(token)
+}
+
+// CloseIdleConnections closes pooled connections that nobody uses.
+func (s *Source) CloseIdleConnections() { s.bot.HTTPClient.CloseIdleConnections() }
+
+func (s *Source) options(seen *witness) azcore.ClientOptions {
+	return azcore.ClientOptions{
+		Cloud:            cloud.Configuration{ActiveDirectoryAuthorityHost: s.bot.LoginURL},
+		Retry:            policy.RetryOptions{MaxRetries: 2, RetryDelay: 300 * time.Millisecond, MaxRetryDelay: 2 * time.Second},
+		PerRetryPolicies: []policy.Policy{seen},
+		Transport:        s.bot.HTTPClient,
+	}
+}
+
+func (s *Source) fetch(ctx context.Context) (tokensvc.Secret, time.Time, error) {
+	seen := new(witness)
+	cred, err := s.make(s.options(seen), seen)
+	if err != nil {
+		return tokensvc.Secret{}, time.Time{}, &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: err}
+	}
+	request := policy.TokenRequestOptions{Scopes: []string{s.scope}}
+	if s.renew.Swap(false) && s.bypasses {
+		request.Claims = "{}"
+	}
+	token, err := cred.GetToken(ctx, request)
+	if err != nil {
+		return tokensvc.Secret{}, time.Time{}, seen.failure(ctx)
+	}
+	return tokensvc.NewSecret(token.Token), token.ExpiresOn, nil
+}
+
+// witness remembers what the last answer of one fetch was. The SDK's own errors
+// quote bodies and cannot be taken apart.
+type witness struct {
+	assertion error
+	network   error
+	status    int
+	header    http.Header
+	body      []byte
+}
+
+// Do is a [policy.Policy].
+func (w *witness) Do(req *policy.Request) (*http.Response, error) {
+	resp, err := req.Next()
+	w.network, w.status = err, 0
+	if err != nil {
+		return resp, err
+	}
+	w.status, w.header = resp.StatusCode, resp.Header
+	if w.body, err = peek(resp); err != nil {
+		w.network = err
+	}
+	return resp, nil
+}
+
+var errUnusable = errors.New("no token in the answer")
+
+// failure is what became of the fetch.
+func (w *witness) failure(ctx context.Context) error {
+	switch {
+	case ctx.Err() != nil:
+		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: ctx.Err()}
+	case w.network != nil:
+		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: withoutURL(w.network)}
+	case w.status >= http.StatusBadRequest:
+		return tokensvc.NewAccessTokenError(w.status, w.header, w.body)
+	case w.assertion != nil:
+		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: w.assertion}
+	default:
+		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Status: w.status, Err: errUnusable}
+	}
+}
+
+func withoutURL(err error) error {
+	var located *url.Error
+	if errors.As(err, &located) {
+		return located.Err
+	}
+	return err
+}
+
+// maxAnswer bounds what is read of an answer, in bytes.
+const maxAnswer = 1 << 20
+
+// peek reads a body and puts it back.
+func peek(resp *http.Response) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if closed := resp.Body.Close(); err == nil {
+		err = closed
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("read body: %w", err)
+	}
+	return body, nil
+}

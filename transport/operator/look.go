@@ -1,0 +1,265 @@
+package operator
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Bounds of one look for what is stuck: an overview stays cheap on a store with
+// millions of rows.
+const (
+	stuckPage  = 200
+	maxOpen    = 5000
+	maxOwed    = 10_000
+	maxRecent  = 5000
+	maxOrphans = 20_000 // lines of no attempt
+	maxTrails  = 20     // open attempts whose lines are read too
+)
+
+// found is what a walk through the store gathered.
+type found struct {
+	now        time.Time
+	attempts   []store.Attempt
+	deliveries map[string][]store.Delivery // by attempt, in the order of their rounds
+	corrupt    []store.Corrupt
+	seen       map[string]bool // attempts, by id
+	set        map[string]bool // records set aside, by id
+}
+
+// add takes over a page and returns how many callbacks of it are still to be
+// made or were given up.
+func (w *found) add(p *store.Page) (unsettled int) {
+	if w.seen == nil {
+		w.seen, w.set, w.deliveries = map[string]bool{}, map[string]bool{}, map[string][]store.Delivery{}
+	}
+	w.now = p.Now
+	own := map[string][]store.Delivery{}
+	for _, d := range p.Deliveries {
+		own[d.Attempt] = append(own[d.Attempt], d)
+	}
+	for i := range p.Attempts {
+		a := &p.Attempts[i]
+		if w.seen[a.ID] {
+			continue
+		}
+		w.seen[a.ID] = true
+		w.attempts = append(w.attempts, *a)
+		w.deliveries[a.ID] = inOrder(own[a.ID])
+		for _, d := range own[a.ID] {
+			if d.Status == store.DeliveryPending || d.Status == store.DeliveryDead {
+				unsettled++
+			}
+		}
+	}
+	for _, c := range p.Corrupt {
+		if !w.set[c.ID] {
+			w.set[c.ID] = true
+			w.corrupt = append(w.corrupt, c)
+		}
+	}
+	return unsettled
+}
+
+func inOrder(rows []store.Delivery) []store.Delivery {
+	slices.SortStableFunc(rows, func(a, b store.Delivery) int { return cmp.Compare(a.Round, b.Round) })
+	return rows
+}
+
+// stuck lists everything that is stuck: open attempts, ended ones whose callback
+// has not got through, and what many attempts show together.
+func (d *Direct) stuck(ctx context.Context, counts store.Counts) ([]Finding, error) {
+	var w found
+	unsettled := 0
+	if err := d.walk(ctx, store.Filter{Open: true}, maxOpen, func(p *store.Page) bool {
+		unsettled += w.add(p)
+		return true
+	}); err != nil {
+		return nil, err
+	}
+	open := slices.Clone(w.attempts)
+	if unsettled < counts.Owed+counts.Dead {
+		if err := d.walk(ctx, store.Filter{Owed: true}, maxOwed, func(p *store.Page) bool {
+			unsettled += w.add(p)
+			return unsettled < counts.Owed+counts.Dead
+		}); err != nil {
+			return nil, err
+		}
+	}
+	all := []Finding{}
+	for i := range w.attempts {
+		a := &w.attempts[i]
+		all = append(all, Stuck(counts.Now, a, w.deliveries[a.ID], d.rules)...)
+	}
+	fleet, err := d.fleet(ctx, counts, open, w.corrupt)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, StuckFleet(fleet, d.rules)...)
+	slices.SortStableFunc(all, bySeriousness)
+	return all, nil
+}
+
+// fleet gathers what the rules about many attempts look at.
+func (d *Direct) fleet(ctx context.Context, counts store.Counts, open []store.Attempt, corrupt []store.Corrupt) (Fleet, error) {
+	now := counts.Now
+	var w found
+	w.add(&store.Page{Now: now, Corrupt: corrupt})
+	take := func(p *store.Page) bool { w.add(p); return true }
+	window := max(d.rules.FlappingWindow, d.rules.BurstWindow)
+	if err := d.walk(ctx, store.Filter{Since: now.Add(-window)}, maxRecent, take); err != nil {
+		return Fleet{}, err
+	}
+	f := Fleet{Now: now}
+	var err error
+	if f.Lines, err = d.lines(ctx, now, open); err != nil {
+		return Fleet{}, err
+	}
+	if err := d.showCredentials(ctx, counts, open, &w, f.Lines); err != nil {
+		return Fleet{}, err
+	}
+	slices.SortFunc(w.attempts, func(a, b store.Attempt) int { return strings.Compare(b.ID, a.ID) })
+	f.Recent, f.Corrupt = w.attempts, w.corrupt
+	return f, nil
+}
+
+// lines are the audit lines of no attempt in the longest window, and those of
+// the newest open attempts: a sign-in that is asked for again leaves its lines
+// there.
+func (d *Direct) lines(ctx context.Context, now time.Time, open []store.Attempt) ([]store.Event, error) {
+	since := now.Add(-max(d.rules.OrphansWindow, d.rules.LookupsWindow, d.rules.CredentialsWindow))
+	var out []store.Event
+	for after := int64(0); len(out) < maxOrphans; {
+		page, err := d.store.Events(ctx, store.EventFilter{Orphans: true, Since: since, After: after, Limit: defaultEventLimit})
+		if err != nil {
+			return nil, fmt.Errorf("read the lines of no attempt: %w", err)
+		}
+		out = append(out, page...)
+		if len(page) < defaultEventLimit {
+			break
+		}
+		after = page[len(page)-1].Seq
+	}
+	trails := 0
+	for i := range open {
+		a := &open[i]
+		if a.State != store.CardSent || trails == maxTrails {
+			continue
+		}
+		trails++
+		page, err := d.store.Events(ctx, store.EventFilter{Attempt: a.ID, Since: since})
+		if err != nil {
+			return nil, fmt.Errorf("read the trail of %s: %w", a.ID, err)
+		}
+		out = append(out, page...)
+	}
+	return out, nil
+}
+
+// showCredentials adds the attempts that failed for want of the bot's own token
+// before the window of the others, and then those that show that it was had
+// since. Most of the time there is nothing to add.
+func (d *Direct) showCredentials(ctx context.Context, counts store.Counts, open []store.Attempt, w *found, lines []store.Event) error {
+	since := counts.Now.Add(-d.rules.CredentialsWindow)
+	for i := range open {
+		if wants(&open[i]) && !w.seen[open[i].ID] {
+			w.add(&store.Page{Now: counts.Now, Attempts: open[i : i+1]})
+		}
+	}
+	for _, why := range []store.Reason{store.ReasonCardRejected, store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable} {
+		if counts.Ended[string(store.Failed)+":"+string(why)] == 0 {
+			continue
+		}
+		if err := d.walk(ctx, store.Filter{Reason: why, Since: since}, stuckPage, func(p *store.Page) bool {
+			p.Attempts = slices.DeleteFunc(p.Attempts, func(a store.Attempt) bool { return !wants(&a) })
+			w.add(p)
+			return true
+		}); err != nil {
+			return err
+		}
+	}
+	if !slices.ContainsFunc(w.attempts, func(a store.Attempt) bool { return wants(&a) }) &&
+		!slices.ContainsFunc(lines, func(e store.Event) bool { return e.Source == store.SourceCredentials }) {
+		return nil
+	}
+	take := func(p *store.Page) bool { w.add(p); return true }
+	return d.walk(ctx, store.Filter{Since: since}, stuckPage, take)
+}
+
+// walk reads pages until next says that it has enough, or most rows were read.
+func (d *Direct) walk(ctx context.Context, f store.Filter, most int, next func(*store.Page) bool) error {
+	f.Limit = stuckPage
+	for read := 0; read < most; read += stuckPage {
+		page, err := d.store.List(ctx, f)
+		if err != nil {
+			return fmt.Errorf("look for stuck attempts: %w", err)
+		}
+		if !next(&page) || page.Next == "" {
+			return nil
+		}
+		f.Cursor = page.Next
+	}
+	return nil
+}
+
+// findings are the rules that one attempt breaks, the most serious first.
+func (d *Direct) findings(now time.Time, a *store.Attempt, deliveries []store.Delivery) []Finding {
+	own := make([]store.Delivery, 0, 1)
+	for i := range deliveries {
+		if deliveries[i].Attempt == a.ID {
+			own = append(own, deliveries[i])
+		}
+	}
+	return Stuck(now, a, inOrder(own), d.rules)
+}
+
+// listStuck lists the attempts that break a rule, newest first. Only those that
+// are open, or owe a callback, can: they are all looked at, and the cursor is the
+// id of the last one shown.
+func (d *Direct) listStuck(ctx context.Context, f store.Filter) (Page, error) {
+	limit, below := cmp.Or(f.Limit, defaultLimit), f.Cursor
+	f.Cursor = ""
+	open, owed := f, f
+	open.Open, owed.Owed = true, true
+	var w found
+	take := func(p *store.Page) bool { w.add(p); return true }
+	for _, one := range []struct {
+		filter store.Filter
+		most   int
+	}{{open, maxOpen}, {owed, maxOwed}} {
+		if err := d.walk(ctx, one.filter, one.most, take); err != nil {
+			return Page{}, err
+		}
+	}
+	slices.SortFunc(w.attempts, func(a, b store.Attempt) int { return strings.Compare(b.ID, a.ID) })
+	page := Page{Attempts: []View{}, Unreadable: unreadable(w.corrupt)}
+	for i := range w.attempts {
+		a := &w.attempts[i]
+		if below != "" && a.ID >= below {
+			continue
+		}
+		v := d.view(w.now, a, w.deliveries[a.ID])
+		if v.Stuck == nil {
+			continue
+		}
+		if len(page.Attempts) == limit {
+			page.NextCursor = page.Attempts[limit-1].ID
+			break
+		}
+		page.Attempts = append(page.Attempts, v)
+	}
+	return page, nil
+}
+
+func unreadable(records []store.Corrupt) []string {
+	var ids []string
+	for _, r := range records {
+		ids = append(ids, r.ID)
+	}
+	return ids
+}

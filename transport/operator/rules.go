@@ -1,0 +1,173 @@
+package operator
+
+import (
+	"strings"
+	"time"
+)
+
+// The stuck rules (docs/state-machine.md §7). The first six are about one
+// attempt, the others about many.
+const (
+	RuleIdleOld        = "idle-old"
+	RuleWaiting        = "waiting"
+	RulePastExpiry     = "past-expiry"
+	RuleConsentPending = "consent-pending"
+	RuleLeaseExpired   = "lease-expired"
+	RuleCallbackLag    = "callback-lag"
+	RuleFlapping       = "flapping"
+	RuleOrphans        = "orphans"
+	RuleLookupsFailing = "lookups-failing"
+	RuleCredentials    = "credentials"
+	RuleFailureBurst   = "failure-burst"
+	RuleUnreadable     = "unreadable"
+)
+
+// The levels of a finding. Only errors make `inspect --check` fail.
+const (
+	LevelError = "error"
+	LevelWarn  = "warn"
+)
+
+// Rules are the thresholds of the stuck rules. Start from [DefaultRules].
+type Rules struct {
+	IdleOld          time.Duration // Idle for longer; default 30 s
+	Waiting          time.Duration // CardSent with SSO offered and no invoke at all for longer; default 2 min
+	PastExpiry       time.Duration // CardSent past its expiry by more; default 1 min
+	ConsentPending   time.Duration // CardSent after a 412 for longer; default 3 min
+	LeaseExpired     time.Duration // Exchanging or Verifying, the lease over for longer; default 5 s
+	FlappingRounds   int           // more exchange rounds in one open attempt; default 3
+	FlappingAttempts int           // more attempts of one key …; default 3
+	FlappingWindow   time.Duration // … created within; default 10 min
+	CallbackLag      time.Duration // a callback whose turn came longer ago; default 60 s
+	CallbackTries    int           // or that was tried as often; default 5
+	Orphans          int           // as many arriving signin/* invokes without an attempt …; default 20
+	OrphansWindow    time.Duration // … within; default 10 min
+	Lookups          int           // as many sign-ins that ended with a failed look-up (A4) …; default 5
+	LookupsWindow    time.Duration // … within; default 10 min
+	// CredentialsWindow is how far back the want of the bot's own token is looked
+	// for. Default 1 h.
+	CredentialsWindow time.Duration
+	BurstShare        float64       // one failure code on more than this share of the attempts …; default 0.2
+	BurstMin          int           // … and on at least as many …; default 5
+	BurstWindow       time.Duration // … created within; default 15 min
+}
+
+// DefaultRules are the thresholds that [Rules] names.
+func DefaultRules() Rules {
+	return Rules{
+		IdleOld: 30 * time.Second, Waiting: 2 * time.Minute, PastExpiry: time.Minute,
+		ConsentPending: 3 * time.Minute, LeaseExpired: 5 * time.Second,
+		FlappingRounds: 3, FlappingAttempts: 3, FlappingWindow: 10 * time.Minute,
+		CallbackLag: time.Minute, CallbackTries: 5,
+		Orphans: 20, OrphansWindow: 10 * time.Minute,
+		Lookups: 5, LookupsWindow: 10 * time.Minute,
+		CredentialsWindow: time.Hour,
+		BurstShare:        0.2, BurstMin: 5, BurstWindow: 15 * time.Minute,
+	}
+}
+
+// ruleText says what a rule means and what to do when it hits.
+type ruleText struct {
+	rule, level     string
+	meaning, advice string
+}
+
+var ruleTexts = [...]ruleText{
+	{
+		RuleIdleOld, LevelError,
+		"An attempt was written down, but its card was never acknowledged.",
+		"Look whether a bot runs on this store: its sweeper ends the attempt, and the user's next message starts again.",
+	},
+	{
+		RuleWaiting, LevelWarn,
+		"The card offers silent SSO, and no client has answered it.",
+		"The user can press the card's button. If it happens to many, check the app manifest: webApplicationInfo must name the Entra app, validDomains the bot's domain.",
+	},
+	{
+		RulePastExpiry, LevelError,
+		"An attempt is past its expiry and was not ended.",
+		"Nothing sweeps this store: start a bot on it, or look why its engine stands still.",
+	},
+	{
+		RuleConsentPending, LevelWarn,
+		"The Token Service refused the SSO token, and the user has not gone on since.",
+		"The user has to press the card's button, or an administrator grants consent for the tenant. The attempt says why it was refused.",
+	},
+	{
+		RuleLeaseExpired, LevelError,
+		"The instance that was talking to the Token Service for this attempt died in mid-call.",
+		"A running bot recovers it by itself within a minute. If none does, settle it by what the Token Service says now.",
+	},
+	{
+		RuleFlapping, LevelWarn,
+		"One user tries again and again, and does not get through.",
+		"Look at the last failure of the attempt and at its diagnosis.",
+	},
+	{
+		RuleCallbackLag, LevelError,
+		"A callback of the bot's own code has not got through.",
+		"See the last error of the callback and repair its cause. One that waits is tried again by itself; make one that is dead, or that waits long, due at once.",
+	},
+	{
+		RuleOrphans, LevelError,
+		"Invokes arrive for which there is no attempt.",
+		"Check that all instances of the bot share one store, that it was not lost or replaced, and that no second bot uses the same app id. The lines of no attempt name the users.",
+	},
+	{
+		RuleLookupsFailing, LevelError,
+		"The Token Service does not say whether users are signed in, so sign-ins end before there is a card.",
+		"Check that the Token Service can be reached, its region and its health. Users read that sign-in is not available; their next message tries again.",
+	},
+	{
+		RuleCredentials, LevelError,
+		"The bot cannot get its own token from Entra, so neither the Token Service nor the connector take its calls.",
+		"Repair the bot's credentials: app_id, tenant_id, and the secret or certificate and its expiry. It is gone with the first call that works.",
+	},
+	{
+		RuleFailureBurst, LevelError,
+		"Many of the latest attempts failed alike.",
+		"Look up what the code means: its cause is most often one setting.",
+	},
+	{
+		RuleUnreadable, LevelError,
+		"A stored attempt cannot be decoded: a newer program wrote it, or it is damaged. It is set aside and stops nothing else.",
+		"Run the newest version that has used this store. If that cannot read it either, take the store back from a copy.",
+	},
+}
+
+func textOf(rule string) ruleText {
+	for _, t := range ruleTexts {
+		if t.rule == rule {
+			return t
+		}
+	}
+	return ruleText{rule: rule, level: LevelError}
+}
+
+// finding is a rule that hit, with its advice and the command that goes with
+// it.
+func finding(rule string, age time.Duration, command ...string) Finding {
+	t := textOf(rule)
+	return Finding{Rule: rule, Level: t.level, Age: Milliseconds(age), Advice: t.advice, Command: pasteable(command)}
+}
+
+// pasteable is a command as a shell takes it.
+func pasteable(words []string) string {
+	quoted := make([]string, 0, len(words)+1)
+	quoted = append(quoted, "signin-engine")
+	for _, w := range words {
+		quoted = append(quoted, Quote(w))
+	}
+	return strings.Join(quoted, " ")
+}
+
+// Quote makes a word one that a shell takes as it is.
+func Quote(word string) string {
+	plain := func(r rune) bool {
+		return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("-_./:@%+=,", r)
+	}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}

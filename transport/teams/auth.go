@@ -1,0 +1,456 @@
+package teams
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v3/jwa"
+	"github.com/lestrrat-go/jwx/v3/jws"
+	"github.com/lestrrat-go/jwx/v3/jws/jwsbb"
+	"github.com/lestrrat-go/jwx/v3/jwt"
+	"github.com/rs/zerolog"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+const (
+	// tokenSkew is how far the clocks of bot and issuer may differ.
+	tokenSkew = 300 * time.Second
+	// maxToken bounds a bearer token, in bytes. Those of the connector stay
+	// below 2,000.
+	maxToken = 16 << 10
+	// keysRetryAfter is for who comes before the first keys.
+	keysRetryAfter = 5 * time.Second
+)
+
+// AuthConfig of an [Authenticator].
+type AuthConfig struct {
+	// AppID of the bot: tokens must be made for it. Required.
+	AppID string
+	// Cloud that the bot lives in. The zero Cloud is the public one.
+	Cloud tokensvc.Cloud
+	// OpenIDMetadataURL leads to the connector's keys; https, or plain http on
+	// a loopback address. "" = the cloud's.
+	OpenIDMetadataURL string
+	// Agentic accepts tokens of Agent 365 beside the connector's. nil = no.
+	Agentic *Agentic
+	// ServiceURLs are where activities may come from; used by
+	// [Authenticator.Middleware] alone. nil = the connector's own hosts.
+	ServiceURLs *AllowList
+	// Limits of what the middleware reads: Body, BodyTimeout and Depth.
+	Limits Limits
+	// Refusals count and tell what was refused. nil = an own count.
+	Refusals *Refusals
+	// HTTPClient fetches metadata and keys. nil = an own one.
+	HTTPClient *http.Client
+	// Clock is the time by which tokens are judged. nil = time.Now.
+	Clock func() time.Time
+	// Log gets what concerns the keys, and the warnings of an own count.
+	Log zerolog.Logger
+}
+
+// Agentic says whose Entra tokens are accepted (wire.md §1): those of Agent 365
+// name no service URL, so that the allow-list stands in for that claim.
+type Agentic struct {
+	// Tenant is the id of the one tenant that such tokens may come from.
+	// Required.
+	Tenant string
+	// BlueprintID is the app id of the agent's blueprint, for which such a
+	// token may be made too. "" = the bot's own app id only.
+	BlueprintID string
+	// LoginURL of Entra. "" = the cloud's.
+	LoginURL string
+}
+
+// Authenticator knows whether a request comes from the Bot Connector (wire.md
+// §1, rules 1–9). [Authenticator.Middleware] puts it in front of any handler;
+// [Config.Authenticator] makes it part of [NewHandler]. Its methods may be used
+// from many goroutines. It makes no request before the first is needed.
+type Authenticator struct {
+	channel  issuer
+	agentic  *issuer // nil: no
+	tenant   string  // of agentic tokens
+	allowed  *AllowList
+	intake   *intake
+	refusals *Refusals
+	now      func() time.Time
+}
+
+// issuer is somebody whose tokens are believed.
+type issuer struct {
+	names     []string // as iss
+	audiences []string
+	keys      *keySource
+}
+
+// NewAuthenticator checks cfg.
+func NewAuthenticator(cfg AuthConfig) (*Authenticator, error) {
+	if cfg.AppID == "" {
+		return nil, errors.New("teams: authenticator: an app id is required")
+	}
+	if cfg.Cloud.Name == "" {
+		cfg.Cloud = tokensvc.PublicCloud()
+	}
+	if cfg.OpenIDMetadataURL == "" {
+		cfg.OpenIDMetadataURL = cfg.Cloud.OpenIDMetadataURL
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.Refusals == nil {
+		cfg.Refusals = NewRefusals(cfg.Log)
+	}
+	if cfg.ServiceURLs == nil {
+		cfg.ServiceURLs = &AllowList{rules: builtinRules()}
+	}
+	limits, err := cfg.Limits.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := newKeySource(cfg.OpenIDMetadataURL, cfg.HTTPClient, cfg.Clock, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	a := &Authenticator{
+		channel:  issuer{names: []string{cfg.Cloud.Issuer}, audiences: audiences(cfg.AppID), keys: keys},
+		allowed:  cfg.ServiceURLs,
+		intake:   newIntake(limits),
+		refusals: cfg.Refusals,
+		now:      cfg.Clock,
+	}
+	if cfg.Agentic != nil {
+		if err := a.addAgentic(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func (a *Authenticator) addAgentic(cfg AuthConfig) error {
+	if !IsTenantID(cfg.Agentic.Tenant) {
+		return errors.New("teams: authenticator: agentic tokens need the id of their tenant, a GUID")
+	}
+	a.tenant = strings.ToLower(cfg.Agentic.Tenant)
+	login := strings.TrimRight(cfg.Agentic.LoginURL, "/")
+	if login == "" {
+		login = cfg.Cloud.LoginURL
+	}
+	keys, err := newKeySource(login+"/"+a.tenant+"/v2.0/.well-known/openid-configuration", cfg.HTTPClient, cfg.Clock, cfg.Log)
+	if err != nil {
+		return err
+	}
+	a.agentic = &issuer{
+		names: []string{
+			login + "/" + a.tenant + "/v2.0",
+			cfg.Cloud.LoginURL + "/" + a.tenant + "/v2.0",
+			cfg.Cloud.STSURL + "/" + a.tenant + "/",
+		},
+		audiences: audiences(cfg.AppID),
+		keys:      keys,
+	}
+	if cfg.Agentic.BlueprintID != "" {
+		a.agentic.audiences = append(a.agentic.audiences, cfg.Agentic.BlueprintID)
+	}
+	return nil
+}
+
+// audiences are the forms of rule 3.
+func audiences(appID string) []string {
+	return []string{appID, "api://" + appID, "api://botid-" + appID}
+}
+
+// Ready reports whether requests can be judged: it returns an error as long as
+// no keys were ever fetched, after an attempt to fetch them.
+func (a *Authenticator) Ready(ctx context.Context) error {
+	if err := a.channel.keys.ready(ctx); err != nil {
+		return fmt.Errorf("teams: authenticator: %w", err)
+	}
+	return nil
+}
+
+// Refusals returns what counts the refused requests.
+func (a *Authenticator) Refusals() *Refusals { return a.refusals }
+
+// CloseIdleConnections closes pooled connections that nobody uses.
+func (a *Authenticator) CloseIdleConnections() {
+	a.channel.keys.http.CloseIdleConnections()
+	if a.agentic != nil {
+		a.agentic.keys.http.CloseIdleConnections()
+	}
+}
+
+// Caller is who a request came from, as far as its token says so.
+type Caller struct {
+	// Agentic: the token is one of Agent 365.
+	Agentic bool
+	// Tenant of an agentic token.
+	Tenant string
+	// ServiceURL and Channel are those of the activity that were held against
+	// the token. Who reads the activity on his own takes them from here: a
+	// body may say a thing twice.
+	ServiceURL, Channel string
+}
+
+type callerKey struct{}
+
+// CallerOf returns who was let in by an [Authenticator]; false without one.
+func CallerOf(ctx context.Context) (Caller, bool) {
+	c, ok := ctx.Value(callerKey{}).(Caller)
+	return c, ok
+}
+
+func withCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// Middleware lets those POST requests through to next that come from the
+// connector, with their body to be read again and with a [Caller] in their
+// context. It answers the others without a reason: 401 to a token that is not
+// good for this activity, 503 as long as no keys were ever fetched, 403 to a
+// service URL that is not on the list, 413, 408 and 400 to a body that is too
+// long, too slow, or no activity.
+func (a *Authenticator) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, release, caller, f := a.admit(w, r)
+		defer release()
+		if f != nil {
+			a.refusals.add(f)
+			f.answer(w, r)
+			return
+		}
+		r = r.WithContext(withCaller(r.Context(), caller))
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (a *Authenticator) admit(w http.ResponseWriter, r *http.Request) ([]byte, func(), Caller, *refusal) {
+	nothing := func() {}
+	p, f := a.authenticate(r)
+	if f != nil {
+		return nil, nothing, Caller{}, f
+	}
+	body, release, f := a.intake.read(w, r)
+	if f != nil {
+		return nil, release, Caller{}, f
+	}
+	activity, err := DecodeActivity(body)
+	if err != nil {
+		return nil, release, Caller{}, malformed(err)
+	}
+	caller, f := p.admit(activity.Conversation.Channel, activity.Conversation.ServiceURL)
+	if f != nil {
+		return nil, release, Caller{}, f
+	}
+	if err := a.allowed.Check(caller.ServiceURL); err != nil {
+		return nil, release, Caller{}, unlisted(err)
+	}
+	return body, release, caller, nil
+}
+
+// pass is a token that is good; its activity has yet to fit it.
+type pass struct {
+	agentic      bool
+	tenant       string
+	endorsements []string
+	serviceURL   string
+}
+
+func unauthorized(why Why, err error) *refusal {
+	return &refusal{why: why, status: http.StatusUnauthorized, err: err}
+}
+
+// authenticate applies the rules that need no activity. Nothing of the body is
+// read.
+func (a *Authenticator) authenticate(r *http.Request) (*pass, *refusal) {
+	p, f := a.check(r)
+	if f != nil {
+		f.unread = true
+		return nil, f
+	}
+	return p, nil
+}
+
+func (a *Authenticator) check(r *http.Request) (*pass, *refusal) {
+	token, f := bearerOf(r)
+	if f != nil {
+		return nil, f
+	}
+	by, id, f := a.issuerOf(token)
+	if f != nil {
+		return nil, f
+	}
+	key, err := by.keys.key(r.Context(), id)
+	switch {
+	case errors.Is(err, errNoKeys):
+		return nil, &refusal{why: WhyKeysUnavailable, status: http.StatusServiceUnavailable, err: err, retryAfter: keysRetryAfter}
+	case err != nil:
+		return nil, unauthorized(WhyKeyUnknown, fmt.Errorf("key %q: %w", short(id), err))
+	}
+	// It holds the header to RS256 once more, and refuses critical members.
+	payload, err := jws.VerifyCompactFast(key.public, token, jwa.RS256())
+	if err != nil {
+		return nil, unauthorized(WhySignature, fmt.Errorf("key %q", short(id)))
+	}
+	claims := jwt.New()
+	if err := json.Unmarshal(payload, claims); err != nil {
+		return nil, unauthorized(WhyTokenMalformed, errors.New("claims"))
+	}
+	if f := a.judge(by, claims); f != nil {
+		return nil, f
+	}
+	p := &pass{agentic: by == a.agentic, endorsements: key.endorsements}
+	if p.agentic {
+		return p, a.judgeTenant(p, claims)
+	}
+	if claims.Get("serviceurl", &p.serviceURL) != nil || strings.Trim(p.serviceURL, "/") == "" {
+		return nil, unauthorized(WhyServiceURLClaim, errors.New("the token has none"))
+	}
+	return p, nil
+}
+
+// bearerOf is rule 1. Two headers, or two tokens in one, are nobody's way to
+// ask.
+func bearerOf(r *http.Request) ([]byte, *refusal) {
+	headers := r.Header["Authorization"]
+	if len(headers) == 0 {
+		return nil, unauthorized(WhyTokenMissing, nil)
+	}
+	scheme, token, two := strings.Cut(headers[0], " ")
+	if len(headers) > 1 || !two || !strings.EqualFold(scheme, "Bearer") || len(token) > maxToken || !isCompact(token) {
+		return nil, unauthorized(WhyTokenMalformed, nil)
+	}
+	return []byte(token), nil
+}
+
+// isCompact: three parts of base64url (RFC 7515 §7.1).
+func isCompact(token string) bool {
+	dots := 0
+	for i := range len(token) {
+		switch c := token[i]; {
+		case c == '.':
+			dots++
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return dots == 2
+}
+
+// issuerOf reads what the token says of itself: rule 4, the key that rule 6
+// asks for, and the issuer, which decides whose key that is. Nothing of it is
+// believed yet.
+func (a *Authenticator) issuerOf(token []byte) (*issuer, string, *refusal) {
+	var header struct {
+		Algorithm string `json:"alg"`
+		KeyID     string `json:"kid"`
+	}
+	var claims struct {
+		Issuer string `json:"iss"`
+	}
+	head, payload, _, err := jwsbb.SplitCompact(token)
+	if err != nil || decodePart(head, &header) != nil || decodePart(payload, &claims) != nil {
+		return nil, "", unauthorized(WhyTokenMalformed, nil)
+	}
+	if header.Algorithm != jwa.RS256().String() {
+		return nil, "", unauthorized(WhyAlgorithm, fmt.Errorf("%q", short(header.Algorithm)))
+	}
+	if header.KeyID == "" {
+		return nil, "", unauthorized(WhyKeyMissing, nil)
+	}
+	for _, by := range []*issuer{&a.channel, a.agentic} {
+		if by != nil && slices.Contains(by.names, claims.Issuer) {
+			return by, header.KeyID, nil
+		}
+	}
+	return nil, "", unauthorized(WhyIssuer, fmt.Errorf("%q", short(claims.Issuer)))
+}
+
+func decodePart(encoded []byte, into any) error {
+	decoded, err := base64.RawURLEncoding.AppendDecode(nil, encoded)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(decoded, into)
+}
+
+// judge is rules 2, 3 and 5, on claims whose signature is good.
+func (a *Authenticator) judge(by *issuer, claims jwt.Token) *refusal {
+	if name, _ := claims.Issuer(); !slices.Contains(by.names, name) {
+		return unauthorized(WhyIssuer, fmt.Errorf("%q", short(name)))
+	}
+	audience, _ := claims.Audience()
+	if !slices.ContainsFunc(audience, func(of string) bool {
+		return slices.ContainsFunc(by.audiences, func(own string) bool { return strings.EqualFold(of, own) })
+	}) {
+		return unauthorized(WhyAudience, fmt.Errorf("%.256q", audience))
+	}
+	if !claims.Has(jwt.ExpirationKey) {
+		return unauthorized(WhyExpiryMissing, nil)
+	}
+	err := jwt.Validate(claims, jwt.WithResetValidators(true),
+		jwt.WithValidator(jwt.IsExpirationValid()), jwt.WithValidator(jwt.IsNbfValid()),
+		jwt.WithAcceptableSkew(tokenSkew), jwt.WithClock(jwt.ClockFunc(a.now)))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jwt.TokenNotYetValidError()):
+		return unauthorized(WhyNotYetValid, nil)
+	default:
+		return unauthorized(WhyExpired, nil)
+	}
+}
+
+// judgeTenant holds an agentic token to its tenant.
+func (a *Authenticator) judgeTenant(p *pass, claims jwt.Token) *refusal {
+	if claims.Get("tid", &p.tenant) != nil || !strings.EqualFold(p.tenant, a.tenant) {
+		return unauthorized(WhyTenant, fmt.Errorf("%q", short(p.tenant)))
+	}
+	return nil
+}
+
+// admit is rules 7 and 8: the activity must be one that the token may bring.
+func (p *pass) admit(channel, serviceURL string) (Caller, *refusal) {
+	caller := Caller{Agentic: p.agentic, Tenant: p.tenant, ServiceURL: serviceURL, Channel: channel}
+	if p.agentic {
+		return caller, nil
+	}
+	base, _, _ := strings.Cut(channel, ":")
+	if len(p.endorsements) > 0 && !slices.Contains(p.endorsements, base) {
+		return Caller{}, unauthorized(WhyEndorsement, fmt.Errorf("channel %q", short(base)))
+	}
+	if strings.TrimRight(serviceURL, "/") != strings.TrimRight(p.serviceURL, "/") {
+		return Caller{}, unauthorized(WhyServiceURLClaim, errors.New("the activity names another service URL"))
+	}
+	return caller, nil
+}
+
+// IsTenantID reports whether s has the form of a tenant's id, a GUID: a domain
+// names a tenant too, and is in no token.
+func IsTenantID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if c != '-' {
+				return false
+			}
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'f', c >= 'A' && c <= 'F':
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,154 @@
+package teams_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/teams"
+)
+
+// guarded is a bot behind a guard for two connections, against the emulator.
+type guarded struct {
+	emu *emulator.Server
+	url string
+	st  store.Store
+
+	mu    sync.Mutex
+	heard []string
+}
+
+func newGuarded(t *testing.T) *guarded {
+	t.Helper()
+	g := &guarded{st: memstore.New(time.Now)}
+	g.emu = emulator.New(emulator.Config{Connections: []emulator.Connection{{Name: "graph", SSO: true}, {Name: "github"}}})
+	azure := httptest.NewServer(g.emu)
+	t.Cleanup(azure.Close)
+	g.emu.SetBaseURL(azure.URL)
+	g.url = azure.URL
+	return g
+}
+
+// start is one process of the bot; the caller ends it with the returned function.
+func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, stop func()) {
+	t.Helper()
+	bearer := tokensvc.Static(tokensvc.NewSecret("bot"))
+	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: g.url, Credentials: bearer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts, err := teams.NewAllowList(nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: bearer, ServiceURLs: hosts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eng, err := machine.New(machine.Config{
+		AppID: "app", Store: g.st, Tokens: tokens, Messenger: connector, Instance: instance,
+		Connections: []machine.Connection{{Name: "graph"}, {Name: "github"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard, err := teams.RequireSignIn(eng, teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+		text := instance + ": " + turn.Activity().Text
+		for _, name := range []string{"Graph", "github"} {
+			if tok, ok := teams.TokenOf(ctx, name); !ok || tok.Token.Empty() {
+				text += " without " + name
+			}
+		}
+		if _, ok := teams.TokenOf(ctx, "jira"); ok {
+			text += " with jira"
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.heard = append(g.heard, text)
+		return nil, nil
+	}), []string{"graph", "github"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := teams.NewHandler(eng, teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts}, guard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bot = httptest.NewServer(h)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = eng.Run(ctx) }()
+	return bot, func() { bot.Close(); cancel(); <-done }
+}
+
+func (g *guarded) said() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.heard)
+}
+
+// A message, two sign-ins, each on another process: the bot gets the message once.
+func TestGuardOverRestarts(t *testing.T) {
+	g := newGuarded(t)
+	bot, stop := g.start(t, "a")
+	user := g.emu.Teams(bot.URL)
+	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+
+	bot, stop = g.start(t, "b")
+	user.BotURL = bot.URL
+	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("tokenExchange: %+v, %v", a, err)
+	}
+	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if said := g.said(); len(said) != 0 {
+		t.Fatalf("the bot heard %q before the second sign-in", said)
+	}
+
+	bot, stop = g.start(t, "c")
+	defer stop()
+	user.BotURL = bot.URL
+	code, err := user.SignInWithPage(t.Context(), github.SignInLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("verifyState: %+v, %v", a, err)
+	}
+	want := []string{"c: show my issues"}
+	for range 100 {
+		if len(g.said()) > 0 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if said := g.said(); !slices.Equal(said, want) {
+		t.Errorf("the bot heard %q, want %q", said, want)
+	}
+	// From now on messages go straight through.
+	if a, err := user.SendMessage(t.Context(), "again"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	if said := g.said(); !slices.Equal(said, append(want, "c: again")) {
+		t.Errorf("the bot heard %q", said)
+	}
+}

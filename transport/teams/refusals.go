@@ -1,0 +1,219 @@
+package teams
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Why names a reason for which a request was refused. It is the label of
+// signin_refused_total{why}.
+type Why string
+
+// The reasons. Those of a token are in the order of its checks.
+const (
+	WhyTokenMissing     Why = "token_missing"    // no Authorization header
+	WhyTokenMalformed   Why = "token_malformed"  // not exactly "Bearer JWT"
+	WhyAlgorithm        Why = "algorithm"        // not RS256
+	WhyKeyMissing       Why = "kid_missing"      // names no key
+	WhyIssuer           Why = "issuer"           // of another cloud, or nobody's
+	WhyKeyUnknown       Why = "kid_unknown"      // names a key that the issuer does not have
+	WhySignature        Why = "signature"        // does not fit the key
+	WhyAudience         Why = "audience"         // made for another bot
+	WhyExpiryMissing    Why = "exp_missing"      // never expires
+	WhyExpired          Why = "expired"          //
+	WhyNotYetValid      Why = "not_yet_valid"    //
+	WhyTenant           Why = "tenant"           // an agentic token of another tenant
+	WhyEndorsement      Why = "endorsement"      // the key may not speak for the channel
+	WhyServiceURLClaim  Why = "serviceurl_claim" // the activity names another service URL
+	WhyServiceHost      Why = "service_host"     // not on the allow-list
+	WhyKeysUnavailable  Why = "keys_unavailable" // none were ever fetched
+	WhyOrigin           Why = "origin"           // a page of another origin
+	WhyBodyTooLong      Why = "body_too_long"    //
+	WhyBodyTooSlow      Why = "body_too_slow"    //
+	WhyBodyTooDeep      Why = "body_too_deep"    //
+	WhyBodyMalformed    Why = "body_malformed"   // no activity, or not one to be answered
+	WhyTooManyOfOneUser Why = "user_rate"        // over the limit of one user
+	WhyBusy             Why = "busy"             // the queue is full
+)
+
+// maxHosts bounds the memory of refused hosts: who may send activities may
+// name any host in them.
+const maxHosts = 64
+
+// Refusals counts what a bot's endpoint refused and tells of it once: one
+// warning per reason, and one per host that is not on the allow-list. Its
+// methods may be used from many goroutines; a nil *Refusals counts nothing.
+type Refusals struct {
+	log zerolog.Logger
+	now func() time.Time
+
+	mu      sync.Mutex
+	reasons map[Why]*Refused
+	hosts   map[string]*Refused
+	others  int64 // refusals of further hosts
+}
+
+// Refused is how often something was refused.
+type Refused struct {
+	What        string    // a [Why], or a host
+	Count       int64     //
+	First, Last time.Time //
+}
+
+// RefusalSnapshot is what was refused since the start of the process.
+type RefusalSnapshot struct {
+	Reasons []Refused // by name
+	Hosts   []Refused // by name; at most 64
+	// OtherHosts counts refusals of hosts beyond those.
+	OtherHosts int64
+}
+
+// NewRefusals makes an empty count that warns to log.
+func NewRefusals(log zerolog.Logger) *Refusals {
+	return &Refusals{log: log, now: time.Now, reasons: make(map[Why]*Refused), hosts: make(map[string]*Refused)}
+}
+
+// Snapshot returns what was refused so far.
+func (r *Refusals) Snapshot() RefusalSnapshot {
+	if r == nil {
+		return RefusalSnapshot{}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := RefusalSnapshot{OtherHosts: r.others}
+	for _, one := range r.reasons {
+		s.Reasons = append(s.Reasons, *one)
+	}
+	for _, one := range r.hosts {
+		s.Hosts = append(s.Hosts, *one)
+	}
+	byName := func(a, b Refused) int { return cmp.Compare(a.What, b.What) }
+	slices.SortFunc(s.Reasons, byName)
+	slices.SortFunc(s.Hosts, byName)
+	return s
+}
+
+// Count returns how often requests were refused for that reason.
+func (r *Refusals) Count(why Why) int64 {
+	if r == nil {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if one := r.reasons[why]; one != nil {
+		return one.Count
+	}
+	return 0
+}
+
+// refusal is why a request is not let in, and what it is answered.
+type refusal struct {
+	why        Why
+	status     int
+	err        error         // for the log; nothing of it is answered
+	host       string        // of WhyServiceHost
+	retryAfter time.Duration // of a 429 and a 503
+	unread     bool          // the body was not read to its end
+}
+
+// Error is the reason and its detail.
+func (f *refusal) Error() string {
+	if f.err == nil {
+		return string(f.why)
+	}
+	return string(f.why) + ": " + f.err.Error()
+}
+
+// Unwrap returns the detail.
+func (f *refusal) Unwrap() error { return f.err }
+
+// answer sends the status and nothing that says why.
+func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	if f.status == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", "Bearer")
+	}
+	if f.retryAfter > 0 {
+		header.Set("Retry-After", wholeSeconds(f.retryAfter))
+	}
+	if f.unread && r.ContentLength != 0 && r.ProtoMajor == 1 {
+		// The server would wait for the rest of the body before it answers,
+		// to use the connection again.
+		header.Set("Connection", "close")
+	}
+	w.WriteHeader(f.status)
+}
+
+// unlisted is the refusal of a service URL.
+func unlisted(err error) *refusal {
+	f := &refusal{why: WhyServiceHost, status: http.StatusForbidden, err: err}
+	var about *ServiceURLError
+	if errors.As(err, &about) {
+		f.host = about.Host
+	}
+	return f
+}
+
+// add counts a refusal and warns of the first of its kind.
+func (r *Refusals) add(f *refusal) {
+	if r == nil {
+		return
+	}
+	if f.why == WhyServiceHost {
+		r.addHost(f)
+		return
+	}
+	r.mu.Lock()
+	first := r.count(f.why)
+	r.mu.Unlock()
+	if first {
+		r.log.Warn().Str("why", string(f.why)).Int("status", f.status).AnErr("detail", f.err).
+			Msg("request refused; further ones of this kind are counted only")
+	}
+}
+
+func (r *Refusals) addHost(f *refusal) {
+	host := short(f.host)
+	r.mu.Lock()
+	r.count(f.why)
+	one := r.hosts[host]
+	first, firstOther := false, false
+	switch {
+	case one != nil:
+		one.Count, one.Last = one.Count+1, r.now()
+	case len(r.hosts) < maxHosts:
+		first = true
+		host = strings.Clone(host)
+		r.hosts[host] = &Refused{What: host, Count: 1, First: r.now(), Last: r.now()}
+	default:
+		r.others++
+		firstOther = r.others == 1
+	}
+	r.mu.Unlock()
+	if first {
+		r.log.Warn().Str("host", host).Str("setting", "service_urls").AnErr("detail", f.err).
+			Msg("activity refused: the host of its service URL is not allowed; add it to service_urls if it is yours")
+	}
+	if firstOther {
+		r.log.Warn().Str("setting", "service_urls").Msg("more hosts were refused than are remembered; further ones are counted only")
+	}
+}
+
+// count reports whether it was the first.
+func (r *Refusals) count(why Why) bool {
+	now := r.now()
+	one := r.reasons[why]
+	if one == nil {
+		r.reasons[why] = &Refused{What: string(why), Count: 1, First: now, Last: now}
+		return true
+	}
+	one.Count, one.Last = one.Count+1, now
+	return false
+}
