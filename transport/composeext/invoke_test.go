@@ -335,23 +335,23 @@ func TestConfigs(t *testing.T) {
 		t.Error(err)
 	}
 	for want, change := range map[string]func(c *popup.Config){
-		"app_id is missing":         func(c *popup.Config) { c.AppID = "" },
-		"connection is missing":     func(c *popup.Config) { c.Connection = "" },
-		"store is missing":          func(c *popup.Config) { c.Store = nil },
-		"public_url: needs https":   func(c *popup.Config) { c.PublicURL = "http://bot.example.com" },
-		"public_url is missing":     func(c *popup.Config) { c.PublicURL = "" },
-		"public_url: has a query":   func(c *popup.Config) { c.PublicURL = "https://bot.example.com?x=1" },
-		"public_url: not of":        func(c *popup.Config) { c.PublicURL = "bot.example.com" },
-		"encryption_key is missing": func(c *popup.Config) { c.Keys = nil },
-		"encryption_key: 5 bytes":   func(c *popup.Config) { c.Keys = [][]byte{make([]byte, 5)} },
-		"teamsjs_integrity is missing": func(c *popup.Config) {
+		"app_id: is missing":         func(c *popup.Config) { c.AppID = "" },
+		"connection: is missing":     func(c *popup.Config) { c.Connection = "" },
+		"store: is missing":          func(c *popup.Config) { c.Store = nil },
+		"public_url: needs https":    func(c *popup.Config) { c.PublicURL = "http://bot.example.com" },
+		"public_url: is missing":     func(c *popup.Config) { c.PublicURL = "" },
+		"public_url: has a query":    func(c *popup.Config) { c.PublicURL = "https://bot.example.com?x=1" },
+		"public_url: not of":         func(c *popup.Config) { c.PublicURL = "bot.example.com" },
+		"encryption_key: is missing": func(c *popup.Config) { c.Keys = nil },
+		"encryption_key: 5 bytes":    func(c *popup.Config) { c.Keys = [][]byte{make([]byte, 5)} },
+		"teamsjs_integrity: is missing": func(c *popup.Config) {
 			c.TeamsJSURL = "https://cdn.example/teams.js"
 		},
 		"teamsjs_integrity: not of": func(c *popup.Config) { c.TeamsJSIntegrity = "md5-x" },
 		"teamsjs_url: needs https":  func(c *popup.Config) { c.TeamsJSURL = "http://cdn.example/teams.js" },
 		"code_lifetime":             func(c *popup.Config) { c.CodeLifetime = -time.Second },
 		"width and height":          func(c *popup.Config) { c.Width = -1 },
-		"provider.client_id":        func(c *popup.Config) { c.Provider.ClientID = "" },
+		"provider.client_id:":       func(c *popup.Config) { c.Provider.ClientID = "" },
 		"provider: issuer, or":      func(c *popup.Config) { c.Provider.Issuer = "" },
 		"provider.issuer: needs":    func(c *popup.Config) { c.Provider.Issuer = "http://login.example.com" },
 		"provider.issuer: stands":   func(c *popup.Config) { c.Provider.TokenURL = "https://x.example/token" },

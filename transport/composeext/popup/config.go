@@ -96,7 +96,7 @@ type Provider struct {
 func (p *Provider) check() error {
 	var errs []error
 	if p.ClientID == "" {
-		errs = append(errs, errors.New("provider.client_id is missing"))
+		errs = append(errs, errors.New("provider.client_id: is missing"))
 	}
 	switch {
 	case p.Issuer != "" && (p.AuthorizeURL != "" || p.TokenURL != "" || p.ProfileURL != ""):
@@ -137,16 +137,16 @@ func (c *Config) Validate() error {
 		{"store", c.Store != nil},
 	} {
 		if !m.there {
-			errs = append(errs, fmt.Errorf("%s is missing", m.key))
+			errs = append(errs, fmt.Errorf("%s: is missing", m.key))
 		}
 	}
 	if c.PublicURL == "" {
-		errs = append(errs, errors.New("public_url is missing"))
+		errs = append(errs, errors.New("public_url: is missing"))
 	} else if _, err := publicURL(c.PublicURL); err != nil {
 		errs = append(errs, fmt.Errorf("public_url: %w", err))
 	}
 	if len(c.Keys) == 0 {
-		errs = append(errs, errors.New("encryption_key is missing"))
+		errs = append(errs, errors.New("encryption_key: is missing"))
 	}
 	for _, k := range c.Keys {
 		if len(k) != keySize {
@@ -159,7 +159,7 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("teamsjs_url: %w", err))
 		}
 		if c.TeamsJSIntegrity == "" {
-			errs = append(errs, errors.New("teamsjs_integrity is missing: only the default teamsjs_url has a known hash"))
+			errs = append(errs, errors.New("teamsjs_integrity: is missing: only the default teamsjs_url has a known hash"))
 		}
 	}
 	if c.TeamsJSIntegrity != "" && !sri.MatchString(c.TeamsJSIntegrity) {
