@@ -231,3 +231,45 @@ func (w *world) queryAtProvider(ctx context.Context, r *composeext.Request, q co
 	}
 	return answerQuery(ctx, r, q)
 }
+
+// Credentials that change between the check of a code and its commit: the code is
+// checked anew, and what is in the store fits together.
+func TestCredentialsChangeUnderACode(t *testing.T) {
+	t.Parallel()
+	broken := &brokenStore{}
+	w := newWorld(t, func(w *world) { w.store = broken.around(w.now) })
+	user := w.user("")
+	asked, c := w.query(user, "lakers")
+	one, two := w.open(emulator.NewBrowser(), c.URL), w.open(emulator.NewBrowser(), c.URL)
+	uc := tokensvc.UserConnection{UserID: user.User.ID, Connection: wiki, ChannelID: "msteams"}
+	var once sync.Once
+	broken.before = func() {
+		once.Do(func() {
+			_, marks, err := w.instances[1].popup.Redeem(t.Context(), uc, tokensvc.NewSecret(two.Code))
+			if err == nil {
+				err = broken.Store.Apply(t.Context(), []store.Commit{{Marks: marks}})[0]
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	began := time.Now()
+	w.want(w.reissue(user, asked, one.Code), "result")
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	_, c = w.query(user, "bulls")
+	w.want(c, "result")
+	if a := w.newest(); a.State != store.Complete {
+		t.Errorf("%s: %s", a.State, w.details(a.ID))
+	}
+	// The same code, used up under the one who checks it.
+	w.signOut(user)
+	w.advance(20 * time.Minute)
+	asked, c = w.query(user, "lakers")
+	three := w.open(emulator.NewBrowser(), c.URL)
+	once = sync.Once{}
+	two = three
+	w.want(w.reissue(user, asked, three.Code), "result") // by the credentials that are there
+}

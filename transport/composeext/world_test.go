@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -307,6 +308,8 @@ func (w *world) link(user *emulator.Teams) string {
 type brokenStore struct {
 	store.Store
 	down atomic.Bool
+	// before is called before a commit that completes an attempt.
+	before func()
 }
 
 func (b *brokenStore) around(now func() time.Time) store.Store {
@@ -318,6 +321,11 @@ func (b *brokenStore) set(down bool) { b.down.Store(down) }
 
 func (b *brokenStore) Apply(ctx context.Context, commits []store.Commit) []error {
 	if !b.down.Load() {
+		for _, c := range commits {
+			if b.before != nil && slices.ContainsFunc(c.Put, func(a store.Attempt) bool { return a.State == store.Complete }) {
+				b.before()
+			}
+		}
 		return b.Store.Apply(ctx, commits)
 	}
 	errs := make([]error, len(commits))
