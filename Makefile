@@ -24,8 +24,9 @@ run: build ## a running sign-in on this machine: no Azure, no database
 	$(BIN)/signin-engine dev
 
 .PHONY: test
-test: verify lint ## everything that must pass: brings its own Postgres and linter
+test: verify lint ## everything that must pass: brings its own Postgres, browser and linter
 	./.ci/postgres
+	./.ci/browser
 	$(GO) test -race -shuffle=on -timeout 18m $(PKGS)
 
 .PHONY: test-short
