@@ -49,19 +49,31 @@ func TestRefreshOnce(t *testing.T) {
 	}
 }
 
-// Credentials outlive the retention of marks as long as they are used.
+// Credentials outlive the retention of marks as long as they are used, also those
+// that never end.
 func TestCredentialsOutliveTheRetention(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	user := w.user("")
-	w.signIn(user)
-	for range 4 {
-		w.advance(20 * 24 * time.Hour)
-		if _, err := w.store.Purge(t.Context(), w.now().Add(-30*24*time.Hour), 0, false); err != nil {
-			t.Fatal(err)
-		}
-		_, c := w.query(user, "lakers")
-		w.want(c, "result")
+	for name, lifetime := range map[string]time.Duration{"an hour": time.Hour, "a year": 365 * 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(w *world) { w.tokenLifetime = lifetime })
+			user := w.user("")
+			w.signIn(user)
+			for range 4 {
+				w.advance(20 * 24 * time.Hour)
+				_, c := w.query(user, "lakers")
+				w.want(c, "result")
+				if _, err := w.store.Purge(t.Context(), w.now().Add(-30*24*time.Hour), 0, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.advance(31 * 24 * time.Hour)
+			if _, err := w.store.Purge(t.Context(), w.now().Add(-30*24*time.Hour), 0, false); err != nil {
+				t.Fatal(err)
+			}
+			_, c := w.query(user, "lakers")
+			w.want(c, "auth")
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package composeext_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -154,6 +155,7 @@ func TestProviderDown(t *testing.T) {
 					t.Errorf("discovery: %d %s", got.Status, got.Reason)
 				}
 				w.provider.SetDown(false)
+				time.Sleep(1100 * time.Millisecond) // that instance looks no sooner
 			}
 			at, err := b.Authorize(t.Context(), c.URL)
 			if err != nil {
@@ -454,4 +456,41 @@ func TestCanaries(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The older envelope says who asks in another place (M9).
+func TestOlderEnvelope(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	legacy := func(user, state string) emulator.Compose {
+		t.Helper()
+		body := `{"name":"composeExtension/query","type":"invoke","value":{"commandId":"insertWiki","parameters":[{"name":"searchKeyword","value":"lakers"}],` +
+			`"state":"` + state + `","queryOptions":{"skip":0,"count":25}},"address":{"id":"f:1","channelId":"msteams",` +
+			`"user":{"id":"29:` + user + `","aadObjectId":"aad-` + user + `"},"conversation":{"id":"19:x@thread.skype"},` +
+			`"bot":{"id":"28:b"},"serviceUrl":"https://smba.trafficmanager.net/amer-client-ss.msg/","useAuth":true},"source":"msteams"}`
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+"/api/messages", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		got, err := io.ReadAll(resp.Body)
+		return w.compose(emulator.Answer{Status: resp.StatusCode, Body: got}, err)
+	}
+	c := legacy("alice", "")
+	w.want(c, "auth")
+	code := w.open(emulator.NewBrowser(), c.URL).Code
+	w.want(legacy("eve", code), "auth")
+	c = legacy("alice", code)
+	w.want(c, "result")
+	if !strings.Contains(string(c.Attachments[0]), "lakers") {
+		t.Errorf("%s", c.Attachments)
+	}
+	// Both envelopes are one user.
+	alice := w.user("alice")
+	_, c = w.query(alice, "bulls")
+	w.want(c, "result")
 }

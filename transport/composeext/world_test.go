@@ -46,10 +46,11 @@ type world struct {
 	instances []*instance
 	next      atomic.Int64 // which instance answers
 
-	oidc      bool
-	service   string
-	configure func(*popup.Config)
-	extend    func(*composeext.Config)
+	oidc          bool
+	tokenLifetime time.Duration
+	service       string
+	configure     func(*popup.Config)
+	extend        func(*composeext.Config)
 }
 
 // instance is one process of the bot.
@@ -77,6 +78,7 @@ func newWorld(t *testing.T, opts ...with) *world {
 	}
 	w.provider = emulator.NewProvider(emulator.ProviderConfig{
 		ClientID: "bot-client", ClientSecret: tokensvc.NewSecret("canary-client-secret"), Now: w.now,
+		TokenLifetime: w.tokenLifetime,
 	})
 	w.emu = emulator.New(emulator.Config{
 		Connections: []emulator.Connection{{Name: graph, SSO: true}}, Provider: w.provider, Now: w.now,

@@ -154,8 +154,10 @@ func TestExtensionSurvivesKills(t *testing.T) {
 	b.settled(t)
 	var seen bytes.Buffer
 	for _, args := range [][]string{
-		{"inspect", "--store", "bolt:" + b.db}, {"list", "--store", "bolt:" + b.db, "-o", "json"},
-		{"export", "--store", "bolt:" + b.db, "-o", "jsonl"}, {"doctor", "--config", b.config},
+		{"inspect", "--store", "bolt:" + b.db},
+		{"list", "--store", "bolt:" + b.db, "-o", "json"},
+		{"export", "--store", "bolt:" + b.db, "-o", "jsonl"},
+		{"doctor", "--config", b.config},
 	} {
 		out, errs, _ := b.run(t, args...)
 		seen.WriteString(out + errs)

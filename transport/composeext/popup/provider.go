@@ -26,8 +26,10 @@ type provider struct {
 	http     *http.Client
 	clock    func() time.Time
 
-	mu    sync.Mutex
-	known *endpoints
+	mu     sync.Mutex
+	known  *endpoints
+	failed error // of the last look for it
+	at     time.Time
 }
 
 // endpoints are what is known of a provider once it was found.
@@ -75,30 +77,49 @@ func (p *provider) context(ctx context.Context) (context.Context, context.Cancel
 	return context.WithTimeout(oidc.ClientContext(ctx, p.http), providerTimeout)
 }
 
+// findAgain is how long nobody looks for a provider again after it was not found:
+// whoever has waited for a look that failed need not wait for one of his own.
+const findAgain = time.Second
+
 // find asks the discovery document until it has answered once.
 func (p *provider) find(ctx context.Context) (*endpoints, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.known != nil {
+	switch {
+	case p.known != nil:
 		return p.known, nil
+	case p.failed != nil && time.Since(p.at) < findAgain:
+		return nil, p.failed
 	}
-	ctx, cancel := p.context(ctx)
+	found, err := p.discover(ctx)
+	if err != nil {
+		// Its text may quote a whole page of the provider.
+		p.failed, p.at = fmt.Errorf("discovery: %s", bounded(withoutURL(err).Error())), time.Now()
+		return nil, p.failed
+	}
+	p.known = found
+	return found, nil
+}
+
+func (p *provider) discover(ctx context.Context) (*endpoints, error) {
+	// Others may wait for the answer: it must not end with whoever asked first.
+	ctx, cancel := p.context(context.WithoutCancel(ctx))
 	defer cancel()
 	found, err := oidc.NewProvider(ctx, p.cfg.Issuer)
 	if err != nil {
-		return nil, fmt.Errorf("discovery: %w", withoutURL(err))
+		return nil, err
 	}
 	var more struct {
 		Revoke  string   `json:"revocation_endpoint"`
 		Methods []string `json:"token_endpoint_auth_methods_supported"`
 	}
 	if err := found.Claims(&more); err != nil {
-		return nil, fmt.Errorf("discovery: %w", err)
+		return nil, err
 	}
 	at := found.Endpoint()
 	for _, u := range []string{at.AuthURL, at.TokenURL, more.Revoke} {
 		if _, err := safeURL(u); u != "" && err != nil {
-			return nil, fmt.Errorf("discovery: an endpoint %w", err)
+			return nil, fmt.Errorf("an endpoint %w", err)
 		}
 	}
 	// Trying both ways would show the code to the provider twice.
@@ -106,11 +127,10 @@ func (p *provider) find(ctx context.Context) (*endpoints, error) {
 	if len(more.Methods) > 0 && !slices.Contains(more.Methods, "client_secret_basic") {
 		at.AuthStyle = oauth2.AuthStyleInParams
 	}
-	p.known = &endpoints{
+	return &endpoints{
 		oauth: p.oauth(at), revoke: or(p.cfg.RevokeURL, more.Revoke), oidc: found, issuer: p.cfg.Issuer,
 		verifier: found.Verifier(&oidc.Config{ClientID: p.cfg.ClientID, Now: p.clock}),
-	}
-	return p.known, nil
+	}, nil
 }
 
 // authorize is where the browser goes.

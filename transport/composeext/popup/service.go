@@ -25,6 +25,9 @@ const (
 	// refreshHold is how long one instance keeps the others from a refresh token:
 	// it outlasts the request, so that a token that rotates is never used twice.
 	refreshHold = providerTimeout + 5*time.Second
+	// rewriteAfter keeps credentials in use from ending with the retention, which is
+	// a day at least.
+	rewriteAfter = 12 * time.Hour
 	// refreshLook is how often the others look whether it is done.
 	refreshLook = 50 * time.Millisecond
 )
@@ -42,7 +45,8 @@ func WithCaller(ctx context.Context, aadObjectID string) context.Context {
 // kept are credentials with the place where they are in the store.
 type kept struct {
 	credentials
-	AAD  string `json:"aad,omitempty"`
+	AAD  string    `json:"aad,omitempty"`
+	At   time.Time `json:"at"` // when it was written
 	slot int
 }
 
@@ -80,6 +84,7 @@ func (p *Popup) replaced(user string, old *kept, c kept) ([]store.Mark, error) {
 		slot = 1 - old.slot
 		marks = append(marks, store.Mark{Name: p.slotName(user, old.slot), Version: 2, Gone: true})
 	}
+	c.At = p.clock().UTC()
 	m, err := p.sealed(p.slotName(user, slot), 1, time.Time{}, c)
 	return append(marks, m), err
 }
@@ -191,6 +196,7 @@ func (p *Popup) fresh(ctx context.Context, user string) (kept, error) {
 		case err != nil:
 			return kept{}, &tokensvc.Error{Op: tokensvc.OpGetToken, Err: err}
 		case c.good(p.clock()):
+			p.keepAlive(ctx, user, &c)
 			return c, nil
 		case c.Refresh == "":
 			return kept{}, tokensvc.ErrNoToken
@@ -210,6 +216,17 @@ func (p *Popup) fresh(ctx context.Context, user string) (kept, error) {
 		default:
 			return kept{}, &tokensvc.Error{Op: opRefresh, Err: err}
 		}
+	}
+}
+
+// keepAlive writes credentials anew that are in use and were written long ago. If
+// it fails, or somebody else is faster, the next one does it.
+func (p *Popup) keepAlive(ctx context.Context, user string, c *kept) {
+	if p.clock().Sub(c.At) < rewriteAfter {
+		return
+	}
+	if marks, err := p.replaced(user, c, *c); err == nil {
+		_ = p.write(ctx, marks...)
 	}
 }
 

@@ -252,7 +252,7 @@ func TestMistakes(t *testing.T) {
 		"log level":              {yaml: good + "log: {level: loud}", want: `log.level: "loud" is none of`},
 		"log format":             {yaml: good + "log: {format: xml}", want: `log.format: "xml" is none of`},
 		"extension without all":  {yaml: good + "message_extension: {connection: wiki}", want: "message_extension.public_url: is missing"},
-		"extension: unknown key": {yaml: good + "message_extension: {conection: wiki}", want: "message_extension.conection: unknown key"},
+		"extension: unknown key": {yaml: good + "message_extension: {public: wiki}", want: "message_extension.public: unknown key"},
 		"extension: go name":     {yaml: good + "message_extension: {PublicURL: x}", want: "message_extension.PublicURL: unknown key"},
 		"extension: provider":    {yaml: good + "message_extension: {provider: {isuer: x}}", want: "message_extension.provider.isuer: unknown key"},
 		"extension: http":        {yaml: good + extension("public_url: http://bot.example"), want: "message_extension.public_url: needs https"},
