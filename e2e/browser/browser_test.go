@@ -42,7 +42,7 @@ func TestBrowser(t *testing.T) {
 	good := startBot(t, st, issuer, log, popup.DefaultCodeLifetime)
 	hasty := startBot(t, st, issuer, log, time.Second)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "--test", "--test-reporter=spec", "popup.test.mjs")
 	cmd.Env = append(os.Environ(), "BOT_URL="+good, "HASTY_BOT_URL="+hasty, "ISSUER_URL="+issuer, "CLIENT_SECRET="+clientSecret)

@@ -8,7 +8,7 @@ import {
   stopProvider, teamsJSHash, toCallback,
 } from "./world.mjs";
 
-const bounded = { timeout: 120_000 };
+const bounded = { timeout: 240_000 };
 let provider, browser;
 let users = 0;
 const client = (options) => newClient(browser, options?.name ?? `user${++users}`, options);

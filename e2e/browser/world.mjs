@@ -82,7 +82,7 @@ export function startBrowser() {
 // A client is one user of Teams in a browser of his own.
 export async function newClient(browser, name, options = {}) {
   const context = await browser.newContext(options.context);
-  context.setDefaultTimeout(15_000);
+  context.setDefaultTimeout(60_000);
   await context.route("https://teams.microsoft.com/**", (route) => route.fulfill({
     contentType: "text/html", body: hostPage,
   }));
