@@ -182,6 +182,7 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	}
 	return func(ctx context.Context, tx any) error {
 		turn.tx = tx
+		defer func() { turn.tx = nil }() // it is over
 		errs := make([]error, len(run))
 		for i, f := range run {
 			// A handler that took too long leaves nothing for the others: the row may be
