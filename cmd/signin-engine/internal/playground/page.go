@@ -48,8 +48,16 @@ var operations = []choice{
 }
 
 var statuses = []choice{
-	{"0", "as usual"}, {"400", "400, consent required"}, {"401", "401 Unauthorized"}, {"403", "403 Forbidden"}, {"404", "404 Not Found"}, {"412", "412 Precondition Failed"},
-	{"429", "429 Too Many Requests"}, {"500", "500 Internal Server Error"}, {"503", "503 Service Unavailable"}, {"drop", "no answer at all"},
+	{"0", "as usual"},
+	{"400", "400, consent required"},
+	{"401", "401 Unauthorized"},
+	{"403", "403 Forbidden"},
+	{"404", "404 Not Found"},
+	{"412", "412 Precondition Failed"},
+	{"429", "429 Too Many Requests"},
+	{"500", "500 Internal Server Error"},
+	{"503", "503 Service Unavailable"},
+	{"drop", "no answer at all"},
 }
 
 var delays = []choice{{"0s", "at once"}, {"1s", "after 1 s"}, {"4s", "after 4 s"}, {"12s", "after 12 s"}}
