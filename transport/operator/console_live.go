@@ -44,20 +44,18 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request) {
 	defer tick.Stop()
 	attempt := r.URL.Query().Get("attempt")
 	last := ""
-	for first := true; ; first = false {
+	for {
 		now, err := h.fingerprint(ctx, attempt)
 		text := ": still here\n\n"
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return
-		case err != nil:
-			text = "event: trouble\ndata: \n\n"
-		case now != last && !first:
+		case err != nil: // a page learns of the end of it by a change
+			text, now = "event: trouble\ndata: \n\n", "trouble"
+		case now != last && last != "":
 			text = "event: change\ndata: \n\n"
 		}
-		if err == nil {
-			last = now
-		}
+		last = now
 		if _, err := w.Write([]byte(text)); err != nil || out.Flush() != nil {
 			return
 		}
@@ -85,6 +83,9 @@ func (h *handler) fingerprint(ctx context.Context, attempt string) (string, erro
 		return fmt.Sprint(d.Version, d.State, len(d.Events), d.Callback, rules), nil
 	}
 	return h.pulse.get(func() (string, error) {
+		// What one of them asked for is for all: it does not end with the one.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bodyTimeout)
+		defer cancel()
 		o, err := h.Reader.Overview(ctx)
 		if err != nil {
 			return "", err

@@ -51,6 +51,9 @@ func StoryOf(d Detail) Story {
 	switch d.State {
 	case store.Complete:
 		s.Tone, s.Headline = ToneGood, completeWords(d)
+		if d.Callback.Status == string(store.DeliveryDead) || d.Callback.Status == string(store.DeliveryPending) && d.Callback.Tries > 0 {
+			s.Headline += " The bot's own code has not taken it yet."
+		}
 	case store.Failed:
 		s.Tone, s.Headline = failedWords(d)
 	case store.CardSent:
@@ -234,7 +237,7 @@ func failureWords(f *FailureView) string {
 	default:
 		b.WriteString(cmp.Or(f.Source, "Somebody") + asked(f) + answered(f))
 	}
-	if f.Message != "" {
+	if f.Message != "" && f.Source == store.SourceClient { // the others' repeats what was just said
 		b.WriteString(", saying “" + f.Message + "”")
 	}
 	return b.String() + "."
@@ -273,7 +276,11 @@ func failureAdvice(d Detail) []Advice {
 	}
 	words := []string{string(d.Reason)}
 	if f := d.Failure; f != nil {
-		words = []string{f.Code, f.Kind, strconv.Itoa(f.HTTPStatus), string(d.Reason)}
+		status := strconv.Itoa(f.HTTPStatus)
+		words = []string{f.Code, f.Kind, status, string(d.Reason)}
+		if f.HTTPStatus == 0 || f.HTTPStatus >= http.StatusInternalServerError { // says less than the reason
+			words = []string{f.Code, f.Kind, string(d.Reason), status}
+		}
 	}
 	for _, word := range words {
 		if e, ok := Explain(word); ok {
@@ -316,7 +323,7 @@ func says(e EventView) string {
 	case store.EventAnswer:
 		return "The bot answered " + cmp.Or(e.Invoke, "the invoke") + " with " + statusWord(e.Status) + "."
 	case store.EventCallback:
-		return "The bot's own code was told."
+		return callbackWords(e.Detail)
 	case store.EventOperator:
 		return "An operator asked to " + cmp.Or(e.Invoke, "act") + "."
 	case store.EventSecurity:
@@ -325,6 +332,21 @@ func says(e EventView) string {
 		return explained("Noted.")
 	default:
 		return string(e.Kind)
+	}
+}
+
+// callbackWords says how a callback went; its line begins with the status.
+func callbackWords(detail string) string {
+	status, _, _ := strings.Cut(detail, ":")
+	switch store.DeliveryStatus(status) {
+	case store.DeliveryPending:
+		return "The bot's own code did not take it. It is told again later."
+	case store.DeliveryDead:
+		return "The bot's own code did not take it, and nobody tries again."
+	case store.DeliveryUndeliverable:
+		return "The bot's own code could not deliver it, and no repeat can change that."
+	default:
+		return "The bot's own code was told."
 	}
 }
 
@@ -347,6 +369,8 @@ func receivedWords(invoke string) string {
 // means that nobody is signed in.
 func isBad(e EventView) bool {
 	switch {
+	case e.Kind == store.EventCallback:
+		return callbackWords(e.Detail) != callbackWords("")
 	case e.Kind == store.EventSecurity, e.To == store.Failed && e.From != store.Failed:
 		return true
 	case e.Kind == store.EventUpstream && e.Status == http.StatusNotFound && strings.EqualFold(e.Invoke, "GetToken"):

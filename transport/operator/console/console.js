@@ -32,6 +32,7 @@
       for (const old of document.querySelectorAll("[data-live]")) {
         const fresh = page.getElementById(old.id);
         if (!fresh || fresh.innerHTML === old.innerHTML || hasSelection(old)) continue;
+        if ("append" in old.dataset) { append(old, fresh); continue; }
         const focus = old.contains(document.activeElement) ? placeOf(old, document.activeElement) : null;
         const scrolled = [...old.querySelectorAll(".drawing, [data-scroll]")].map((e) => [e.scrollLeft, e.scrollTop]);
         old.innerHTML = fresh.innerHTML;
@@ -48,6 +49,15 @@
       if (again) { again = false; renew(); }
     }
   };
+  // Of a list that grows, what is the same stays: a screen reader tells only the new.
+  const append = (old, fresh) => {
+    const is = [...old.children];
+    const will = [...fresh.children];
+    let same = 0;
+    while (same < is.length && same < will.length && is[same].outerHTML === will[same].outerHTML) same++;
+    for (const e of is.slice(same)) e.remove();
+    for (const e of will.slice(same)) old.append(document.importNode(e, true));
+  };
   const placeOf = (box, e) => [...box.querySelectorAll("a, button, input, select, summary, [tabindex]")].indexOf(e);
   const hasSelection = (box) => {
     const s = document.getSelection();
@@ -57,7 +67,7 @@
   const start = () => {
     source = new EventSource(main.dataset.topic);
     source.addEventListener("open", () => say("Live"));
-    source.addEventListener("change", renew);
+    source.addEventListener("change", () => { say("Live"); renew(); });
     source.addEventListener("trouble", () => say("The store does not answer", "trouble"));
     source.addEventListener("error", () => { if (source) say("Connecting", "trouble"); });
   };

@@ -48,8 +48,16 @@ var operations = []choice{
 }
 
 var statuses = []choice{
-	{"0", "as usual"}, {"400", "400, consent required"}, {"401", "401 Unauthorized"}, {"403", "403 Forbidden"}, {"404", "404 Not Found"}, {"412", "412 Precondition Failed"},
-	{"429", "429 Too Many Requests"}, {"500", "500 Internal Server Error"}, {"503", "503 Service Unavailable"}, {"drop", "no answer at all"},
+	{"0", "as usual"},
+	{"400", "400, consent required"},
+	{"401", "401 Unauthorized"},
+	{"403", "403 Forbidden"},
+	{"404", "404 Not Found"},
+	{"412", "412 Precondition Failed"},
+	{"429", "429 Too Many Requests"},
+	{"500", "500 Internal Server Error"},
+	{"503", "503 Service Unavailable"},
+	{"drop", "no answer at all"},
 }
 
 var delays = []choice{{"0s", "at once"}, {"1s", "after 1 s"}, {"4s", "after 4 s"}, {"12s", "after 12 s"}}
@@ -346,8 +354,12 @@ func (p *Playground) do(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, most)
 	to := "/"
 	err := r.ParseForm()
+	var task func(context.Context)
 	if err == nil {
-		err = p.order(r.Context(), r.PostForm)
+		task, err = p.order(r.PostForm)
+	}
+	if err == nil && task != nil {
+		err = p.begin(r.Context(), task)
 	}
 	switch {
 	case errors.Is(err, errStopped):
@@ -362,7 +374,8 @@ func (p *Playground) do(w http.ResponseWriter, r *http.Request) {
 
 var errNoCard = errors.New("no card")
 
-func (p *Playground) order(ctx context.Context, f url.Values) error {
+// order changes what a form asks for, or returns what is to be sent for it.
+func (p *Playground) order(f url.Values) (func(context.Context), error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.changes++
@@ -371,33 +384,28 @@ func (p *Playground) order(ctx context.Context, f url.Values) error {
 		d = p.devices[0]
 	}
 	who := *d
-	run := func(task func(context.Context)) error {
-		p.mu.Unlock()
-		defer p.mu.Lock()
-		return p.begin(ctx, task)
-	}
 	card, hasCard := p.cfg.Emulator.LastCard(p.place.ID)
 	replyTo := cmp.Or(f.Get("card"), card.ActivityID)
 	switch f.Get("do") {
 	case "say":
 		if text := strings.TrimSpace(f.Get("text")); text != "" {
-			return run(func(ctx context.Context) { p.say(ctx, who.Name, text) })
+			return func(ctx context.Context) { p.say(ctx, who.Name, text) }, nil
 		}
 	case "code":
 		if code := strings.TrimSpace(f.Get("code")); code != "" {
-			return run(func(ctx context.Context) { p.verify(ctx, who.Name, code, replyTo) })
+			return func(ctx context.Context) { p.verify(ctx, who.Name, code, replyTo) }, nil
 		}
 	case "close":
-		return run(func(ctx context.Context) { p.verify(ctx, who.Name, emulator.CancelledByUser, replyTo) })
+		return func(ctx context.Context) { p.verify(ctx, who.Name, emulator.CancelledByUser, replyTo) }, nil
 	case "sso":
 		if !hasCard || card.ExchangeID() == "" {
-			return errNoCard
+			return nil, errNoCard
 		}
-		return run(func(ctx context.Context) { p.exchange(ctx, who, card) })
+		return func(ctx context.Context) { p.exchange(ctx, who, card) }, nil
 	case "again":
-		return run(func(ctx context.Context) { p.again(ctx, who.Name) })
+		return func(ctx context.Context) { p.again(ctx, who.Name) }, nil
 	case "failure":
-		return run(func(ctx context.Context) { p.failure(ctx, who, f.Get("code")) })
+		return func(ctx context.Context) { p.failure(ctx, who, f.Get("code")) }, nil
 	case "place":
 		p.move(f.Get("place"))
 	case "device":
@@ -411,15 +419,15 @@ func (p *Playground) order(ctx context.Context, f url.Values) error {
 			p.devices = slices.DeleteFunc(p.devices, func(o *device) bool { return o == d })
 		}
 	case "trouble":
-		return p.trouble(f)
+		return nil, p.trouble(f)
 	case "trouble-clear":
 		p.cfg.Emulator.ClearFaults()
 	case "new":
 		p.startOver()
 	default:
-		return errForm
+		return nil, errForm
 	}
-	return nil
+	return nil, nil
 }
 
 func (p *Playground) trouble(f url.Values) error {

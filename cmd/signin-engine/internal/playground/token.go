@@ -15,8 +15,12 @@ const tokenGood = "good"
 
 // tokenKinds are the kinds of SSO tokens, with their words on the page.
 var tokenKinds = []choice{
-	{tokenGood, "as it should be"}, {"v1", "of version 1.0"}, {"audience", "for another audience"},
-	{"user", "of another user"}, {"client", "of another client"}, {"expired", "expired"},
+	{tokenGood, "as it should be"},
+	{"v1", "of version 1.0"},
+	{"audience", "for another audience"},
+	{"user", "of another user"},
+	{"client", "of another client"},
+	{"expired", "expired"},
 }
 
 // choice is an option of a list.
