@@ -44,8 +44,9 @@ verify: ## what is generated is up to date, code is formatted and vetted
 	@cmp $(BIN)/state-machine.md docs/state-machine.md || { echo 'docs/state-machine.md differs from the table: make generate'; exit 1; }
 
 .PHONY: generate
-generate: ## draw diagrams/ and the tables of docs/ from the table
+generate: ## draw diagrams/ and the tables of docs/ from the table and the words
 	$(GO) run ./diagrams/draw diagrams docs/state-machine.md
+	$(GO) test ./docs -run TestWords -rewrite -count=1
 
 .PHONY: lint
 lint: $(LINT) ## golangci-lint with the project's rules
@@ -63,8 +64,8 @@ fuzz: ## FUZZ_TIME of each fuzz test (the corpora run in make test)
 	done
 
 .PHONY: simulate
-simulate: ## RUNS random runs of the simulation, or the one of SEED with its trace
-	$(GO) test ./machine -run 'TestSimulation$$' -count=1 -timeout 120m -v -sim.runs=$(RUNS) -sim.seed=$(SEED)
+simulate: ## RUNS runs of the simulation with seeds that are new each time, or the one of SEED with its trace
+	$(GO) test ./machine -run 'TestSimulation$$' -count=1 -timeout 120m -v -sim.runs=$(RUNS) -sim.from=0 -sim.seed=$(SEED)
 
 .PHONY: scenarios
 scenarios: ## write the scenarios anew with what came of them

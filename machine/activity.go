@@ -21,7 +21,7 @@ type Activity struct {
 	Raw          json.RawMessage // the whole activity as it came
 }
 
-// The invokes that the engine answers (wire.md §1).
+// The invokes that the engine answers (docs/protocol.md §1).
 const (
 	InvokeTokenExchange = "signin/tokenExchange" //nolint:gosec // the name of an invoke
 	InvokeVerifyState   = "signin/verifyState"

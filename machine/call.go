@@ -33,9 +33,10 @@ type call struct {
 	noToken  bool  // the Token Service has just said so
 	upstream error // why the last call to an upstream failed
 
-	asked bool         // the bot asks: an attempt that is opened keeps the activity
-	via   store.Origin // what brought it, if not the chat
-	marks []store.Mark // spent by a code of the bot's own, with the completion
+	asked bool           // the bot asks: an attempt that is opened keeps the activity
+	via   store.Origin   // what brought it, if not the chat
+	marks []store.Mark   // spent by a code of the bot's own, with the completion
+	ended *store.Attempt // the newest of the key, if the event is about none
 
 	// Audit lines, to travel with the next commit. worth says that they are worth
 	// one of their own: a silent hit leaves nothing behind.

@@ -99,7 +99,8 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	if d.Owed == nil {
 		flow = nil
 	}
-	if line, done := e.outbox.Inline(ctx, row, now, e.handler(row, flow, turn, c.token)); done {
+	budget := c.turn.left(e.policy.CallbackBudget, 0)
+	if line, done := e.outbox.Inline(ctx, row, now, budget, e.handler(row, flow, turn, c.token)); done {
 		c.lines, c.worth = append(c.lines, line), true
 	}
 }
@@ -185,7 +186,11 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 		errs := make([]error, len(run))
 		failpoint("before", "callback")
 		for i, f := range run {
-			errs[i] = guarded(func() error { return f(ctx) })
+			// A handler that took too long leaves nothing for the others: the row may be
+			// another process's by now.
+			if errs[i] = ctx.Err(); errs[i] == nil {
+				errs[i] = guarded(func() error { return f(ctx) })
+			}
 		}
 		failpoint("after", "callback")
 		return errors.Join(errs...)

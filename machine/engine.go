@@ -83,7 +83,7 @@ type Engine struct {
 	rules  table.Policy // policy and timeouts, as the table asks for them
 	since  time.Time    // when this process began to own the store; zero if others share it
 	ids    *idSource
-	marks  []byte // key of the marks
+	mark   marker
 	sealer *sealer
 
 	flows    []*Flow // in the order of registration
@@ -146,7 +146,7 @@ func build(cfg Config, t *table.Table) (*Engine, error) {
 		e.since = store.Time(e.clock())
 	}
 	secret := cfg.Store.Secret()
-	e.marks = derive(secret, "marks")
+	e.mark = newMarker(derive(secret, "marks"))
 	var err error
 	if e.sealer, err = newSealer(derive(secret, "seals")); err != nil {
 		return nil, fmt.Errorf("machine: %w", err)

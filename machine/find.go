@@ -80,7 +80,7 @@ var errUnregistered = errors.New("the card's connection is registered no more")
 type byExchange struct{}
 
 func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.Attempt, error) {
-	ev.OldCard, ev.Foreign = false, false
+	ev.OldCard, ev.Foreign, c.ended = false, false, nil
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey(), Connection: c.key.Connection, ExchangeID: ev.ExchangeID})
 	if err != nil {
 		return nil, err
@@ -120,6 +120,7 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 	if pending || newest != nil && nameless && bytes.Equal(newest.TokenMark, ev.TokenMark) {
 		return newest, nil
 	}
+	c.ended = newest
 	return nil, nil
 }
 

@@ -4,7 +4,25 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
+
+// answerWithin is how long an invoke may take, whatever the upstreams do: Teams
+// gives up after 15 s. upstreamUntil is when the last upstream call for it ends,
+// so that there is time left for the commit and the callback.
+const (
+	answerWithin  = 14 * time.Second
+	upstreamUntil = 12 * time.Second
+)
+
+// left is how long the turn's invoke may still wait for upstreams or, with all of
+// it, for its callback. Whatever is no invoke has all the time it asks for.
+func (t *Turn) left(ask time.Duration, reserve time.Duration) time.Duration {
+	if t == nil || t.until.IsZero() {
+		return ask
+	}
+	return min(ask, t.until.Add(-reserve).Sub(t.eng.clock()))
+}
 
 // HandleInvoke answers the three signin/* invokes; false means that the
 // activity is none of them. Whatever happens there is an answer, and it is the
@@ -13,6 +31,7 @@ func (e *Engine) HandleInvoke(ctx context.Context, act *Activity) (Answer, bool)
 	// The caller may hang up; what was begun is finished all the same.
 	ctx = context.WithoutCancel(ctx)
 	turn := e.Turn(act)
+	turn.until = e.clock().Add(answerWithin)
 	switch strings.ToLower(act.Name) {
 	case "signin/tokenexchange":
 		return e.tokenExchange(ctx, turn), true

@@ -67,12 +67,12 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 		switch d.Rule.Then {
 		case table.Nothing, table.DeleteAgain:
 			if d.Rule.Then == table.DeleteAgain {
-				c.perform(ctx, table.DeleteAgain, at, ev) // a courtesy: its outcome changes nothing
+				c.deleteAgain(ctx, at, ev)
 			}
 			return outcome{row: d.Rule.Row, reply: d.Rule.Reply, note: d.Rule.Note, attempt: at, event: ev}, nil
 		case table.Wait:
 			c.wait(ctx, at, c.eng.waitFor(ev.Kind))
-			ev.Waited = at.State
+			ev.Waited, ev.For = at.State, at.ID
 			if at, err = where.find(ctx, c, &ev); err != nil {
 				return outcome{}, err
 			}
@@ -96,12 +96,27 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 	}
 }
 
+// deleteAgain deletes a token that came after the user had signed out (E2). Its
+// outcome changes nothing, so an invoke that has to be answered does not wait.
+func (c *call) deleteAgain(ctx context.Context, at *store.Attempt, ev table.Event) {
+	if c.turn.left(c.eng.timeouts.Upstream, answerWithin-upstreamUntil) > 0 {
+		c.perform(ctx, table.DeleteAgain, at, ev)
+		return
+	}
+	later := c.eng.background(c.key)
+	c.eng.outbox.Go(func() {
+		later.perform(ctx, table.DeleteAgain, at, ev)
+		later.worth = true
+		later.finish(ctx, at)
+	})
+}
+
 // step asks the table.
 func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
 	in := table.Input{
 		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
-		Key: c.key,
+		Key: c.key, Ended: c.ended,
 	}
 	state := store.None
 	if at != nil {
@@ -138,6 +153,9 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 	until := d.Attempt.Lease.Until
 	if until.IsZero() {
 		until = c.now().Add(c.eng.timeouts.Lease - c.eng.timeouts.Upstream)
+	}
+	if answer := c.now().Add(c.turn.left(c.eng.timeouts.Lease, 0)); answer.Before(until) {
+		until = answer
 	}
 	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		err := c.eng.store.Commit(ctx, d.Commit)

@@ -32,7 +32,7 @@ type Message struct {
 	Targeted bool // to its recipient alone, in a group chat or channel
 }
 
-// OAuthCard is the card that starts a sign-in (wire.md §4).
+// OAuthCard is the card that starts a sign-in (docs/protocol.md §4).
 type OAuthCard struct {
 	Text       string
 	Connection string

@@ -11,16 +11,22 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// mark recognises a repeat of something secret without keeping it: an HMAC
-// under the store's own key, so that six digits cannot be tried out. The user is
-// part of it, so that nobody's mark says anything about another's.
-func (e *Engine) mark(kind string, user store.UserKey, secret tokensvc.Secret) []byte {
-	h := hmac.New(sha256.New, e.marks)
-	for _, part := range [...]string{kind, user.App, user.Channel, user.User, secret.Reveal()} {
-		h.Write([]byte(part))
-		h.Write([]byte{0})
+// marker makes marks, which recognise a repeat of something secret without
+// keeping it.
+type marker func(kind string, user store.UserKey, secret tokensvc.Secret) []byte
+
+// newMarker makes marks that are HMACs under the store's own key, so that six
+// digits cannot be tried out. The user is part of a mark, so that nobody's says
+// anything about another's.
+func newMarker(key []byte) marker {
+	return func(kind string, user store.UserKey, secret tokensvc.Secret) []byte {
+		h := hmac.New(sha256.New, key)
+		for _, part := range [...]string{kind, user.App, user.Channel, user.User, secret.Reveal()} {
+			h.Write([]byte(part))
+			h.Write([]byte{0})
+		}
+		return h.Sum(nil)[:16]
 	}
-	return h.Sum(nil)[:16]
 }
 
 // derive makes a key for one purpose of the store's own.

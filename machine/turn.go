@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
@@ -24,6 +25,7 @@ type Turn struct {
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
 	refusal  *Refusal
+	until    time.Time // by when an invoke is answered; zero for anything else
 }
 
 // Refusal is what an upstream answered where a failure callback gets no failure

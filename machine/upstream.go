@@ -22,10 +22,14 @@ func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev 
 		ev.Fence = a.Lease.Fence
 		if a.Lease.Until.Sub(c.clock.at(began)) < c.eng.timeouts.Upstream {
 			// The claim may be lost before the answer is here (§3).
-			return c.notStarted(act, ev)
+			return c.notStarted(act, ev, "not started: too little of the lease is left")
 		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, c.eng.timeouts.Upstream)
+	left := c.turn.left(c.eng.timeouts.Upstream, answerWithin-upstreamUntil)
+	if left <= 0 {
+		return c.notStarted(act, ev, "not started: the invoke has to be answered")
+	}
+	bounded, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	failpoint("before", string(act))
 	ev = c.reach(bounded, act, a, ev)
@@ -91,10 +95,10 @@ func underClaim(act table.Act, a *store.Attempt) bool {
 	}
 }
 
-// notStarted is the event of a call under a claim that was not made.
-func (c *call) notStarted(act table.Act, ev table.Event) table.Event {
+// notStarted is the event of a call that was not made.
+func (c *call) notStarted(act table.Act, ev table.Event, why string) table.Event {
 	ev.Operation, ev.Source = operation(act), store.SourceTokenService
-	ev.Detail = "not started: too little of the lease is left"
+	ev.Detail = why
 	c.upstream = errors.New(ev.Detail)
 	switch act {
 	case table.PostCard:
@@ -103,6 +107,14 @@ func (c *call) notStarted(act table.Act, ev table.Event) table.Event {
 		ev.Kind = table.ExchangeRefused
 	case table.Redeem:
 		ev.Kind = table.VerifyFailed
+	case table.SpendCode:
+		ev.Kind = table.CodeSpent
+	case table.AskToken:
+		ev.Kind = table.LookupFailed
+	case table.AskResource:
+		ev.Kind = table.ResourceFailed
+	case table.Delete, table.DeleteAgain:
+		ev.Kind = table.SignOutError
 	default:
 		ev.Kind = table.RecoverFailed
 	}

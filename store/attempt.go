@@ -113,7 +113,7 @@ func (u UserKey) Index() string {
 }
 
 // BaseChannel cuts a sub-channel off: "msteams:COPILOT" becomes "msteams".
-// Every Token Service call and every key uses the base channel (wire.md §1).
+// Every Token Service call and every key uses the base channel (docs/protocol.md §1).
 func BaseChannel(id string) string {
 	base, _, _ := strings.Cut(id, ":")
 	return base

@@ -2,7 +2,7 @@ package tokensvc
 
 import "slices"
 
-// Regional base URLs of the Token Service in the public cloud (wire.md §3). Any
+// Regional base URLs of the Token Service in the public cloud (docs/protocol.md §3). Any
 // other URL works too: these only save typing.
 const (
 	PublicURL       = "https://token.botframework.com"

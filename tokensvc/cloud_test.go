@@ -9,7 +9,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// What each cloud stands for (wire.md §1–§3).
+// What each cloud stands for (docs/protocol.md §1–§3).
 func TestClouds(t *testing.T) {
 	t.Parallel()
 	type want struct{ tokens, login, metadata, issuer, scope string }

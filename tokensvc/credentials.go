@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Names around the bot's own token (wire.md §2).
+// Names around the bot's own token (docs/protocol.md §2).
 const (
 	// OpAccessToken is [Error.Op] of a failed fetch of the bot's own token.
 	OpAccessToken = "AccessToken"

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Reading is tolerant (wire.md): encoding/json matches camelCase and
+// Reading is tolerant (docs/protocol.md): encoding/json matches camelCase and
 // PascalCase alike, and the types below take whatever shape a side issue has.
 
 type tokenJSON struct {

@@ -1,4 +1,4 @@
-// Package tokensvc is a client of the Bot Framework Token Service (wire.md
+// Package tokensvc is a client of the Bot Framework Token Service (docs/protocol.md
 // §3): who holds a user's token, the sign-in link, the SSO exchange, sign-out.
 //
 // It is a leaf: standard library and net/http only. Secrets travel as

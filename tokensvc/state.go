@@ -29,7 +29,7 @@ type stateJSON struct {
 }
 
 // Encode returns the state as it travels in a query: standard base64 of its
-// JSON (wire.md §3). An empty ActivityID or MsAppID is left out.
+// JSON (docs/protocol.md §3). An empty ActivityID or MsAppID is left out.
 func (s State) Encode() string {
 	wire := stateJSON{
 		ConnectionName: s.Connection,

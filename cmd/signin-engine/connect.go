@@ -26,7 +26,7 @@ type source struct {
 	config config.Config
 }
 
-// connect finds what to read (product.md §3): the operator endpoint that was
+// connect finds what to read (docs/operations.md): the operator endpoint that was
 // named, else the database, which everybody may read, or the socket beside the
 // bbolt file, else the file itself, read-only.
 func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) {

@@ -14,7 +14,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// The exit codes (product.md §3).
+// The exit codes (docs/operations.md).
 const (
 	exitDone       = 0
 	exitUnexpected = 1

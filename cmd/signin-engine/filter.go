@@ -18,7 +18,7 @@ type filter struct {
 	query        operator.Query
 }
 
-// filterFlags adds the filters (product.md §3).
+// filterFlags adds the filters (docs/operations.md).
 func filterFlags(cmd *cobra.Command) *filter {
 	f := &filter{}
 	fl := cmd.Flags()

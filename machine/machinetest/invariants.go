@@ -10,7 +10,7 @@ import (
 )
 
 // Violations checks what lies in a store against the invariants of
-// state-machine.md §8 that can be seen there: 1 (one open attempt per key), 2
+// docs/state-machine.md §8 that can be seen there: 1 (one open attempt per key), 2
 // (versions without a gap, a trail that replays), 3 (every edge is in the
 // table), 4 (one completion per chain, one complete row per completion). The
 // store must be flushed.

@@ -37,12 +37,18 @@ type script struct {
 	bearer     bool // the bot's own token cannot be had, so nothing is sent
 }
 
-// fail is the error of an answer that was ordered.
-func (s script) fail(op string) error {
+// operation is the client's name for what scenarios call by a shorter one.
+func operation(op string) string {
 	op, _, _ = strings.Cut(op, "+")
 	if op == "exchange" {
-		op = tokensvc.OpExchange
+		return tokensvc.OpExchange
 	}
+	return op
+}
+
+// fail is the error of an answer that was ordered.
+func (s script) fail(op string) error {
+	op = operation(op)
 	e := &tokensvc.Error{Op: op, Status: s.status, Code: s.code, RetryAfter: s.retryAfter, Consent: s.consent}
 	if s.bearer {
 		own := *e
@@ -83,7 +89,7 @@ func (s *TokenService) enter(ctx context.Context, op, about string) (script, err
 		case <-gate:
 		case <-ctx.Done():
 			s.log("%s %s: %s", op, about, unanswered(ctx))
-			return script{}, &tokensvc.Error{Op: op, Err: ctx.Err()}
+			return script{}, &tokensvc.Error{Op: operation(op), Err: ctx.Err()}
 		}
 	}
 	s.mu.Lock()
@@ -96,11 +102,11 @@ func (s *TokenService) enter(ctx context.Context, op, about string) (script, err
 	switch {
 	case down:
 		s.log("%s %s: 503", op, about)
-		return script{}, &tokensvc.Error{Op: op, Status: 503}
+		return script{}, &tokensvc.Error{Op: operation(op), Status: 503}
 	case next.silent:
 		<-ctx.Done()
 		s.log("%s %s: %s", op, about, unanswered(ctx))
-		return script{}, &tokensvc.Error{Op: op, Err: ctx.Err()}
+		return script{}, &tokensvc.Error{Op: operation(op), Err: ctx.Err()}
 	case next.bearer:
 		s.log("%s %s: not sent, the bot has no token", op, about)
 		return script{}, next.fail(op)

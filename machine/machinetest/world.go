@@ -564,7 +564,8 @@ func (w *world) invoke(ctx context.Context, c command) string {
 }
 
 func (w *world) send(ctx context.Context, c command, name string, value any) string {
-	answer, ok := w.on(c.opt("on", "a")).HandleInvoke(ctx, w.activity(c, "invoke", name, value))
+	e, began := w.on(c.opt("on", "a")), time.Now()
+	answer, ok := e.HandleInvoke(ctx, w.activity(c, "invoke", name, value))
 	if !ok {
 		return "not handled"
 	}
@@ -578,6 +579,9 @@ func (w *world) send(ctx context.Context, c command, name string, value any) str
 			w.fail("%v", err)
 		}
 		line += " " + string(raw)
+	}
+	if took := time.Since(began).Truncate(time.Second); took > 0 {
+		line += ", after " + took.String()
 	}
 	return line
 }

@@ -20,7 +20,7 @@ func (s *Store) AckIn(ctx context.Context, row store.Delivery, fn func(ctx conte
 
 // AckInTx acknowledges a callback in a transaction that fn writes to: its writes
 // and the acknowledgement are there together or not at all, which makes a
-// callback effectively once (state-machine.md §6). row is the delivery as it was
+// callback effectively once (docs/state-machine.md §6). row is the delivery as it was
 // claimed or written.
 //
 // fn runs first, and the row is compared and changed when it is over: while fn

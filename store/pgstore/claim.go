@@ -71,7 +71,8 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	return snap, nil
 }
 
-// claimSQL takes deliveries of any attempt, claimOfSQL those of one.
+// claimSQL takes deliveries of any attempt, claimOfSQL those of one. The last
+// argument are the keys of those to pass over, as texts.
 //
 // The rows of one attempt are few, and stand together in the primary key. While
 // the table is small the planner would rather read all that is pending, and keep
@@ -86,12 +87,14 @@ with ready as (
 	claimOfSQL = `
 with ready as (
   select d.home, d.attempt, d.kind, d.round, d.next_at from deliveries d
-  where d.home = (select a.home from attempts a where a.id = $4 limit 1) and d.attempt = $4
+  where d.home = (select a.home from attempts a where a.id = $5 limit 1) and d.attempt = $5
     and d.status || '' = 'pending' and d.next_at <= now()` + claimRest
 
 	claimRest = `
+    and d.attempt || '/' || d.kind || '/' || d.round <> all ($4::text[])
     and (select o.round from deliveries o
-      where o.home = d.home and o.attempt = d.attempt and o.round < d.round and o.status || '' = 'pending' limit 1) is null
+      where o.home = d.home and o.attempt = d.attempt and o.round < d.round and o.status || '' = 'pending'
+        and o.attempt || '/' || o.kind || '/' || o.round <> all ($4::text[]) limit 1) is null
   order by d.next_at, d.attempt, d.kind, d.round
   limit $1
   for update skip locked
@@ -102,26 +105,44 @@ with ready as (
   returning d.*, ready.next_at as was
 )
 select ` + deliveryColumns + ` from taken d order by d.was, d.attempt, d.kind, d.round`
+
+	// untrySQL takes the try back from rows that nobody could be told of. They
+	// stay held, lest they are all that is ever found.
+	untrySQL = `
+update deliveries d set owner = '', tries = d.tries - 1
+from attempts a
+where a.id = any ($1) and d.home = a.home and d.attempt = a.id and d.owner = $2
+  and d.attempt || '/' || d.kind || '/' || d.round = any ($3::text[])`
 )
 
-// Claim takes deliveries whose time has come; see [store.Store]. What cannot be
-// decoded is held like the others, so that others come in its place.
+// claimPasses bounds how often one call of Claim looks for rows that can be
+// decoded; the next call goes on from there.
+const claimPasses = 100
+
+// Claim takes deliveries whose time has come; see [store.Store]. A row that
+// cannot be decoded keeps none behind it: they are looked for once more, without
+// it.
 func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
 	var out []store.Delivery
-	for {
-		good, bad, err := s.claim(ctx, q)
+	over := []string{} // keys to pass over
+	for range claimPasses {
+		good, bad, err := s.claim(ctx, q, over)
 		if err != nil {
 			return nil, err
 		}
 		out, q.Limit = append(out, good...), q.Limit-len(good)
-		if len(bad) == 0 || q.Limit <= 0 || q.Hold <= 0 {
-			return out, nil
+		if len(bad) == 0 || q.Limit <= 0 {
+			break
 		}
+		over = append(over, bad...)
 	}
+	return out, nil
 }
 
-func (s *Store) claim(ctx context.Context, q store.ClaimQuery) (good []store.Delivery, bad []store.Corrupt, err error) {
-	sql, args := claimSQL, []any{max(q.Limit, 0), clean(q.Owner), q.Hold}
+// claim returns the rows that it took; bad are the keys of those that cannot be
+// decoded.
+func (s *Store) claim(ctx context.Context, q store.ClaimQuery, over []string) (good []store.Delivery, bad []string, err error) {
+	sql, args := claimSQL, []any{max(q.Limit, 0), clean(q.Owner), q.Hold, over}
 	if q.Attempt != "" {
 		sql, args = claimOfSQL, append(args, clean(q.Attempt))
 	}
@@ -130,7 +151,17 @@ func (s *Store) claim(ctx context.Context, q store.ClaimQuery) (good []store.Del
 		if err != nil {
 			return err
 		}
-		good, bad, err = readDeliveries(rows)
+		var corrupt []corruptDelivery
+		good, corrupt, err = readDeliveries(rows)
+		if err != nil || len(corrupt) == 0 {
+			return err
+		}
+		var ids []string
+		bad = nil
+		for _, c := range corrupt {
+			ids, bad = append(ids, c.key.Attempt), append(bad, c.key.String())
+		}
+		_, err = conn.Exec(ctx, untrySQL, ids, clean(q.Owner), bad)
 		return err
 	})
 	for i := range good {

@@ -125,6 +125,10 @@ func TestDamagedDelivery(t *testing.T) {
 	if rows, err := s.Claim(t.Context(), store.ClaimQuery{Owner: "bot-a", Limit: 10, Hold: 0}); err != nil || len(rows) != 0 {
 		t.Errorf("Claim = %+v, %v; want nothing", rows, err)
 	}
+	// Nobody has tried them.
+	if n := query[int](t, dsn, `select count(*) from `+schemaOf(dsn)+`.deliveries where tries = 0 and owner = '' and next_at > now()`)[0]; n != 2 {
+		t.Errorf("%d rows are held and without a try, want 2", n)
+	}
 	page, err := s.List(t.Context(), store.Filter{})
 	named := func(id string) bool {
 		return slices.ContainsFunc(page.Corrupt, func(c store.Corrupt) bool { return c.ID == id && errors.Is(c.Err, store.ErrCorrupt) })

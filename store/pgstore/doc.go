@@ -80,8 +80,8 @@
 // A record that does not decode, be it damaged or a newer program's, is set aside:
 // reads of many name it and go on ([store.Corrupt]), its key stays taken, and a
 // purge leaves it. Where columns are enough (counts, drops) it counts as they say.
-// A delivery that does not decode is claimed like the others, handed to nobody,
-// and comes again after the hold; [Store.List] names its attempt.
+// A delivery that does not decode is handed to nobody, keeps none behind it, and
+// is looked at again after the hold; [Store.List] names its attempt.
 //
 // # Failure
 //

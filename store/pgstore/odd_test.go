@@ -30,10 +30,13 @@ func TestHashPartitions(t *testing.T) {
 				create table part1 partition of whole for values with (modulus 2, remainder 1);
 				drop table attempts;
 				alter table whole rename to attempts`)
-			return storetest.Harness{Store: mustOpen(t, dsn), Damage: damage(dsn), Second: func(t *testing.T) store.Store {
-				t.Helper()
-				return mustOpen(t, dsn)
-			}}
+			return storetest.Harness{
+				Store: mustOpen(t, dsn), Damage: damage(dsn), DamageDelivery: damageDelivery(dsn),
+				Second: func(t *testing.T) store.Store {
+					t.Helper()
+					return mustOpen(t, dsn)
+				},
+			}
 		})
 	}
 }

@@ -55,7 +55,8 @@ func harness(t *testing.T) storetest.Harness {
 			t.Helper()
 			return mustOpen(t, dsn)
 		},
-		Damage: damage(dsn),
+		Damage:         damage(dsn),
+		DamageDelivery: damageDelivery(dsn),
 	}
 }
 
@@ -64,6 +65,15 @@ func damage(dsn string) func(*testing.T, string) {
 	return func(t *testing.T, id string) {
 		t.Helper()
 		mustExec(t, dsn, `update SCHEMA.attempts set record = `+notDecodable+` where id = '`+id+`'`)
+	}
+}
+
+// damageDelivery does the same to a delivery.
+func damageDelivery(dsn string) func(*testing.T, store.DeliveryKey) {
+	return func(t *testing.T, k store.DeliveryKey) {
+		t.Helper()
+		mustExec(t, dsn, fmt.Sprintf(`update SCHEMA.deliveries set record = %s where attempt = '%s' and kind = '%s' and round = %d`,
+			notDecodable, k.Attempt, k.Kind, k.Round))
 	}
 }
 

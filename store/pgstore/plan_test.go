@@ -24,8 +24,8 @@ func TestPlans(t *testing.T) {
 		pending int // uses of the index of all that is pending
 		key     int // of the primary key
 	}{
-		"claim":        {claimSQL, []any{1, "bot-a", time.Minute}, 1, 2},
-		"claim of one": {claimOfSQL, []any{1, "bot-a", time.Minute, "id"}, 0, 3},
+		"claim":        {claimSQL, []any{1, "bot-a", time.Minute, []string{}}, 1, 2},
+		"claim of one": {claimOfSQL, []any{1, "bot-a", time.Minute, []string{}, "id"}, 0, 3},
 		"drop":         {dropSQL.sql, make([]any, 1), 0, 1},
 		"apply":        {applySQL[1][0].sql, make([]any, len(touchArguments)+len(ackArguments)), 0, 4},
 	} {

@@ -71,9 +71,13 @@ func (s *Store) versionOf(ctx context.Context, id string) (version int64, err er
 // its columns say, the record has the rest.
 const deliveryColumns = `d.attempt, d.kind, d.round, d.record, d.status, d.tries, d.owner, d.next_at, d.error`
 
-// readDeliveries reads rows; bad are those that cannot be decoded, by the id of
-// their attempt.
-func readDeliveries(rows pgx.Rows) (good []store.Delivery, bad []store.Corrupt, err error) {
+// corruptDelivery is a row that cannot be decoded.
+type corruptDelivery struct {
+	key store.DeliveryKey
+	err error
+}
+
+func readDeliveries(rows pgx.Rows) (good []store.Delivery, bad []corruptDelivery, err error) {
 	var (
 		key            store.DeliveryKey
 		record         []byte
@@ -85,7 +89,7 @@ func readDeliveries(rows pgx.Rows) (good []store.Delivery, bad []store.Corrupt, 
 	_, err = pgx.ForEachRow(rows, []any{&key.Attempt, &key.Kind, &key.Round, &record, &status, &tries, &owner, &next, &problem}, func() error {
 		d, err := store.DecodeDelivery(record)
 		if err != nil {
-			bad = append(bad, store.Corrupt{ID: key.Attempt, Err: fmt.Errorf("delivery %s: %w", key, err)})
+			bad = append(bad, corruptDelivery{key, fmt.Errorf("delivery %s: %w", key, err)})
 			return nil
 		}
 		d.Status, d.Tries, d.NextAt = status, tries, store.Time(next)
@@ -115,7 +119,10 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 			return err
 		}
 		good, bad, err := deliveriesOf(ctx, conn, ids)
-		page.Deliveries, page.Corrupt = good, append(page.Corrupt, bad...)
+		page.Deliveries = good
+		for _, c := range bad {
+			page.Corrupt = append(page.Corrupt, store.Corrupt{ID: c.key.Attempt, Err: c.err})
+		}
 		return err
 	})
 	if err != nil {
@@ -188,7 +195,7 @@ func readRecords(rows pgx.Rows) ([]record, error) {
 	})
 }
 
-func deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) (good []store.Delivery, bad []store.Corrupt, err error) {
+func deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) (good []store.Delivery, bad []corruptDelivery, err error) {
 	rows, err := conn.Query(ctx, `select `+deliveryColumns+` from attempts a
 		join deliveries d on d.home = a.home and d.attempt = a.id
 		where a.id = any($1) order by a.id desc, d.kind, d.round`, ids)

@@ -22,7 +22,7 @@ type Conversation struct {
 	IsGroup  bool   `json:"isGroup,omitempty"`
 }
 
-// Incoming is an activity as Teams sends it to a bot (wire.md §1).
+// Incoming is an activity as Teams sends it to a bot (docs/protocol.md §1).
 type Incoming struct {
 	Type         string          `json:"type"`
 	Name         string          `json:"name,omitempty"`

@@ -76,7 +76,7 @@ type idAnswer struct {
 	ID string `json:"id"`
 }
 
-// postActivity is a send, a reply or an update (wire.md §4).
+// postActivity is a send, a reply or an update (docs/protocol.md §4).
 func (s *Server) postActivity(w http.ResponseWriter, in *incoming) {
 	posted := in.posted
 	if posted == nil {

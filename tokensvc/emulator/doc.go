@@ -1,7 +1,7 @@
 // Package emulator is a local stand-in for what a Teams bot talks to when it
 // signs a user in: the Bot Framework Token Service, the Entra token endpoint,
 // the Bot Connector with the keys of its tokens, and Microsoft Graph's
-// /v1.0/me (wire.md §1–§4). It needs the standard library only, so that any
+// /v1.0/me (docs/protocol.md §1–§4). It needs the standard library only, so that any
 // bot's tests can use it.
 //
 // [Server] is an [net/http.Handler]:

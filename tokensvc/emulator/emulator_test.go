@@ -235,7 +235,7 @@ func TestExchangeBodyIsStrict(t *testing.T) {
 }
 
 // TestPublishedClients holds what clients of other languages rely on
-// (wire.md §3).
+// (docs/protocol.md §3).
 func TestPublishedClients(t *testing.T) {
 	emu, _, base := start(t, emulator.Config{})
 	api := base + "/api/usertoken/"
@@ -506,7 +506,7 @@ func TestEntra(t *testing.T) {
 }
 
 // TestBearer: nothing of the Token Service or the connector is open to a caller
-// without a token (wire.md §3).
+// without a token (docs/protocol.md §3).
 func TestBearer(t *testing.T) {
 	guarded := []struct{ method, path, body string }{
 		{"GET", "/api/usertoken/GetToken?userid=u&connectionName=graph&channelId=msteams", ""},

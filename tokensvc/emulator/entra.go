@@ -21,7 +21,7 @@ type oauthToken struct {
 	AccessToken string `json:"access_token"`
 }
 
-// accessToken is the client credentials grant (wire.md §2).
+// accessToken is the client credentials grant (docs/protocol.md §2).
 func (s *Server) accessToken(w http.ResponseWriter, in *incoming) {
 	form, err := url.ParseQuery(string(in.body))
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// issuer of the tokens that the connector shows to bots (wire.md §1).
+	// issuer of the tokens that the connector shows to bots (docs/protocol.md §1).
 	issuer = "https://api.botframework.com"
 	// connectorTokenLifetime is how long one of them is good.
 	connectorTokenLifetime = time.Hour

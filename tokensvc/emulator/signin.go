@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// postResourceLifetime is how long a SAS URL lives (wire.md §3).
+// postResourceLifetime is how long a SAS URL lives (docs/protocol.md §3).
 const postResourceLifetime = 60 * time.Second
 
 // link is a sign-in link that was handed out.

@@ -8,7 +8,7 @@
 // file or over TCP with a bearer token. A bbolt file belongs to one process,
 // even for readers: the socket is the only way to look at a live bot.
 //
-// Routes, all JSON (product.md §3 has the shapes):
+// Routes, all JSON (docs/operations.md has the shapes):
 //
 //	GET  /healthz                      the process answers
 //	GET  /readyz                       the store answers and has the right schema

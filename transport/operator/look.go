@@ -18,8 +18,8 @@ const (
 	maxOpen    = 5000
 	maxOwed    = 10_000
 	maxRecent  = 5000
-	maxOrphans = 20_000 // lines of no attempt
-	maxTrails  = 20     // open attempts whose lines are read too
+	maxOrphans = 5000 // lines of no attempt, per window
+	maxTrails  = 20   // open attempts whose lines are read too
 )
 
 // found is what a walk through the store gathered.
@@ -130,21 +130,20 @@ func (d *Direct) fleet(ctx context.Context, counts store.Counts, open []store.At
 
 // lines are the audit lines of no attempt in the longest window, and those of
 // the newest open attempts: a sign-in that is asked for again leaves its lines
-// there.
+// there. The shorter windows are read by themselves, so that much trouble an hour
+// ago hides none of now.
 func (d *Direct) lines(ctx context.Context, now time.Time, open []store.Attempt) ([]store.Event, error) {
+	lately := now.Add(-max(d.rules.OrphansWindow, d.rules.LookupsWindow))
 	since := now.Add(-max(d.rules.OrphansWindow, d.rules.LookupsWindow, d.rules.CredentialsWindow))
-	var out []store.Event
-	for after := int64(0); len(out) < maxOrphans; {
-		page, err := d.store.Events(ctx, store.EventFilter{Orphans: true, Since: since, After: after, Limit: defaultEventLimit})
-		if err != nil {
-			return nil, fmt.Errorf("read the lines of no attempt: %w", err)
-		}
-		out = append(out, page...)
-		if len(page) < defaultEventLimit {
-			break
-		}
-		after = page[len(page)-1].Seq
+	out, err := d.orphans(ctx, since, lately)
+	if err != nil {
+		return nil, err
 	}
+	recent, err := d.orphans(ctx, lately, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, recent...)
 	trails := 0
 	for i := range open {
 		a := &open[i]
@@ -161,34 +160,60 @@ func (d *Direct) lines(ctx context.Context, now time.Time, open []store.Attempt)
 	return out, nil
 }
 
+// orphans reads lines of no attempt from since on, until a time that may be zero.
+func (d *Direct) orphans(ctx context.Context, since, until time.Time) ([]store.Event, error) {
+	var out []store.Event
+	for after := int64(0); len(out) < maxOrphans; {
+		page, err := d.store.Events(ctx, store.EventFilter{Orphans: true, Since: since, After: after, Limit: defaultEventLimit})
+		if err != nil {
+			return nil, fmt.Errorf("read the lines of no attempt: %w", err)
+		}
+		for _, e := range page {
+			if until.IsZero() || e.Time.Before(until) {
+				out = append(out, e)
+			}
+		}
+		if len(page) < defaultEventLimit || !until.IsZero() && !page[len(page)-1].Time.Before(until) {
+			break
+		}
+		after = page[len(page)-1].Seq
+	}
+	return out, nil
+}
+
 // showCredentials adds the attempts that failed for want of the bot's own token
 // before the window of the others, and then those that show that it was had
 // since. Most of the time there is nothing to add.
 func (d *Direct) showCredentials(ctx context.Context, counts store.Counts, open []store.Attempt, w *found, lines []store.Event) error {
 	since := counts.Now.Add(-d.rules.CredentialsWindow)
 	for i := range open {
-		if wants(&open[i]) && !w.seen[open[i].ID] {
+		if wants(open[i]) && !w.seen[open[i].ID] {
 			w.add(&store.Page{Now: counts.Now, Attempts: open[i : i+1]})
 		}
 	}
-	for _, why := range []store.Reason{store.ReasonCardRejected, store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable} {
+	for _, why := range upstreamReasons {
 		if counts.Ended[string(store.Failed)+":"+string(why)] == 0 {
 			continue
 		}
 		if err := d.walk(ctx, store.Filter{Reason: why, Since: since}, stuckPage, func(p *store.Page) bool {
-			p.Attempts = slices.DeleteFunc(p.Attempts, func(a store.Attempt) bool { return !wants(&a) })
+			p.Attempts = slices.DeleteFunc(p.Attempts, func(a store.Attempt) bool { return !wants(a) })
 			w.add(p)
 			return true
 		}); err != nil {
 			return err
 		}
 	}
-	if !slices.ContainsFunc(w.attempts, func(a store.Attempt) bool { return wants(&a) }) &&
+	if !slices.ContainsFunc(w.attempts, wants) &&
 		!slices.ContainsFunc(lines, func(e store.Event) bool { return e.Source == store.SourceCredentials }) {
 		return nil
 	}
 	take := func(p *store.Page) bool { w.add(p); return true }
 	return d.walk(ctx, store.Filter{Since: since}, stuckPage, take)
+}
+
+func wants(a store.Attempt) bool {
+	_, ok := wanted(&a)
+	return ok
 }
 
 // walk reads pages until next says that it has enough, or most rows were read.

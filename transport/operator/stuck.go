@@ -84,7 +84,7 @@ func lagging(now time.Time, id string, callbacks []store.Delivery, r Rules) (Fin
 			continue
 		}
 		f := finding(RuleCallbackLag, now.Sub(since), "redeliver", id, "--yes", "--reason", "the callback is repaired")
-		f.Detail = fmt.Sprintf("%s is %s after %d tries", row.DeliveryKey, row.Status, row.Tries)
+		f.Detail = fmt.Sprintf("%s/%d is %s after %d tries", row.Kind, row.Round, row.Status, row.Tries)
 		if row.Error != "" {
 			f.Detail += ": " + row.Error
 		}
@@ -241,11 +241,7 @@ func (f *Fleet) credentials(r Rules) []Finding {
 	}
 	for i := range f.Recent {
 		a := &f.Recent[i]
-		if wants(a) {
-			at := a.Entered
-			if a.State == store.Exchanging || a.State == store.Verifying {
-				at = a.Lease.Until // of the recovery that found out
-			}
+		if at, ok := wanted(a); ok {
 			all = append(all, occurrence{trouble{operationToken, a.Failure.Status, a.Failure.Code}, at})
 		}
 		if hadCard(a) {
@@ -277,10 +273,31 @@ func (f *Fleet) credentials(r Rules) []Finding {
 // operationToken is the operation of fetching the bot's own token.
 const operationToken = "AccessToken"
 
-// wants reports whether the last that went wrong with an attempt was the want
-// of the bot's own token.
-func wants(a *store.Attempt) bool {
-	return a.Failure != nil && a.Failure.Source == store.SourceCredentials && a.State != store.Complete
+// upstreamReasons are those of attempts that ended because a call failed.
+var upstreamReasons = [...]store.Reason{store.ReasonCardRejected, store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable}
+
+// wanted is when the bot's own token was wanting for an attempt, as far as that
+// is known and still what counts: an attempt that ended otherwise since keeps its
+// last failure, but not when that was.
+func wanted(a *store.Attempt) (time.Time, bool) {
+	if a.Failure == nil || a.Failure.Source != store.SourceCredentials {
+		return time.Time{}, false
+	}
+	switch a.State {
+	case store.CardSent:
+		if at := a.AnswerAt; !at.IsZero() && at.Before(a.Entered) {
+			return at, true // a code has come since
+		}
+		return a.Entered, true
+	case store.Exchanging, store.Verifying:
+		return a.Lease.Until, true // of the recovery that found out
+	case store.Failed:
+		if slices.Contains(upstreamReasons[:], a.Reason) {
+			return a.Entered, true
+		}
+	case store.None, store.Idle, store.Complete:
+	}
+	return time.Time{}, false
 }
 
 // hadCard reports whether the Token Service was asked for the attempt's card and

@@ -261,6 +261,14 @@ func TestCredentials(t *testing.T) {
 			a.Created = ago(3 * time.Minute)
 			a.Failure = &store.Failure{Source: store.SourceCredentials, Status: 401, Code: "invalid_client"}
 		})}, "credentials error"},
+		"a code since then": {operator.Fleet{Lines: lookup(time.Minute, "", 404, ""), Recent: carded(10*time.Minute, func(a *store.Attempt) {
+			a.AnswerAt, a.Entered = ago(5*time.Minute), ago(30*time.Second)
+			a.Failure = &store.Failure{Source: store.SourceCredentials, Status: 401, Code: "invalid_client"}
+		})}, ""},
+		"ended otherwise since then": {operator.Fleet{Recent: carded(10*time.Minute, func(a *store.Attempt) {
+			a.State, a.Reason, a.Entered = store.Failed, store.ReasonSignedOut, ago(time.Minute)
+			a.Failure = &store.Failure{Source: store.SourceCredentials, Status: 401, Code: "invalid_client"}
+		})}, ""},
 		"a call since":            {operator.Fleet{Lines: append(slices.Clone(bad), lookup(time.Minute, "token_service", 500, "")...)}, ""},
 		"a call before it":        {operator.Fleet{Lines: append(slices.Clone(bad), lookup(6*time.Minute, "", 404, "")...)}, "credentials error"},
 		"no answer since":         {operator.Fleet{Lines: append(slices.Clone(bad), lookup(time.Minute, "token_service", 0, "")...)}, "credentials error"},
@@ -381,6 +389,27 @@ func TestOverviewReadsWhatTheRulesNeed(t *testing.T) {
 	}
 	if _, err := d.Get(t.Context(), open.ID); err == nil || !strings.Contains(err.Error(), "corrupt") {
 		t.Errorf("Get of a damaged record: %v", err)
+	}
+}
+
+// Much trouble of an hour ago does not hide that of now.
+func TestLateTroubleIsSeen(t *testing.T) {
+	st := memstore.New(morning)
+	old := lookup(50*time.Minute, "token_service", 503, "")
+	var many []store.Event
+	for range 1700 {
+		many = append(many, old...)
+	}
+	commit(t, st, store.Commit{Events: many})
+	o, err := direct(st).Overview(t.Context())
+	if err != nil || len(o.Stuck) > 0 {
+		t.Errorf("of an hour ago: %s, %v", said(o.Stuck), err)
+	}
+	for range 5 {
+		commit(t, st, store.Commit{Events: lookup(time.Minute, "token_service", 503, "")})
+	}
+	if o, err = direct(st).Overview(t.Context()); err != nil || said(o.Stuck) != "lookups-failing error" {
+		t.Errorf("of now: %s, %v", said(o.Stuck), err)
 	}
 }
 

@@ -57,7 +57,7 @@ func (m *Milliseconds) UnmarshalJSON(b []byte) error {
 func (m Milliseconds) Duration() time.Duration { return time.Duration(m) }
 
 // View is one attempt as operators see it, in JSON and everywhere else: no
-// secret, no mark, no sealed request (product.md §3).
+// secret, no mark, no sealed request (docs/operations.md).
 type View struct {
 	Schema         int              `json:"schema"`
 	ID             string           `json:"id"`

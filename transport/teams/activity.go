@@ -23,7 +23,7 @@ const (
 // stay below 300; ids become part of a store's keys, which are bounded too.
 const maxMember = 1024
 
-// The wire form of what comes in (wire.md §1). encoding/json compares names
+// The wire form of what comes in (docs/protocol.md §1). encoding/json compares names
 // without regard to case, which is what both spellings ask for.
 type (
 	activityJSON struct {

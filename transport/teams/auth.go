@@ -58,7 +58,7 @@ type AuthConfig struct {
 	Log zerolog.Logger
 }
 
-// Agentic says whose Entra tokens are accepted (wire.md §1): those of Agent 365
+// Agentic says whose Entra tokens are accepted (docs/protocol.md §1): those of Agent 365
 // name no service URL, so that the allow-list stands in for that claim.
 type Agentic struct {
 	// Tenant is the id of the one tenant that such tokens may come from.
@@ -71,7 +71,7 @@ type Agentic struct {
 	LoginURL string
 }
 
-// Authenticator knows whether a request comes from the Bot Connector (wire.md
+// Authenticator knows whether a request comes from the Bot Connector (docs/protocol.md
 // §1, rules 1–9). [Authenticator.Middleware] puts it in front of any handler;
 // [Config.Authenticator] makes it part of [NewHandler]. Its methods may be used
 // from many goroutines. It makes no request before the first is needed.

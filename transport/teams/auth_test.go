@@ -28,7 +28,7 @@ type attempt struct {
 	status  int                         // 0 = 200 or 401
 }
 
-// matrix is every rule of wire.md §1, right and wrong.
+// matrix is every rule of docs/protocol.md §1, right and wrong.
 func matrix(t *testing.T, now time.Time) []attempt {
 	t.Helper()
 	claim := func(name string, value any) func(*jwt) {

@@ -51,7 +51,7 @@ type ConnectorConfig struct {
 	Transport http.RoundTripper
 }
 
-// Connector sends the bot's messages through the Bot Connector (wire.md §4).
+// Connector sends the bot's messages through the Bot Connector (docs/protocol.md §4).
 // It is the machine's [machine.Messenger]. Its methods may be used from many
 // goroutines; their errors are [*ConnectorError] throughout.
 type Connector struct {

@@ -20,7 +20,7 @@ import (
 const (
 	// InboundAuthNone believes every request. Loopback listeners only.
 	InboundAuthNone = "none"
-	// InboundAuthJWT checks the connector's token (wire.md §1) with
+	// InboundAuthJWT checks the connector's token (docs/protocol.md §1) with
 	// [Config.Authenticator].
 	InboundAuthJWT = "jwt"
 	// InboundAuthCustom leaves it to [Config.Authenticate].
@@ -101,7 +101,7 @@ type Config struct {
 	Log zerolog.Logger
 }
 
-// NewHandler returns the bot's endpoint, POST /api/messages (wire.md §1). It
+// NewHandler returns the bot's endpoint, POST /api/messages (docs/protocol.md §1). It
 // answers:
 //
 //   - 200 to HEAD, 405 to any other method than POST;

@@ -19,7 +19,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// When keys are fetched (wire.md §1, rule 6).
+// When keys are fetched (docs/protocol.md §1, rule 6).
 const (
 	keysLife       = 24 * time.Hour // they are refreshed after that, and serve until it has worked
 	unknownKeyWait = time.Hour      // between two fetches that an unknown key caused

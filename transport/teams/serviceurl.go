@@ -29,7 +29,7 @@ func (e *ServiceURLError) Error() string { return ErrServiceURL.Error() + ": " +
 // Is matches [ErrServiceURL].
 func (e *ServiceURLError) Is(target error) bool { return target == ErrServiceURL }
 
-// builtinRules are the connector's hosts (wire.md §1). They need https.
+// builtinRules are the connector's hosts (docs/protocol.md §1). They need https.
 func builtinRules() []hostRule {
 	hosts := tokensvc.ServiceHosts()
 	rules := make([]hostRule, 0, len(hosts))

@@ -8,7 +8,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// TestCrashPoints ends the bot at every point of state-machine.md §5, starts it
+// TestCrashPoints ends the bot at every point of docs/state-machine.md §5, starts it
 // again and lets the clients go on as Teams does.
 func TestCrashPoints(t *testing.T) {
 	const sso, popup = "sso", "popup"
@@ -95,7 +95,7 @@ func crash(t *testing.T, failpoints []string, popup bool, callbacks, texts int) 
 	}
 }
 
-// sound checks the invariants of state-machine.md §8 that a store shows.
+// sound checks the invariants of docs/state-machine.md §8 that a store shows.
 func sound(t *testing.T, s store.Store) {
 	t.Helper()
 	bad, err := machinetest.Violations(t.Context(), s)

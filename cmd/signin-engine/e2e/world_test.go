@@ -214,7 +214,7 @@ func (w *world) told(user *emulator.Teams, text string) int {
 	return n
 }
 
-// The bot's texts (product.md §5).
+// The bot's texts (docs/configuration.md).
 const (
 	connectedText   = "Connected to Microsoft Graph (" + connection + ")!"
 	failedText      = "Sign-in to Microsoft Graph failed."

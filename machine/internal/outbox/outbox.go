@@ -66,22 +66,28 @@ type Outbox struct {
 // New makes an outbox. It starts nothing.
 func New(c Config) *Outbox { return &Outbox{Config: c} }
 
-// held is a row that this process holds.
+// held is a row that this process holds, until its NextAt.
 type held struct {
 	row   store.Delivery
-	now   time.Time // the store's clock when it was claimed …
-	since time.Time // … and ours
+	now   time.Time // the store's clock …
+	since time.Time // … and ours in the same moment
 }
 
-// left is how much longer the row is held.
-func (o *Outbox) left(h *held) time.Duration { return o.Lease - o.Clock().Sub(h.since) }
+// left is how much longer the row is held. One that was acknowledged before it is
+// made nobody else can take.
+func (o *Outbox) left(h *held) time.Duration {
+	if h.row.Status != store.DeliveryPending {
+		return o.Lease
+	}
+	return h.row.NextAt.Sub(o.clock(h))
+}
 
 // clock is the store's clock, carried on by ours.
 func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.since)) }
 
 // Inline makes the callback of a transition that this process has just written:
-// row as it was written, and now the store's clock then. It waits for the
-// handler as long as the budget allows; after that the handler goes on by itself.
+// row as it was written, and now the store's clock then. It waits so long for the
+// handler; after that the handler goes on by itself.
 //
 // A row that was not written as held is claimed first. If an earlier callback of
 // its attempt is not through yet, it is not this row's turn, and [Outbox.Run]
@@ -89,8 +95,8 @@ func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.sin
 //
 // The audit line of the try is returned if there is one by then; otherwise it is
 // written when the handler is done.
-func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, tell Tell) (store.Event, bool) {
-	budget := time.NewTimer(o.Budget)
+func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, wait time.Duration, tell Tell) (store.Event, bool) {
+	budget := time.NewTimer(wait)
 	defer budget.Stop()
 	h := &held{row: row, now: now, since: o.Clock()}
 	for row.Status == store.DeliveryPending && h.row.Owner == "" {
@@ -103,6 +109,11 @@ func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, 
 			o.redeliver(ctx, h)
 			h = &held{row: row}
 		}
+	}
+	if o.left(h) < o.Budget {
+		// What came between the transition and its callback took so long that
+		// another process may have the row before the handler is done.
+		return store.Event{}, false
 	}
 	t := o.begin(ctx, h, tell)
 	select {

@@ -188,13 +188,15 @@ func TestEveryGuardAndOpIsUsed(t *testing.T) {
 // asked without one.
 func TestGuardsAboutTheEvent(t *testing.T) {
 	for g, holds := range meanings() {
-		in := inputOf(nil, Event{Fence: 1, Activity: "activity"})
-		in.Policy.MaxCodeTries = 1
-		needs := func() (needs bool) {
-			defer func() { needs = recover() != nil }()
-			holds(in)
-			return false
-		}()
+		needs := false
+		for _, s := range []store.State{Exchanging, Verifying} {
+			in := inputOf(nil, Event{Fence: 1, Activity: "activity", SSO: true, Waited: s})
+			in.Policy.MaxCodeTries = 1
+			func() {
+				defer func() { needs = recover() != nil || needs }()
+				holds(in)
+			}()
+		}
 		if needs == aboutEvent(g) {
 			t.Errorf("guard %q: looks at the attempt %t, is called one about the event %t", g, needs, aboutEvent(g))
 		}
@@ -305,6 +307,30 @@ func TestWhoHoldsACallback(t *testing.T) {
 		}
 		if row := d.Owed; row.Status != c.status || row.Owner != c.owner || row.Tries != c.tries || !row.NextAt.Equal(noon().Add(c.held)) {
 			t.Errorf("%s: %+v", c.name, row)
+		}
+	}
+}
+
+// Teams sends a message again after 15 s: it never brings a second card (A16),
+// not even where the first SignIn was lost sight of on the way to its card.
+func TestOneCardPerMessage(t *testing.T) {
+	table := mustDefine(t)
+	for _, lease := range []time.Duration{-time.Second, 20 * time.Second} {
+		for _, c := range []struct {
+			event Kind
+			in    []store.State
+		}{
+			{SignInAsked, in(Idle, CardSent, Exchanging, Verifying)},
+			{ResourceFound, in(Idle)},
+		} {
+			for _, s := range c.in {
+				a := attemptIn(s)
+				a.Activity, a.Lease.Until = "message", noon().Add(lease)
+				d, err := table.Step(inputOf(a, Event{Kind: c.event, Activity: "message"}))
+				if err != nil || d.Rule.Row != "A16" || d.Rule.Reply != ReplyCardOut || d.Writes() {
+					t.Errorf("%s in %s, %s of the lease left: row %s, %v", c.event, s, lease, d.Rule.Row, err)
+				}
+			}
 		}
 	}
 }

@@ -107,7 +107,8 @@ type Event struct {
 	Unclear    bool // an upstream failure hid the truth
 
 	// What was found out about the event.
-	Waited   store.State // the state in which it has already waited
+	Waited   store.State // the state in which it has already waited …
+	For      string      // … and for which attempt
 	Asked    bool        // the Token Service was asked for the truth (E8)
 	Raced    bool        // others changed the attempt since the last upstream call
 	Another  bool        // … or put another attempt in its place

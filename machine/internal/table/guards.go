@@ -19,7 +19,7 @@ const (
 	another   Guard = "another took its place" // another attempt of the key is there since the last upstream call
 	waited    Guard = "has waited"
 	notWaited Guard = "has not waited"
-	// The event has waited while the attempt was in that state.
+	// The event has waited for this attempt, which was in that state.
 	waitedForExchange Guard = "has waited for an exchange"
 	waitedForVerify   Guard = "has waited for a verification"
 )
@@ -38,6 +38,7 @@ const (
 	sameActivity Guard = "the activity that opened it"
 	ssoWithheld  Guard = "no SSO on this card"
 	answerIsCard Guard = "the answer is the card" // of a message extension or an Adaptive Card
+	ssoOutdated  Guard = "no SSO by now"          // the card that is about to be sent still offers it
 )
 
 // Guards about an exchange.
@@ -100,8 +101,8 @@ func meanings() map[Guard]func(*Input) bool {
 		another:           func(in *Input) bool { return in.Event.Another },
 		waited:            func(in *Input) bool { return in.Event.Waited != None },
 		notWaited:         func(in *Input) bool { return in.Event.Waited == None },
-		waitedForExchange: func(in *Input) bool { return in.Event.Waited == Exchanging },
-		waitedForVerify:   func(in *Input) bool { return in.Event.Waited == Verifying },
+		waitedForExchange: func(in *Input) bool { return in.waitedFor(Exchanging) },
+		waitedForVerify:   func(in *Input) bool { return in.waitedFor(Verifying) },
 
 		pastExpiry:     func(in *Input) bool { return !in.Now.Before(in.Attempt.Expires) },
 		checkDue:       func(in *Input) bool { return !in.Now.Before(in.Attempt.CheckAt) },
@@ -114,6 +115,7 @@ func meanings() map[Guard]func(*Input) bool {
 		},
 		ssoWithheld:  func(in *Input) bool { return in.Event.Withheld },
 		answerIsCard: func(in *Input) bool { return in.Event.Via != "" },
+		ssoOutdated:  func(in *Input) bool { return in.Event.SSO && in.Now.Before(in.Attempt.NoSSOUntil) },
 
 		answered: func(in *Input) bool { return in.Attempt.AnswerStatus != 0 },
 		refusedClearly: func(in *Input) bool {
@@ -162,13 +164,18 @@ func meanings() map[Guard]func(*Input) bool {
 // stand in a block that is also about no attempt.
 func aboutEvent(g Guard) bool {
 	switch g {
-	case claimed, raced, another, waited, notWaited, waitedForExchange, waitedForVerify, asked, ssoWithheld, answerIsCard,
+	case claimed, raced, another, waited, notWaited, asked, ssoWithheld, answerIsCard,
 		oldCard, foreignCard, statusRejects, noStatus, only, first, attributed, unclear, endsSSO, noMatch, stranger,
 		policyNoop, policyReject, policyFail, policyCard, policyFanoutAll:
 		return true
 	default:
 		return false
 	}
+}
+
+// waitedFor: what somebody else was answered says nothing about another attempt.
+func (in *Input) waitedFor(s store.State) bool {
+	return in.Event.Waited == s && in.Event.For == in.Attempt.ID
 }
 
 func cooldown(in *Input) time.Duration {

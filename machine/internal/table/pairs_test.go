@@ -106,7 +106,7 @@ func variant(r *rand.Rand, k Kind, s store.State) *Input {
 		Status: oneOf(r, 0, 401, 503), Code: oneOf(r, "resourcematchfailed", "userconsentrequired", "tokenmissing"), Consent: coin(r),
 		Fence: oneOf[int64](r, 0, 2, 3), ExchangeID: oneOf(r, "", "x-2"), CardID: oneOf(r, "", "card-2"),
 		SSO: coin(r), Withheld: coin(r), Only: coin(r), First: coin(r), Attributed: coin(r), Unclear: coin(r),
-		Waited: oneOf(r, None, Exchanging, Verifying), Asked: coin(r), Raced: coin(r), Another: coin(r),
+		Waited: oneOf(r, None, Exchanging, Verifying), For: oneOf(r, "another", "01J00000000000000000000001"), Asked: coin(r), Raced: coin(r), Another: coin(r),
 		OldCard: coin(r), Foreign: coin(r), Stranger: coin(r),
 	}
 	in := inputOf(attemptIn(s), ev)
@@ -116,9 +116,11 @@ func variant(r *rand.Rand, k Kind, s store.State) *Input {
 	in.Since = oneOf(r, time.Time{}, noon().Add(-5*time.Second))
 	a := in.Attempt
 	if a == nil {
+		in.Ended = oneOf(r, nil, attemptIn(Failed))
 		return in
 	}
 	a.Lease.Until, a.Expires = noon().Add(oneOf(r, -time.Second, 20*time.Second, 28*time.Second)), noon().Add(oneOf(r, -time.Second, time.Second))
+	a.NoSSOUntil = noon().Add(oneOf(r, -time.Second, time.Second))
 	a.CheckAt = noon().Add(oneOf(r, -time.Second, time.Second))
 	a.Activity, a.SSOOffered, a.Rounds, a.VerifyTries = oneOf(r, "", "activity"), coin(r), r.IntN(2), r.IntN(3)
 	a.AnswerStatus, a.AnswerCause, a.CodeStatus = oneOf(r, 0, 412), oneOf(r, 0, 400), oneOf(r, 0, 412)
@@ -158,6 +160,10 @@ func checkPair(t *testing.T, table *Table, legal map[[2]store.State]bool, in *In
 	if in.Attempt != nil {
 		c := in.Attempt.Clone()
 		before.Attempt = &c
+	}
+	if in.Ended != nil {
+		c := in.Ended.Clone()
+		before.Ended = &c
 	}
 	before.Policy = &policy
 	d, err := table.Step(in)

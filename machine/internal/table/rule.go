@@ -156,6 +156,9 @@ type Input struct {
 	// What a new attempt is made of.
 	NewID string
 	Key   store.Key
+	// Ended is the newest attempt of the key where the event is about none: what
+	// holds for the key, whatever becomes of its attempts, is read from it.
+	Ended *store.Attempt
 	// Conversation is where the event came from. It refreshes the stored one,
 	// since service URLs move.
 	Conversation store.Conversation

@@ -217,6 +217,7 @@ func signInRules() []Block {
 			},
 		),
 		block(on(ResourceFound), in(Failed),
+			withoutSSO(),
 			Rule{
 				Row:    "M1",
 				If:     when(answerIsCard),
@@ -244,11 +245,18 @@ func signInRules() []Block {
 		),
 		block(on(ResourceFound), in(Idle),
 			Rule{
+				Row:   "A16",
+				If:    when(sameActivity),
+				Reply: ReplyCardOut,
+				Note:  "the same message again: no second card",
+			},
+			Rule{
 				Row:   "A15",
 				If:    when(held),
 				Reply: ReplyElsewhere,
 				Note:  "another SignIn is sending the card",
 			},
+			withoutSSO(),
 			Rule{
 				Row:    "M1",
 				If:     when(answerIsCard),
@@ -366,6 +374,17 @@ func signInRules() []Block {
 				Note:  "an invoke overtook the card's answer",
 			},
 		),
+	}
+}
+
+// withoutSSO: while the resource was asked for, Teams said that it cannot match
+// it, so this card comes without it too.
+func withoutSSO() Rule {
+	return Rule{
+		Row:  "A13",
+		If:   when(ssoOutdated),
+		Then: AskResource,
+		Note: "Teams could not match the resource: the card comes without it",
 	}
 }
 

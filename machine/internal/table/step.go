@@ -107,10 +107,13 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 	if in.Event.Invoke == "" {
 		a.Activity = in.Event.Activity
 	}
-	if old == nil {
-		return a
+	before := old
+	if before == nil {
+		before = in.Ended
 	}
-	a.Generation, a.NoSSOUntil = old.Generation, old.NoSSOUntil
+	if before != nil {
+		a.Generation, a.NoSSOUntil = before.Generation, before.NoSSOUntil
+	}
 	if w.rule.Open != OpensFresh {
 		a.Supersedes = old.ID
 	}

@@ -1,4 +1,4 @@
-// Package bot is the reference bot: the chat commands of product.md §5 on the
+// Package bot is the reference bot: the chat commands of docs/configuration.md on the
 // engine's flows, with the texts of the seed trace.
 package bot
 

@@ -1,5 +1,5 @@
 // Package config reads and checks the program's settings: flag, then
-// environment (SIGNIN_ENGINE_…), then YAML file, then default (product.md §4).
+// environment (SIGNIN_ENGINE_…), then YAML file, then default (docs/configuration.md).
 package config
 
 import (

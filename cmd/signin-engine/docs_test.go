@@ -1,0 +1,122 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// planned are commands that the pages name and mark so, and that are not there
+// yet. Once one is, it goes from here, and the marks from the pages.
+var planned = []string{"config", "healthcheck", "migrate partitions", "migrate grants"}
+
+// TestDocumentedCommands: every command line in README.md and docs/ is one that
+// this program has, with flags that the command has.
+func TestDocumentedCommands(t *testing.T) {
+	root := func() *cobra.Command {
+		c := &cli{stdout: io.Discard, stderr: io.Discard}
+		return c.root()
+	}
+	for _, name := range planned {
+		if cmd, rest, err := root().Find(strings.Fields(name)); err == nil && len(rest) == 0 && cmd.HasParent() {
+			t.Errorf("%s is there: take it from the planned ones, here and in the pages", name)
+		}
+	}
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployed, err := filepath.Glob("../../deploy/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, page := range append(append(pages, deployed...), "../../README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range commandLines(string(text)) {
+			found++
+			if isPlanned(line) {
+				continue
+			}
+			if len(line) == 0 {
+				continue // the program's name alone
+			}
+			cmd, rest, err := root().Find(line)
+			if err != nil || !cmd.HasParent() && !strings.HasPrefix(line[0], "-") {
+				t.Errorf("%s: signin-engine %s: no such command", page, strings.Join(line, " "))
+				continue
+			}
+			cmd.InitDefaultHelpFlag()
+			if err := cmd.ParseFlags(rest); err != nil {
+				t.Errorf("%s: signin-engine %s: %v", page, strings.Join(line, " "), err)
+				continue
+			}
+			if cmd.Args != nil {
+				if err := cmd.ValidateArgs(cmd.Flags().Args()); err != nil {
+					t.Errorf("%s: signin-engine %s: %v", page, strings.Join(line, " "), err)
+				}
+			}
+		}
+	}
+	if found < 30 {
+		t.Errorf("only %d command lines were found", found)
+	}
+}
+
+func isPlanned(line []string) bool {
+	for _, name := range planned {
+		words := strings.Fields(name)
+		if len(line) >= len(words) && strings.Join(line[:len(words)], " ") == name {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	block = regexp.MustCompile("(?ms)^```(?:sh|console)$(.*?)^```$")
+	span  = regexp.MustCompile("`(signin-engine [^`]+)`")
+	// typed is the program at the beginning of what somebody types: alone, or
+	// behind sudo and the like.
+	typed = regexp.MustCompile(`^(?:\$ )?(?:sudo )?(?:kubectl exec \S+ -- )?(?:/|/usr/local/bin/|bin/)?signin-engine( |$)`)
+)
+
+// commandLines are the command lines of a page, without the program's name.
+func commandLines(page string) [][]string {
+	var lines []string
+	for _, m := range block.FindAllStringSubmatch(page, -1) {
+		lines = append(lines, strings.Split(strings.ReplaceAll(m[1], "\\\n", " "), "\n")...)
+	}
+	for _, m := range span.FindAllStringSubmatch(page, -1) {
+		lines = append(lines, m[1])
+	}
+	var all [][]string
+	for _, line := range lines {
+		line = strings.TrimSpace(line)
+		if where := typed.FindStringIndex(line); where != nil {
+			all = append(all, words(line[where[1]:]))
+		}
+	}
+	return all
+}
+
+// words splits a line as a shell does, as far as pages need it: quotes, and an
+// end at a comment, a pipe or a redirection.
+func words(line string) []string {
+	var all []string
+	for _, m := range regexp.MustCompile(`'[^']*'|"[^"]*"|[^\s'"]+`).FindAllString(line, -1) {
+		if strings.ContainsAny(m[:1], "#|><;&") {
+			break
+		}
+		all = append(all, strings.Trim(m, `'"`))
+	}
+	return all
+}
