@@ -1,5 +1,5 @@
 // Package composeext answers the invokes of a message extension and of Adaptive
-// Cards whose users have to be signed in (rows M, wire.md §6). An [Extension] is a
+// Cards whose users have to be signed in (rows M, docs/protocol.md §6). An [Extension] is a
 // bot that stands in front of another one:
 //
 //	ext, err := composeext.New(composeext.Config{

@@ -1,5 +1,5 @@
 // Package popup signs the users of a message extension in with a popup of the
-// bot's own (rows M2 and M3, wire.md §6). It is the Token Service of one
+// bot's own (rows M2 and M3, docs/protocol.md §6). It is the Token Service of one
 // connection: a [Popup] goes into machine.Connection.Tokens, and its pages are
 // served beside the bot:
 //

@@ -11,7 +11,7 @@ import (
 )
 
 // Handlers are the reference bot's answers to a message extension and to Adaptive
-// Cards: they name the user who has signed in (product.md §4).
+// Cards: they name the user who has signed in.
 func (b *Bot) Handlers(cfg *composeext.Config) {
 	cfg.OnQuery = func(ctx context.Context, r *composeext.Request, _ composeext.Query) (composeext.Response, error) {
 		return b.card(ctx, r)
