@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -53,6 +54,7 @@ type Provider struct {
 	mu      sync.Mutex
 	down    bool
 	fail    *oauthError
+	forged  string // nonce
 	counts  map[string]int
 	codes   map[string]*grant
 	tokens  map[string]*grant // access tokens
@@ -116,6 +118,13 @@ func (p *Provider) Refuse(code, description string) {
 	if code != "" {
 		p.fail = &oauthError{code, description}
 	}
+}
+
+// ForgeNonce makes id tokens name another nonce than was asked for; "" ends that.
+func (p *Provider) ForgeNonce(nonce string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forged = nonce
 }
 
 // Count is how often something was done: "authorize", "token", "refresh",
@@ -288,7 +297,7 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request, base string) {
 		"expires_in": int(p.cfg.TokenLifetime.Seconds()),
 	}
 	if g.openid {
-		id, err := p.idToken(base, g.nonce)
+		id, err := p.idToken(base, cmp.Or(p.forged, g.nonce))
 		if err != nil {
 			refuse(w, http.StatusInternalServerError, "InternalServerError", "no key")
 			return

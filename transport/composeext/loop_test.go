@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
@@ -223,6 +224,32 @@ func TestCodesRefused(t *testing.T) {
 		code := w.open(emulator.NewBrowser(), c.URL).Code
 		w.want(w.reissue(user, asked, code), "result")
 		w.signOut(user)
+		w.want(w.reissue(user, asked, code), "auth")
+	})
+	t.Run("used, and the credentials are gone since", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, func(w *world) { w.tokenLifetime = time.Minute })
+		user := w.user("")
+		asked, c := w.query(user, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		w.want(w.reissue(user, asked, code), "result")
+		for _, s := range w.provider.Secrets() {
+			if strings.Contains(s, "-refresh-") {
+				w.revokeAtProvider(s)
+			}
+		}
+		w.advance(2 * time.Minute)
+		_, c = w.query(user, "lakers")
+		w.want(c, "auth")
+		w.want(w.reissue(user, asked, code), "auth")
+	})
+	t.Run("expired by our clock, and not by the store's", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, func(w *world) { w.store = memstore.New(nil) })
+		user := w.user("")
+		asked, c := w.query(user, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		w.advance(5*time.Minute + time.Second)
 		w.want(w.reissue(user, asked, code), "auth")
 	})
 	t.Run("made before a sign-out", func(t *testing.T) {
@@ -455,6 +482,21 @@ func TestCanaries(t *testing.T) {
 				t.Errorf("%s holds %.24s…", where, secret)
 			}
 		}
+	}
+}
+
+// An id token that was made for another popup is no sign-in.
+func TestForgedNonce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.oidc = true })
+	_, c := w.query(w.user(""), "lakers")
+	w.provider.ForgeNonce("another")
+	if got := w.open(emulator.NewBrowser(), c.URL); got.Code != "" || got.Reason != "failed" {
+		t.Errorf("%q, %q", got.Code, got.Reason)
+	}
+	w.provider.ForgeNonce("")
+	if got := w.open(emulator.NewBrowser(), c.URL); got.Code == "" {
+		t.Errorf("%q", got.Reason)
 	}
 }
 

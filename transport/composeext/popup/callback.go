@@ -183,6 +183,9 @@ func (p *Popup) notRedeemed(f *flow, err error) ending {
 		}
 		return p.refused(http.StatusBadGateway, said.ErrorCode, said.ErrorDescription)
 	}
-	log.Err(withoutURL(err)).Msg("popup: the code could not be redeemed")
+	log.Str("error", bounded(withoutURL(err).Error())).Msg("popup: the code could not be redeemed")
+	if errors.Is(err, errIDToken) {
+		return p.failed(http.StatusBadGateway, reasonOther)
+	}
 	return p.failed(http.StatusBadGateway, reasonDown)
 }

@@ -173,6 +173,9 @@ func (p *provider) expires(tok *oauth2.Token) time.Time {
 	return tok.Expiry
 }
 
+// errIDToken: the provider's id token is not what it should be.
+var errIDToken = errors.New("id token")
+
 // redeem turns an authorization code into credentials.
 func (p *provider) redeem(ctx context.Context, code, verifier, nonce string) (credentials, error) {
 	at, err := p.find(ctx)
@@ -193,14 +196,14 @@ func (p *provider) redeem(ctx context.Context, code, verifier, nonce string) (cr
 	raw, _ := tok.Extra("id_token").(string)
 	id, err := at.verifier.Verify(ctx, raw)
 	if err != nil {
-		return credentials{}, fmt.Errorf("id token: %w", withoutURL(err))
+		return credentials{}, fmt.Errorf("%w: %w", errIDToken, withoutURL(err))
 	}
 	if subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(nonce)) != 1 {
-		return credentials{}, errors.New("id token: made for another popup")
+		return credentials{}, fmt.Errorf("%w: made for another popup", errIDToken)
 	}
 	var claims profile
 	if err := id.Claims(&claims); err != nil {
-		return credentials{}, errors.New("id token: claims cannot be read")
+		return credentials{}, fmt.Errorf("%w: claims cannot be read", errIDToken)
 	}
 	got.Subject, got.Name = id.Subject, claims.name()
 	if got.Name == "" {
