@@ -302,10 +302,16 @@ func TestHooks(t *testing.T) {
 	var reported []error
 	d := newDesk(t, func(c *machine.Config) {
 		c.Hooks = machine.Hooks{
-			OnSignIn:     func(_ context.Context, a store.Attempt) { signedIn = append(signedIn, a) },
-			OnTransition: func(store.Event) { transitions++ },
-			OnUpstream:   func(string, int, time.Duration) { upstream++ },
-			OnError:      func(_ context.Context, _ *machine.Activity, err error) { reported = append(reported, err) },
+			OnSignIn: func(_ context.Context, a store.Attempt) { signedIn = append(signedIn, a) },
+			OnEvent: func(_ context.Context, e store.Event) {
+				switch e.Kind {
+				case store.EventTransition:
+					transitions++
+				case store.EventUpstream:
+					upstream++
+				}
+			},
+			OnError: func(_ context.Context, _ *machine.Activity, err error) { reported = append(reported, err) },
 			OnFailureInvoke: func(_ context.Context, _ *machine.Turn, f machine.Failure) *machine.Answer {
 				if f.Code == "mine" {
 					return &machine.Answer{Status: http.StatusTeapot}
