@@ -101,6 +101,9 @@ func (c *call) tryCode(ctx context.Context, code tokensvc.Secret) (Access, error
 		return Access{}, fmt.Errorf("authorize: %w", err)
 	}
 	got := Access{Token: c.token}
+	if out.event.Kind == table.CodeSpent {
+		got = Access{} // nothing was spent: the user is signed in already, with other credentials
+	}
 	switch out.reply {
 	case table.ReplyOK: // a repeat of a code that was used is answered like a query without one
 	case table.ReplyRecord:
@@ -165,6 +168,9 @@ func (c *call) ask(ctx context.Context) (Access, error) {
 		// The answer has to name the way to sign in again: each keystroke gets one.
 		if got.Resource, err = c.tokens().GetSignInResource(ctx, c.state(c.turn.to)); err != nil {
 			return Access{}, fmt.Errorf("authorize: %w", err)
+		}
+		if a := out.attempt; a != nil && (!a.SSOOffered || a.SSOOutcome != "") {
+			got.Resource.TokenExchangeResource = nil // silence was not offered, or has failed
 		}
 		return got, nil
 	case table.ReplyElsewhere:

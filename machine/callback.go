@@ -183,6 +183,7 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	}
 	return func(ctx context.Context, tx any) error {
 		turn.tx = tx
+		defer func() { turn.tx = nil }() // it is over
 		errs := make([]error, len(run))
 		failpoint("before", "callback")
 		for i, f := range run {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
 // outcome is how an event ended.
@@ -38,13 +39,20 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 			return outcome{attempt: at, event: ev}, err
 		}
 		err = c.commit(ctx, &d, ev)
-		if lostRace(err) {
+		if lostRace(err) || marksTaken(&d, err) {
 			if races++; races > maxRaces {
 				return outcome{}, fmt.Errorf("%s: %w: %w", ev.Kind, errRaces, err)
 			}
 			before := at
 			if at, err = c.again(ctx, where, before, &ev); err != nil {
 				return outcome{}, err
+			}
+			if len(d.Commit.Marks) > 0 && sameVersion(before, at) {
+				// The attempt is as it was, so what the code spends is not: it is checked
+				// anew.
+				c.token, c.marks = tokensvc.Token{}, nil
+				ev = c.perform(ctx, table.Redeem, at, ev)
+				continue
 			}
 			ev.Raced = true
 			ev.Another = ev.Another || at != nil && (before == nil || before.ID != at.ID)
@@ -156,7 +164,7 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 			c.lines, c.worth = nil, false
 			c.eng.observe(ctx, d)
 			return nil
-		case lostRace(err):
+		case lostRace(err), marksTaken(d, err):
 			return err
 		case ev.Kind.IsSuccess() && c.now().Add(pause).Before(until) && sleep(ctx, pause) == nil:
 			continue
@@ -171,6 +179,18 @@ const (
 	shortPause = 20 * time.Millisecond
 	longPause  = time.Second
 )
+
+// marksTaken: somebody else has written a mark that the commit inserts.
+func marksTaken(d *table.Decision, err error) bool {
+	return len(d.Commit.Marks) > 0 && errors.Is(err, store.ErrDuplicate)
+}
+
+func sameVersion(a, b *store.Attempt) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.ID == b.ID && a.Version == b.Version
+}
 
 func lostRace(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists)

@@ -13,7 +13,7 @@ import (
 )
 
 // model is what the store must hold: it looks at every commit that was
-// written and knows the rules of state-machine.md by heart, not from the
+// written and knows the rules of docs/state-machine.md by heart, not from the
 // engine's table.
 type model struct {
 	w          *world
@@ -45,7 +45,7 @@ func newModel(w *world) *model {
 	}
 }
 
-// edges of state-machine.md §4, copied from its list by hand.
+// edges of docs/state-machine.md §4, copied from its list by hand.
 func legalEdge(from, to store.State) bool {
 	switch from {
 	case store.None:

@@ -397,7 +397,7 @@ func (s *greedy) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Deliver
 		}
 		ack := store.Ack{Delivery: *d, By: d.Owner, Try: d.Tries}
 		ack.Owner, ack.Tries, ack.NextAt = q.Owner, d.Tries+1, time.Now().Add(q.Hold)
-		if err := s.gateStore.Store.Apply(context.Background(), []store.Commit{{Acks: []store.Ack{ack}}})[0]; err != nil {
+		if err := s.Store.Apply(context.Background(), []store.Commit{{Acks: []store.Ack{ack}}})[0]; err != nil {
 			panic(err)
 		}
 		return []store.Delivery{ack.Delivery}, nil
@@ -475,7 +475,7 @@ func (s *rooted) Apply(ctx context.Context, commits []store.Commit) []error {
 		left[i].Put = slices.Clone(left[i].Put)
 		for j := range left[i].Put {
 			a := &left[i].Put[j]
-			if old, err := s.gateStore.Store.Get(context.Background(), a.ID); err == nil {
+			if old, err := s.Store.Get(context.Background(), a.ID); err == nil {
 				a.Conversation.ServiceURL = old.Attempts[0].Conversation.ServiceURL
 			}
 		}

@@ -21,7 +21,9 @@ import (
 
 // slow is how old a claim, or an invoke, is when no call is begun for it any more
 // (§3), and nobody waits for its callback.
-func (w *world) slow() time.Duration { return min(w.timeouts.Lease-w.timeouts.Upstream, 12*time.Second) }
+func (w *world) slow() time.Duration {
+	return min(w.timeouts.Lease-w.timeouts.Upstream, 12*time.Second)
+}
 
 // beginExchange is the moment in which an engine decides to exchange.
 func (w *world) beginExchange(t *task, uc tokensvc.UserConnection) {

@@ -62,11 +62,10 @@ type task struct {
 	passed      map[string]bool // connections that it saw complete
 	commits     int             // that changed an attempt
 	mayCommit   int
-	asked       time.Time // for a card's resource
-	posts       int       // cards that it sent
-	shown       int       // … and that arrived
-	undelivered bool      // the last one certainly did not
-	told        []string  // handlers that it told without a row: connections, "" for that of all
+	posts       int      // cards that it sent
+	shown       int      // … and that arrived
+	undelivered bool     // the last one certainly did not
+	told        []string // handlers that it told without a row: connections, "" for that of all
 
 	// How it ended.
 	answer machine.Answer

@@ -65,7 +65,7 @@ func ownTable(t *testing.T) *table.Table {
 }
 
 // TestSimulation runs engines through interleavings, faults, kills and time,
-// and checks all invariants of state-machine.md §8. A failing seed is replayed
+// and checks all invariants of docs/state-machine.md §8. A failing seed is replayed
 // with -sim.seed.
 func TestSimulation(t *testing.T) {
 	own := ownTable(t)

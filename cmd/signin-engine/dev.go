@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -32,10 +33,12 @@ const (
 	devAppID    = "00000000-0000-4000-8000-0000000000b0"
 )
 
-// The connections of dev: one signs in silently, one through the popup.
+// The connections of dev: one signs in silently, one through the popup, and one is
+// a message extension's.
 const (
 	devSSO   = "graph"
 	devPopup = "github"
+	devWiki  = "wiki"
 )
 
 func (c *cli) devCommand() *cobra.Command {
@@ -62,7 +65,8 @@ not complete.`,
 			if err != nil {
 				return err
 			}
-			d := &dev{cli: c, cfg: cfg, log: c.logger(quiet(cmd, cfg.Log)), emulator: emulator.New(devServices())}
+			services := devServices()
+			d := &dev{cli: c, cfg: cfg, log: c.logger(quiet(cmd, cfg.Log)), emulator: emulator.New(services), provider: services.Provider}
 			if err = d.listen(cmd, listen, emulated); err != nil {
 				return err
 			}
@@ -96,6 +100,7 @@ func devServices() emulator.Config {
 			{Name: devSSO, DisplayName: "Microsoft Graph", SSO: true},
 			{Name: devPopup, DisplayName: "GitHub"},
 		},
+		Provider: emulator.NewProvider(emulator.ProviderConfig{ClientID: devWiki}),
 	}
 }
 
@@ -105,6 +110,7 @@ type dev struct {
 	cfg      config.Config
 	log      zerolog.Logger
 	emulator *emulator.Server
+	provider *emulator.Provider // of the message extension
 
 	playground *playground.Playground
 
@@ -190,6 +196,18 @@ func (d *dev) configure() {
 		{Name: devSSO, DisplayName: "Microsoft Graph", Profile: &config.Profile{Command: "my ad user", URL: services + "/v1.0/me"}},
 		{Name: devPopup, DisplayName: "GitHub"},
 	}
+	c.MessageExtension = &config.MessageExtension{
+		Connection: devWiki, PublicURL: "http://" + c.Listen,
+		EncryptionKey: tokensvc.NewSecret(randomKey()), // of this process too: the provider forgets its users with it
+		Provider:      config.Provider{Issuer: services + "/provider", ClientID: devWiki, Scopes: []string{"profile"}},
+	}
+	d.provider.SetRedirectURL(c.MessageExtension.PublicURL + "/auth/callback")
+}
+
+func randomKey() string {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails since Go 1.24
+	return base64.StdEncoding.EncodeToString(key)
 }
 
 // printConfig prints what serve would need to run against this emulator: the
@@ -203,8 +221,14 @@ func (d *dev) printConfig() error {
 		}
 		connections[i] = m
 	}
+	ext := d.cfg.MessageExtension
+	extension := map[string]any{
+		"connection": ext.Connection, "public_url": ext.PublicURL, "encryption_key": randomKey(),
+		"provider": map[string]any{"issuer": ext.Provider.Issuer, "client_id": ext.Provider.ClientID, "scopes": ext.Provider.Scopes},
+	}
 	out, err := yaml.Parser().Marshal(map[string]any{
-		"app_id": d.cfg.AppID, "listen": d.cfg.Listen, "store": d.cfg.Store.String(),
+		"message_extension": extension,
+		"app_id":            d.cfg.AppID, "listen": d.cfg.Listen, "store": d.cfg.Store.String(),
 		"token_service_url": d.cfg.TokenServiceURL, "login_url": d.cfg.LoginURL,
 		"inbound_auth": d.cfg.InboundAuth, "outbound_auth": config.AuthNone, "service_urls": d.cfg.ServiceURLs, "connections": connections,
 	})

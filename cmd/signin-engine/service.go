@@ -21,6 +21,8 @@ import (
 	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/composeext"
+	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -104,6 +106,13 @@ func (s *service) build(listen string) error {
 			Name: c.Name, DisplayName: c.DisplayName, CardText: c.CardText, ButtonText: c.ButtonText, NoSSO: !c.OffersSSO(),
 		}
 	}
+	own, err := s.popup()
+	if err != nil {
+		return err
+	}
+	if own != nil {
+		connections = append(connections, machine.Connection{Name: own.Connection(), Tokens: own})
+	}
 	if s.engine, err = machine.New(machine.Config{
 		AppID: cfg.AppID, Store: s.store, Tokens: tokens, Messenger: connector, Connections: connections,
 		Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Log: s.log,
@@ -120,6 +129,10 @@ func (s *service) build(listen string) error {
 	if err != nil {
 		return err
 	}
+	front, err := s.extension(own, chat)
+	if err != nil {
+		return err
+	}
 	s.refusals = teams.NewRefusals(s.log)
 	if s.auth, err = inboundAuth(cfg, allowed, s.refusals, s.log); err != nil {
 		return err
@@ -130,16 +143,47 @@ func (s *service) build(listen string) error {
 	messages, err := teams.NewHandler(s.engine, teams.Config{
 		InboundAuth: cfg.InboundAuth, Authenticator: s.auth, Listener: listen, ServiceURLs: allowed,
 		Limits: cfg.Limits, Refusals: s.refusals, Log: s.log,
-	}, chat)
+	}, front)
 	if err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/api/messages", messages)
+	if own != nil {
+		mux.Handle("/", own) // below …/auth/, whatever a proxy leaves of the path before it
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	s.handler = mux
 	return nil
+}
+
+// popup is the message extension's own sign-in; nil = there is none.
+func (s *service) popup() (*popup.Popup, error) {
+	m := s.cfg.MessageExtension
+	if m == nil || !m.HasPopup() {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	cfg, err := m.Popup(s.cfg.AppID)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
+	s.release = append(s.release, transport.CloseIdleConnections)
+	cfg.Store, cfg.Log = s.store, s.log
+	cfg.HTTPClient = &http.Client{Transport: transport, Timeout: s.cfg.Timeouts.Upstream}
+	return popup.New(cfg)
+}
+
+// extension stands in front of the chat bot where there is a message extension.
+func (s *service) extension(own *popup.Popup, chat *bot.Bot) (teams.Bot, error) {
+	m := s.cfg.MessageExtension
+	if m == nil {
+		return chat, nil
+	}
+	cfg := composeext.Config{Engine: s.engine, Popup: own, TokenService: m.TokenService, Next: chat, Log: s.log}
+	chat.Handlers(&cfg)
+	return composeext.New(cfg)
 }
 
 // inboundAuth knows the Bot Connector; nil where nobody is asked for a token.

@@ -47,6 +47,8 @@ type Config struct {
 	Switches Switches
 	// Now is the clock; nil = time.Now.
 	Now func() time.Time
+	// Provider is served below /provider/; nil = there is none.
+	Provider *Provider
 }
 
 // Connection is an OAuth connection setting of the bot.

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	statusOK = http.StatusOK
+	statusOK     = http.StatusOK
+	providerPath = "/provider/"
 	// maxBody of a request, in bytes.
 	maxBody = 1 << 20
 )
@@ -194,6 +195,10 @@ func (in *incoming) connection() string {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, controlPath) {
 		s.control(w, r)
+		return
+	}
+	if s.cfg.Provider != nil && strings.HasPrefix(r.URL.Path, providerPath) {
+		s.cfg.Provider.ServeHTTP(w, r)
 		return
 	}
 	in := &incoming{target: route(r.Method, r.URL), request: r, received: s.cfg.Now(), query: lowerKeys(r)}

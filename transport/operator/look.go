@@ -18,8 +18,8 @@ const (
 	maxOpen    = 5000
 	maxOwed    = 10_000
 	maxRecent  = 5000
-	maxOrphans = 20_000 // lines of no attempt
-	maxTrails  = 20     // open attempts whose lines are read too
+	maxOrphans = 5000 // lines of no attempt, per window
+	maxTrails  = 20   // open attempts whose lines are read too
 )
 
 // found is what a walk through the store gathered.

@@ -85,7 +85,7 @@ func lagging(now time.Time, id string, callbacks []store.Delivery, r Rules) (Fin
 			continue
 		}
 		f := finding(RuleCallbackLag, now.Sub(since), "redeliver", id, "--yes", "--reason", "the callback is repaired")
-		f.Detail = fmt.Sprintf("%s is %s after %d tries", row.DeliveryKey, row.Status, row.Tries)
+		f.Detail = fmt.Sprintf("%s/%d is %s after %d tries", row.Kind, row.Round, row.Status, row.Tries)
 		if row.Error != "" {
 			f.Detail += ": " + row.Error
 		}

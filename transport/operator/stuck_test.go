@@ -397,7 +397,7 @@ func TestLateTroubleIsSeen(t *testing.T) {
 	st := memstore.New(morning)
 	old := lookup(50*time.Minute, "token_service", 503, "")
 	var many []store.Event
-	for range 7000 {
+	for range 1700 {
 		many = append(many, old...)
 	}
 	commit(t, st, store.Commit{Events: many})

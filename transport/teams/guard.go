@@ -2,7 +2,6 @@ package teams
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -89,7 +88,7 @@ func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token
 	if kept == nil {
 		return nil
 	}
-	act, err := DecodeActivity(json.RawMessage(kept))
+	act, err := DecodeActivity(kept)
 	if err != nil {
 		return machine.Permanent(fmt.Errorf("resume what the user asked: %w", err))
 	}

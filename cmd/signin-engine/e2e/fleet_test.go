@@ -42,7 +42,13 @@ func newFleet(t *testing.T, size int, extra string, again bool) *fleet {
 // newFleetOf is newFleet with another build of the program.
 func newFleetOf(t *testing.T, built func() (string, error), size int, extra string, again bool) *fleet {
 	t.Helper()
-	f := &fleet{w: newWorld(t, true), cluster: pgtest.NewCluster(t), again: again}
+	return newFleetIn(t, newWorld(t, true), built, size, extra, again)
+}
+
+// newFleetIn is newFleetOf in a world that was made before.
+func newFleetIn(t *testing.T, w *world, built func() (string, error), size int, extra string, again bool) *fleet {
+	t.Helper()
+	f := &fleet{w: w, cluster: pgtest.NewCluster(t), again: again}
 	f.address = pgtest.WithParam(f.cluster.DSN(), "schema", "bot")
 	for range size {
 		b := newBot(t, f.w, program(t, built), extra)

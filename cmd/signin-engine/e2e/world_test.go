@@ -28,7 +28,8 @@ const (
 // wire as it was, which the emulator's own does not keep.
 type world struct {
 	*emulator.Server
-	url string
+	url      string
+	provider *emulator.Provider // of a message extension; nil = there is none
 
 	mu       sync.Mutex
 	wire     []exchange
@@ -102,7 +103,11 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	out := &tee{ResponseWriter: rw, status: http.StatusOK}
-	w.Server.ServeHTTP(out, r)
+	if w.provider != nil && strings.HasPrefix(r.URL.Path, "/provider/") {
+		w.provider.ServeHTTP(out, r)
+	} else {
+		w.Server.ServeHTTP(out, r)
+	}
 
 	e.status, e.answer = out.status, out.body.Bytes()
 	w.mu.Lock()

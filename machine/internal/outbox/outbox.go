@@ -99,15 +99,15 @@ func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, 
 	budget := time.NewTimer(wait)
 	defer budget.Stop()
 	h := &held{row: row, now: now, since: o.Clock()}
-	for row.Status == store.DeliveryPending && h.row.Owner == "" {
-		next := o.claim(ctx, row.Attempt)
-		if next == nil {
+	if row.Status == store.DeliveryPending && row.Owner == "" {
+		if h = o.claim(ctx, row.Attempt); h == nil {
 			return store.Event{}, false
 		}
-		if h = next; h.row.DeliveryKey != row.DeliveryKey {
-			// An earlier callback whose turn has come again.
-			o.redeliver(ctx, h)
-			h = &held{row: row}
+		if h.row.DeliveryKey != row.DeliveryKey {
+			// An earlier callback whose turn has come again. The invoke does not wait for
+			// it.
+			o.Go(func() { o.redeliver(ctx, h) })
+			return store.Event{}, false
 		}
 	}
 	if o.left(h) < o.Budget {

@@ -69,6 +69,7 @@ func attemptIn(s store.State) *store.Attempt {
 		a.Method = store.MethodSilent
 	case Failed:
 		a.Reason = store.ReasonExpired
+	default:
 	}
 	return a
 }
@@ -131,6 +132,7 @@ func variant(r *rand.Rand, k Kind, s store.State) *Input {
 		a.Method = oneOf(r, store.MethodVerifyState, store.MethodTokenExchange)
 	case Failed:
 		a.Reason = oneOf(r, store.ReasonExpired, store.ReasonSignedOut, store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable)
+	default:
 	}
 	return in
 }

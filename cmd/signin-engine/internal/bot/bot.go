@@ -5,7 +5,6 @@ package bot
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/composeext"
 )
 
 const (
@@ -78,33 +78,17 @@ func (c *connection) failure(ctx context.Context, turn *machine.Turn, f *machine
 	}
 }
 
-// OnActivity answers messages and the queries of message extensions; of every
-// other activity it takes no notice.
+// OnActivity answers messages, and what it has of a message extension nobody else
+// wants with an empty result. Of every other activity it takes no notice.
 func (b *Bot) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 	act := turn.Activity()
 	switch {
 	case act.Type == "message":
 		return nil, b.message(ctx, turn, strings.Join(strings.Fields(act.Text), " "))
 	case act.Type == "invoke" && strings.HasPrefix(act.Name, "composeExtension/"):
-		return &machine.Answer{Status: http.StatusOK, Body: noResults()}, nil
+		return &machine.Answer{Status: http.StatusOK, Body: composeext.List()}, nil
 	}
 	return nil, nil //nolint:nilnil // "not mine" in the interface's own words
-}
-
-// composeAnswer is the answer to a message extension.
-type composeAnswer struct {
-	ComposeExtension composeResult `json:"composeExtension"`
-}
-
-type composeResult struct {
-	Type             string            `json:"type"`
-	AttachmentLayout string            `json:"attachmentLayout"`
-	Attachments      []json.RawMessage `json:"attachments"`
-}
-
-// noResults is the answer of a bot without a message extension.
-func noResults() composeAnswer {
-	return composeAnswer{composeResult{Type: "result", AttachmentLayout: "list", Attachments: []json.RawMessage{}}}
 }
 
 func (b *Bot) message(ctx context.Context, turn *machine.Turn, text string) error {

@@ -43,14 +43,12 @@ func (c *Config) Check() error {
 	c.checkConnections(&p)
 	c.checkNumbers(&p)
 	c.checkFit(&p)
+	c.checkExtension(&p)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
 		p.add("log.level", "%q is none of trace, debug, info, warn, error", c.Log.Level)
 	}
 	if !slices.Contains([]string{"auto", "console", "json"}, c.Log.Format) {
 		p.add("log.format", "%q is none of auto, console, json", c.Log.Format)
-	}
-	if c.MessageExtension != nil {
-		p.add("message_extension", "is not available in this version: remove it")
 	}
 	return p.err()
 }
@@ -147,7 +145,7 @@ func reserved(command string) bool {
 }
 
 func (c *Config) checkConnections(p *Errors) {
-	if len(c.Connections) == 0 {
+	if len(c.Connections) == 0 && c.MessageExtension == nil {
 		p.add("connections", "at least one is needed")
 	}
 	taken := map[string]string{} // word in lower case → key that has it

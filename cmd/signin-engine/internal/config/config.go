@@ -16,35 +16,35 @@ const EnvPrefix = "SIGNIN_ENGINE_"
 
 // Config is the YAML file.
 type Config struct {
-	AppID              string           `koanf:"app_id"`
-	TenantID           string           `koanf:"tenant_id"`     // "" = multi-tenant bot
-	Cloud              string           `koanf:"cloud"`         // presets the URLs that are not set, and more
-	OutboundAuth       string           `koanf:"outbound_auth"` // credentials, none
-	ClientSecret       tokensvc.Secret  `koanf:"client_secret"`
-	ClientSecretFile   string           `koanf:"client_secret_file"`
-	CertificateFile    string           `koanf:"certificate_file"` // PEM with the private key
-	ManagedIdentity    string           `koanf:"managed_identity"` // system, or a client id
-	Federated          Federated        `koanf:"federated"`
-	Listen             string           `koanf:"listen"`
-	Store              Store            `koanf:"store"`
-	AutoMigrate        bool             `koanf:"auto_migrate"` // serve brings an older Postgres schema up to date
-	TokenServiceURL    string           `koanf:"token_service_url"`
-	LoginURL           string           `koanf:"login_url"`
-	OpenIDMetadataURL  string           `koanf:"openid_metadata_url"`
-	InboundAuth        string           `koanf:"inbound_auth"`         // jwt, none
-	Agentic            bool             `koanf:"agentic"`              // accept tokens of Agent 365 too
-	AgenticBlueprintID string           `koanf:"agentic_blueprint_id"` // "" = made for the bot itself only
-	ServiceURLs        []string         `koanf:"service_urls"`
-	Operator           string           `koanf:"operator"`              // "" = unix socket beside a bolt file
-	OperatorToken      tokensvc.Secret  `koanf:"operator_token"`        // acts
-	OperatorReadToken  tokensvc.Secret  `koanf:"operator_read_token"`   // only looks
-	OperatorTrust      string           `koanf:"operator_trust_header"` // in which a proxy names the actor
-	Connections        []Connection     `koanf:"connections"`
-	Policy             machine.Policy   `koanf:"policy"`
-	Timeouts           machine.Timeouts `koanf:"timeouts"`
-	Limits             teams.Limits     `koanf:"limits"`
-	Log                Log              `koanf:"log"`
-	MessageExtension   any              `koanf:"message_extension"` // refused in this version
+	AppID              string            `koanf:"app_id"`
+	TenantID           string            `koanf:"tenant_id"`     // "" = multi-tenant bot
+	Cloud              string            `koanf:"cloud"`         // presets the URLs that are not set, and more
+	OutboundAuth       string            `koanf:"outbound_auth"` // credentials, none
+	ClientSecret       tokensvc.Secret   `koanf:"client_secret"`
+	ClientSecretFile   string            `koanf:"client_secret_file"`
+	CertificateFile    string            `koanf:"certificate_file"` // PEM with the private key
+	ManagedIdentity    string            `koanf:"managed_identity"` // system, or a client id
+	Federated          Federated         `koanf:"federated"`
+	Listen             string            `koanf:"listen"`
+	Store              Store             `koanf:"store"`
+	AutoMigrate        bool              `koanf:"auto_migrate"` // serve brings an older Postgres schema up to date
+	TokenServiceURL    string            `koanf:"token_service_url"`
+	LoginURL           string            `koanf:"login_url"`
+	OpenIDMetadataURL  string            `koanf:"openid_metadata_url"`
+	InboundAuth        string            `koanf:"inbound_auth"`         // jwt, none
+	Agentic            bool              `koanf:"agentic"`              // accept tokens of Agent 365 too
+	AgenticBlueprintID string            `koanf:"agentic_blueprint_id"` // "" = made for the bot itself only
+	ServiceURLs        []string          `koanf:"service_urls"`
+	Operator           string            `koanf:"operator"`              // "" = unix socket beside a bolt file
+	OperatorToken      tokensvc.Secret   `koanf:"operator_token"`        // acts
+	OperatorReadToken  tokensvc.Secret   `koanf:"operator_read_token"`   // only looks
+	OperatorTrust      string            `koanf:"operator_trust_header"` // in which a proxy names the actor
+	Connections        []Connection      `koanf:"connections"`
+	Policy             machine.Policy    `koanf:"policy"`
+	Timeouts           machine.Timeouts  `koanf:"timeouts"`
+	Limits             teams.Limits      `koanf:"limits"`
+	Log                Log               `koanf:"log"`
+	MessageExtension   *MessageExtension `koanf:"message_extension"` // nil = there is none
 }
 
 // Federated is a credential that another issuer vouches for; one of the two.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,45 @@ client_secret: hunter2
 inbound_auth: none
 connections: [{name: teamsgraph}]
 `
+
+// extension is a good message extension with one setting in the place of its own.
+func extension(setting string) string {
+	all := []string{
+		"connection: wiki", "public_url: https://bot.example", "encryption_key: " + strings.Repeat("A", 43),
+		"provider: {issuer: https://login.example, client_id: x}",
+	}
+	key, _, _ := strings.Cut(setting, ":")
+	all = slices.DeleteFunc(all, func(s string) bool { return strings.HasPrefix(s, key+":") })
+	return "message_extension:\n  " + strings.Join(append(all, setting), "\n  ") + "\n"
+}
+
+func TestMessageExtension(t *testing.T) {
+	for name, yaml := range map[string]string{
+		"popup":             good + extension("code_lifetime: 1m"),
+		"plain OAuth 2.0":   good + extension("provider: {authorize_url: https://l.example/a, token_url: https://l.example/t, profile_url: https://l.example/p, revoke_url: https://l.example/r, client_id: x, client_secret: y, scopes: [a, b]}"),
+		"only an extension": strings.ReplaceAll(good, "connections: [{name: teamsgraph}]", "") + extension("width: 400"),
+		"Token Service":     good + "message_extension: {token_service_connection: teamsgraph}",
+		"two keys":          good + extension("encryption_key: "+strings.Repeat("A", 43)+" "+strings.Repeat("B", 43)+"="),
+		"words":             good + extension("words: {language: de, title: Anmelden, signed_in: Angemeldet}"),
+	} {
+		if err := check(t, yaml); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	cfg, err := load(t, good+extension("words: {title: Anmelden}"), "SIGNIN_ENGINE_MESSAGE_EXTENSION_ENCRYPTION_KEY="+strings.Repeat("C", 43),
+		"SIGNIN_ENGINE_MESSAGE_EXTENSION_PROVIDER_CLIENT_SECRET=hunter2", "SIGNIN_ENGINE_MESSAGE_EXTENSION_PROVIDER_SCOPES=a, b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := cfg.MessageExtension.Popup(cfg.AppID)
+	if err != nil || len(p.Keys) != 1 || p.Keys[0][0] != 8 || p.Provider.ClientSecret.Reveal() != "hunter2" || p.Words.Title != "Anmelden" ||
+		len(p.Provider.Scopes) != 2 || p.Connection != "wiki" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if text := fmt.Sprintf("%+v", cfg); strings.Contains(text, "hunter2") || strings.Contains(text, "CCCC") {
+		t.Error("a secret is printed")
+	}
+}
 
 func load(t *testing.T, yaml string, environ ...string) (config.Config, error) {
 	t.Helper()
@@ -211,7 +251,27 @@ func TestMistakes(t *testing.T) {
 		"odd url":                {yaml: good + "token_service_url: token.example", want: "token_service_url: is no http or https URL"},
 		"log level":              {yaml: good + "log: {level: loud}", want: `log.level: "loud" is none of`},
 		"log format":             {yaml: good + "log: {format: xml}", want: `log.format: "xml" is none of`},
-		"message extension":      {yaml: good + "message_extension: {connection: wiki}", want: "message_extension: is not available in this version"},
+		"extension without all":  {yaml: good + "message_extension: {connection: wiki}", want: "message_extension.public_url: is missing"},
+		"extension: unknown key": {yaml: good + "message_extension: {public: wiki}", want: "message_extension.public: unknown key"},
+		"extension: go name":     {yaml: good + "message_extension: {PublicURL: x}", want: "message_extension.PublicURL: unknown key"},
+		"extension: provider":    {yaml: good + "message_extension: {provider: {isuer: x}}", want: "message_extension.provider.isuer: unknown key"},
+		"extension: http":        {yaml: good + extension("public_url: http://bot.example"), want: "message_extension.public_url: needs https"},
+		"extension: key":         {yaml: good + extension("encryption_key: AAAA"), want: "message_extension.encryption_key: 3 bytes, want 32"},
+		"extension: no key":      {yaml: good + extension(`encryption_key: ""`), want: "message_extension.encryption_key: is missing"},
+		"extension: two keys":    {yaml: good + extension("encryption_key_file: /dev/null"), want: "message_extension.encryption_key_file: is set together with encryption_key"},
+		"extension: key file":    {yaml: good + extension("encryption_key: \"\"\n  encryption_key_file: /nonexistent"), want: "message_extension.encryption_key_file: "},
+		"extension: taken name":  {yaml: good + extension("connection: TeamsGraph"), want: `message_extension.connection: "TeamsGraph" is one of connections`},
+		"extension: no name":     {yaml: good + extension(`connection: ""`), want: "message_extension.connection: is missing"},
+		"extension: no such one": {yaml: good + extension("token_service_connection: other"), want: `message_extension.token_service_connection: "other" is none of connections`},
+		"extension: lifetime":    {yaml: good + extension("code_lifetime: -1s"), want: "message_extension.code_lifetime: must be positive"},
+		"extension: number":      {yaml: good + extension("code_lifetime: 5"), want: `message_extension.code_lifetime: "5" is no duration`},
+		"extension: TeamsJS":     {yaml: good + extension("teamsjs_url: https://cdn.example/x.js"), want: "message_extension.teamsjs_integrity: is missing"},
+		"extension: hash":        {yaml: good + extension("teamsjs_integrity: md5-x"), want: "message_extension.teamsjs_integrity: not of the form"},
+		"extension: no client":   {yaml: good + extension("provider: {issuer: https://login.example}"), want: "message_extension.provider.client_id: is missing"},
+		"extension: no issuer":   {yaml: good + extension("provider: {client_id: x}"), want: "message_extension.provider: issuer, or authorize_url and token_url, are missing"},
+		"extension: both":        {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, token_url: https://login.example/t}"), want: "message_extension.provider.issuer: stands alone"},
+		"extension: issuer":      {yaml: good + extension("provider: {client_id: x, issuer: http://login.example}"), want: "message_extension.provider.issuer: needs https"},
+		"extension: secrets":     {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, client_secret: hunter2, client_secret_file: x}"), want: "message_extension.provider.client_secret_file: is set together"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := check(t, tc.yaml, tc.environ...)

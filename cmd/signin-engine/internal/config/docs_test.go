@@ -36,6 +36,7 @@ func TestPage(t *testing.T) {
 	there := map[string]reflect.Value{}
 	settings(reflect.ValueOf(Default()), "", there)
 	settings(reflect.ValueOf(Connection{Profile: &Profile{}}), "connections[].", there)
+	settings(reflect.ValueOf(MessageExtension{}), extensionKey, there)
 	for key, value := range there {
 		text, ok := documented[key]
 		switch {
@@ -60,7 +61,7 @@ func settings(v reflect.Value, prefix string, into map[string]reflect.Value) {
 		f, key := v.Field(i), prefix+keyOf(v.Type().Field(i))
 		_, text := reflect.New(f.Type()).Interface().(encoding.TextUnmarshaler)
 		switch {
-		case key == "connections", key == "message_extension":
+		case key == "connections", key == "message_extension", key == extensionKey+"words":
 		case f.Kind() == reflect.Pointer && !f.IsNil() && f.Elem().Kind() == reflect.Struct:
 			settings(f.Elem(), key+".", into)
 		case f.Kind() == reflect.Struct && !text:

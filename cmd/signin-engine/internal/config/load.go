@@ -151,7 +151,7 @@ func environment(environ []string, problems *Errors) koanf.Provider {
 			case !ok:
 				problems.add(name, "unknown environment variable")
 				return "", nil
-			case key == "service_urls":
+			case key == "service_urls", key == extensionKey+"provider.scopes":
 				return key, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 			}
 			return key, value
@@ -171,7 +171,9 @@ func keys(t reflect.Type, prefix string) []string {
 	for f := range t.Fields() {
 		key := prefix + keyOf(f)
 		switch {
-		case f.Name == "Connections" || f.Name == "MessageExtension":
+		case f.Name == "Connections":
+		case f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct:
+			all = append(all, keys(f.Type.Elem(), key+".")...)
 		case f.Type.Kind() == reflect.Struct && !reflect.PointerTo(f.Type).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 			all = append(all, keys(f.Type, key+".")...)
 		default:
@@ -235,7 +237,7 @@ func goNames(v any, path string, problems *Errors) {
 		for key, inner := range v {
 			if strings.ContainsFunc(key, unicode.IsUpper) {
 				problems.add(path+key, "unknown key")
-			} else if path+key != "message_extension" {
+			} else {
 				goNames(inner, path+key+".", problems)
 			}
 		}

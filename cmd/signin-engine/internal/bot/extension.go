@@ -1,0 +1,71 @@
+package bot
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/signin-engine/signin-engine/transport/composeext"
+)
+
+// Handlers are the reference bot's answers to a message extension and to Adaptive
+// Cards: they name the user who has signed in (docs/configuration.md).
+func (b *Bot) Handlers(cfg *composeext.Config) {
+	cfg.OnQuery = func(ctx context.Context, r *composeext.Request, _ composeext.Query) (composeext.Response, error) {
+		return b.card(ctx, r)
+	}
+	cfg.OnQueryLink = func(ctx context.Context, r *composeext.Request, _ string) (composeext.Response, error) {
+		return b.card(ctx, r)
+	}
+	cfg.OnSelectItem = func(ctx context.Context, r *composeext.Request, _ composeext.Item) (composeext.Response, error) {
+		return b.card(ctx, r)
+	}
+	cfg.OnSubmitAction = func(ctx context.Context, r *composeext.Request, _ composeext.Action) (composeext.Response, error) {
+		return b.card(ctx, r)
+	}
+	cfg.OnFetchTask = func(ctx context.Context, r *composeext.Request, _ composeext.Action) (composeext.Response, error) {
+		name, err := b.userName(ctx, r)
+		return composeext.Task("message", signedInAs(name)), err
+	}
+	cfg.OnCardAction = func(ctx context.Context, r *composeext.Request, _ composeext.CardAction) (composeext.Response, error) {
+		name, err := b.userName(ctx, r)
+		return composeext.CardMessage(signedInAs(name)), err
+	}
+}
+
+func signedInAs(name string) string { return "Signed in as " + name + "." }
+
+// card is a list of one card.
+func (b *Bot) card(ctx context.Context, r *composeext.Request) (composeext.Response, error) {
+	name, err := b.userName(ctx, r)
+	return composeext.List(composeext.Thumbnail(name, "Signed in to "+r.Connection)), err
+}
+
+// userName is what the provider calls the user: the popup has asked it, and of a
+// connection of the Token Service the profile URL tells. Else it is the name that
+// Teams knows.
+func (b *Bot) userName(ctx context.Context, r *composeext.Request) (string, error) {
+	if name := r.Token.Properties["name"]; name != "" {
+		return name, nil
+	}
+	teams := r.Turn.Conversation()
+	known := cmp.Or(teams.UserName, r.Token.Properties["subject"], teams.UserID)
+	for i := range b.connections {
+		c := &b.connections[i]
+		if c.Profile == nil || !strings.EqualFold(c.Name, r.Connection) {
+			continue
+		}
+		body, err := b.fetch(ctx, c.Profile.URL, r.Token.Token)
+		if errors.Is(err, errTokenRefused) {
+			return "", composeext.ErrTokenRefused
+		}
+		var profile struct{ DisplayName, Name string }
+		if err != nil || json.Unmarshal([]byte(body), &profile) != nil {
+			return known, nil //nolint:nilerr // a name for the card is all that is missing
+		}
+		return cmp.Or(profile.DisplayName, profile.Name, known), nil
+	}
+	return known, nil
+}

@@ -1,0 +1,664 @@
+package machine_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/machine/machinetest"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// These tests show what the bot's own code may ask for beside the table.
+
+// desk is one engine with everything around it in memory.
+type desk struct {
+	t      *testing.T
+	eng    *machine.Engine
+	mem    *memstore.Store
+	tokens *machinetest.TokenService
+
+	mu  sync.Mutex
+	log []string
+}
+
+func newDesk(t *testing.T, change func(*machine.Config)) *desk {
+	t.Helper()
+	d := &desk{t: t, mem: memstore.New(time.Now)}
+	d.tokens = machinetest.NewTokenService(d.say)
+	policy := machine.DefaultPolicy()
+	cfg := machine.Config{
+		AppID: "app", Store: d.mem, Tokens: d.tokens, Messenger: machinetest.NewConnector(d.say), Policy: &policy,
+		Connections: []machine.Connection{{Name: "graph"}}, Log: zerolog.Nop(), Instance: "a",
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	eng, err := machine.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.eng = eng
+	return d
+}
+
+func (d *desk) say(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.log = append(d.log, fmt.Sprintf(format, args...))
+}
+
+func (d *desk) said(part string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, l := range d.log {
+		if strings.Contains(l, part) {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *desk) flow() *machine.Flow {
+	d.t.Helper()
+	f, err := d.eng.Flow("")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return f
+}
+
+func activity(kind, name, text, value string) *machine.Activity {
+	a := &machine.Activity{
+		Type: kind, Name: name, ID: "activity-1", Text: text, Raw: json.RawMessage(`{"text":"` + text + `"}`),
+		Conversation: store.Conversation{ServiceURL: "https://smba.example/", Channel: "msteams", ID: "chat", Type: "personal", BotID: "28:app", UserID: "29:alice"},
+	}
+	if value != "" {
+		a.Value = json.RawMessage(value)
+	}
+	return a
+}
+
+func message(text string) *machine.Activity { return activity("message", "", text, "") }
+
+func (d *desk) signIn(text string) machine.SignInResult {
+	d.t.Helper()
+	got, err := d.eng.Turn(message(text)).SignIn(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return got
+}
+
+func (d *desk) exchange() int {
+	d.t.Helper()
+	a, ok := d.eng.HandleInvoke(d.t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-1","connectionName":"graph","token":"jwt"}`))
+	if !ok {
+		d.t.Fatal("not handled")
+	}
+	return a.Status
+}
+
+func (d *desk) failure(code string) int {
+	d.t.Helper()
+	a, ok := d.eng.HandleInvoke(d.t.Context(), activity("invoke", machine.InvokeFailure, "", `{"code":"`+code+`","message":"m"}`))
+	if !ok {
+		d.t.Fatal("not handled")
+	}
+	return a.Status
+}
+
+func (d *desk) drain() {
+	d.t.Helper()
+	if err := d.eng.Drain(d.t.Context()); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// rows are the callbacks that lie in the store, in order.
+func (d *desk) rows() []store.Delivery {
+	d.t.Helper()
+	d.drain()
+	page, err := d.mem.List(d.t.Context(), store.Filter{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	slices.SortFunc(page.Deliveries, func(a, b store.Delivery) int { return a.Round - b.Round })
+	return page.Deliveries
+}
+
+// deliver makes the callbacks that are due after some time.
+func (d *desk) deliver(after time.Duration) {
+	d.t.Helper()
+	d.drain()
+	time.Sleep(after)
+	if err := d.eng.DeliverDue(d.t.Context()); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func TestSignInSaysWhatIsOnTheScreen(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) { c.Policy.ResendCooldown = time.Minute })
+	if got := d.signIn("hello"); got.SignedIn() || got.Pending != machine.CardSent {
+		t.Errorf("the first: %+v", got)
+	}
+	again := message("hello?")
+	again.ID = "activity-2"
+	if got, err := d.eng.Turn(again).SignIn(t.Context()); err != nil || got.Pending != machine.CardOut {
+		t.Errorf("the second: %+v, %v", got, err)
+	}
+	d.exchange()
+	if got := d.signIn("again"); !got.SignedIn() || got.Token.Token.Empty() {
+		t.Errorf("after the exchange: %+v", got)
+	}
+	d.drain()
+}
+
+func TestKeptRequestReachesTheCompletion(t *testing.T) {
+	for _, keep := range []bool{true, false} {
+		d := newDesk(t, func(c *machine.Config) { c.Policy.KeepRequest = keep })
+		var got json.RawMessage
+		d.flow().OnSignInComplete(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			got = turn.Request()
+			return nil
+		})
+		d.signIn("what is my manager's name?")
+		page, err := d.mem.List(t.Context(), store.Filter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if raw := store.AppendAttempt(nil, &page.Attempts[0]); strings.Contains(string(raw), "manager") {
+			t.Error("the request lies in the store in the clear")
+		}
+		d.exchange()
+		if (string(got) == `{"text":"what is my manager's name?"}`) != keep {
+			t.Errorf("KeepRequest %t: the completion got %q", keep, got)
+		}
+		d.drain()
+	}
+}
+
+func TestCardSaysDone(t *testing.T) {
+	for _, text := range []string{"You are signed in.", ""} {
+		d := newDesk(t, func(c *machine.Config) { c.Connections[0].DoneText = text })
+		d.signIn("hello")
+		d.exchange()
+		d.drain()
+		want := 0
+		if text != "" {
+			want = 1
+		}
+		if got := d.said("update card-1"); got != want {
+			t.Errorf("DoneText %q: %d updates, want %d", text, got, want)
+		}
+	}
+}
+
+func TestTypedCode(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) { c.Policy.TypedCodes = true })
+	done := 0
+	d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error { done++; return nil })
+	typed := func(text string) bool { return d.eng.Before(t.Context(), d.eng.Turn(message(text))) }
+	d.tokens.IssueCode("123456", "29:alice", "graph")
+	if typed("123456") {
+		t.Error("six digits were taken for a code while nothing is pending")
+	}
+	d.signIn("hello")
+	for _, text := range []string{"12345", "1234567", "hello", "12345a", " 123456"} {
+		if typed(text) {
+			t.Errorf("%q was taken for a code", text)
+		}
+	}
+	if click := activity("event", "", "123456", ""); d.eng.Before(t.Context(), d.eng.Turn(click)) {
+		t.Error("something that is no message was taken for a code")
+	}
+	if !typed("123456") || done != 1 {
+		t.Errorf("the code was not redeemed: %d completions", done)
+	}
+	if typed("123456") {
+		t.Error("six digits were taken for a code after the sign-in")
+	}
+	d.drain()
+
+	off := newDesk(t, nil)
+	off.signIn("hello")
+	if off.eng.Before(t.Context(), off.eng.Turn(message("123456"))) {
+		t.Error("TypedCodes is off, and a code was taken")
+	}
+}
+
+func TestPrefetch(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) { c.Prefetch = []string{"graph"} })
+	d.signIn("hello")
+	d.exchange()
+	d.drain()
+	before := d.said("GetToken graph")
+	turn := d.eng.Turn(message("again"))
+	if d.eng.Before(t.Context(), turn) {
+		t.Fatal("the bot would not see the message")
+	}
+	for range 2 {
+		if signed, err := turn.SignedIn(t.Context(), ""); err != nil || !signed {
+			t.Errorf("signed in: %t, %v", signed, err)
+		}
+	}
+	if got, err := turn.SignIn(t.Context()); err != nil || !got.SignedIn() {
+		t.Errorf("sign in: %v, %v", got, err)
+	}
+	if calls := d.said("GetToken graph") - before; calls != 1 {
+		t.Errorf("%d calls of GetToken, want the one of the prefetch", calls)
+	}
+	if err := turn.SignOut(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if signed, err := turn.SignedIn(t.Context(), ""); err != nil || signed {
+		t.Errorf("after the sign-out: signed in %t, %v", signed, err)
+	}
+	d.drain()
+
+	if _, err := machine.New(machine.Config{
+		AppID: "app", Store: d.mem, Tokens: d.tokens, Messenger: machinetest.NewConnector(d.say),
+		Connections: []machine.Connection{{Name: "graph"}}, Prefetch: []string{"gitlab"},
+	}); !errors.Is(err, machine.ErrUnknownConnection) || !strings.Contains(err.Error(), "graph") {
+		t.Errorf("prefetch of an unknown connection: %v", err)
+	}
+}
+
+// Of what was fetched ahead nothing is left after a sign-out from everything.
+func TestPrefetchIsGoneAfterSignOutAll(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) { c.Prefetch = []string{"graph"} })
+	d.signIn("hello")
+	d.exchange()
+	turn := d.eng.Turn(message("again"))
+	d.eng.Before(t.Context(), turn)
+	if err := turn.SignOutAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if signed, err := turn.SignedIn(t.Context(), ""); err != nil || signed {
+		t.Errorf("signed in %t, %v", signed, err)
+	}
+	d.drain()
+}
+
+func TestHooks(t *testing.T) {
+	var signedIn []store.Attempt
+	var transitions, upstream int
+	var reported []error
+	d := newDesk(t, func(c *machine.Config) {
+		c.Hooks = machine.Hooks{
+			OnSignIn: func(_ context.Context, a store.Attempt) { signedIn = append(signedIn, a) },
+			OnEvent: func(_ context.Context, e store.Event) {
+				switch e.Kind {
+				case store.EventTransition:
+					transitions++
+				case store.EventUpstream:
+					upstream++
+				}
+			},
+			OnError: func(_ context.Context, _ *machine.Activity, err error) { reported = append(reported, err) },
+			OnFailureInvoke: func(_ context.Context, _ *machine.Turn, f machine.Failure) *machine.Answer {
+				if f.Code == "mine" {
+					return &machine.Answer{Status: http.StatusTeapot}
+				}
+				return nil
+			},
+		}
+	})
+	d.signIn("hello")
+	if got := d.failure("userconsentrequired"); got != http.StatusOK {
+		t.Errorf("signin/failure answered %d", got)
+	}
+	if got := d.failure("mine"); got != http.StatusTeapot {
+		t.Errorf("the handler's own answer was overwritten: %d", got)
+	}
+	d.signIn("again") // the failure "mine" has ended the first card
+	a, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-2","connectionName":"graph","token":"jwt"}`))
+	if a.Status != http.StatusOK {
+		t.Fatalf("exchange: %d", a.Status)
+	}
+	d.drain()
+	if len(signedIn) != 1 || signedIn[0].Method != store.MethodTokenExchange || signedIn[0].State != store.Complete {
+		t.Errorf("sign-ins: %+v", signedIn)
+	}
+	if transitions != 8 { // two cards with two each, two failures, claim, settle
+		t.Errorf("%d transitions", transitions)
+	}
+	if upstream != 7 { // three for each card, the exchange
+		t.Errorf("%d upstream calls", upstream)
+	}
+	if len(reported) != 2 {
+		t.Errorf("reported: %v", reported)
+	}
+}
+
+// Handlers add up, those of the whole bot come first, and what fails in one does
+// not keep it from the others. The callback is made again with all of them.
+func TestHandlersAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, func(c *machine.Config) { c.Connections = append(c.Connections, machine.Connection{Name: "GitHub"}) })
+		var told []string
+		tells := func(name string, err error) machine.CompleteHandler {
+			return func(context.Context, *machine.Turn, tokensvc.Token) error { told = append(told, name); return err }
+		}
+		graph, err := d.eng.Flow("graph")
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := d.eng.Flow("github")
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := errors.New("broken")
+		graph.OnSignInComplete(tells("first", broken))
+		graph.OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
+			told = append(told, "second")
+			panic("it happens")
+		})
+		graph.OnSignInComplete(tells("third", nil))
+		other.OnSignInComplete(tells("of another connection", nil))
+		d.eng.OnSignIn(tells("of the bot", nil))
+		if _, err := d.eng.Turn(message("hello")).SignIn(t.Context(), machine.WithConnection("graph")); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.exchange(); got != http.StatusOK {
+			t.Errorf("answered %d", got)
+		}
+		want := []string{"of the bot", "first", "second", "third"}
+		if diff := cmp.Diff(want, told); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+		if rows := d.rows(); rows[0].Status != store.DeliveryPending || !strings.Contains(rows[0].Error, "broken") || !strings.Contains(rows[0].Error, "it happens") {
+			t.Errorf("the row is %s: %q", rows[0].Status, rows[0].Error)
+		}
+		d.deliver(2 * time.Second)
+		if diff := cmp.Diff(append(want, want...), told); diff != "" {
+			t.Errorf("told in all (-want +got):\n%s", diff)
+		}
+		d.drain()
+	})
+}
+
+// A handler that takes the row's whole lease leaves nothing for those after it.
+func TestNoHandlerAfterTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		d.eng.OnSignIn(func(ctx context.Context, _ *machine.Turn, _ tokensvc.Token) error {
+			<-ctx.Done()
+			return nil
+		})
+		d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
+			t.Error("begun when the row may be another process's")
+			return nil
+		})
+		d.signIn("hello")
+		began := time.Now()
+		if got := d.exchange(); got != http.StatusOK || time.Since(began) > machine.DefaultPolicy().CallbackBudget+time.Second {
+			t.Errorf("answered %d after %s", got, time.Since(began))
+		}
+		time.Sleep(machine.DefaultTimeouts().OutboxLease)
+		if rows := d.rows(); rows[0].Status != store.DeliveryPending {
+			t.Errorf("the row is %s", rows[0].Status)
+		}
+	})
+}
+
+// A failure that is about no sign-in is told to the handlers of the whole bot.
+func TestHandlersOfTheWholeBot(t *testing.T) {
+	d := newDesk(t, nil)
+	var ofBot, ofFlow []string
+	d.eng.OnSignInFailure(func(_ context.Context, turn *machine.Turn, f *machine.Failure) error {
+		ofBot = append(ofBot, fmt.Sprintf("%s %q", f.Code, turn.DeliveryKey()))
+		return nil
+	})
+	d.flow().OnSignInFailure(func(_ context.Context, _ *machine.Turn, f *machine.Failure) error {
+		ofFlow = append(ofFlow, f.Code)
+		return nil
+	})
+	d.failure("nobodyasked")
+	if diff := cmp.Diff([]string{`nobodyasked ""`}, ofBot); diff != "" || len(ofFlow) > 0 {
+		t.Errorf("the bot heard %v, the connection %v", ofBot, ofFlow)
+	}
+	d.signIn("hello")
+	d.failure("userconsentrequired")
+	if len(ofBot) != 2 || !strings.HasSuffix(ofBot[1], `/failure/1"`) || !slices.Equal(ofFlow, []string{"userconsentrequired"}) {
+		t.Errorf("the bot heard %v, the connection %v", ofBot, ofFlow)
+	}
+	d.drain()
+}
+
+// What no repeat can change is closed at once; anything else is tried again.
+func TestPermanent(t *testing.T) {
+	if machine.Permanent(nil) != nil {
+		t.Error("nil does not stay nil")
+	}
+	cause := errors.New("the user has left")
+	for _, c := range []struct {
+		err    error
+		status store.DeliveryStatus
+	}{
+		{fmt.Errorf("greet: %w", machine.Permanent(cause)), store.DeliveryUndeliverable},
+		{fmt.Errorf("greet: %w", cause), store.DeliveryPending},
+	} {
+		d := newDesk(t, nil)
+		d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error { return c.err })
+		d.signIn("hello")
+		if got := d.exchange(); got != http.StatusOK {
+			t.Errorf("answered %d", got)
+		}
+		if rows := d.rows(); rows[0].Status != c.status || rows[0].Error != "greet: the user has left" {
+			t.Errorf("%v: the row is %s: %q", c.err, rows[0].Status, rows[0].Error)
+		}
+		if !errors.Is(c.err, cause) {
+			t.Error("the cause is hidden")
+		}
+	}
+}
+
+func TestOnce(t *testing.T) {
+	d := newDesk(t, nil)
+	runs := 0
+	once := func(fail error) error {
+		return d.eng.Once(t.Context(), "key", func(context.Context) error { runs++; return fail })
+	}
+	broken := errors.New("broken")
+	for range 2 { // an error releases the mark: it may run again at once
+		if err := once(broken); !errors.Is(err, broken) {
+			t.Fatal(err)
+		}
+	}
+	if err := d.eng.Once(t.Context(), "key", func(context.Context) error { runs++; panic("it happens") }); err == nil || !strings.Contains(err.Error(), "it happens") {
+		t.Errorf("a panic came back as %v", err)
+	}
+	for range 3 {
+		if err := once(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if runs != 4 {
+		t.Errorf("ran %d times, want three failures and one success", runs)
+	}
+	if err := d.eng.Once(t.Context(), "another key", func(context.Context) error { runs++; return nil }); err != nil || runs != 5 {
+		t.Errorf("another key: %v, %d runs", err, runs)
+	}
+}
+
+func TestOnceWhileItRuns(t *testing.T) {
+	d := newDesk(t, nil)
+	inside, leave := make(chan struct{}), make(chan struct{})
+	first := make(chan error, 1)
+	go func() {
+		first <- d.eng.Once(context.WithoutCancel(t.Context()), "key", func(context.Context) error { close(inside); <-leave; return nil })
+	}()
+	<-inside
+	if err := d.eng.Once(t.Context(), "key", func(context.Context) error { t.Error("ran beside the first"); return nil }); !errors.Is(err, machine.ErrInProgress) {
+		t.Error(err)
+	}
+	close(leave)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
+// A process that dies while it runs keeps the others from it for a minute.
+func TestOnceAfterACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		go func() {
+			_ = d.eng.Once(context.WithoutCancel(t.Context()), "key", func(context.Context) error {
+				runtime.Goexit()
+				return nil
+			})
+		}()
+		synctest.Wait()
+		ran := false
+		once := func() error {
+			return d.eng.Once(t.Context(), "key", func(context.Context) error { ran = true; return nil })
+		}
+		time.Sleep(machine.DefaultTimeouts().OutboxLease - time.Second)
+		if err := once(); !errors.Is(err, machine.ErrInProgress) || ran {
+			t.Errorf("before the minute is over: %v, ran %t", err, ran)
+		}
+		time.Sleep(2 * time.Second)
+		if err := once(); err != nil || !ran {
+			t.Errorf("afterwards: %v, ran %t", err, ran)
+		}
+	})
+}
+
+func TestConnectionNames(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) { c.Connections = append(c.Connections, machine.Connection{Name: "GitHub"}) })
+	turn := d.eng.Turn(message("hello"))
+	if _, err := turn.SignIn(t.Context()); !errors.Is(err, machine.ErrUnknownConnection) || !strings.Contains(err.Error(), "graph, GitHub") {
+		t.Errorf("no name with two connections: %v", err)
+	}
+	if _, err := turn.SignIn(t.Context(), machine.WithConnection("gitlab")); !errors.Is(err, machine.ErrUnknownConnection) {
+		t.Errorf("unknown name: %v", err)
+	}
+	if _, err := turn.SignIn(t.Context(), machine.WithConnection("github"), machine.WithCardText("c"), machine.WithButtonText("b")); err != nil {
+		t.Errorf("a name in another case: %v", err)
+	}
+	d.drain()
+}
+
+// cards is a messenger that keeps the cards.
+type cards struct {
+	machine.Messenger
+	sent []machine.OAuthCard
+}
+
+func (c *cards) Send(_ context.Context, _ store.Conversation, m machine.Message) (string, error) {
+	c.sent = append(c.sent, *m.Card)
+	return "card", nil
+}
+
+func TestWhatACardSays(t *testing.T) {
+	shown := &cards{}
+	d := newDesk(t, func(c *machine.Config) {
+		c.Messenger = shown
+		c.Connections = []machine.Connection{{Name: "graph"}, {Name: "GitHub", CardText: "Code, please", ButtonText: "Off you go"}}
+	})
+	for _, opts := range [][]machine.SignInOption{
+		{machine.WithConnection("graph")},
+		{machine.WithConnection("GitHub")},
+		{machine.WithConnection("GitHub"), machine.WithCardText("Once more"), machine.WithButtonText("Go")},
+	} {
+		act := message("hello")
+		act.ID = fmt.Sprintf("activity-%d", len(shown.sent))
+		if _, err := d.eng.Turn(act).SignIn(t.Context(), opts...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got [][2]string
+	for _, c := range shown.sent {
+		got = append(got, [2]string{c.Text, c.Button})
+	}
+	if diff := cmp.Diff([][2]string{{"Please Sign In", "Sign In"}, {"Code, please", "Off you go"}, {"Once more", "Go"}}, got); diff != "" {
+		t.Errorf("cards (-want +got):\n%s", diff)
+	}
+	d.drain()
+}
+
+// moody is a Token Service that does not sign out of some connections, and whose
+// own list of tokens is stale.
+type moody struct {
+	*machinetest.TokenService
+	stays string
+	list  []tokensvc.TokenStatus
+}
+
+func (m moody) SignOut(ctx context.Context, uc tokensvc.UserConnection) error {
+	if uc.Connection == m.stays {
+		return &tokensvc.Error{Op: tokensvc.OpSignOut, Status: http.StatusInternalServerError}
+	}
+	return m.TokenService.SignOut(ctx, uc)
+}
+
+func (m moody) GetTokenStatus(context.Context, string, string, ...string) ([]tokensvc.TokenStatus, error) {
+	return slices.Clone(m.list), nil
+}
+
+// What fails on one connection does not keep a sign-out from the others.
+func TestSignOutOfSeveral(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) {
+		tokens, _ := c.Tokens.(*machinetest.TokenService)
+		c.Tokens = moody{TokenService: tokens, stays: "graph"}
+		c.Connections = append(c.Connections, machine.Connection{Name: "GitHub"}, machine.Connection{Name: "Jira"})
+	})
+	err := d.eng.Turn(message("bye")).SignOut(t.Context(), "graph", "gitlab", "github")
+	var refused *tokensvc.Error
+	if !errors.As(err, &refused) || !errors.Is(err, machine.ErrUnknownConnection) || !strings.Contains(err.Error(), "graph") {
+		t.Errorf("the error is %v", err)
+	}
+	if d.said("SignOut GitHub: 200") != 1 || d.said("SignOut Jira") != 0 || d.said("SignOut") != 1 {
+		t.Errorf("signed out: %v", d.log)
+	}
+	if err := d.eng.Turn(message("bye")).SignOut(t.Context()); !errors.Is(err, machine.ErrUnknownConnection) {
+		t.Errorf("no name with three connections: %v", err)
+	}
+	d.drain()
+}
+
+// The Token Service's list may be stale: what it calls not connected is asked
+// once more, and what it does not name at all too.
+func TestConnectionStatus(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) {
+		tokens, _ := c.Tokens.(*machinetest.TokenService)
+		c.Tokens = moody{TokenService: tokens, list: []tokensvc.TokenStatus{{Connection: "GRAPH"}, {Connection: "Jira", HasToken: true}, {Connection: "elsewhere"}}}
+		c.Connections = append(c.Connections, machine.Connection{Name: "GitHub"}, machine.Connection{Name: "Jira"})
+	})
+	d.tokens.IssueCode("123456", "29:alice", "graph")
+	d.tokens.IssueCode("654321", "29:alice", "github")
+	for _, code := range []string{"123456", "654321"} {
+		if a, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeVerifyState, "", `{"state":"`+code+`"}`)); a.Status != http.StatusOK {
+			t.Fatalf("code %s: %d", code, a.Status)
+		}
+	}
+	d.drain()
+	got, err := d.eng.Turn(message("status")).ConnectionStatus(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]bool{}
+	for _, s := range got {
+		has[s.Connection] = s.HasToken
+	}
+	if diff := cmp.Diff(map[string]bool{"GRAPH": true, "GitHub": true, "Jira": true, "elsewhere": false}, has); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+}

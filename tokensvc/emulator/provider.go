@@ -1,0 +1,405 @@
+package emulator
+
+import (
+	"bytes"
+	"cmp"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/subtle"
+	_ "embed" // the page
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"math/big"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+//go:embed provider.html
+var providerSource string
+
+// ProviderConfig is that of a [Provider]. ClientID and RedirectURL are required.
+type ProviderConfig struct {
+	ClientID     string
+	ClientSecret tokensvc.Secret // empty: a public client
+	RedirectURL  string          // the only one that is taken
+	// User signs in; the zero User is [DefaultUser].
+	User User
+	// TokenLifetime of an access token; 0 = [DefaultTokenLifetime].
+	TokenLifetime time.Duration
+	Seed          uint64           // as in [Config]
+	Now           func() time.Time // nil = time.Now
+}
+
+// Provider is a small third-party provider: OAuth 2.0 and OpenID Connect with
+// PKCE required, codes that are good once, refresh tokens that rotate and whose
+// second use ends everything that came of the sign-in, revocation (RFC 7009), and
+// a profile. Whoever opens its page is its one user.
+//
+// It is an [net/http.Handler] of /authorize, /token, /revoke, /profile, /keys and
+// /.well-known/openid-configuration below any prefix. See [Server.Provider].
+type Provider struct {
+	cfg  ProviderConfig
+	ids  *ids
+	key  func() (*signingKey, error)
+	page *template.Template
+
+	mu      sync.Mutex
+	down    bool
+	fail    *oauthError
+	forged  string // nonce
+	counts  map[string]int
+	codes   map[string]*grant
+	tokens  map[string]*grant // access tokens
+	refresh map[string]*grant
+}
+
+// grant is a sign-in with all that came of it.
+type grant struct {
+	challenge, nonce, redirect string
+	openid                     bool
+	used                       bool // the code
+	revoked                    bool
+	expires                    map[string]time.Time // access tokens
+	current                    string               // refresh token
+}
+
+// NewProvider makes a provider.
+func NewProvider(cfg ProviderConfig) *Provider {
+	if cfg.TokenLifetime == 0 {
+		cfg.TokenLifetime = DefaultTokenLifetime
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.User.ID == "" {
+		cfg.User = DefaultUser()
+	}
+	return &Provider{
+		cfg: cfg, ids: newIDs(cfg.Seed), key: sync.OnceValues(newSigningKey),
+		page:   template.Must(template.New("provider").Parse(providerSource)),
+		counts: map[string]int{}, codes: map[string]*grant{}, tokens: map[string]*grant{}, refresh: map[string]*grant{},
+	}
+}
+
+// SetDown makes the provider answer 503, or ends that.
+func (p *Provider) SetDown(down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = down
+}
+
+// SetRedirectURL replaces the redirect URL of the configuration: after listening,
+// when the bot's port is known.
+func (p *Provider) SetRedirectURL(redirectURL string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cfg.RedirectURL = redirectURL
+}
+
+func (p *Provider) redirectURL() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cfg.RedirectURL
+}
+
+// Refuse makes /authorize send the browser back with an error; "" ends that.
+func (p *Provider) Refuse(code, description string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fail = nil
+	if code != "" {
+		p.fail = &oauthError{code, description}
+	}
+}
+
+// ForgeNonce makes id tokens name another nonce than was asked for; "" ends that.
+func (p *Provider) ForgeNonce(nonce string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forged = nonce
+}
+
+// Count is how often something was done: "authorize", "token", "refresh",
+// "refused", "reused", "revoke", "profile".
+func (p *Provider) Count(what string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts[what]
+}
+
+// Good reports whether an access token is taken.
+func (p *Provider) Good(accessToken string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.good(accessToken)
+}
+
+func (p *Provider) good(access string) bool {
+	g := p.tokens[access]
+	return g != nil && !g.revoked && p.cfg.Now().Before(g.expires[access])
+}
+
+// Secrets are every token and code that was ever handed out: a test looks for
+// them where they must not be.
+func (p *Provider) Secrets() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []string
+	for _, m := range []map[string]*grant{p.codes, p.tokens, p.refresh} {
+		for secret := range m {
+			all = append(all, secret)
+		}
+	}
+	return all
+}
+
+// ServeHTTP answers by the end of the path.
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	down := p.down
+	p.mu.Unlock()
+	w.Header().Set("Cache-Control", "no-store")
+	path := strings.TrimRight(r.URL.Path, "/")
+	if down {
+		refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "the provider is down")
+		return
+	}
+	base := "http://" + r.Host + path[:strings.LastIndexByte(path, '/')+1]
+	switch {
+	case strings.HasSuffix(path, "/.well-known/openid-configuration"):
+		p.discovery(w, "http://"+r.Host+strings.TrimSuffix(path, "/.well-known/openid-configuration"))
+	case strings.HasSuffix(path, "/authorize"):
+		p.authorize(w, r)
+	case strings.HasSuffix(path, "/token") && r.Method == http.MethodPost:
+		p.token(w, r, strings.TrimRight(base, "/"))
+	case strings.HasSuffix(path, "/revoke") && r.Method == http.MethodPost:
+		p.revokeToken(w, r)
+	case strings.HasSuffix(path, "/profile"):
+		p.profile(w, r)
+	case strings.HasSuffix(path, "/keys"):
+		p.keys(w)
+	default:
+		refuse(w, http.StatusNotFound, "NotFound", "no such page")
+	}
+}
+
+func (p *Provider) discovery(w http.ResponseWriter, base string) {
+	answerJSON(w, statusOK, map[string]any{
+		"issuer": base, "authorization_endpoint": base + "/authorize", "token_endpoint": base + "/token",
+		"revocation_endpoint": base + "/revoke", "userinfo_endpoint": base + "/profile", "jwks_uri": base + "/keys",
+		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"RS256"}, "code_challenge_methods_supported": []string{"S256"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post", "none"},
+	})
+}
+
+// authorize shows the page, and takes its answer.
+func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	// An address that is not registered gets no browser sent to it.
+	if q.Get("client_id") != p.cfg.ClientID || q.Get("redirect_uri") != p.redirectURL() {
+		refuse(w, http.StatusBadRequest, "invalid_client", "the client or its redirect URL is not registered")
+		return
+	}
+	p.mu.Lock()
+	p.counts["authorize"]++
+	fail := p.fail
+	p.mu.Unlock()
+	challenge, err := base64.RawURLEncoding.DecodeString(q.Get("code_challenge"))
+	switch {
+	case fail != nil:
+		p.back(w, r, url.Values{"error": {fail.Error}, "error_description": {fail.Description}})
+	case q.Get("response_type") != "code":
+		p.back(w, r, url.Values{"error": {"unsupported_response_type"}})
+	case q.Get("code_challenge_method") != "S256" || err != nil || len(challenge) != sha256.Size:
+		p.back(w, r, url.Values{"error": {"invalid_request"}, "error_description": {"PKCE with S256 is required"}})
+	case r.Method == http.MethodGet:
+		p.ask(w, r)
+	case r.FormValue("answer") != "allow":
+		p.back(w, r, url.Values{"error": {"access_denied"}, "error_description": {"The user said no."}})
+	default:
+		code := "third-party-code-" + p.ids.hex(16)
+		p.mu.Lock()
+		p.codes[code] = &grant{
+			challenge: q.Get("code_challenge"), nonce: q.Get("nonce"), redirect: q.Get("redirect_uri"),
+			openid: strings.Contains(" "+q.Get("scope")+" ", " openid "), expires: map[string]time.Time{},
+		}
+		p.mu.Unlock()
+		p.back(w, r, url.Values{"code": {code}})
+	}
+}
+
+func (p *Provider) back(w http.ResponseWriter, r *http.Request, answer url.Values) {
+	answer.Set("state", r.URL.Query().Get("state"))
+	http.Redirect(w, r, p.redirectURL()+"?"+answer.Encode(), http.StatusSeeOther)
+}
+
+func (p *Provider) ask(w http.ResponseWriter, r *http.Request) {
+	var buf bytes.Buffer
+	err := p.page.Execute(&buf, map[string]string{"User": p.cfg.User.Name, "Action": "?" + r.URL.RawQuery})
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "InternalServerError", "the page cannot be shown")
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	// The form's answer is a redirect to the client, which is another origin.
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'")
+	w.WriteHeader(statusOK)
+	write(w, buf.Bytes())
+}
+
+func (p *Provider) client(r *http.Request) bool {
+	id, secret, basic := r.BasicAuth()
+	if basic {
+		id, _ = url.QueryUnescape(id)
+		secret, _ = url.QueryUnescape(secret)
+	} else {
+		id, secret = r.PostFormValue("client_id"), r.PostFormValue("client_secret")
+	}
+	return id == p.cfg.ClientID && subtle.ConstantTimeCompare([]byte(secret), []byte(p.cfg.ClientSecret.Reveal())) == 1
+}
+
+func (p *Provider) token(w http.ResponseWriter, r *http.Request, base string) {
+	if !p.client(r) {
+		answerJSON(w, http.StatusUnauthorized, oauthError{"invalid_client", "client id or secret is wrong"})
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var g *grant
+	switch r.PostFormValue("grant_type") {
+	case "authorization_code":
+		g = p.byCode(r)
+		p.counts["token"]++
+	case "refresh_token":
+		g = p.byRefresh(r.PostFormValue("refresh_token"))
+		p.counts["refresh"]++
+	}
+	if g == nil || g.revoked {
+		p.counts["refused"]++
+		answerJSON(w, http.StatusBadRequest, oauthError{"invalid_grant", "unknown, used, or over"})
+		return
+	}
+	access := "third-party-access-" + p.ids.hex(16)
+	g.current = "third-party-refresh-" + p.ids.hex(16)
+	g.expires[access] = p.cfg.Now().Add(p.cfg.TokenLifetime)
+	p.tokens[access], p.refresh[g.current] = g, g
+	answer := map[string]any{
+		"access_token": access, "refresh_token": g.current, "token_type": "Bearer",
+		"expires_in": int(p.cfg.TokenLifetime.Seconds()),
+	}
+	if g.openid {
+		id, err := p.idToken(base, cmp.Or(p.forged, g.nonce))
+		if err != nil {
+			refuse(w, http.StatusInternalServerError, "InternalServerError", "no key")
+			return
+		}
+		answer["id_token"] = id
+	}
+	answerJSON(w, statusOK, answer)
+}
+
+// byCode: a code that is used again ends everything that came of it (RFC 6749
+// §4.1.2).
+func (p *Provider) byCode(r *http.Request) *grant {
+	g := p.codes[r.PostFormValue("code")]
+	if g == nil {
+		return nil
+	}
+	sum := sha256.Sum256([]byte(r.PostFormValue("code_verifier")))
+	switch {
+	case g.used:
+		g.revoked = true
+		p.counts["reused"]++
+	case b64(sum[:]) != g.challenge, r.PostFormValue("redirect_uri") != g.redirect:
+		return nil
+	}
+	g.used = true
+	return g
+}
+
+func (p *Provider) byRefresh(token string) *grant {
+	g := p.refresh[token]
+	if g != nil && g.current != token {
+		g.revoked = true
+		p.counts["reused"]++
+	}
+	return g
+}
+
+func (p *Provider) revokeToken(w http.ResponseWriter, r *http.Request) {
+	if !p.client(r) {
+		answerJSON(w, http.StatusUnauthorized, oauthError{"invalid_client", "client id or secret is wrong"})
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts["revoke"]++
+	token := r.PostFormValue("token")
+	if g := p.refresh[token]; g != nil {
+		g.revoked = true
+	}
+	if g := p.tokens[token]; g != nil {
+		delete(g.expires, token)
+	}
+	w.WriteHeader(statusOK)
+}
+
+func (p *Provider) profile(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	good := p.good(bearer(r))
+	p.counts["profile"]++
+	p.mu.Unlock()
+	if !good {
+		refuse(w, http.StatusUnauthorized, "invalid_token", "unknown, revoked, or over")
+		return
+	}
+	answerJSON(w, statusOK, map[string]string{"sub": p.cfg.User.AADObjectID, "name": p.cfg.User.Name, "email": p.cfg.User.Mail})
+}
+
+func (p *Provider) keys(w http.ResponseWriter) {
+	key, err := p.key()
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "InternalServerError", "no key")
+		return
+	}
+	public := key.private.PublicKey
+	answerJSON(w, statusOK, keysAnswer{[]publicKey{{
+		Type: "RSA", Use: "sig", Algorithm: "RS256", ID: key.id,
+		Modulus: b64(public.N.Bytes()), Exponent: b64(big.NewInt(int64(public.E)).Bytes()),
+	}}})
+}
+
+func (p *Provider) idToken(issuer, nonce string) (string, error) {
+	key, err := p.key()
+	if err != nil {
+		return "", err
+	}
+	now := p.cfg.Now()
+	header, err := json.Marshal(jwtHeader{"RS256", "JWT", key.id})
+	if err != nil {
+		return "", fmt.Errorf("emulator: id token: %w", err)
+	}
+	claims, err := json.Marshal(map[string]any{
+		"iss": issuer, "aud": p.cfg.ClientID, "sub": p.cfg.User.AADObjectID, "name": p.cfg.User.Name, "nonce": nonce,
+		"iat": now.Unix(), "exp": now.Add(p.cfg.TokenLifetime).Unix(),
+	})
+	if err != nil {
+		return "", fmt.Errorf("emulator: id token: %w", err)
+	}
+	signed := b64(header) + "." + b64(claims)
+	sum := sha256.Sum256([]byte(signed))
+	signature, err := rsa.SignPKCS1v15(nil, key.private, crypto.SHA256, sum[:])
+	if err != nil {
+		return "", fmt.Errorf("emulator: id token: %w", err)
+	}
+	return signed + "." + b64(signature), nil
+}

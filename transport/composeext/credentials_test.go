@@ -1,0 +1,287 @@
+package composeext_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/composeext"
+	"github.com/signin-engine/signin-engine/transport/composeext/popup"
+)
+
+// A refresh token that rotates is used once, however many instances want it.
+func TestRefreshOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	w.signIn(user)
+	for round := range 3 {
+		w.advance(2 * time.Hour)
+		var all sync.WaitGroup
+		for i := range 12 {
+			all.Go(func() {
+				source := w.instances[i%3].popup.Credentials(t.Context(), w.turn(user))
+				tok, err := source.Token()
+				if err != nil {
+					t.Errorf("round %d: %v", round, err)
+					return
+				}
+				if !w.provider.Good(tok.AccessToken) || tok.RefreshToken != "" {
+					t.Errorf("round %d: a token that the provider does not take, or a refresh token", round)
+				}
+			})
+		}
+		all.Wait()
+	}
+	if n := w.provider.Count("refresh"); n != 3 {
+		t.Errorf("%d refreshes, want 3", n)
+	}
+	if n := w.provider.Count("reused"); n != 0 {
+		t.Errorf("%d refresh tokens were used twice", n)
+	}
+}
+
+// Credentials outlive the retention of marks as long as they are used, also those
+// that never end.
+func TestCredentialsOutliveTheRetention(t *testing.T) {
+	t.Parallel()
+	for name, lifetime := range map[string]time.Duration{"an hour": time.Hour, "a year": 365 * 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(w *world) { w.tokenLifetime = lifetime })
+			user := w.user("")
+			w.signIn(user)
+			for range 4 {
+				w.advance(20 * 24 * time.Hour)
+				_, c := w.query(user, "lakers")
+				w.want(c, "result")
+				if _, err := w.store.Purge(t.Context(), w.now().Add(-30*24*time.Hour), 0, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.advance(31 * 24 * time.Hour)
+			if _, err := w.store.Purge(t.Context(), w.now().Add(-30*24*time.Hour), 0, false); err != nil {
+				t.Fatal(err)
+			}
+			_, c := w.query(user, "lakers")
+			w.want(c, "auth")
+		})
+	}
+}
+
+func TestRefreshRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	w.signIn(user)
+	w.advance(2 * time.Hour)
+	w.provider.SetDown(true)
+	a, c := w.query(user, "lakers")
+	if c.Type != "message" || !strings.Contains(c.Text, "not available") {
+		t.Errorf("while the provider is down: %s", a.Body)
+	}
+	w.provider.SetDown(false)
+	_, c = w.query(user, "lakers")
+	w.want(c, "result")
+
+	w.advance(2 * time.Hour)
+	// The user withdraws his consent at the provider.
+	secrets := w.provider.Secrets()
+	for _, s := range secrets {
+		if strings.Contains(s, "-refresh-") {
+			w.revokeAtProvider(s)
+		}
+	}
+	_, c = w.query(user, "lakers")
+	w.want(c, "auth")
+	w.signIn(user)
+}
+
+func (w *world) revokeAtProvider(token string) {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.issuer+"/revoke", strings.NewReader("token="+token))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.SetBasicAuth("bot-client", "canary-client-secret")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%v, %v", resp, err)
+	}
+	_ = resp.Body.Close()
+}
+
+// A sign-out revokes where it can, and forgets in any case.
+func TestSignOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	w.signIn(user)
+	before := w.provider.Secrets()
+	source := w.instances[1].popup.Credentials(t.Context(), w.turn(user))
+	tok, err := source.Token()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.signOut(user)
+	if w.provider.Good(tok.AccessToken) || w.provider.Count("revoke") != 2 {
+		t.Errorf("good %v, %d revocations of %d tokens", w.provider.Good(tok.AccessToken), w.provider.Count("revoke"), len(before))
+	}
+	if _, err := source.Token(); !errors.Is(err, tokensvc.ErrNoToken) {
+		t.Errorf("after the sign-out: %v", err)
+	}
+	_, c := w.query(user, "lakers")
+	w.want(c, "auth")
+
+	w.advance(time.Minute)
+	w.signIn(user)
+	w.provider.SetDown(true)
+	w.signOut(user)
+	w.provider.SetDown(false)
+	_, c = w.query(user, "lakers")
+	w.want(c, "auth")
+}
+
+// A refresh that meets a sign-out leaves nothing behind.
+func TestRefreshAgainstSignOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	for range 10 {
+		w.signIn(user)
+		w.advance(2 * time.Hour)
+		var all sync.WaitGroup
+		all.Go(func() { _, _ = w.instances[1].popup.Credentials(t.Context(), w.turn(user)).Token() })
+		all.Go(func() { w.signOut(user) })
+		all.Wait()
+		if _, err := w.instances[2].popup.Credentials(t.Context(), w.turn(user)).Token(); !errors.Is(err, tokensvc.ErrNoToken) {
+			t.Fatalf("signed out, and %v", err)
+		}
+		w.advance(20 * time.Minute)
+	}
+}
+
+// A new key opens what the old one sealed as long as both are there.
+func TestKeyRotation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	w.signIn(user)
+	w.configure = func(c *popup.Config) { c.Keys = [][]byte{bytes.Repeat([]byte{8}, 32), bytes.Repeat([]byte{7}, 32)} }
+	w.instances = []*instance{w.start()}
+	_, c := w.query(user, "lakers")
+	w.want(c, "result")
+	w.configure = func(c *popup.Config) { c.Keys = [][]byte{bytes.Repeat([]byte{8}, 32)} }
+	w.instances = []*instance{w.start()}
+	_, c = w.query(user, "lakers")
+	w.want(c, "auth")
+	w.signIn(user)
+}
+
+// A handler whose token the provider no longer takes.
+func TestTokenRefusedByTheAPI(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) {
+		w.extend = func(c *composeext.Config) { c.OnQuery = w.queryAtProvider }
+	})
+	user := w.user("")
+	w.signIn(user)
+	for _, s := range w.provider.Secrets() {
+		if strings.Contains(s, "-refresh-") {
+			w.revokeAtProvider(s)
+		}
+	}
+	_, c := w.query(user, "lakers")
+	w.want(c, "auth")
+	w.advance(time.Minute)
+	w.signIn(user)
+}
+
+// Two popups of one user: the second one's code does not hurt.
+func TestTwoPopups(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user, b := w.user(""), emulator.NewBrowser()
+	asked, c := w.query(user, "lakers")
+	one, err := b.Authorize(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := b.Authorize(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := b.Open(t.Context(), one.Callback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := b.Open(t.Context(), two.Callback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.reissue(user, asked, second.Code), "result")
+	w.want(w.reissue(user, asked, first.Code), "result")
+	w.want(w.reissue(user, asked, second.Code), "result")
+	if a := w.newest(); a.State != store.Complete {
+		t.Errorf("%s", a.State)
+	}
+}
+
+// queryAtProvider uses the user's token.
+func (w *world) queryAtProvider(ctx context.Context, r *composeext.Request, q composeext.Query) (composeext.Response, error) {
+	if !w.provider.Good(r.Token.Token.Reveal()) {
+		return composeext.Response{}, composeext.ErrTokenRefused
+	}
+	return answerQuery(ctx, r, q)
+}
+
+// Credentials that change between the check of a code and its commit: the code is
+// checked anew, and what is in the store fits together.
+func TestCredentialsChangeUnderACode(t *testing.T) {
+	t.Parallel()
+	broken := &brokenStore{}
+	w := newWorld(t, func(w *world) { w.store = broken.around(w.now) })
+	user := w.user("")
+	asked, c := w.query(user, "lakers")
+	one, two := w.open(emulator.NewBrowser(), c.URL), w.open(emulator.NewBrowser(), c.URL)
+	uc := tokensvc.UserConnection{UserID: user.User.ID, Connection: wiki, ChannelID: "msteams"}
+	var once sync.Once
+	broken.before = func() {
+		once.Do(func() {
+			_, marks, err := w.instances[1].popup.Redeem(t.Context(), uc, tokensvc.NewSecret(two.Code))
+			if err == nil {
+				err = broken.Store.Apply(t.Context(), []store.Commit{{Marks: marks}})[0]
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	began := time.Now()
+	w.want(w.reissue(user, asked, one.Code), "result")
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	_, c = w.query(user, "bulls")
+	w.want(c, "result")
+	if a := w.newest(); a.State != store.Complete {
+		t.Errorf("%s: %s", a.State, w.details(a.ID))
+	}
+	// The same code, used up under the one who checks it.
+	w.signOut(user)
+	w.advance(20 * time.Minute)
+	asked, c = w.query(user, "lakers")
+	three := w.open(emulator.NewBrowser(), c.URL)
+	once = sync.Once{}
+	two = three
+	w.want(w.reissue(user, asked, three.Code), "result") // by the credentials that are there
+}

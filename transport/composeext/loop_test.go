@@ -1,0 +1,538 @@
+package composeext_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+)
+
+// The loop of the seeds: query, popup, code, query, with each request on another
+// instance.
+func TestLoop(t *testing.T) {
+	t.Parallel()
+	for name, oidc := range map[string]bool{"OAuth": false, "OpenID Connect": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(w *world) { w.oidc = oidc })
+			user := w.user("")
+			asked, c := w.query(user, "lakers")
+			w.want(c, "auth")
+			if !strings.HasPrefix(c.URL, w.public+"/auth/start?") || !strings.Contains(c.URL, "width=600") || !strings.Contains(c.URL, "height=") {
+				t.Errorf("URL %s", c.URL)
+			}
+			ended := w.open(emulator.NewBrowser(), c.URL)
+			if ended.Status != http.StatusOK || len(ended.Code) != 22 {
+				t.Fatalf("%d, code of %d characters: %s", ended.Status, len(ended.Code), ended.Page)
+			}
+			c = w.reissue(user, asked, ended.Code)
+			w.want(c, "result")
+			// The original parameters are answered.
+			if len(c.Attachments) != 1 || !strings.Contains(string(c.Attachments[0]), `"Robin`) || !strings.Contains(string(c.Attachments[0]), "insertWiki lakers") {
+				t.Errorf("attachments %s", c.Attachments)
+			}
+			if a := w.newest(); a.State != store.Complete || a.Method != store.MethodCompose || a.Origin != store.OriginCompose {
+				t.Errorf("%s, %s, %s", a.State, a.Method, a.Origin)
+			}
+			_, c = w.query(user, "bulls")
+			w.want(c, "result")
+			// Teams repeats queries, also those with a code.
+			w.want(w.reissue(user, asked, ended.Code), "result")
+			if n := w.provider.Count("token"); n != 1 {
+				t.Errorf("%d codes redeemed", n)
+			}
+		})
+	}
+}
+
+func TestKeystrokes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	answers, err := user.Type(t.Context(), "insertWiki", "lakers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last emulator.Compose
+	for _, a := range answers {
+		last = w.compose(a, nil)
+		w.want(last, "auth")
+	}
+	page, err := w.store.List(t.Context(), store.Filter{})
+	if err != nil || len(page.Attempts) != 1 {
+		t.Fatalf("%d attempts, %v", len(page.Attempts), err)
+	}
+	// The popup of the first keystroke is as good as that of the last.
+	first := w.open(emulator.NewBrowser(), w.compose(answers[0], nil).URL)
+	w.want(w.reissue(user, answers[len(answers)-1], first.Code), "result")
+	answers, err = user.Type(t.Context(), "insertWiki", "bulls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range answers {
+		w.want(w.compose(a, nil), "result")
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	asked, _ := w.query(user, "lakers")
+	a, err := user.Reissue(t.Context(), asked.Sent, emulator.CancelledByUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"composeExtension":{"type":"result","attachmentLayout":"list","attachments":[]}}`
+	if got := strings.TrimSpace(string(a.Body)); a.Status != http.StatusOK || got != want {
+		t.Errorf("%d %s", a.Status, got)
+	}
+	if got := w.newest(); got.State != store.CardSent || !got.PopupClosed {
+		t.Errorf("%s, closed %v", got.State, got.PopupClosed)
+	}
+}
+
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	_, c := w.query(user, "lakers")
+	b := emulator.NewBrowser()
+	b.Deny = true
+	got := w.open(b, c.URL)
+	if got.Code != "" || got.Reason != "access_denied" || !strings.Contains(got.Page, "The user said no.") {
+		t.Errorf("%q, %q: %s", got.Code, got.Reason, got.Page)
+	}
+	// It can be tried again with the same link.
+	b.Deny = false
+	if got := w.open(b, c.URL); got.Code == "" {
+		t.Errorf("again: %s", got.Reason)
+	}
+}
+
+// What the provider says is text.
+func TestMarkupOfTheProvider(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.provider.Refuse("server_error", `<script>alert(1)</script><img src=x onerror=alert(2)>" onload="x`)
+	_, c := w.query(w.user(""), "lakers")
+	got := w.open(emulator.NewBrowser(), c.URL)
+	if got.Reason != "provider_error" || !strings.Contains(got.Page, "&lt;script&gt;") {
+		t.Errorf("%s: %s", got.Reason, got.Page)
+	}
+	if strings.Contains(got.Page, "<script>alert") || strings.Contains(got.Page, "<img") {
+		t.Errorf("markup in the page: %s", got.Page)
+	}
+	// A callback that nobody began shows nothing of its query.
+	stranger, err := emulator.NewBrowser().Open(t.Context(), w.public+"/auth/callback?state=x&error=oops&error_description=call+0900")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stranger.Status != http.StatusBadRequest || strings.Contains(stranger.Page, "0900") || strings.Contains(stranger.Page, "oops") {
+		t.Errorf("%d: %s", stranger.Status, stranger.Page)
+	}
+}
+
+func TestProviderDown(t *testing.T) {
+	t.Parallel()
+	for name, oidc := range map[string]bool{"OAuth": false, "OpenID Connect": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(w *world) { w.oidc = oidc })
+			user, b := w.user(""), emulator.NewBrowser()
+			asked, c := w.query(user, "lakers")
+			if oidc {
+				w.provider.SetDown(true)
+				if got := w.open(b, c.URL); got.Reason != "provider_unavailable" || got.Status != http.StatusBadGateway {
+					t.Errorf("discovery: %d %s", got.Status, got.Reason)
+				}
+				w.provider.SetDown(false)
+				time.Sleep(1100 * time.Millisecond) // that instance looks no sooner
+			}
+			at, err := b.Authorize(t.Context(), c.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.provider.SetDown(true)
+			got, err := b.Open(t.Context(), at.Callback)
+			if err != nil || got.Reason != "provider_unavailable" {
+				t.Errorf("token: %s, %v", got.Reason, err)
+			}
+			w.provider.SetDown(false)
+			got = w.open(b, c.URL)
+			w.want(w.reissue(user, asked, got.Code), "result")
+		})
+	}
+}
+
+// Each way to use a code that is not one's own, or not any more.
+func TestCodesRefused(t *testing.T) {
+	t.Parallel()
+	t.Run("another user's", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		alice, eve := w.user("alice"), w.user("eve")
+		asked, c := w.query(alice, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		stolen, _ := w.query(eve, "lakers")
+		w.want(w.reissue(eve, stolen, code), "auth")
+		if a := w.newest(); a.Key.User != "29:eve" || a.State != store.CardSent || !strings.Contains(w.details(a.ID), "code_mismatch") {
+			t.Errorf("%+v: %s", a.Key, w.details(a.ID))
+		}
+		// It is still good for who it was made for.
+		w.want(w.reissue(alice, asked, code), "result")
+		// And of no use to eve when it is used.
+		w.want(w.reissue(eve, stolen, code), "auth")
+		if strings.Contains(w.logs.String(), code) {
+			t.Error("the code is in the log")
+		}
+	})
+	t.Run("of the same MRI with another Entra id", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		alice := w.user("alice")
+		_, c := w.query(alice, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		other := w.user("alice")
+		other.User.AADObjectID = "aad-mallory"
+		asked, _ := w.query(other, "lakers")
+		w.want(w.reissue(other, asked, code), "auth")
+	})
+	t.Run("expired", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		user := w.user("")
+		asked, c := w.query(user, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		w.advance(5*time.Minute + time.Second)
+		w.want(w.reissue(user, asked, code), "auth")
+	})
+	t.Run("used, and signed out since", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		user := w.user("")
+		asked, c := w.query(user, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		w.want(w.reissue(user, asked, code), "result")
+		w.signOut(user)
+		w.want(w.reissue(user, asked, code), "auth")
+	})
+	t.Run("used, and the credentials are gone since", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, func(w *world) { w.tokenLifetime = time.Minute })
+		user := w.user("")
+		asked, c := w.query(user, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		w.want(w.reissue(user, asked, code), "result")
+		for _, s := range w.provider.Secrets() {
+			if strings.Contains(s, "-refresh-") {
+				w.revokeAtProvider(s)
+			}
+		}
+		w.advance(2 * time.Minute)
+		_, c = w.query(user, "lakers")
+		w.want(c, "auth")
+		w.want(w.reissue(user, asked, code), "auth")
+	})
+	t.Run("expired by our clock, and not by the store's", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, func(w *world) { w.store = memstore.New(nil) })
+		user := w.user("")
+		asked, c := w.query(user, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		w.advance(5*time.Minute + time.Second)
+		w.want(w.reissue(user, asked, code), "auth")
+	})
+	t.Run("made before a sign-out", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		user := w.user("")
+		w.signIn(user)
+		// A second popup of the same user is open while he signs out.
+		link := w.link(user)
+		code := w.open(emulator.NewBrowser(), link).Code
+		w.signOut(user)
+		asked, _ := w.query(user, "lakers")
+		w.want(w.reissue(user, asked, code), "auth")
+	})
+	t.Run("guessed and garbled", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		user := w.user("")
+		asked, c := w.query(user, "lakers")
+		code := w.open(emulator.NewBrowser(), c.URL).Code
+		for _, wrong := range []string{"123456", "x", code + "A", code[1:], strings.ToUpper(code) + "x", "\x00", strings.Repeat("a", 4096)} {
+			w.want(w.reissue(user, asked, wrong), "auth")
+		}
+		w.want(w.reissue(user, asked, code), "result")
+	})
+}
+
+// A code that meets many instances at once is spent once, and each is answered.
+func TestCodeAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	asked, c := w.query(user, "lakers")
+	code := w.open(emulator.NewBrowser(), c.URL).Code
+	var all sync.WaitGroup
+	for range 12 {
+		all.Go(func() {
+			a, err := user.Reissue(t.Context(), asked.Sent, code)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if got, err := a.Compose(); err != nil || got.Type != "result" {
+				t.Errorf("%v: %d %s", err, a.Status, a.Body)
+			}
+		})
+	}
+	all.Wait()
+	if a := w.newest(); a.State != store.Complete || strings.Count(w.details(a.ID), "C3 ") != 1 {
+		t.Errorf("%s: %s", a.State, w.details(a.ID))
+	}
+}
+
+// flipped is a text with one character changed.
+func flipped(text string) string {
+	b := []byte(text)
+	at := len(b) / 2
+	if b[at]++; b[at] > 'z' || b[at] == 'Z'+1 || b[at] == '9'+1 {
+		b[at] = 'a'
+	}
+	return string(b)
+}
+
+// Each way to bring a state that this browser did not begin.
+func TestStatesRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user, b := w.user(""), emulator.NewBrowser()
+	asked, c := w.query(user, "lakers")
+	at, err := b.Authorize(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state := regexp.MustCompile(`state=([^&]+)`).FindStringSubmatch(at.Callback); len(state) != 2 || len(state[1]) < 43 {
+		t.Fatalf("callback %s", at.Callback)
+	}
+	if got, err := emulator.NewBrowser().Open(t.Context(), at.Callback); err != nil || got.Reason != "other_browser" || got.Status != http.StatusForbidden {
+		t.Errorf("another browser's: %d %s, %v", got.Status, got.Reason, err)
+	}
+	// A popup of the attacker's own, whose code is put into the victim's callback.
+	eve := emulator.NewBrowser()
+	_, evil := w.query(w.user("eve"), "lakers")
+	theirs, err := eve.Authorize(t.Context(), evil.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Open(t.Context(), theirs.Callback); err != nil || got.Reason != "other_browser" {
+		t.Errorf("the attacker's callback in the victim's browser: %s, %v", got.Reason, err)
+	}
+	for what, change := range map[string]func(url.Values){
+		"tampered": func(q url.Values) { q.Set("state", flipped(q.Get("state"))) },
+		"missing":  func(q url.Values) { q.Del("state") },
+		"empty":    func(q url.Values) { q.Set("state", "") },
+		"long":     func(q url.Values) { q.Set("state", strings.Repeat("x", 8000)) },
+	} {
+		u, err := url.Parse(at.Callback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := u.Query()
+		change(q)
+		u.RawQuery = q.Encode()
+		if got, err := b.Open(t.Context(), u.String()); err != nil || got.Reason != "state_unknown" || got.Status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s, %v", what, got.Status, got.Reason, err)
+		}
+	}
+	// None of it has hurt the popup.
+	good, err := b.Open(t.Context(), at.Callback)
+	if err != nil || good.Code == "" {
+		t.Fatalf("%s, %v", good.Reason, err)
+	}
+	if again, err := b.Open(t.Context(), at.Callback); err != nil || again.Reason != "state_unknown" || again.Code != "" {
+		t.Errorf("used: %s, %v", again.Reason, err)
+	}
+	w.want(w.reissue(user, asked, good.Code), "result")
+
+	// Codes of the provider that were swapped between two popups meet the wrong
+	// verifier.
+	one, err := b.Authorize(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := b.Authorize(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	swapped, _ := url.Parse(one.Callback)
+	from, _ := url.Parse(other.Callback)
+	q := swapped.Query()
+	q.Set("code", from.Query().Get("code"))
+	swapped.RawQuery = q.Encode()
+	if got, err := b.Open(t.Context(), swapped.String()); err != nil || got.Code != "" || got.Reason != "provider_error" {
+		t.Errorf("swapped: %q %s, %v", got.Code, got.Reason, err)
+	}
+	u, _ := url.Parse(c.URL)
+	q = u.Query()
+	q.Set("ticket", flipped(q.Get("ticket")))
+	u.RawQuery = q.Encode()
+	if got := w.open(b, u.String()); got.Reason != "link_over" {
+		t.Errorf("tampered link: %s", got.Reason)
+	}
+	// And a state is over after its time.
+	late, err := b.Authorize(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.advance(11 * time.Minute)
+	if got, err := b.Open(t.Context(), late.Callback); err != nil || got.Reason != "state_unknown" {
+		t.Errorf("late: %s, %v", got.Reason, err)
+	}
+	w.advance(5 * time.Minute)
+	if got := w.open(b, c.URL); got.Reason != "link_over" {
+		t.Errorf("late link: %s", got.Reason)
+	}
+}
+
+// The page as browsers get it.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user("")
+	_, c := w.query(user, "lakers")
+	got := w.open(emulator.NewBrowser(), c.URL)
+	if policy := got.Header.Get("Content-Security-Policy"); policy != "default-src 'none'; script-src 'self' https://res.cdn.office.net; style-src 'self'; base-uri 'none'; form-action 'none'" {
+		t.Errorf("policy %q", policy)
+	}
+	for header, want := range map[string]string{
+		"Cross-Origin-Opener-Policy": "", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+	} {
+		if v := got.Header.Get(header); v != want {
+			t.Errorf("%s: %q, want %q", header, v, want)
+		}
+	}
+	if regexp.MustCompile(`<script[^>]*>[^<]|\son[a-z]+=|<style|style=`).MatchString(got.Page) {
+		t.Errorf("inline script or style: %s", got.Page)
+	}
+	if !strings.Contains(got.Page, `integrity="sha384-`) {
+		t.Error("no integrity")
+	}
+	for _, secret := range append(w.provider.Secrets(), "canary-client-secret") {
+		if strings.Contains(got.Page, secret) {
+			t.Errorf("the page holds %.20s", secret)
+		}
+	}
+	for asset, kind := range map[string]string{"page.js": "text/javascript", "page.css": "text/css"} {
+		a, err := emulator.NewBrowser().Open(t.Context(), w.public+"/auth/"+asset)
+		if err != nil || a.Status != http.StatusOK || !strings.HasPrefix(a.Header.Get("Content-Type"), kind) {
+			t.Errorf("%s: %d %s, %v", asset, a.Status, a.Header.Get("Content-Type"), err)
+		}
+	}
+	if a, err := emulator.NewBrowser().Open(t.Context(), w.public+"/auth/other"); err != nil || a.Status != http.StatusNotFound {
+		t.Errorf("%d, %v", a.Status, err)
+	}
+}
+
+// Nothing of it stands in the log, or in what the store shows.
+func TestCanaries(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.oidc = true })
+	user, b := w.user(""), emulator.NewBrowser()
+	asked, c := w.query(user, "lakers")
+	at, err := b.Authorize(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, err := b.Open(t.Context(), at.Callback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.reissue(user, asked, ended.Code), "result")
+	w.advance(2 * time.Hour)
+	_, c = w.query(user, "lakers")
+	w.want(c, "result")
+	w.signOut(user)
+	provider, _ := url.Parse(at.Provider)
+	secrets := append(w.provider.Secrets(), ended.Code, provider.Query().Get("state"), "canary-client-secret", "canary-bot-token")
+	page, err := w.store.List(t.Context(), store.Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := w.store.Events(t.Context(), store.EventFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, _ := json.Marshal(page)
+	lines, _ := json.Marshal(events)
+	for _, secret := range secrets {
+		for where, text := range map[string]string{"log": w.logs.String(), "attempts": string(rows), "events": string(lines)} {
+			if secret == "" || strings.Contains(text, secret) {
+				t.Errorf("%s holds %.24s…", where, secret)
+			}
+		}
+	}
+}
+
+// An id token that was made for another popup is no sign-in.
+func TestForgedNonce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.oidc = true })
+	_, c := w.query(w.user(""), "lakers")
+	w.provider.ForgeNonce("another")
+	if got := w.open(emulator.NewBrowser(), c.URL); got.Code != "" || got.Reason != "failed" {
+		t.Errorf("%q, %q", got.Code, got.Reason)
+	}
+	w.provider.ForgeNonce("")
+	if got := w.open(emulator.NewBrowser(), c.URL); got.Code == "" {
+		t.Errorf("%q", got.Reason)
+	}
+}
+
+// The older envelope says who asks in another place (M9).
+func TestOlderEnvelope(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	legacy := func(user, state string) emulator.Compose {
+		t.Helper()
+		body := `{"name":"composeExtension/query","type":"invoke","value":{"commandId":"insertWiki","parameters":[{"name":"searchKeyword","value":"lakers"}],` +
+			`"state":"` + state + `","queryOptions":{"skip":0,"count":25}},"address":{"id":"f:1","channelId":"msteams",` +
+			`"user":{"id":"29:` + user + `","aadObjectId":"aad-` + user + `"},"conversation":{"id":"19:x@thread.skype"},` +
+			`"bot":{"id":"28:b"},"serviceUrl":"https://smba.trafficmanager.net/amer-client-ss.msg/","useAuth":true},"source":"msteams"}`
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+"/api/messages", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		got, err := io.ReadAll(resp.Body)
+		return w.compose(emulator.Answer{Status: resp.StatusCode, Body: got}, err)
+	}
+	c := legacy("alice", "")
+	w.want(c, "auth")
+	code := w.open(emulator.NewBrowser(), c.URL).Code
+	w.want(legacy("eve", code), "auth")
+	c = legacy("alice", code)
+	w.want(c, "result")
+	if !strings.Contains(string(c.Attachments[0]), "lakers") {
+		t.Errorf("%s", c.Attachments)
+	}
+	// Both envelopes are one user.
+	alice := w.user("alice")
+	_, c = w.query(alice, "bulls")
+	w.want(c, "result")
+}

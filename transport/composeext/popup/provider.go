@@ -1,0 +1,376 @@
+package popup
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+)
+
+// provider talks to who the users sign in to.
+type provider struct {
+	cfg      Provider
+	redirect string
+	http     *http.Client
+	clock    func() time.Time
+
+	mu     sync.Mutex
+	known  *endpoints
+	failed error // of the last look for it
+	at     time.Time
+}
+
+// endpoints are what is known of a provider once it was found.
+type endpoints struct {
+	oauth    *oauth2.Config
+	revoke   string
+	oidc     *oidc.Provider // nil for plain OAuth 2.0
+	verifier *oidc.IDTokenVerifier
+	issuer   string
+}
+
+func newProvider(cfg Provider, redirect string, client *http.Client, clock func() time.Time) *provider {
+	own := http.Client{Timeout: providerTimeout}
+	if client != nil {
+		own = *client
+	}
+	// A provider's answers are its own: a redirect would take a secret elsewhere.
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	p := &provider{cfg: cfg, redirect: redirect, http: &own, clock: clock}
+	if cfg.Issuer == "" {
+		p.known = &endpoints{
+			oauth:  p.oauth(oauth2.Endpoint{AuthURL: cfg.AuthorizeURL, TokenURL: cfg.TokenURL}),
+			revoke: cfg.RevokeURL,
+		}
+	}
+	return p
+}
+
+func (p *provider) oauth(at oauth2.Endpoint) *oauth2.Config {
+	if p.cfg.ClientSecret.Empty() {
+		at.AuthStyle = oauth2.AuthStyleInParams
+	}
+	scopes := p.cfg.Scopes
+	if p.cfg.Issuer != "" && !slices.Contains(scopes, oidc.ScopeOpenID) {
+		scopes = append([]string{oidc.ScopeOpenID}, scopes...)
+	}
+	return &oauth2.Config{
+		ClientID: p.cfg.ClientID, ClientSecret: p.cfg.ClientSecret.Reveal(),
+		Endpoint: at, RedirectURL: p.redirect, Scopes: scopes,
+	}
+}
+
+// context carries our HTTP client to both libraries.
+func (p *provider) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(oidc.ClientContext(ctx, p.http), providerTimeout)
+}
+
+// findAgain is how long nobody looks for a provider again after it was not found:
+// whoever has waited for a look that failed need not wait for one of his own.
+const findAgain = time.Second
+
+// find asks the discovery document until it has answered once.
+func (p *provider) find(ctx context.Context) (*endpoints, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.known != nil:
+		return p.known, nil
+	case p.failed != nil && time.Since(p.at) < findAgain:
+		return nil, p.failed
+	}
+	found, err := p.discover(ctx)
+	if err != nil {
+		// Its text may quote a whole page of the provider.
+		p.failed, p.at = fmt.Errorf("discovery: %s", bounded(withoutURL(err).Error())), time.Now()
+		return nil, p.failed
+	}
+	p.known = found
+	return found, nil
+}
+
+func (p *provider) discover(ctx context.Context) (*endpoints, error) {
+	// Others may wait for the answer: it must not end with whoever asked first.
+	ctx, cancel := p.context(context.WithoutCancel(ctx))
+	defer cancel()
+	found, err := oidc.NewProvider(ctx, p.cfg.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	var more struct {
+		Revoke  string   `json:"revocation_endpoint"`
+		Methods []string `json:"token_endpoint_auth_methods_supported"`
+	}
+	if err := found.Claims(&more); err != nil {
+		return nil, err
+	}
+	at := found.Endpoint()
+	for _, u := range []string{at.AuthURL, at.TokenURL, more.Revoke} {
+		if _, err := safeURL(u); u != "" && err != nil {
+			return nil, fmt.Errorf("an endpoint %w", err)
+		}
+	}
+	// Trying both ways would show the code to the provider twice.
+	at.AuthStyle = oauth2.AuthStyleInHeader
+	if len(more.Methods) > 0 && !slices.Contains(more.Methods, "client_secret_basic") {
+		at.AuthStyle = oauth2.AuthStyleInParams
+	}
+	return &endpoints{
+		oauth: p.oauth(at), revoke: or(p.cfg.RevokeURL, more.Revoke), oidc: found, issuer: p.cfg.Issuer,
+		verifier: found.Verifier(&oidc.Config{ClientID: p.cfg.ClientID, Now: p.clock}),
+	}, nil
+}
+
+// authorize is where the browser goes.
+func (p *provider) authorize(at *endpoints, state, verifier, nonce string) string {
+	opts := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier)}
+	if at.oidc != nil {
+		opts = append(opts, oidc.Nonce(nonce))
+		if slices.Contains(at.oauth.Scopes, oidc.ScopeOfflineAccess) && p.cfg.Params["prompt"] == "" {
+			// OpenID Connect Core §11: else no refresh token is given out.
+			opts = append(opts, oauth2.SetAuthURLParam("prompt", "consent"))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.cfg.Params)) {
+		opts = append(opts, oauth2.SetAuthURLParam(key, p.cfg.Params[key]))
+	}
+	return at.oauth.AuthCodeURL(state, opts...)
+}
+
+// credentials are what a user's sign-in brought. They are sealed wherever they
+// are kept.
+type credentials struct {
+	Access  string    `json:"access"`
+	Type    string    `json:"type,omitempty"`
+	Refresh string    `json:"refresh,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
+	Subject string    `json:"subject,omitempty"` // the provider's name for the user
+	Name    string    `json:"name,omitempty"`    // as people read it
+}
+
+func (c *credentials) token() *oauth2.Token {
+	return &oauth2.Token{AccessToken: c.Access, TokenType: c.Type, Expiry: c.Expires}
+}
+
+// expires is the end of an access token by our clock; zero if the provider does
+// not say.
+func (p *provider) expires(tok *oauth2.Token) time.Time {
+	if tok.ExpiresIn > 0 {
+		return p.clock().Add(time.Duration(tok.ExpiresIn) * time.Second).UTC()
+	}
+	return tok.Expiry
+}
+
+// errIDToken: the provider's id token is not what it should be.
+var errIDToken = errors.New("id token")
+
+// redeem turns an authorization code into credentials.
+func (p *provider) redeem(ctx context.Context, code, verifier, nonce string) (credentials, error) {
+	at, err := p.find(ctx)
+	if err != nil {
+		return credentials{}, err
+	}
+	ctx, cancel := p.context(ctx)
+	defer cancel()
+	tok, err := at.oauth.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	if err != nil {
+		return credentials{}, fmt.Errorf("code: %w", err)
+	}
+	got := credentials{Access: tok.AccessToken, Type: tok.TokenType, Refresh: tok.RefreshToken, Expires: p.expires(tok)}
+	if at.oidc == nil {
+		got.Subject, got.Name = p.profile(ctx, tok)
+		return got, nil
+	}
+	raw, _ := tok.Extra("id_token").(string)
+	id, err := at.verifier.Verify(ctx, raw)
+	if err != nil {
+		return credentials{}, fmt.Errorf("%w: %w", errIDToken, withoutURL(err))
+	}
+	if subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(nonce)) != 1 {
+		return credentials{}, fmt.Errorf("%w: made for another popup", errIDToken)
+	}
+	var claims profile
+	if err := id.Claims(&claims); err != nil {
+		return credentials{}, fmt.Errorf("%w: claims cannot be read", errIDToken)
+	}
+	got.Subject, got.Name = id.Subject, claims.name()
+	if got.Name == "" {
+		got.Name = p.userInfo(ctx, at, tok, id.Subject)
+	}
+	return got, nil
+}
+
+// userInfo is the user's name; "" if the provider does not tell.
+func (p *provider) userInfo(ctx context.Context, at *endpoints, tok *oauth2.Token, subject string) string {
+	info, err := at.oidc.UserInfo(ctx, oauth2.StaticTokenSource(tok))
+	if err != nil || info.Subject != subject {
+		return ""
+	}
+	var claims profile
+	if info.Claims(&claims) != nil {
+		return ""
+	}
+	return claims.name()
+}
+
+// profile is what providers call their users.
+type profile struct {
+	Subject   any    `json:"sub"`
+	ID        any    `json:"id"`
+	Name      string `json:"name"`
+	Display   string `json:"displayName"`
+	Preferred string `json:"preferred_username"`
+	Login     string `json:"login"`
+	Mail      string `json:"email"`
+}
+
+func (p *profile) name() string {
+	for _, n := range []string{p.Name, p.Display, p.Preferred, p.Login, p.Mail} {
+		if n = strings.TrimSpace(n); n != "" {
+			return bounded(n)
+		}
+	}
+	return ""
+}
+
+// profile asks a plain OAuth 2.0 provider who the user is. It is good to know and
+// no condition of the sign-in.
+func (p *provider) profile(ctx context.Context, tok *oauth2.Token) (subject, name string) {
+	if p.cfg.ProfileURL == "" {
+		return "", ""
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.cfg.ProfileURL, nil)
+	if err != nil {
+		return "", ""
+	}
+	tok.SetAuthHeader(req)
+	req.Header.Set("Accept", "application/json")
+	body, status, err := p.do(req)
+	var got profile
+	if err != nil || status != http.StatusOK || json.Unmarshal(body, &got) != nil {
+		return "", ""
+	}
+	for _, id := range []any{got.Subject, got.ID} {
+		if id != nil {
+			subject = bounded(fmt.Sprint(id))
+			break
+		}
+	}
+	return subject, got.name()
+}
+
+// refresh uses a refresh token. The provider may hand out another one.
+func (p *provider) refresh(ctx context.Context, old credentials) (credentials, error) {
+	at, err := p.find(ctx)
+	if err != nil {
+		return credentials{}, err
+	}
+	ctx, cancel := p.context(ctx)
+	defer cancel()
+	tok, err := at.oauth.TokenSource(ctx, &oauth2.Token{RefreshToken: old.Refresh}).Token()
+	if err != nil {
+		return credentials{}, fmt.Errorf("refresh: %w", err)
+	}
+	got := old
+	got.Access, got.Type, got.Expires = tok.AccessToken, tok.TokenType, p.expires(tok)
+	got.Refresh = or(tok.RefreshToken, old.Refresh)
+	return got, nil
+}
+
+// revoke tells the provider that nobody needs the credentials any more (RFC
+// 7009).
+func (p *provider) revoke(ctx context.Context, c credentials) error {
+	at, err := p.find(ctx)
+	if err != nil {
+		return err
+	}
+	if at.revoke == "" {
+		return nil
+	}
+	ctx, cancel := p.context(ctx)
+	defer cancel()
+	var errs []error
+	for _, t := range []struct{ hint, token string }{{"refresh_token", c.Refresh}, {"access_token", c.Access}} {
+		if t.token != "" {
+			errs = append(errs, p.revokeOne(ctx, at, t.hint, t.token))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *provider) revokeOne(ctx context.Context, at *endpoints, hint, token string) error {
+	form := url.Values{"token": {token}, "token_type_hint": {hint}}
+	basic := at.oauth.Endpoint.AuthStyle == oauth2.AuthStyleInHeader
+	if !basic {
+		form.Set("client_id", at.oauth.ClientID)
+		if at.oauth.ClientSecret != "" {
+			form.Set("client_secret", at.oauth.ClientSecret)
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at.revoke, strings.NewReader(form.Encode()))
+	if err != nil {
+		return fmt.Errorf("revoke: %w", withoutURL(err))
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if basic {
+		req.SetBasicAuth(url.QueryEscape(at.oauth.ClientID), url.QueryEscape(at.oauth.ClientSecret))
+	}
+	_, status, err := p.do(req)
+	switch {
+	case err != nil:
+		return fmt.Errorf("revoke: %w", withoutURL(err))
+	case status != http.StatusOK && status != http.StatusNoContent:
+		return fmt.Errorf("revoke: status %d", status)
+	default:
+		return nil
+	}
+}
+
+// do reads an answer to its end, under a limit.
+func (p *provider) do(req *http.Request) ([]byte, int, error) {
+	const limit = 1 << 20
+	resp, err := p.http.Do(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // it was read
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit))
+	return body, resp.StatusCode, err
+}
+
+// withoutURL: an address may have a secret in its query.
+func withoutURL(err error) error {
+	var located *url.Error
+	if errors.As(err, &located) {
+		return located.Err
+	}
+	return err
+}
+
+// bounded cuts what a provider says to what a page or a log can take, and leaves
+// control characters out.
+func bounded(text string) string {
+	const most = 300
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, ""))
+	if len([]rune(text)) > most {
+		text = string([]rune(text)[:most]) + "…"
+	}
+	return text
+}

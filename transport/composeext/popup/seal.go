@@ -1,0 +1,109 @@
+package popup
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// keyring seals values with its first key and opens them with any. A sealed value
+// is
+//
+//	form 1 | key id 4 | nonce 12 | ciphertext and tag
+//
+// and bound to the name that it stands under: moved to another name it does not
+// open.
+type keyring struct{ keys []sealKey }
+
+type sealKey struct {
+	id   []byte
+	aead cipher.AEAD
+}
+
+const (
+	sealForm   = 1
+	keyIDSize  = 4
+	sealHeader = 1 + keyIDSize
+)
+
+var errSeal = errors.New("sealed value does not open")
+
+func newKeyring(keys [][]byte) (*keyring, error) {
+	var ring keyring
+	for _, k := range keys {
+		block, err := aes.NewCipher(k)
+		if err != nil {
+			return nil, fmt.Errorf("encryption key: %w", err)
+		}
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
+			return nil, fmt.Errorf("encryption key: %w", err)
+		}
+		sum := sha256.Sum256(append([]byte("signin-engine key id\x00"), k...))
+		ring.keys = append(ring.keys, sealKey{sum[:keyIDSize], aead})
+	}
+	return &ring, nil
+}
+
+func (r *keyring) seal(name string, v any) ([]byte, error) {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	k := r.keys[0]
+	out := append([]byte{sealForm}, k.id...)
+	out = append(out, random(k.aead.NonceSize())...)
+	return k.aead.Seal(out, out[sealHeader:], plain, []byte(name)), nil
+}
+
+func (r *keyring) open(name string, sealed []byte, v any) error {
+	if len(sealed) < sealHeader || sealed[0] != sealForm {
+		return errSeal
+	}
+	for _, k := range r.keys {
+		n := sealHeader + k.aead.NonceSize()
+		if !slices.Equal(k.id, sealed[1:sealHeader]) || len(sealed) < n {
+			continue
+		}
+		plain, err := k.aead.Open(nil, sealed[sealHeader:n], sealed[n:], []byte(name))
+		if err != nil {
+			return errSeal
+		}
+		if err := json.Unmarshal(plain, v); err != nil {
+			return errSeal // its text would quote what was sealed
+		}
+		return nil
+	}
+	return fmt.Errorf("%w: sealed with a key that is not configured", errSeal)
+}
+
+// random returns n random bytes.
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails since Go 1.24
+	return b
+}
+
+// token returns n random bytes as text for a URL.
+func token(n int) string { return base64.RawURLEncoding.EncodeToString(random(n)) }
+
+// mac is an HMAC over parts that holds their borders.
+func mac(key []byte, parts ...string) []byte {
+	h := hmac.New(sha256.New, key)
+	for _, p := range parts {
+		var size [8]byte
+		for i, n := 0, len(p); i < len(size); i, n = i+1, n>>8 {
+			size[i] = byte(n)
+		}
+		h.Write(size[:])
+		h.Write([]byte(p))
+	}
+	return h.Sum(nil)
+}
