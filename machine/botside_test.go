@@ -309,6 +309,7 @@ func TestHooks(t *testing.T) {
 					transitions++
 				case store.EventUpstream:
 					upstream++
+				default:
 				}
 			},
 			OnError: func(_ context.Context, _ *machine.Activity, err error) { reported = append(reported, err) },

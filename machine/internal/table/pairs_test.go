@@ -69,7 +69,6 @@ func attemptIn(s store.State) *store.Attempt {
 	}
 	if s == Failed {
 		a.Reason = store.ReasonExpired
-	default:
 	}
 	return a
 }
@@ -132,7 +131,6 @@ func variant(r *rand.Rand, k Kind, s store.State) *Input {
 	}
 	if s == Failed {
 		a.Reason = oneOf(r, store.ReasonExpired, store.ReasonSignedOut, store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable)
-	default:
 	}
 	return in
 }
