@@ -32,7 +32,7 @@ func TestBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the inner loop runs without a browser")
 	}
-	if out, err := exec.CommandContext(t.Context(), "../../.ci/popup").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "../../.ci/chromium").CombinedOutput(); err != nil {
 		t.Fatalf("The browser test cannot run: %v\n%s", err, out)
 	}
 	issuer := "http://" + freeAddress(t)
