@@ -1,5 +1,5 @@
 // The console in a real browser. The test that starts it has staged the situations.
-import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../../e2e/browser/browser.mjs";
+import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../browsertest/browser.mjs";
 
 const base = process.env.CONSOLE;
 const ids = JSON.parse(process.env.IDS);

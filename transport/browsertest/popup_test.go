@@ -1,7 +1,7 @@
-// Package browser_test runs the popup of a message extension in a real browser,
+// Package browsertest_test runs the popup of a message extension in a real browser,
 // with the published library of the Teams client and a published provider: see
 // popup.test.mjs.
-package browser_test
+package browsertest_test
 
 import (
 	"bytes"
