@@ -16,11 +16,11 @@ import (
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/bot"
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/playground"
-	"github.com/signin-engine/signin-engine/transport/browsertest"
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/browsertest"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
