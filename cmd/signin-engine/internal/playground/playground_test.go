@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,10 +44,10 @@ func world(t *testing.T) string {
 	emu := emulator.New(emulator.Config{ClientID: appID, Connections: []emulator.Connection{
 		{Name: "graph", DisplayName: "Microsoft Graph", SSO: true}, {Name: "github", DisplayName: "GitHub"},
 	}})
-	var play *playground.Playground
+	var play atomic.Pointer[playground.Playground]
 	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if playground.Serves(r.URL.Path) {
-			play.ServeHTTP(w, r)
+			play.Load().ServeHTTP(w, r)
 			return
 		}
 		emu.ServeHTTP(w, r)
@@ -93,10 +94,10 @@ func world(t *testing.T) string {
 	t.Cleanup(console.Close)
 	client := operator.NewClient(operator.Endpoint{Network: "tcp", Address: strings.TrimPrefix(console.URL, "http://")}, tokensvc.NewSecret("act"))
 	t.Cleanup(func() { must(t, client.Close()) })
-	play = playground.New(playground.Config{
+	play.Store(playground.New(playground.Config{
 		Emulator: emu, BotURL: botServer.URL + "/api/messages", Operator: client, Connections: []string{"graph", "github"},
 		ConsoleURL: console.URL + "/login?token=act&name=playground",
-	})
+	}))
 	run(t, eng.Run)
 	run(t, play.Run)
 	return web.URL
