@@ -99,7 +99,7 @@ func world(t *testing.T) string {
 		ConsoleURL: console.URL + "/login?token=act&name=playground",
 	}))
 	run(t, eng.Run)
-	run(t, play.Run)
+	run(t, play.Load().Run)
 	return web.URL
 }
 
