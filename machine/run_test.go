@@ -246,9 +246,9 @@ func TestRunEndsWithWhatItHasBegun(t *testing.T) {
 func TestRunWaitsForTheCallbacksOfInvokes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, nil)
-		begun := false
+		var begun atomic.Bool
 		d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
-			begun = true
+			begun.Store(true)
 			time.Sleep(8 * time.Second) // more than the budget
 			return nil
 		})
@@ -256,8 +256,8 @@ func TestRunWaitsForTheCallbacksOfInvokes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- d.eng.Run(ctx) }()
-		if got := d.exchange(); got != 200 || !begun {
-			t.Errorf("answered %d, begun %t", got, begun)
+		if got := d.exchange(); got != 200 || !begun.Load() {
+			t.Errorf("answered %d, begun %t", got, begun.Load())
 		}
 		cancel()
 		if err := <-done; err != nil {
