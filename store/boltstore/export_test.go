@@ -7,8 +7,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// WithTable sets how many bytes are kept in front of the tree.
-func WithTable(n int) Option { return func(o *options) { o.table = n } }
+// WithLog sets how many bytes a log file takes.
+func WithLog(n int) Option { return func(o *options) { o.logSize = n } }
 
 // Damage changes the record of an attempt as it is stored.
 func (s *Store) Damage(ctx context.Context, id string, change func([]byte) []byte) error {
@@ -51,5 +51,5 @@ func (s *Store) DamageLines(ctx context.Context, key []byte) error {
 
 // FilePending files a delivery as pending.
 func (s *Store) FilePending(ctx context.Context, d store.Delivery) error {
-	return s.update(ctx, "damage", func(t *txn) error { return t.live.Insert(pendingKey(nil, &d), nil) })
+	return s.update(ctx, "damage", func(t *txn) error { return t.live.Put(pendingKey(nil, &d), nil) })
 }

@@ -53,7 +53,7 @@ type options struct {
 	timeout  time.Duration
 	readOnly bool
 	noSync   bool
-	table    int // see kv.Options
+	logSize  int // see kv.Options
 }
 
 // Option changes how [Open] opens a file.
@@ -89,7 +89,7 @@ func Open(path string, opts ...Option) (*Store, error) {
 	var err error
 	s.db, err = kv.Open(path, kv.Options{
 		Format: Format, Buckets: buckets(), Growing: growing(),
-		Mode: s.opts.mode, Timeout: s.opts.timeout, ReadOnly: s.opts.readOnly, NoSync: s.opts.noSync, TableSize: s.opts.table,
+		Mode: s.opts.mode, Timeout: s.opts.timeout, ReadOnly: s.opts.readOnly, NoSync: s.opts.noSync, LogSize: s.opts.logSize,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("boltstore: open %s: %w", path, err)
@@ -110,7 +110,7 @@ const probeSize = 4096
 func (s *Store) Probe(ctx context.Context) error {
 	err := s.db.Probe(ctx, func(tx *kv.Tx) error {
 		facts := tx.Bucket(inFacts)
-		return errors.Join(facts.Insert(factProbe(), make([]byte, probeSize)), facts.Delete(factProbe()))
+		return errors.Join(facts.Put(factProbe(), make([]byte, probeSize)), facts.Delete(factProbe()))
 	})
 	if err != nil {
 		return fmt.Errorf("boltstore: probe: %w", err)

@@ -87,7 +87,7 @@ func (t *txn) indexDelivery(d *store.Delivery) error {
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
 		return nil
 	}
-	return t.live.Insert(t.key, nil)
+	return t.live.Put(t.key, nil)
 }
 
 func (t *txn) unindexDelivery(d *store.Delivery) error {
@@ -128,7 +128,7 @@ func (t *txn) wait(d *store.Delivery) error {
 		return err
 	}
 	t.key = restingKey(t.key[:0], liveWaiting, d.DeliveryKey)
-	return t.live.Insert(t.key, nil)
+	return t.live.Put(t.key, nil)
 }
 
 // release files under its time what waited and has nothing in front of it any

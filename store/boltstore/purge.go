@@ -31,7 +31,7 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 			break
 		}
 		var ids []string
-		err := s.view(ctx, "purge", func(t *txn) error {
+		err := s.scan(ctx, "purge", func(t *txn) error {
 			ids = t.ended(before, after, n)
 			return nil
 		})

@@ -195,7 +195,7 @@ func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 // the index of open attempts, or else from the newest attempt on.
 func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	var page store.Page
-	err := s.view(ctx, "list", func(t *txn) error {
+	err := s.scan(ctx, "list", func(t *txn) error {
 		page = store.Page{Now: t.now}
 		next := t.candidates(&f)
 		for id := next(); id != ""; id = next() {
@@ -355,7 +355,7 @@ func readLines(key, b []byte) ([]store.Event, error) {
 // Events returns audit lines; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	var out []store.Event
-	err := s.view(ctx, "events", func(t *txn) (err error) {
+	err := s.scan(ctx, "events", func(t *txn) (err error) {
 		switch {
 		case f.Orphans:
 			out = t.orphans(&f)
@@ -437,7 +437,7 @@ func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Even
 // [store.Store].
 func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
 	var n store.Counts
-	err := s.view(ctx, "counts", func(t *txn) error {
+	err := s.scan(ctx, "counts", func(t *txn) error {
 		n = store.Counts{
 			Now:    t.now,
 			Open:   map[store.State]int{},

@@ -18,12 +18,21 @@ type source interface {
 // is valid until the transaction ends; a nil key is the end.
 type Cursor struct {
 	bucket  *Bucket
-	sources [3]source // the newest first
-	heads   [3]entry  // where each stands
-	n       int
-	walkers [2]walker
-	key     []byte // where the cursor stands
-	back    bool   // heads are at or before key, else at or after it
+	sources []source // the newest first
+	heads   []entry  // where each stands
+	key     []byte   // where the cursor stands
+	back    bool     // heads are at or before key, else at or after it
+}
+
+// Cursor walks the bucket.
+func (b *Bucket) Cursor() *Cursor {
+	c := &Cursor{bucket: b}
+	for _, l := range b.tx.layers {
+		c.sources = append(c.sources, &walker{s: &l.buckets[b.id]})
+	}
+	c.sources = append(c.sources, &treeSource{b: b})
+	c.heads = make([]entry, len(c.sources))
+	return c
 }
 
 // First moves to the first key.
@@ -34,7 +43,7 @@ func (c *Cursor) Last() (key, value []byte) { return c.Before(nil) }
 
 // Seek moves to the first key that is not before key.
 func (c *Cursor) Seek(key []byte) (k, v []byte) {
-	for i := range c.n {
+	for i := range c.sources {
 		c.heads[i] = c.sources[i].seek(key)
 	}
 	return c.settle(false)
@@ -42,7 +51,7 @@ func (c *Cursor) Seek(key []byte) (k, v []byte) {
 
 // Before moves to the last key that is before key; nil is behind all keys.
 func (c *Cursor) Before(key []byte) (k, v []byte) {
-	for i := range c.n {
+	for i := range c.sources {
 		c.heads[i] = c.sources[i].before(key)
 	}
 	return c.settle(true)
@@ -74,7 +83,7 @@ func (c *Cursor) Prev() (key, value []byte) {
 
 // leave moves every source off a key, in the cursor's direction.
 func (c *Cursor) leave(key []byte) {
-	for i := range c.n {
+	for i := range c.sources {
 		if h := c.heads[i]; h.key != nil && bytes.Equal(h.key, key) {
 			if c.back {
 				c.heads[i] = c.sources[i].prev()
@@ -90,7 +99,7 @@ func (c *Cursor) settle(back bool) (key, value []byte) {
 	c.back = back
 	for {
 		var best *entry
-		for i := range c.n {
+		for i := range c.sources {
 			h := &c.heads[i]
 			if h.key == nil {
 				continue
@@ -107,10 +116,10 @@ func (c *Cursor) settle(back bool) (key, value []byte) {
 			c.key = nil
 			return nil, nil
 		}
-		if !best.gone {
+		if best.kind != gone {
 			c.key = best.key
 			if c.bucket.grows() {
-				return best.key, c.bucket.whole(best.key)
+				return best.key, c.bucket.Get(best.key)
 			}
 			return best.key, best.value
 		}
@@ -119,22 +128,42 @@ func (c *Cursor) settle(back bool) (key, value []byte) {
 }
 
 // treeSource walks a bucket of the tree.
-type treeSource struct{ c *bbolt.Cursor }
+type treeSource struct {
+	b *Bucket
+	c *bbolt.Cursor
+}
 
 func treeEntry(key, value []byte) entry { return entry{key: key, value: value} }
 
-func (s treeSource) seek(key []byte) entry { return treeEntry(s.c.Seek(key)) }
-
-func (s treeSource) before(key []byte) entry {
-	if key == nil {
-		return treeEntry(s.c.Last())
+func (s *treeSource) cursor() *bbolt.Cursor {
+	if s.c == nil {
+		s.c = s.b.inTree().Cursor()
 	}
-	if k, _ := s.c.Seek(key); k == nil {
+	return s.c
+}
+
+func (s *treeSource) seek(key []byte) entry {
+	defer asDamage()
+	return treeEntry(s.cursor().Seek(key))
+}
+
+func (s *treeSource) before(key []byte) entry {
+	defer asDamage()
+	if key == nil {
+		return treeEntry(s.cursor().Last())
+	}
+	if k, _ := s.cursor().Seek(key); k == nil {
 		return treeEntry(s.c.Last())
 	}
 	return treeEntry(s.c.Prev())
 }
 
-func (s treeSource) next() entry { return treeEntry(s.c.Next()) }
+func (s *treeSource) next() entry {
+	defer asDamage()
+	return treeEntry(s.c.Next())
+}
 
-func (s treeSource) prev() entry { return treeEntry(s.c.Prev()) }
+func (s *treeSource) prev() entry {
+	defer asDamage()
+	return treeEntry(s.c.Prev())
+}
