@@ -66,7 +66,10 @@ func Kill(t fataler, db *DB) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.closed = true
-	if err := errors.Join(db.log.close(), db.tree.Close(), db.lock.Close()); err != nil && !errors.Is(err, fs.ErrClosed) {
+	if db.tree != nil {
+		_ = db.tree.Close()
+	}
+	if err := errors.Join(db.log.close(), db.lock.Close()); err != nil && !errors.Is(err, fs.ErrClosed) {
 		t.Fatal(err)
 	}
 }

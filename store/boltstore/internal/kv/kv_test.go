@@ -169,7 +169,7 @@ func TestModel(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			"view":   func(*rapid.T) { view() },
+			"view": func(*rapid.T) { view() },
 			"scan": func(t *rapid.T) {
 				if err := db.Scan(t.Context(), func(tx *kv.Tx) error { want.compare(t, tx); return nil }); err != nil {
 					t.Fatal(err)
