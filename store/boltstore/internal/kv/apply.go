@@ -36,9 +36,6 @@ func (db *DB) startLog() error {
 // tree gets what is in it meanwhile. If the tree did not take the last one, there
 // is no room before it does. It is called by who writes.
 func (db *DB) room(ctx context.Context) error {
-	if err := db.mend(); err != nil {
-		return err
-	}
 	full := db.logged && db.log.end >= int64(db.opts.LogSize)
 	if full || db.behind.Load() {
 		if err := db.settle(ctx); err != nil {
@@ -47,26 +44,18 @@ func (db *DB) room(ctx context.Context) error {
 	}
 	if full {
 		db.seal()
+		db.log.swap()
 		db.running.Go(func() { _ = db.release(context.Background()) }) // if it fails, settle tries again
 	}
 	return nil
 }
 
-func (db *DB) mend() error {
-	if err := db.log.mend(); err != nil {
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-	}
-	return nil
-}
-
-// seal puts an empty buffer in front of the active one, and ends the turn of the
-// log file.
+// seal puts an empty buffer in front of the active one.
 func (db *DB) seal() {
 	db.front.Lock()
 	defer db.front.Unlock()
 	db.sealed, db.active = db.active, newBuffer(len(db.buckets))
 	db.active.last = db.sealed.last
-	db.log.swap()
 }
 
 // settle waits until the tree has every sealed buffer.
@@ -97,7 +86,8 @@ func (db *DB) release(ctx context.Context) error {
 // one again.
 func (db *DB) drain() error {
 	ctx := context.Background()
-	if err := db.settle(ctx); err != nil || !db.logged {
+	some := db.logged || db.behind.Load() // then the tree may say so, although it failed to
+	if err := db.settle(ctx); err != nil || !some {
 		return err
 	}
 	if err := db.hold(ctx); err != nil {
@@ -135,7 +125,7 @@ func (db *DB) apply(b *buffer, applied uint64, logged bool) (err error) {
 	for done := false; !done; {
 		err := db.commit(func(tx *bbolt.Tx) (err error) {
 			meta := tx.Bucket(bucketMeta)
-			if done, err = a.step(tx); err == nil {
+			if done, err = a.step(tx, db.opts.step); err == nil {
 				err = meta.Put(metaReached, binary.BigEndian.AppendUint64(nil, applied))
 			}
 			if err == nil && done {
@@ -212,30 +202,23 @@ const (
 type applier struct {
 	db             *DB
 	buffer         *buffer
-	bucket, run, i int
+	bucket, run, i int // where it is
 }
 
 // step writes the next keys, and reports whether they were the last.
-func (a *applier) step(tx *bbolt.Tx) (done bool, err error) {
-	for left := applyStep; a.bucket < len(a.buffer.buckets); {
-		s := &a.buffer.buckets[a.bucket]
-		if a.run == len(s.runs) {
-			a.bucket, a.run = a.bucket+1, 0
-			continue
-		}
-		if left <= 0 {
-			return false, nil
-		}
+func (a *applier) step(tx *bbolt.Tx, keys int) (done bool, err error) {
+	for ; a.bucket < len(a.buffer.buckets); a.bucket, a.run, a.i = a.bucket+1, 0, 0 {
 		b := tx.Bucket(a.db.buckets[a.bucket])
-		c := b.Cursor()
-		entries := s.runs[a.run].entries
-		for i := range entries {
-			if err := a.write(b, c, &entries[i]); err != nil {
+		c, s := b.Cursor(), &a.buffer.buckets[a.bucket]
+		for e := s.at(a.run, a.i); e != nil; e = s.at(a.run, a.i) {
+			if keys--; keys < 0 {
+				return false, nil
+			}
+			if err := a.write(b, c, e); err != nil {
 				return false, fmt.Errorf("%s: %w", a.db.buckets[a.bucket], err)
 			}
+			a.run, a.i = s.after(a.run, a.i)
 		}
-		left -= len(entries)
-		a.run++
 	}
 	return true, nil
 }
@@ -351,9 +334,6 @@ func (db *DB) freeze(ctx context.Context) (*bbolt.Tx, error) {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	if !db.opts.ReadOnly {
-		if err := db.mend(); err != nil {
-			return nil, err
-		}
 		if err := db.drain(); err != nil {
 			return nil, err
 		}

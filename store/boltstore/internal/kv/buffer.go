@@ -104,6 +104,14 @@ func (s *sorted) at(r, i int) *entry {
 	return &s.runs[r].entries[i]
 }
 
+// after is the place behind another.
+func (s *sorted) after(r, i int) (int, int) {
+	if i++; i == len(s.runs[r].entries) {
+		return r + 1, 0
+	}
+	return r, i
+}
+
 func (s *sorted) get(key []byte) *entry {
 	if e := s.at(s.seek(key)); e != nil && bytes.Equal(e.key, key) {
 		return e
@@ -185,9 +193,7 @@ func (w *walker) next() entry {
 	if w.changes != w.s.changes {
 		w.r, w.i = w.s.seek(w.key)
 	}
-	if w.i++; w.i == len(w.s.runs[w.r].entries) {
-		w.r, w.i = w.r+1, 0
-	}
+	w.r, w.i = w.s.after(w.r, w.i)
 	return w.here()
 }
 

@@ -54,6 +54,7 @@ type Options struct {
 	LogSize int
 
 	files files // nil: the disk
+	step  int   // see applyStep
 }
 
 // DB is an open file. Its methods may be called from many goroutines.
@@ -99,6 +100,9 @@ func Open(path string, opts Options) (db *DB, err error) {
 	if opts.LogSize == 0 {
 		opts.LogSize = logSize
 	}
+	if opts.step == 0 {
+		opts.step = applyStep
+	}
 	if opts.files == nil {
 		opts.files = disk{opts.NoSync}
 	}
@@ -126,6 +130,9 @@ func (db *DB) open() error {
 		err = fmt.Errorf("the file is empty: %w", store.ErrSchema)
 	case !db.opts.ReadOnly && (err == nil || errors.Is(err, fs.ErrNotExist)):
 		err = db.create()
+	}
+	if err == nil && !db.opts.ReadOnly { // also of a file that is there: its name may be known to this machine's memory only
+		err = db.fs.syncDir(filepath.Dir(db.path))
 	}
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
@@ -162,7 +169,7 @@ func (db *DB) create() error {
 	if err := db.fs.rename(fresh, db.path); err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
-	return db.fs.syncDir(filepath.Dir(db.path)) //nolint:wrapcheck // says what it is
+	return nil
 }
 
 // fill makes the buckets of a new file.

@@ -75,7 +75,7 @@ func Kill(t fataler, db *DB) {
 }
 
 // Half gives the tree the beginning of what the log holds, as an apply that was
-// cut off: the first bucket and a part of the last.
+// cut off.
 func Half(t fataler, db *DB) {
 	t.Helper()
 	db.writer.Lock()
@@ -85,18 +85,14 @@ func Half(t fataler, db *DB) {
 		return
 	}
 	db.seal()
-	half := newBuffer(len(db.buckets))
-	for i := range half.buckets {
-		for n, r := range db.sealed.buckets[i].runs {
-			for j := range r.entries {
-				if (n+j+i)%2 == 0 {
-					half.buckets[i].set(&r.entries[j])
-				}
-			}
+	keys := 0
+	for _, s := range db.sealed.buckets {
+		for _, r := range s.runs {
+			keys += len(r.entries)
 		}
 	}
 	err := db.commit(func(tx *bbolt.Tx) error {
-		_, err := (&applier{db: db, buffer: half}).step(tx)
+		_, err := (&applier{db: db, buffer: db.sealed}).step(tx, keys*2/3)
 		return errors.Join(err, tx.Bucket(bucketMeta).Put(metaReached, appliedRow(db.sealed.last, false)[:8]))
 	})
 	if err != nil {

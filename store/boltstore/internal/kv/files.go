@@ -18,7 +18,6 @@ import (
 type file interface {
 	ReadAt(b []byte, off int64) (int, error)
 	WriteAt(b []byte, off int64) (int, error)
-	Truncate(size int64) error
 	Sync() error // of its content
 	Close() error
 }

@@ -606,8 +606,8 @@ func TestProbe(t *testing.T) {
 		if err := tryPut(t, db, "k", "2"); !errors.Is(err, store.ErrUnavailable) {
 			t.Fatalf("Update: %v, want ErrUnavailable", err)
 		}
-		probe(t, db, 0, store.ErrUnavailable) // what was refused cannot be cut off
-		probe(t, db, 0, store.ErrUnavailable)
+		probe(t, db, 1, store.ErrUnavailable)
+		probe(t, db, 1, store.ErrUnavailable)
 		mend()
 		probe(t, db, 1, nil)
 		probe(t, db, 0, nil)

@@ -46,7 +46,6 @@ type log struct {
 	files [2]file
 	turn  int   // index of the one that is written
 	end   int64 // of its last batch
-	torn  bool  // something that failed may stand behind the end
 }
 
 func newLog(fs files, path string, secret []byte) *log {
@@ -82,7 +81,7 @@ func (l *log) create(mode fs.FileMode) error {
 			return fmt.Errorf("log: %w", err)
 		}
 	}
-	l.turn, l.end, l.torn = 0, sector, false
+	l.turn, l.end = 0, sector
 	return l.fs.syncDir(filepath.Dir(l.paths[0])) //nolint:wrapcheck // says what it is
 }
 
@@ -94,7 +93,6 @@ func (l *log) close() error {
 		}
 		l.files[i] = nil
 	}
-	l.torn = false
 	return errors.Join(errs...)
 }
 
@@ -110,7 +108,8 @@ func (l *log) remove() {
 func (l *log) swap() { l.turn, l.end = 1-l.turn, sector }
 
 // append writes a batch, which has room for its head in front, and returns when
-// it is on the disk. After an error it does not count.
+// it is on the disk. One that was refused is written over by the next, so that
+// the log does not bring it back later: no file ends its turn with such a batch.
 func (l *log) append(batch []byte, seq, before uint64) error {
 	binary.LittleEndian.PutUint32(batch[4:], uint32(len(batch)-batchHead))
 	binary.LittleEndian.PutUint64(batch[8:], seq)
@@ -118,38 +117,19 @@ func (l *log) append(batch []byte, seq, before uint64) error {
 	binary.LittleEndian.PutUint32(batch, l.sum(batch[4:]))
 	batch = append(batch, make([]byte, pad(len(batch)))...)
 	f := l.files[l.turn]
-	l.torn = true
 	_, err := f.WriteAt(batch, l.end)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("log: %w", err), l.mend())
+		return fmt.Errorf("log: %w", err)
 	}
-	l.torn = false
 	l.end += int64(len(batch))
 	return nil
 }
 
 // pad is how many bytes are missing to a whole sector.
 func pad(n int) int { return -n & (sector - 1) }
-
-// mend cuts off what a failed write has left. Before that nothing is written,
-// here or to the other file: what was refused would come back after a crash.
-func (l *log) mend() error {
-	if !l.torn {
-		return nil
-	}
-	f := l.files[l.turn]
-	if err := f.Truncate(l.end); err != nil {
-		return fmt.Errorf("log: mend: %w", err)
-	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("log: mend: %w", err)
-	}
-	l.torn = false
-	return nil
-}
 
 // batch is one that was found in a file.
 type batch struct {

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/signin-engine/signin-engine/store"
 )
 
@@ -26,7 +25,7 @@ var (
 
 // powerOptions are those of small files with many turns of the log.
 func powerOptions(p *powerDisk) Options {
-	o := Options{Format: 1, Buckets: []string{"a", "b"}, Growing: []string{"c"}, Mode: 0o600, Timeout: time.Second, LogSize: 4000}
+	o := Options{Format: 1, Buckets: []string{"a", "b"}, Growing: []string{"c"}, Mode: 0o600, Timeout: time.Second, LogSize: 4000, step: 4}
 	if p == nil {
 		o.NoSync = true
 	} else {
@@ -93,11 +92,13 @@ type life struct {
 	kill   int // steps to a kill; 0: none
 }
 
-func (l *life) note(format string, args ...any) { l.trace = append(l.trace, fmt.Sprintf(format, args...)) }
+func (l *life) note(format string, args ...any) {
+	l.trace = append(l.trace, fmt.Sprintf(format, args...))
+}
 
 func (l *life) fail(format string, args ...any) {
 	l.t.Helper()
-	l.t.Fatalf("-power.seed=%d: %s\n%s", l.seed, fmt.Sprintf(format, args...), strings.Join(l.trace[max(0, len(l.trace)-60):], "\n"))
+	l.t.Fatalf("-power.seed=%d: %s\n%s", l.seed, fmt.Sprintf(format, args...), strings.Join(l.trace[max(0, len(l.trace)-100):], "\n"))
 }
 
 // newDisk puts files on a disk of their own.
@@ -112,6 +113,9 @@ func (l *life) newDisk(files map[string][]byte) *powerDisk {
 		l.t.Fatal(err)
 	}
 	p.step = l.step
+	if *powerSeed != 0 {
+		p.note = l.note
+	}
 	return p
 }
 
@@ -129,9 +133,7 @@ func (l *life) step() {
 	if *l.states >= l.limit || !l.disk.undecided() || l.r.IntN(l.chance) > 0 {
 		return
 	}
-	for range 1 + l.r.IntN(3) {
-		l.look(l.disk.lose(l.r))
-	}
+	l.look(l.disk.lose(l.r))
 }
 
 // look opens what a power loss left.
@@ -310,8 +312,8 @@ func (l *life) update() {
 
 // faults lets calls of one kind fail for a while.
 func (l *life) faults() {
-	kinds := []string{"sync", "write", "truncate", "syncdir", "pages", "pagesync", "metasync", "sync truncate", "open"}
-	kind, from, n := kinds[l.r.IntN(len(kinds))], l.r.IntN(4), 1+l.r.IntN(4)
+	kinds := []string{"sync", "sync", "sync", "write", "sync write", "syncdir", "pages", "pagesync", "metasync", "open", "remove rename"}
+	kind, from, n := kinds[l.r.IntN(len(kinds))], l.r.IntN(4), 1+l.r.IntN(3)
 	l.note("%d calls of %q fail", n, kind)
 	l.disk.fault = func(c call) bool {
 		if l.disk.dead || !strings.Contains(" "+kind+" ", " "+c.what+" ") {
@@ -336,9 +338,11 @@ func (l *life) run() {
 			l.kill = 1 + l.r.IntN(120)
 		}
 		if l.open() {
-			for range l.r.IntN(25) {
+			for range l.r.IntN(30) {
 				switch {
 				case l.disk.dead:
+				case l.r.IntN(5) == 0:
+					l.faults()
 				case l.r.IntN(12) == 0:
 					l.note("snapshot")
 					_, _ = l.db.Snapshot(context.Background(), &bytes.Buffer{})
@@ -376,7 +380,7 @@ func TestPowerLoss(t *testing.T) {
 	}
 	states, limit, seed := 0, *powerStates, uint64(1)
 	if *powerSeed != 0 {
-		seed, limit = *powerSeed, 1<<30
+		seed = *powerSeed
 	}
 	for ; states < limit; seed++ {
 		dir := filepath.Join(base, fmt.Sprint(seed))
@@ -384,7 +388,7 @@ func TestPowerLoss(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &life{
-			t: t, seed: seed, r: rand.New(rand.NewPCG(seed, 1)), dir: dir, sure: newContent(), states: &states, limit: limit, chance: 4,
+			t: t, seed: seed, r: rand.New(rand.NewPCG(seed, 1)), dir: dir, sure: newContent(), states: &states, limit: limit, chance: 10,
 		}
 		l.disk = l.newDisk(nil)
 		l.run()
@@ -397,4 +401,3 @@ func TestPowerLoss(t *testing.T) {
 	}
 	t.Logf("%d states after a power loss, in %d lives", states, seed-1)
 }
-

@@ -42,9 +42,10 @@ type powerDisk struct {
 	durable map[string]*inode
 	pending []nameChange
 
-	step  func()              // is called between any two calls, with mu held
+	step  func()               // is called between any two calls, with mu held
 	fault func(what call) bool // whether a call fails
-	dead  bool                // the process was killed: no call does anything
+	note  func(format string, args ...any)
+	dead  bool                 // the process was killed: no call does anything
 }
 
 type call struct {
@@ -76,7 +77,7 @@ func newInode() *inode {
 }
 
 func newPowerDisk(dir string) *powerDisk {
-	return &powerDisk{dir: dir, names: map[string]*inode{}, durable: map[string]*inode{}, step: func() {}, fault: func(call) bool { return false }}
+	return &powerDisk{dir: dir, names: map[string]*inode{}, durable: map[string]*inode{}, step: func() {}, fault: func(call) bool { return false }, note: func(string, ...any) {}}
 }
 
 func (n *inode) write(b []byte, off int64) {
@@ -242,6 +243,7 @@ func (p *powerDisk) do(path, what string, fn func(n *inode) error, fail func(n *
 	if p.dead {
 		return errDead
 	}
+	p.note("    %s %s", what, name)
 	failed := p.fault(call{name, what})
 	if p.dead {
 		return errDead
@@ -329,13 +331,6 @@ func (f powerFile) WriteAt(b []byte, off int64) (int, error) {
 	return len(b), err
 }
 
-func (f powerFile) Truncate(size int64) error {
-	return f.p.do(f.path, "truncate", func(n *inode) error {
-		n.resize(size)
-		return f.File.Truncate(size)
-	}, nil)
-}
-
 func (f powerFile) Sync() error {
 	return f.p.do(f.path, "sync", func(n *inode) error { n.sync(); return nil }, (*inode).failSync)
 }
@@ -409,6 +404,7 @@ func (t *powerTree) writeAt(b []byte, off int64) (int, error) {
 		}
 	}
 	meta := off < int64(2*t.tree.Info().PageSize)
+	p.note("    %d bytes at %d of %s", len(b), off, t.name)
 	if meta && !t.tree.NoSync {
 		t.n.sync()
 		p.step()
