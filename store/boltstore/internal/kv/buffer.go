@@ -96,9 +96,9 @@ func (s *sorted) seek(key []byte) (r, i int) {
 	return r, sort.Search(len(e), func(n int) bool { return bytes.Compare(e[n].key, key) >= 0 })
 }
 
-// at is the entry at a place, nil behind the end.
+// at is the entry at a place, nil outside.
 func (s *sorted) at(r, i int) *entry {
-	if r >= len(s.runs) {
+	if r < 0 || r >= len(s.runs) {
 		return nil
 	}
 	return &s.runs[r].entries[i]
@@ -110,6 +110,17 @@ func (s *sorted) after(r, i int) (int, int) {
 		return r + 1, 0
 	}
 	return r, i
+}
+
+// before is the place in front of another; a negative run is none.
+func (s *sorted) before(r, i int) (int, int) {
+	if i > 0 {
+		return r, i - 1
+	}
+	if r == 0 {
+		return -1, 0
+	}
+	return r - 1, len(s.runs[r-1].entries) - 1
 }
 
 func (s *sorted) get(key []byte) *entry {
@@ -145,61 +156,4 @@ func (s *sorted) set(e *entry) {
 		in.entries = in.entries[:n/2]
 		s.runs = slices.Insert(s.runs, r+1, run{entries: half, age: s.age})
 	}
-}
-
-// walker walks a bucket of a buffer. It finds its place again if keys come in
-// between.
-type walker struct {
-	s       *sorted
-	r, i    int
-	key     []byte
-	changes int
-}
-
-func (w *walker) here() entry {
-	e := w.s.at(w.r, w.i)
-	if w.changes = w.s.changes; e == nil {
-		return entry{}
-	}
-	w.key = e.key
-	return *e
-}
-
-func (w *walker) seek(key []byte) entry {
-	w.r, w.i = w.s.seek(key)
-	return w.here()
-}
-
-func (w *walker) before(key []byte) entry {
-	w.r, w.i = len(w.s.runs), 0
-	if key != nil {
-		w.r, w.i = w.s.seek(key)
-	}
-	return w.back()
-}
-
-func (w *walker) back() entry {
-	if w.i--; w.i < 0 {
-		if w.r == 0 {
-			return entry{}
-		}
-		w.r--
-		w.i = len(w.s.runs[w.r].entries) - 1
-	}
-	return w.here()
-}
-
-func (w *walker) next() entry {
-	if w.changes != w.s.changes {
-		w.r, w.i = w.s.seek(w.key)
-	}
-	w.r, w.i = w.s.after(w.r, w.i)
-	return w.here()
-}
-
-func (w *walker) prev() entry {
-	if w.changes != w.s.changes {
-		w.r, w.i = w.s.seek(w.key)
-	}
-	return w.back()
 }

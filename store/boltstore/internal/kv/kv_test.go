@@ -56,14 +56,15 @@ func (c content) compare(t rapid.TB, tx *kv.Tx) {
 		b := tx.Bucket(bucket)
 		keys := slices.Sorted(maps.Keys(want))
 		var forth, back []string
-		cur := b.Cursor()
-		for k, v := cur.First(); k != nil; k, v = cur.Next() {
+		next := b.From(nil)
+		for k, v := next(); k != nil; k, v = next() {
 			forth = append(forth, string(k))
 			if want[string(k)] != string(v) {
 				t.Fatalf("bucket %d, key %q: %q, want %q", bucket, k, v, want[string(k)])
 			}
 		}
-		for k, _ := cur.Last(); k != nil; k, _ = cur.Prev() {
+		next = b.Down(nil)
+		for k, _ := next(); k != nil; k, _ = next() {
 			back = append(back, string(k))
 		}
 		slices.Reverse(back)
@@ -84,17 +85,11 @@ func (c content) compare(t rapid.TB, tx *kv.Tx) {
 			if at > 0 {
 				before = keys[at-1]
 			}
-			if k, _ := cur.Seek([]byte(key)); string(k) != next {
-				t.Fatalf("bucket %d: Seek(%q) = %q, want %q", bucket, key, k, next)
+			if k, _ := b.From([]byte(key))(); string(k) != next {
+				t.Fatalf("bucket %d: From(%q) = %q, want %q", bucket, key, k, next)
 			}
-			if k, _ := cur.Prev(); next != "" && string(k) != before {
-				t.Fatalf("bucket %d: Prev after Seek(%q) = %q, want %q", bucket, key, k, before)
-			}
-			if k, _ := cur.Before([]byte(key)); string(k) != before {
-				t.Fatalf("bucket %d: Before(%q) = %q, want %q", bucket, key, k, before)
-			}
-			if k, _ := cur.Next(); before != "" && string(k) != next {
-				t.Fatalf("bucket %d: Next after Before(%q) = %q, want %q", bucket, key, k, next)
+			if k, _ := b.Down([]byte(key))(); string(k) != before {
+				t.Fatalf("bucket %d: Down(%q) = %q, want %q", bucket, key, k, before)
 			}
 		}
 	}
@@ -281,8 +276,8 @@ func TestIsolation(t *testing.T) {
 					var first string
 					for range 3 {
 						values := map[string]int{}
-						c := tx.Bucket(0).Cursor()
-						for k, v := c.First(); k != nil; k, v = c.Next() {
+						next := tx.Bucket(0).From(nil)
+						for k, v := next(); k != nil; k, v = next() {
 							values[string(v)]++
 							if first == "" {
 								first = string(v)

@@ -60,8 +60,8 @@ func contentOf(db *DB) (content, error) {
 	c := newContent()
 	err := db.Scan(context.Background(), func(tx *Tx) error {
 		for i := range c {
-			cur := tx.Bucket(i).Cursor()
-			for k, v := cur.First(); k != nil; k, v = cur.Next() {
+			next := tx.Bucket(i).From(nil)
+			for k, v := next(); k != nil; k, v = next() {
 				c[i][string(k)] = string(v)
 			}
 		}

@@ -45,7 +45,7 @@ type powerDisk struct {
 	step  func()               // is called between any two calls, with mu held
 	fault func(what call) bool // whether a call fails
 	note  func(format string, args ...any)
-	dead  bool                 // the process was killed: no call does anything
+	dead  bool // the process was killed: no call does anything
 }
 
 type call struct {
