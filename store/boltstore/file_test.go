@@ -227,3 +227,34 @@ func TestPurgeFreesPages(t *testing.T) {
 		t.Errorf("the tree grew from %d to %d bytes", first, last)
 	}
 }
+
+// TestNewIsSmall: what a store takes for two attempts.
+func TestNewIsSmall(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, filepath.Join(dir, "signin.db"))
+	insert(t, s, 1)
+	insert(t, s, 2)
+	size := func(when string) {
+		t.Helper()
+		all, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bytes int64
+		for _, e := range all {
+			info, err := e.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			bytes += info.Size()
+		}
+		if t.Logf("%s: %d bytes in %d files", when, bytes, len(all)); bytes > 100_000 {
+			t.Errorf("%s: %d bytes", when, bytes)
+		}
+	}
+	size("open")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	size("closed")
+}
