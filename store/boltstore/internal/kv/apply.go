@@ -290,42 +290,32 @@ func (db *DB) Snapshot(ctx context.Context, w io.Writer) (n int64, err error) {
 }
 
 // copied is a snapshot of a file that was not closed and must not be changed:
-// that of a copy.
+// that of a copy, to which the log was applied.
 func (db *DB) copied(ctx context.Context, w io.Writer) (n int64, err error) {
 	dir, err := os.MkdirTemp("", "snapshot")
 	if err != nil {
 		return 0, fmt.Errorf("copy: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	path := filepath.Join(dir, "db")
-	logs := logPaths(path)
-	for from, to := range map[string]string{db.path: path, db.log.paths[0]: logs[0], db.log.paths[1]: logs[1]} {
-		if err := copyFile(ctx, from, to); err != nil {
-			return 0, fmt.Errorf("copy: %w", err)
-		}
-	}
-	opts := db.opts
-	opts.ReadOnly, opts.Mode = false, 0o600
-	whole, err := Open(path, opts)
+	tx, err := db.freeze(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, whole.Close()) }()
+	defer db.mu.RUnlock()
+	whole := &DB{path: filepath.Join(dir, "db"), opts: db.opts, fs: disk{noSync: true}, buckets: db.buckets, given: db.given}
+	whole.opts.ReadOnly, whole.opts.NoSync = false, true
+	whole.active = newBuffer(len(db.buckets))
+	if err := errors.Join(tx.CopyFile(whole.path, 0o600), tx.Rollback()); err != nil {
+		return 0, fmt.Errorf("copy: %w", err)
+	}
+	if whole.tree, err = whole.openTree(whole.path); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, whole.tree.Close()) }()
+	if err := whole.apply(db.sealed, db.given, false); err != nil {
+		return 0, err
+	}
 	return whole.Snapshot(ctx, w)
-}
-
-func copyFile(ctx context.Context, from, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return fmt.Errorf("from: %w", err)
-	}
-	defer func() { _ = src.Close() }()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("to: %w", err)
-	}
-	_, err = io.Copy(ctxWriter{ctx: ctx, w: dst}, src)
-	return errors.Join(err, dst.Close())
 }
 
 // freeze gives the tree everything and returns with db.mu held for reading and

@@ -141,11 +141,6 @@ func (db *DB) open() error {
 		return err
 	}
 	m, err := db.readMeta()
-	if err == nil && m.empty { // of a program that made it in place, when the power went
-		if err = db.commit(db.fill); err == nil {
-			m, err = db.readMeta()
-		}
-	}
 	if err != nil {
 		return err
 	}
@@ -190,6 +185,7 @@ func (db *DB) fill(tx *bbolt.Tx) error {
 }
 
 func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
+	var f *os.File
 	opts := &bbolt.Options{
 		Timeout:      db.opts.Timeout,
 		ReadOnly:     db.opts.ReadOnly,
@@ -200,11 +196,12 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 		// The list is written with every commit from the second on: without it bbolt
 		// walks the whole tree when it opens, and when a write fails.
 		NoFreelistSync: true,
-		OpenFile: func(name string, flag int, mode fs.FileMode) (*os.File, error) {
-			if path == db.path {
+		OpenFile: func(name string, flag int, mode fs.FileMode) (_ *os.File, err error) {
+			if name == db.path {
 				flag &^= os.O_CREATE // one that vanished must not come back empty
 			}
-			return os.OpenFile(name, flag, mode)
+			f, err = os.OpenFile(name, flag, mode)
+			return f, err
 		},
 	}
 	if !db.opts.ReadOnly {
@@ -223,6 +220,12 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 	case err == nil:
 		tree.NoFreelistSync, tree.AllocSize = false, minGrowth
 		return tree, nil
+	case f != nil:
+		// When bbolt panics it leaves the file open, and mapped, which holds the lock.
+		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		_ = f.Close()
+	}
+	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("another process has it open; snapshot copies it all the same: %w", store.ErrLocked)
 	case errors.As(err, &pathErr), errors.As(err, &errno), errors.Is(err, store.ErrCorrupt):
@@ -234,7 +237,6 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 
 // meta is what the tree says about itself.
 type meta struct {
-	empty            bool
 	secret           []byte
 	applied, reached uint64
 	logged           bool
@@ -247,15 +249,7 @@ func (db *DB) readMeta() (m meta, err error) {
 			if b := tx.Bucket(bucketMeta); b != nil {
 				return db.check(tx, b, &m)
 			}
-			k, _ := tx.Cursor().First()
-			switch {
-			case k != nil:
-				return fmt.Errorf("a bbolt database of another program: %w", store.ErrSchema)
-			case db.opts.ReadOnly:
-				return fmt.Errorf("the file is empty: %w", store.ErrSchema)
-			}
-			m.empty = true
-			return nil
+			return fmt.Errorf("a bbolt database of another program: %w", store.ErrSchema)
 		})
 	})
 	return m, err

@@ -465,7 +465,13 @@ func TestFlippedBit(t *testing.T) {
 	o := options()
 	o.ReadOnly = true
 	refused := 0
-	for bit := 0; bit < 8*len(log); bit += 1 + bit%3 {
+	for bit := 0; bit < 8*len(log); bit++ {
+		if bit/8%512 > 50 { // there is nothing but the rest of the sector
+			bit += 97
+		}
+		if bit >= 8*len(log) {
+			break
+		}
 		damaged := bytes.Clone(log)
 		damaged[bit/8] ^= 1 << (bit % 8)
 		if err := os.WriteFile(path+".log0", damaged, 0o600); err != nil {

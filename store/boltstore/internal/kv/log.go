@@ -175,24 +175,14 @@ func (l *log) read(applied uint64, needed bool) (found []batch, raw [2][]byte, e
 const advice = "what was acknowledged last may lie there, so nothing is changed; NAME, NAME.log0 and NAME.log1 belong together, " +
 	"and snapshot makes a copy that needs no log"
 
-// checkHead looks at a file's first sector. It may be torn as long as the tree
+// checkHead looks at a file's first sector. It may be missing as long as the tree
 // does not count on the file.
 func (l *log) checkHead(raw []byte, needed bool) error {
-	switch {
-	case len(raw) >= sector && bytes.Equal(raw[:headSize+4], l.head()[:headSize+4]):
+	head := raw[:min(len(raw), headSize+4)]
+	if bytes.Equal(head, l.head()[:headSize+4]) || !needed && len(bytes.Trim(head, "\x00")) == 0 {
 		return nil
-	case len(raw) >= sector && string(raw[:len(logMagic)]) == logMagic && !bytes.Equal(raw[len(logMagic):headSize], l.id) && l.foreign(raw):
-		return fmt.Errorf("the log of another file, move it away: %w", store.ErrCorrupt)
-	case needed:
-		return fmt.Errorf("damaged: the head of the log cannot be read: %s: %w", advice, store.ErrCorrupt)
 	}
-	return nil
-}
-
-// foreign reports whether a head is whole, with whatever id it has.
-func (*log) foreign(raw []byte) bool {
-	other := log{id: raw[len(logMagic):headSize]}
-	return bytes.Equal(raw[:headSize+4], other.head()[:headSize+4])
+	return fmt.Errorf("its head is damaged, or it is the log of another file: %s: %w", advice, store.ErrCorrupt)
 }
 
 // scan finds every whole batch that the tree does not have, wherever it lies:
