@@ -79,8 +79,8 @@ func WithoutSync() Option { return func(o *options) { o.noSync = true } }
 // Open opens or creates the store in the file at path. Errors:
 // [store.ErrLocked] if another process holds the file, [store.ErrSchema] if it
 // has another format or belongs to another program, [store.ErrCorrupt] if it is
-// no bbolt database or was not closed and its log is not there, else those of
-// package os.
+// no bbolt database, is damaged, or was not closed and its log is not there or is
+// damaged, else those of package os.
 func Open(path string, opts ...Option) (*Store, error) {
 	s := &Store{path: path, opts: options{clock: time.Now, mode: 0o600, timeout: DefaultLockTimeout}}
 	for _, opt := range opts {

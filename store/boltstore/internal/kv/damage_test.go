@@ -284,3 +284,24 @@ func TestRefusedBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestCloseAfterFailedStart: the tree may say that there is a log although it
+// failed to: Close takes that back before it removes the log.
+func TestCloseAfterFailedStart(t *testing.T) {
+	p, db := onPowerDisk(t)
+	p.fault = func(c call) bool { return c.what == "metasync" }
+	if err := update(db, "k", "v"); !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("update: %v", err)
+	}
+	p.fault = func(call) bool { return false }
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(filepath.Join(p.dir, "db"), powerOptions(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

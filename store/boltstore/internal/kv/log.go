@@ -172,8 +172,8 @@ func (l *log) read(applied uint64, needed bool) (found []batch, raw [2][]byte, e
 }
 
 // advice ends what is said about a log that does not fit.
-const advice = "what was acknowledged last may lie there, so nothing is changed; NAME, NAME.log0 and NAME.log1 belong together, " +
-	"and snapshot makes a copy that needs no log"
+const advice = "what was acknowledged last may lie there, so nothing is changed; a store that was not closed needs its .log0 and .log1 beside it, " +
+	"and snapshot makes a copy that needs none"
 
 // checkHead looks at a file's first sector. It may be missing as long as the tree
 // does not count on the file.
