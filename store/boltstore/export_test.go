@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -52,4 +53,15 @@ func (s *Store) DamageLines(ctx context.Context, key []byte) error {
 // FilePending files a delivery as pending.
 func (s *Store) FilePending(ctx context.Context, d store.Delivery) error {
 	return s.update(ctx, "damage", func(t *txn) error { return t.live.Put(pendingKey(nil, &d), nil) })
+}
+
+// GiveUp applies a commit in a transaction that fails then.
+func (s *Store) GiveUp(ctx context.Context, c *store.Commit) error {
+	return s.update(ctx, "give up", func(t *txn) error {
+		plans, err := t.check(c)
+		if err == nil {
+			err = t.apply(c, plans)
+		}
+		return errors.Join(err, store.ErrUnavailable)
+	})
 }

@@ -258,3 +258,16 @@ func TestNewIsSmall(t *testing.T) {
 	}
 	size("closed")
 }
+
+// TestGivenUp: of a transaction that was given up nothing is remembered.
+func TestGivenUp(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "signin.db"), boltstore.WithoutSync())
+	a := insert(t, s, 1)
+	next := store.Commit{Put: []store.Attempt{storetest.Next(a, store.CardSent, time.Now())}}
+	if err := s.GiveUp(t.Context(), &next); !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("GiveUp: %v", err)
+	}
+	if err := s.Apply(t.Context(), []store.Commit{next})[0]; err != nil {
+		t.Errorf("Apply: %v", err)
+	}
+}

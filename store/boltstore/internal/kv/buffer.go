@@ -81,7 +81,7 @@ type run struct {
 	age     int // as of the bucket, or the run is shared
 }
 
-const maxRun = 128
+const maxRun = 64
 
 // seek is the place of the first key that is not before key.
 func (s *sorted) seek(key []byte) (r, i int) {
@@ -135,7 +135,7 @@ func (s *sorted) set(e *entry) {
 	r, i := s.seek(e.key)
 	if r == len(s.runs) { // behind all
 		if r == 0 {
-			s.runs = append(s.runs, run{age: s.age})
+			s.runs = append(s.runs, run{entries: make([]entry, 0, maxRun), age: s.age})
 		}
 		r = len(s.runs) - 1
 		i = len(s.runs[r].entries)

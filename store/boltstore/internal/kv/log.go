@@ -46,6 +46,7 @@ type log struct {
 	files [2]file
 	turn  int   // index of the one that is written
 	end   int64 // of its last batch
+	size  int   // of that batch; the next one is about as large
 }
 
 func newLog(fs files, path string, secret []byte) *log {
@@ -124,7 +125,7 @@ func (l *log) append(batch []byte, seq, before uint64) error {
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
-	l.end += int64(len(batch))
+	l.end, l.size = l.end+int64(len(batch)), len(batch)
 	return nil
 }
 

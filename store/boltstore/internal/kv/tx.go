@@ -151,7 +151,7 @@ func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
 		return err
 	}
 	defer tx.end()
-	tx.last, tx.number, tx.batch = db.active.last, db.given+1, make([]byte, batchHead, 4096)
+	tx.last, tx.number, tx.batch = db.active.last, db.given+1, make([]byte, batchHead, max(4096, db.log.size+db.log.size/4))
 	if err := guarded(func() error { return fn(tx) }); err != nil || len(tx.batch) == batchHead {
 		return err
 	}
