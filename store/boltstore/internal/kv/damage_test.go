@@ -305,3 +305,24 @@ func TestCloseAfterFailedStart(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestNameIsSynced: a process that was killed before it synced the name of a new
+// file leaves that to the next one.
+func TestNameIsSynced(t *testing.T) {
+	p := newPowerDisk(t.TempDir())
+	p.fault = func(c call) bool { p.dead = c.what == "syncdir"; return p.dead }
+	if _, err := Open(filepath.Join(p.dir, "db"), powerOptions(p)); !errors.Is(err, errDead) {
+		t.Fatalf("Open: %v", err)
+	}
+	p.dead, p.fault = false, func(call) bool { return false }
+	db, err := Open(filepath.Join(p.dir, "db"), powerOptions(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.durable["db"] == nil {
+		t.Error("the store is open, and a power loss takes it away")
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -125,7 +125,8 @@ func (l *log) append(batch []byte, seq, before uint64) error {
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
-	l.end, l.size = l.end+int64(len(batch)), len(batch)
+	l.size = len(batch)
+	l.end += int64(len(batch))
 	return nil
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	powerStates = flag.Int("power.states", 3000, "how many states after a power loss TestPowerLoss builds and opens")
+	powerStates = flag.Int("power.states", 5000, "how many states after a power loss TestPowerLoss builds and opens")
 	powerSeed   = flag.Uint64("power.seed", 0, "the one life of a store that TestPowerLoss plays; 0: many")
 )
 
@@ -280,18 +280,26 @@ func (l *life) open() bool {
 	return false
 }
 
+// update writes a batch. The tree may get what was before it meanwhile: in three
+// lives of four that is waited for, so that they can be played again.
 func (l *life) update() {
 	l.t.Helper()
-	l.n++
 	next := l.sure.clone()
-	l.note("update %d", l.n)
 	err := l.db.Update(context.Background(), func(tx *Tx) error {
+		if l.seed%4 > 0 {
+			l.db.running.Wait()
+		}
+		l.disk.mu.Lock()
+		defer l.disk.mu.Unlock()
+		l.n++
+		l.note("update %d", l.n)
 		if err := l.put(tx, next); err != nil {
 			return err
 		}
 		l.maybe = append(l.maybe, next)
 		return nil
 	})
+	l.disk.mu.Lock()
 	switch {
 	case err == nil && l.disk.dead:
 		l.note("the process was killed at the very end")
@@ -302,7 +310,9 @@ func (l *life) update() {
 	default:
 		l.fail("update: %v", err)
 	}
-	if !l.disk.dead {
+	dead := l.disk.dead
+	l.disk.mu.Unlock()
+	if !dead {
 		got, err := contentOf(l.db)
 		if err == nil && !got.equal(l.sure) {
 			l.fail("the store shows\n%s\nacknowledged was\n%s", got, l.sure)
@@ -313,6 +323,8 @@ func (l *life) update() {
 // faults lets calls of one kind fail for a while.
 func (l *life) faults() {
 	kinds := []string{"sync", "sync", "sync", "write", "sync write", "syncdir", "pages", "pagesync", "metasync", "open", "remove rename"}
+	l.disk.mu.Lock()
+	defer l.disk.mu.Unlock()
 	kind, from, n := kinds[l.r.IntN(len(kinds))], l.r.IntN(4), 1+l.r.IntN(3)
 	l.note("%d calls of %q fail", n, kind)
 	l.disk.fault = func(c call) bool {
@@ -339,24 +351,32 @@ func (l *life) run() {
 		}
 		if l.open() {
 			for range l.r.IntN(30) {
-				switch {
-				case l.disk.dead:
-				case l.r.IntN(5) == 0:
+				l.disk.mu.Lock()
+				what := l.r.IntN(12)
+				if l.disk.dead {
+					what = -1
+				}
+				l.disk.mu.Unlock()
+				switch what {
+				case -1:
+				case 0, 1:
 					l.faults()
-				case l.r.IntN(12) == 0:
-					l.note("snapshot")
+				case 2:
 					_, _ = l.db.Snapshot(context.Background(), &bytes.Buffer{})
 				default:
 					l.update()
 				}
-				l.db.running.Wait()
+				if l.seed%4 > 0 {
+					l.db.running.Wait()
+				}
 			}
-			if l.disk.dead || l.r.IntN(3) == 0 {
-				l.note("kill")
-				l.disk.dead = true
+			l.disk.mu.Lock()
+			kill := l.disk.dead || l.r.IntN(3) == 0
+			l.disk.dead = kill
+			l.disk.mu.Unlock()
+			if kill {
 				Kill(l.t, l.db)
 			} else {
-				l.note("close")
 				_ = l.db.Close()
 			}
 		}
