@@ -211,7 +211,11 @@ func TestTreeFails(t *testing.T) {
 			if i == 50 {
 				t.Fatal("the tree was not broken")
 			}
+			behind := db.behind.Load()
 			err := update(db, "k", strings.Repeat("x", 900))
+			if behind && err == nil {
+				t.Errorf("%s: a write was taken while the tree cannot be written", what)
+			}
 			db.running.Wait()
 			if errors.Is(err, store.ErrUnavailable) {
 				n++
