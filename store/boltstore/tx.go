@@ -117,15 +117,15 @@ func (s *Store) begin(tx *kv.Tx) *txn {
 
 // view runs fn in a read transaction; while it runs no commit ends.
 func (s *Store) view(ctx context.Context, op string, fn func(t *txn) error) error {
-	return s.read1(ctx, op, s.db.View, fn)
+	return s.reading(ctx, op, s.db.View, fn)
 }
 
 // scan is view for what may read many rows.
 func (s *Store) scan(ctx context.Context, op string, fn func(t *txn) error) error {
-	return s.read1(ctx, op, s.db.Scan, fn)
+	return s.reading(ctx, op, s.db.Scan, fn)
 }
 
-func (s *Store) read1(ctx context.Context, op string, do func(context.Context, func(*kv.Tx) error) error, fn func(t *txn) error) error {
+func (s *Store) reading(ctx context.Context, op string, do func(context.Context, func(*kv.Tx) error) error, fn func(t *txn) error) error {
 	err := do(ctx, func(tx *kv.Tx) error {
 		t := s.begin(tx)
 		defer s.txns.Put(t)

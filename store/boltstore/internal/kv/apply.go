@@ -45,7 +45,7 @@ func (db *DB) room(ctx context.Context) error {
 	if full {
 		db.seal()
 		db.log.swap()
-		db.running.Go(func() { _ = db.release(context.Background()) }) // if it fails, settle tries again
+		db.running.Go(func() { _ = db.release(context.WithoutCancel(ctx)) }) // if it fails, settle tries again
 	}
 	return nil
 }
@@ -84,8 +84,7 @@ func (db *DB) release(ctx context.Context) error {
 
 // drain gives the tree everything, so that it needs no log. The next batch starts
 // one again.
-func (db *DB) drain() error {
-	ctx := context.Background()
+func (db *DB) drain(ctx context.Context) error {
 	some := db.logged || db.behind.Load() // then the tree may say so, although it failed to
 	if err := db.settle(ctx); err != nil || !some {
 		return err
@@ -131,7 +130,7 @@ func (db *DB) apply(b *buffer, applied uint64, logged bool) (err error) {
 			if err == nil && done {
 				err = meta.Put(metaApplied, appliedRow(applied, logged))
 			}
-			return err
+			return err //nolint:wrapcheck // of the package
 		})
 		if err != nil {
 			return fmt.Errorf("write the tree: %w", err)
@@ -147,7 +146,7 @@ func (db *DB) firmTree() error {
 	raw := make([]byte, 2*db.tree.Info().PageSize)
 	f, err := db.fs.open(db.path, os.O_RDWR, db.opts.Mode)
 	if err != nil {
-		return err //nolint:wrapcheck // names the file
+		return err
 	}
 	if _, err = f.ReadAt(raw, 0); err == nil {
 		err = rewrite(db.fs, db.path, db.opts.Mode, raw)
@@ -324,7 +323,7 @@ func (db *DB) freeze(ctx context.Context) (*bbolt.Tx, error) {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	if !db.opts.ReadOnly {
-		if err := db.drain(); err != nil {
+		if err := db.drain(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -124,7 +124,7 @@ func TestUncheckedTree(t *testing.T) {
 	for i := range 60 {
 		mustUpdate(t, db, fmt.Sprint("k", i), strings.Repeat("v", 300))
 	}
-	if err := db.drain(); err != nil {
+	if err := db.drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(path)

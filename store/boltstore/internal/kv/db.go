@@ -201,7 +201,7 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 				flag &^= os.O_CREATE // one that vanished must not come back empty
 			}
 			f, err = os.OpenFile(name, flag, mode)
-			return f, err
+			return f, err //nolint:wrapcheck // bbolt passes it on
 		},
 	}
 	if !db.opts.ReadOnly {
@@ -339,7 +339,7 @@ func (db *DB) Close() error {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	db.running.Wait()
-	if !db.closed && !db.opts.ReadOnly && db.drain() == nil {
+	if !db.closed && !db.opts.ReadOnly && db.drain(context.Background()) == nil {
 		db.log.remove() // it is of no use any more
 	}
 	db.mu.Lock()

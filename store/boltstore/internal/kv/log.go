@@ -83,7 +83,7 @@ func (l *log) create(mode fs.FileMode) error {
 		}
 	}
 	l.turn, l.end = 0, sector
-	return l.fs.syncDir(filepath.Dir(l.paths[0])) //nolint:wrapcheck // says what it is
+	return l.fs.syncDir(filepath.Dir(l.paths[0]))
 }
 
 func (l *log) close() error {
@@ -234,7 +234,7 @@ func (l *log) firm(raw [2][]byte, mode fs.FileMode) error {
 func rewrite(fs files, path string, mode fs.FileMode, raw []byte) error {
 	f, err := fs.open(path, os.O_RDWR, mode)
 	if err != nil {
-		return err //nolint:wrapcheck // names the file
+		return err
 	}
 	if _, err = f.WriteAt(raw, 0); err == nil {
 		err = f.Sync()

@@ -394,7 +394,7 @@ func (l *life) run() {
 // moment. See [powerDisk] for what is on the disk then.
 func TestPowerLoss(t *testing.T) {
 	base := t.TempDir()
-	if shm, err := os.MkdirTemp("/dev/shm", "power"); err == nil {
+	if shm, err := os.MkdirTemp("/dev/shm", "power"); err == nil { //nolint:usetesting // in memory, where there is such a place
 		base = shm
 		t.Cleanup(func() { _ = os.RemoveAll(shm) })
 	}

@@ -384,7 +384,6 @@ type powerTree struct {
 	tree  *bbolt.DB
 	fd    int
 	file  *os.File
-	pages bool // were written and not synced
 	fails bool // the next sync of this file fails
 }
 
