@@ -202,6 +202,23 @@ func TestBacklog(t *testing.T) {
 	})
 }
 
+// An outbox that has long had nothing to do is as quick as ever.
+func TestOutboxAfterIdleness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, time.Second)
+		stop := f.run(f.instance("a"))
+		time.Sleep(time.Hour)
+		f.owe(8)
+		time.Sleep(3 * time.Second)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if n := f.as(store.DeliveryDone, 1); n != 8 {
+			t.Errorf("%d of 8 callbacks were made", n)
+		}
+	})
+}
+
 // Run that is cancelled while callbacks are under way loses no acknowledgement,
 // and what it has not begun it has not touched. The store may be closed as soon
 // as Run has returned.
