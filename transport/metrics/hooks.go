@@ -110,6 +110,6 @@ func outcome(detail string) string {
 	case s == store.DeliveryDone && !hasError:
 		return word
 	default:
-		return "failed"
+		return failed
 	}
 }

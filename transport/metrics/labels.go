@@ -50,16 +50,31 @@ var (
 		"POST card", "exchange", "SignOut", "SignOut again",
 		"CreateConversation", tokensvc.OpGetTokenOrSignInResource, tokensvc.OpAccessToken)
 
-	failureCodes = list(explained("failure code")...)
+	outcomes = list(string(store.DeliveryDone), string(store.DeliveryUndeliverable), string(store.DeliveryDead), failed)
+
+	hows = list(waited, complete, recorded)
+
+	failureCodes = list(append(explained("failure code"), other)...)
 	stuckRules   = explained("stuck rule")
 )
 
+// failed is the outcome of a callback that is tried again, or that was to be
+// tried only once.
+const failed = "failed"
+
+// How a repeat was answered without a call upstream.
+const (
+	waited   = "waited"   // as whoever was at it
+	complete = "complete" // the sign-in is over
+	recorded = "recorded" // as the same token was before
+)
+
 // repeats are the rows of docs/state-machine.md §4 that answer an invoke
-// without a call upstream, by how the answer came about.
+// without a call upstream, by how.
 var repeats = map[string]string{
-	"B6": "waited", "C9": "waited", // answered as the owner was
-	"B7": "complete", "B11": "complete", "B12": "complete", "C11": "complete",
-	"B9": "recorded", // the answer to the same token again
+	"B6": waited, "C9": waited,
+	"B7": complete, "B11": complete, "B12": complete, "C11": complete,
+	"B9": recorded,
 }
 
 // explained are the words of a kind that operator.Explain knows.

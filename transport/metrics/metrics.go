@@ -105,7 +105,20 @@ func New(cfg Config) *Metrics {
 		}),
 	}
 	m.build.Set(1)
+	begin(m.completed, methods)
+	begin(m.failed, reasons)
+	begin(m.clientFailures, failureCodes)
+	begin(m.duplicates, hows)
+	begin(m.callbacks, outcomes)
 	return m
+}
+
+// begin shows a counter as zero, so that the first one that is counted is seen
+// as a change.
+func begin(c *prometheus.CounterVec, values words) {
+	for _, v := range values {
+		c.WithLabelValues(v)
+	}
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {

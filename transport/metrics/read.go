@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signin-engine/signin-engine/transport/operator"
+	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
 // What is read at a scrape.
@@ -73,13 +74,13 @@ func (m *Metrics) collectRead(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectRefused shows each reason that the listener has counted. Their names
-// are constants of package teams.
+// collectRefused shows how often the listener has refused for each reason.
 func (m *Metrics) collectRefused(ch chan<- prometheus.Metric) {
 	if m.refused == nil {
 		return
 	}
-	for why, n := range m.refused().Reasons {
-		ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), why)
+	reasons := m.refused().Reasons
+	for _, why := range teams.Whys() {
+		ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(reasons[string(why)]), string(why))
 	}
 }
