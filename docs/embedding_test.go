@@ -23,6 +23,7 @@ import (
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/metrics"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -246,6 +247,13 @@ func operators(ctx context.Context, path string, eng *machine.Engine, st store.S
 	return operator.Serve(ctx, socket, operator.NewHandler(door))
 }
 
+func measured(st store.Store, cfg *machine.Config, mux *http.ServeMux, version string, log zerolog.Logger) {
+	shown := metrics.New(metrics.Config{Store: st, Version: version, Log: log})
+	cfg.Hooks = shown.Hooks(cfg.Hooks)
+	cfg.Store = shown.Store(st)
+	mux.Handle("GET /metrics", shown.Handler())
+}
+
 func ready(eng *machine.Engine) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -327,6 +335,7 @@ func startBot(t *testing.T, azure string) string {
 	}
 	mux := ready(p.engine)
 	mux.Handle("/api/messages", h)
+	measured(p.store, new(machine.Config), mux, "v1", zerolog.Nop())
 
 	ctx, stop := context.WithCancel(t.Context())
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -350,6 +359,7 @@ func startBot(t *testing.T, azure string) string {
 		}
 	})
 	waitFor(t, "http://"+l.Addr().String()+"/readyz")
+	waitFor(t, "http://"+l.Addr().String()+"/metrics")
 	return "http://" + l.Addr().String()
 }
 
