@@ -17,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -26,6 +28,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/metrics"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/traces"
 )
 
 // TestEmbedding: every Go block of docs/embedding.md is in the sources of this
@@ -254,6 +257,13 @@ func measured(st store.Store, cfg *machine.Config, mux *http.ServeMux, version s
 	mux.Handle("GET /metrics", shown.Handler())
 }
 
+func traced(provider trace.TracerProvider, cfg *machine.Config, bot http.Handler) http.Handler {
+	spans := traces.New(provider)
+	cfg.Hooks = spans.Hooks(cfg.Hooks)
+	bot = spans.Handler(bot)
+	return bot
+}
+
 func ready(eng *machine.Engine) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -334,7 +344,7 @@ func startBot(t *testing.T, azure string) string {
 		t.Fatal(err)
 	}
 	mux := ready(p.engine)
-	mux.Handle("/api/messages", h)
+	mux.Handle("/api/messages", traced(noop.NewTracerProvider(), new(machine.Config), h))
 	measured(p.store, new(machine.Config), mux, "v1", zerolog.Nop())
 
 	ctx, stop := context.WithCancel(t.Context())
