@@ -22,6 +22,7 @@ type HandlerConfig struct {
 	Actor    Actor                       // nil: the actions are refused with ErrUnsupported
 	Ready    func(context.Context) error // nil: always ready
 	Snapshot Snapshotter                 // nil: the backend has none
+	Metrics  http.Handler                // of GET /metrics, for who may look; nil: there is none
 	Token    tokensvc.Secret             // acts; asked for when not empty; required on TCP, not on a unix socket
 	// ReadToken lets in who only looks. With neither token anybody acts.
 	ReadToken tokensvc.Secret
@@ -69,6 +70,9 @@ func NewHandler(cfg HandlerConfig) http.Handler {
 		api.Handle(pattern, answer)
 	}
 	api.HandleFunc("GET /snapshot", h.snapshot)
+	if h.Metrics != nil {
+		api.Handle("GET /metrics", h.Metrics)
+	}
 	events := h.reply(h.events)
 	api.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
 		if accepts(r, "text/event-stream") {

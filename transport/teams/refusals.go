@@ -43,6 +43,16 @@ const (
 	WhyBusy             Why = "busy"             // the queue is full
 )
 
+// Whys lists the reasons.
+func Whys() []Why {
+	return []Why{
+		WhyTokenMissing, WhyTokenMalformed, WhyAlgorithm, WhyKeyMissing, WhyIssuer, WhyKeyUnknown, WhySignature,
+		WhyAudience, WhyExpiryMissing, WhyExpired, WhyNotYetValid, WhyTenant, WhyEndorsement, WhyServiceURLClaim,
+		WhyServiceHost, WhyKeysUnavailable, WhyOrigin, WhyBodyTooLong, WhyBodyTooSlow, WhyBodyTooDeep,
+		WhyBodyMalformed, WhyTooManyOfOneUser, WhyBusy,
+	}
+}
+
 // maxHosts bounds the memory of refused hosts: who may send activities may
 // name any host in them.
 const maxHosts = 64
