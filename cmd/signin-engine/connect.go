@@ -18,9 +18,15 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
+// reader answers, and finds attempts by any id.
+type reader interface {
+	operator.Reader
+	operator.Searcher
+}
+
 // source is what a reading command reads: a running process or a store.
 type source struct {
-	operator.Reader
+	reader
 	io.Closer
 	client *operator.Client // nil: a database, or a file that no process holds
 	config config.Config
@@ -90,7 +96,7 @@ func placeOf(cmd *cobra.Command) []string {
 
 func direct(cfg config.Config, st store.Store) *source {
 	return &source{
-		Reader: operator.NewDirect(st, operator.DefaultRules(), operator.Info{}), Closer: st, config: cfg,
+		reader: operator.NewDirect(st, operator.DefaultRules(), operator.Info{}), Closer: st, config: cfg,
 	}
 }
 
@@ -100,7 +106,7 @@ func asked(cfg config.Config, e operator.Endpoint) *source {
 		token = cfg.OperatorReadToken
 	}
 	client := operator.NewClient(e, token)
-	return &source{Reader: client, Closer: client, client: client, config: cfg}
+	return &source{reader: client, Closer: client, client: client, config: cfg}
 }
 
 // openFile opens a bbolt file that no process holds, and says what to do when
