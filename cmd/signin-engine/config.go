@@ -94,8 +94,8 @@ func (c *cli) printSettings(flags *pflag.FlagSet, all []config.Setting) error {
 			Settings []config.Setting `json:"settings"`
 		}{all})
 	}
-	g := &grid{head: []string{"key", "value", "from"}}
 	wide := c.format == formatWide
+	g := &grid{head: []string{"key", "value", "from"}, whole: []string{"key"}, spare: []string{"default", "environment"}, prose: wide}
 	if wide {
 		g.head = append(g.head, "default", "environment", "flag", "meaning")
 	}

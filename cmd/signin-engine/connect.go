@@ -46,7 +46,7 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 		if err != nil {
 			return nil, usage("operator: %q %w", cfg.Operator, err)
 		}
-		return asked(cfg, e), nil
+		return c.shown(asked(cfg, e)), nil
 	}
 	where := cfg.Store
 	switch where.Backend {
@@ -57,14 +57,14 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 		if err != nil {
 			return nil, err
 		}
-		return direct(cfg, st), nil
+		return c.shown(direct(cfg, st)), nil
 	case config.Bolt:
 	}
 	socket := operator.SocketBeside(where.Path)
 	if _, err = os.Stat(socket.Address); err == nil {
 		s := asked(cfg, socket)
 		if _, err = s.Info(ctx); err == nil || !errors.Is(err, operator.ErrUnreachable) {
-			return s, err
+			return c.shown(s), err
 		}
 		if err = s.Close(); err != nil {
 			return nil, err
@@ -74,7 +74,17 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 	if err != nil {
 		return nil, err
 	}
-	return direct(cfg, st), nil
+	return c.shown(direct(cfg, st)), nil
+}
+
+// shown makes a source safe for people, unless a machine reads.
+func (c *cli) shown(s *source) *source {
+	switch c.format {
+	case formatJSON, formatJSONL, formatCSV:
+	default:
+		s.reader = safeReader{s.reader}
+	}
+	return s
 }
 
 // placeOf are the flags that say where the store is, as they were given. An

@@ -51,6 +51,7 @@ func (c *cli) diagramCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&format, "format", diagramMermaid, "mermaid, dot, svg or markdown")
 	cmd.Flags().StringVar(&attempt, "attempt", "", "mark the path and the state of this attempt (`id` or unique prefix)")
+	_ = cmd.RegisterFlagCompletionFunc("attempt", c.completeAttempt)
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(
 		[]string{diagramMermaid, diagramDOT, diagramSVG, diagramMarkdown}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

@@ -54,7 +54,7 @@ settings in the environment) of the bot.`,
 		if c.format == formatJSON {
 			err = c.printJSON(found)
 		} else {
-			g := &grid{head: []string{"check", "result", "detail"}}
+			g := &grid{head: []string{"check", "result", "detail"}, prose: true}
 			for _, h := range found {
 				g.add(h.Check, c.levelColor(h.Result, h.Result), h.Detail)
 			}

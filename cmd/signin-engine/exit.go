@@ -97,7 +97,7 @@ func report(w io.Writer, err error) {
 		err = errors.New("interrupted")
 	}
 	for line := range strings.SplitSeq(joinLines(err.Error()), "\n") {
-		fmt.Fprintln(w, "signin-engine:", line) //nolint:errcheck // nowhere left to tell it
+		fmt.Fprintln(w, "signin-engine:", safe(line)) //nolint:errcheck // nowhere left to tell it
 	}
 }
 

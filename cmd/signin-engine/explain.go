@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,7 @@ rules, rows of the transition table, HTTP statuses. Without a word it lists them
 			if c.format == formatJSON {
 				return c.printJSON(e)
 			}
-			return c.printf("%s (%s): %s\nWhat to do: %s\n", e.Code, e.Kind, e.Meaning, e.Advice)
+			return c.printf("%s", c.wrapped(fmt.Sprintf("%s (%s): %s\nWhat to do: %s\n", e.Code, e.Kind, e.Meaning, e.Advice)))
 		},
 	}
 	c.formatFlag(cmd, formatTable, formatJSON)
@@ -46,7 +47,7 @@ func (c *cli) listWords() error {
 	if c.format == formatJSON {
 		return c.printJSON(all)
 	}
-	g := &grid{head: []string{"word", "kind", "meaning"}}
+	g := &grid{head: []string{"word", "kind", "meaning"}, whole: []string{"word"}, prose: true}
 	for _, e := range all {
 		g.add(e.Code, e.Kind, e.Meaning)
 	}

@@ -27,7 +27,7 @@ tenant ids become pseudonyms: the same id gets the same pseudonym throughout
 the export, and throughout all exports with the same --anonymize-key-file.`,
 		Args: args(cobra.NoArgs),
 	}
-	f := filterFlags(cmd)
+	f := c.filterFlags(cmd)
 	cmd.Flags().BoolVar(&anonymize, "anonymize", false, "pseudonyms for user, conversation and tenant ids")
 	cmd.Flags().StringVar(&key, "anonymize-key-file", "", "`file` whose content makes pseudonyms stable over several exports")
 	c.formatFlag(cmd, formatJSONL, formatCSV)

@@ -31,7 +31,8 @@ id); when several attempts have it they are listed.
   signin-engine inspect 01JSD4K2Q8 --sequence`,
 		Args: args(cobra.MaximumNArgs(1)),
 	}
-	f := filterFlags(cmd)
+	cmd.ValidArgsFunction = c.completeAttempts
+	f := c.filterFlags(cmd)
 	c.idsFlag(cmd)
 	cmd.Flags().BoolVar(&draw, "diagram", false, "add the state diagram with the attempt's path (Mermaid)")
 	cmd.Flags().BoolVar(&trace, "sequence", false, "the timeline as a Mermaid sequence diagram instead")
@@ -64,7 +65,7 @@ id); when several attempts have it they are listed.
 				if err != nil {
 					return err
 				}
-				return c.printPage(page)
+				return c.printPage(ctx, s, page)
 			}
 			o, err := s.Overview(ctx)
 			if err != nil {
@@ -92,7 +93,7 @@ func (c *cli) inspectAny(ctx context.Context, s *source, id string, draw, trace 
 	case len(page.Attempts) > 1 && (draw || trace):
 		return fmt.Errorf("%w: several attempts have %s: signin-engine inspect lists them", operator.ErrAmbiguous, id)
 	case len(page.Attempts) > 1:
-		return c.printPage(page)
+		return c.printPage(ctx, s, page)
 	case trace:
 		return c.printf("%s", sequence(d))
 	default:
@@ -200,7 +201,11 @@ func (c *cli) printStuck(found []operator.Finding) error {
 	if len(found) == 0 {
 		return c.printf("Nothing is stuck.\n")
 	}
-	g := &grid{head: []string{"stuck", "level", "age", "attempt", "state", "user", "connection", "seen"}}
+	g := &grid{
+		head:  []string{"stuck", "level", "age", "attempt", "state", "user", "connection", "seen"},
+		whole: []string{"stuck", "age", "attempt"},
+		spare: []string{"level", "state"},
+	}
 	count := map[string]int{}
 	for _, f := range found {
 		count[f.Rule]++
@@ -216,7 +221,8 @@ func (c *cli) printStuck(found []operator.Finding) error {
 			continue // said already
 		}
 		count[f.Rule] = 0
-		if err := c.printf("\n%s (%d): %s\n  %s\n", c.levelColor(f.Level, f.Rule), n, f.Advice, c.pasteable(f.Command)); err != nil {
+		prose := fmt.Sprintf("\n%s (%d): %s", c.levelColor(f.Level, f.Rule), n, f.Advice)
+		if err := c.printf("%s\n  %s\n", c.wrapped(prose), c.pasteable(f.Command)); err != nil {
 			return err
 		}
 	}

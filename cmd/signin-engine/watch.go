@@ -21,7 +21,7 @@ func (c *cli) watchCommand() *cobra.Command {
 tails the audit trail from now on (--since goes back).`,
 		Args: args(cobra.NoArgs),
 	}
-	f := filterFlags(cmd)
+	f := c.filterFlags(cmd)
 	c.idsFlag(cmd)
 	cmd.Flags().BoolVar(&events, "events", false, "tail the audit trail")
 	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "between two looks")
@@ -68,6 +68,10 @@ func repeat(ctx context.Context, interval time.Duration, count int, look func(co
 const clearScreen = "\x1b[H\x1b[2J"
 
 func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
+	const around = 6 // lines: time, head, what follows the table
+	if _, height := c.size(); c.format != formatJSONL && q.Limit == 0 && height > around {
+		q.Limit = min(height-around, operator.MaxLimit)
+	}
 	page, err := s.List(ctx, q)
 	if err != nil {
 		return err
@@ -83,7 +87,7 @@ func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
 			return err
 		}
 	}
-	return c.printPage(page)
+	return c.printPage(ctx, s, page)
 }
 
 // tail prints each audit line once. Lines of one microsecond may arrive in two
