@@ -63,7 +63,10 @@ func typable(line []string) error {
 		return nil // the program's name alone
 	}
 	c := &cli{stdout: io.Discard, stderr: io.Discard}
-	cmd, rest, err := c.root().Find(line)
+	root := c.root()
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(line...)
+	cmd, rest, err := root.Find(line)
 	if err != nil {
 		return err
 	}

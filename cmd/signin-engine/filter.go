@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -67,7 +68,7 @@ func (f *filter) read(now time.Time) (operator.Query, error) {
 		{"instance", q.Instance},
 	} {
 		if strings.HasSuffix(id.value, "…") {
-			return q, usage("--%s: %s was shortened for the screen: --show-ids shows ids in full, -o json everything", id.flag, id.value)
+			return q, usage("--%s: %w", id.flag, shortened(id.value))
 		}
 	}
 	var err error
@@ -114,6 +115,11 @@ func (f *filter) read(now time.Time) (operator.Query, error) {
 		return q, usage("--limit: is not from 1 to %d", operator.MaxLimit)
 	}
 	return q, nil
+}
+
+// shortened is the refusal of a value that a table had no room for.
+func shortened(value string) error {
+	return fmt.Errorf("%s was shortened for the screen: list --show-ids shows ids in full, -o json everything", value)
 }
 
 // known finds a word of that kind in any case; the error names all of them.

@@ -103,8 +103,8 @@ func (c *cli) inspectAny(ctx context.Context, s *source, id string, draw, trace 
 
 // find returns the attempt that an id stands for, or, when several have it, a
 // page of them.
-func (s *source) find(ctx context.Context, id string) (operator.Detail, operator.Page, error) {
-	id = typedID(id)
+func (s *source) find(ctx context.Context, typed string) (operator.Detail, operator.Page, error) {
+	id := typedID(typed)
 	d, err := s.Get(ctx, id)
 	if !errors.Is(err, store.ErrNotFound) {
 		return d, operator.Page{}, err
@@ -113,6 +113,8 @@ func (s *source) find(ctx context.Context, id string) (operator.Detail, operator
 	switch {
 	case err != nil:
 		return d, page, err
+	case len(page.Attempts) == 0 && id != typed:
+		return d, page, usage("%w", shortened(typed))
 	case len(page.Attempts) == 0:
 		return d, page, fmt.Errorf("attempt %s: %w: no attempt, exchange, card, message, conversation or user has this id: "+
 			"signin-engine list shows the newest", id, store.ErrNotFound)

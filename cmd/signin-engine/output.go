@@ -86,7 +86,11 @@ func (c *cli) printGrid(g *grid) error {
 	}
 	w.SetStyle(style)
 	w.SuppressTrailingSpaces()
-	columns := g.fit(c.width())
+	place := c.width()
+	if c.showIDs {
+		place = 0 // somebody wants to copy them
+	}
+	columns := g.fit(place)
 	cut := func(cells []string) table.Row {
 		row := make(table.Row, len(columns))
 		for n, col := range columns {

@@ -85,6 +85,9 @@ func repeat(ctx context.Context, interval time.Duration, count int, look func(co
 const clearScreen = "\x1b[H\x1b[2J"
 
 func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
+	if c.format == formatJSONL && q.Limit == 0 {
+		return c.printAll(ctx, s, q)
+	}
 	const around = 6 // lines: time, head, what follows the table
 	if _, height := c.size(); c.format != formatJSONL && q.Limit == 0 && height > around {
 		q.Limit = min(height-around, operator.MaxLimit)
