@@ -50,8 +50,11 @@ func dialable(listen string) (string, error) {
 	if err != nil || port == "" || port == "0" {
 		return "", usage("listen: %q is no host:port that can be asked: name it with --listen", listen)
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
+	switch host {
+	case "", "0.0.0.0":
+		host = "127.0.0.1"
+	case "::":
+		host = "::1"
 	}
 	return net.JoinHostPort(host, port), nil
 }

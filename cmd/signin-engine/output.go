@@ -242,6 +242,14 @@ func (c *cli) wrapped(prose string) string {
 	return strings.Join(lines, "\n")
 }
 
+// snip shortens a line to a width, if somebody looks.
+func (c *cli) snip(line string, width int) string {
+	if c.showIDs || width <= narrow || text.StringWidthWithoutEscSequences(line) <= width {
+		return line
+	}
+	return text.Snip(line, width, "…")
+}
+
 // size is width and height of the terminal, as far as COLUMNS and LINES do not
 // say otherwise; 0 where there is none.
 func (c *cli) size() (width, height int) {

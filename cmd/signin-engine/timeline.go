@@ -9,23 +9,22 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/text"
-
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// printDetail is the human form of one attempt: header, timeline, the last
-// failure explained, callbacks, and what is stuck.
+// printDetail is the human form of one attempt: header, what is stuck, the last
+// failure explained, callbacks, and the timeline, which may be long.
 func (c *cli) printDetail(d operator.Detail) error {
 	if err := c.printf("%s", c.header(d)); err != nil {
 		return err
 	}
-	if err := c.printf("\n"); err != nil {
-		return err
-	}
-	if err := c.printGrid(c.timeline(d)); err != nil {
-		return err
+	for _, f := range d.Findings {
+		prose := fmt.Sprintf("\nStuck: %s (%s) for %s%s\n  %s", c.levelColor(f.Level, f.Rule), f.Level,
+			age(f.Age.Duration()), after(": ", f.Detail), f.Advice)
+		if err := c.printf("%s\n  %s\n", c.wrapped(prose), c.pasteable(f.Command)); err != nil {
+			return err
+		}
 	}
 	if text := explainFailure(d); text != "" {
 		if err := c.printf("\n%s", c.wrapped(text)); err != nil {
@@ -37,14 +36,10 @@ func (c *cli) printDetail(d operator.Detail) error {
 			return err
 		}
 	}
-	for _, f := range d.Findings {
-		prose := fmt.Sprintf("\nStuck: %s (%s) for %s%s\n  %s", c.levelColor(f.Level, f.Rule), f.Level,
-			age(f.Age.Duration()), after(": ", f.Detail), f.Advice)
-		if err := c.printf("%s\n  %s\n", c.wrapped(prose), c.pasteable(f.Command)); err != nil {
-			return err
-		}
+	if err := c.printf("\n"); err != nil {
+		return err
 	}
-	return nil
+	return c.printGrid(c.timeline(d))
 }
 
 func deliveryDetail(c *cli, cb operator.DeliveryView) string {
@@ -65,9 +60,7 @@ func (c *cli) header(d operator.Detail) string {
 	var b strings.Builder
 	line := func(name, value string) {
 		const indent = 14
-		if width := c.width() - indent; width > narrow && text.StringWidthWithoutEscSequences(value) > width {
-			value = text.Snip(value, width, "…")
-		}
+		value = c.snip(value, c.width()-indent)
 		if value != "" {
 			fmt.Fprintf(&b, "%-13s %s\n", name, value)
 		}

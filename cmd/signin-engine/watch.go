@@ -166,6 +166,9 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
+// anyAttempt is as long as every attempt's id.
+const anyAttempt = "00000000000000000000000000"
+
 func (c *cli) printEvent(e operator.EventView) error {
 	if c.format == formatJSONL {
 		return c.printJSONLine(e)
@@ -178,6 +181,7 @@ func (c *cli) printEvent(e operator.EventView) error {
 	if attempt == "" {
 		attempt = "(orphan)"
 	}
-	return c.printf("%s  %-26s  %-10s %-4s %s\n", c.clock(e.Time.Time), attempt, e.Kind, e.Row,
+	line := fmt.Sprintf("%s  %-*s  %-10s %-4s %s", c.clock(e.Time.Time), len(c.attemptID(anyAttempt)), attempt, e.Kind, e.Row,
 		joined(transition(e), e.Invoke, status, e.Detail))
+	return c.printf("%s\n", c.snip(line, c.width()))
 }
