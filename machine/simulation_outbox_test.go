@@ -100,11 +100,12 @@ func (m *model) acknowledge(n *node, c *store.Commit, a *store.Ack) {
 		return
 	}
 	key := m.key(a.DeliveryKey)
+	by, _, _ := strings.Cut(a.By, "/") // the rest says which claim of the instance
 	switch {
-	case a.By == "" && !byOperator(c):
+	case by == "" && !byOperator(c):
 		m.w.violate("callback", "%s acknowledges %s, which nobody holds", n.name, key)
-	case a.By != "" && a.By != n.name:
-		m.w.violate("callback", "%s acknowledges %s, which %s holds", n.name, key, a.By)
+	case by != "" && by != n.name:
+		m.w.violate("callback", "%s acknowledges %s, which %s holds", n.name, key, by)
 	}
 	switch {
 	case a.Status == store.DeliveryDone && !o.told:

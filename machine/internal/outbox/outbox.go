@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,7 @@ type Config struct {
 type Outbox struct {
 	Config
 	flight flight
+	claims atomic.Int64
 }
 
 // New makes an outbox. It starts nothing.
@@ -199,7 +201,7 @@ func (o *Outbox) claim(ctx context.Context, attempt string) *held {
 
 func (o *Outbox) tryClaim(ctx context.Context, attempt string) (*held, error) {
 	since := o.Clock()
-	rows, err := o.Store.Claim(ctx, store.ClaimQuery{Owner: o.Instance, Attempt: attempt, Limit: 1, Hold: o.Lease})
+	rows, err := o.Store.Claim(ctx, store.ClaimQuery{Owner: o.owner(), Attempt: attempt, Limit: 1, Hold: o.Lease})
 	if err != nil {
 		return nil, fmt.Errorf("claim a callback: %w", err)
 	}
@@ -207,6 +209,14 @@ func (o *Outbox) tryClaim(ctx context.Context, attempt string) (*held, error) {
 		return nil, nil //nolint:nilnil // nothing is due
 	}
 	return &held{row: rows[0], now: rows[0].NextAt.Add(-o.Lease), since: since}, nil
+}
+
+// owner names one claim of this process. A try that does not count gives its
+// number back, so instance and try would not tell two claims apart: an
+// acknowledgement of the first that is written once more, since its answer was
+// lost, must not be taken for one of the second.
+func (o *Outbox) owner() string {
+	return o.Instance + "/" + strconv.FormatInt(o.claims.Add(1), 10)
 }
 
 // redeliver makes the callback of a claimed row and waits for it while the row

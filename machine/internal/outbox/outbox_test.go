@@ -262,6 +262,55 @@ func TestALateLoserChangesNothing(t *testing.T) {
 	})
 }
 
+// deaf is a store whose answer to a write is lost once.
+type deaf struct {
+	store.Store
+	once bool
+}
+
+func (d *deaf) Apply(ctx context.Context, commits []store.Commit) []error {
+	errs := d.Store.Apply(ctx, commits)
+	if d.once {
+		d.once = false
+		for i := range errs {
+			errs[i] = store.ErrUnavailable
+		}
+	}
+	return errs
+}
+
+// An acknowledgement whose answer was lost is written once more. It changes
+// nothing if the row has been claimed since, also by the same process, also where
+// the first try does not count.
+func TestAnAcknowledgementIsOfOneClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, "a", nil)
+		b.group = store.NewGroup(&deaf{Store: b.mem, once: true})
+		b.Store = b.group
+		b.owe(2)
+		b.Prepare = func(context.Context, store.Delivery) (Tell, error) { return b.tells(0, refused{status: 503}), nil }
+		if err := b.Due(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.group.Flush(t.Context()); !errors.Is(err, store.ErrUnavailable) {
+			t.Fatalf("flush: %v", err)
+		}
+		time.Sleep(time.Second)
+		b.Prepare = func(context.Context, store.Delivery) (Tell, error) { return b.tells(30*time.Second, nil), nil }
+		go func() { _ = b.Due(context.WithoutCancel(t.Context())) }()
+		synctest.Wait()
+		if d := b.row(2); d.Owner == "" { // this writes it once more
+			t.Errorf("nobody holds the row while it is called: %+v", d)
+		}
+		if err := b.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if d := b.row(2); d.Status != store.DeliveryDone || b.calls != 2 {
+			t.Errorf("%d calls, %+v", b.calls, d)
+		}
+	})
+}
+
 // A callback whose preparation ends with the process was not begun: the row is
 // given back as it was.
 func TestGivenBack(t *testing.T) {
