@@ -31,12 +31,17 @@ var kinds = []struct{ mark, kind string }{
 	{"origin", "origin"},
 	{"callback", "callback status"},
 	{"status", "status"},
+	{"line", "timeline line"},
+	{"call", "call"},
+	{"sso", "SSO outcome"},
+	{"result", "check result"},
 }
 
 // elsewhere are kinds of words that have a text of their own.
 var elsewhere = []string{
-	"stuck rule", // TestRules
-	"row",        // docs/state-machine.md, generated from the table
+	"stuck rule",      // TestRules
+	"row",             // docs/state-machine.md, generated from the table
+	"refused request", // TestRefused
 }
 
 // TestWords: the runbook says of every word what `signin-engine explain` says.
@@ -68,6 +73,17 @@ func TestWords(t *testing.T) {
 		}
 		if !known {
 			t.Errorf("%s has no table for words of kind %q, such as %q", runbook, e.Kind, e.Code)
+		}
+	}
+}
+
+// TestRefused: the table of refused requests has every reason.
+func TestRefused(t *testing.T) {
+	_, page, _ := strings.Cut(read(t, runbook), "\n## Refused requests\n")
+	page, _, _ = strings.Cut(page, "\n## ")
+	for _, e := range operator.Explanations() {
+		if e.Kind == "refused request" && !strings.Contains(page, "`"+e.Code+"`") {
+			t.Errorf("%s does not say why a request is refused with %s", runbook, e.Code)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -69,7 +70,8 @@ func (c *cli) actionCommand(use, short string,
 Needs --yes and --reason; the audit trail keeps them with --actor. A bbolt file
 that a running bot holds is reached through its operator endpoint; otherwise,
 and on Postgres, the bot's --config is needed.`,
-		Args: args(cobra.ExactArgs(1)),
+		Example: "  signin-engine " + strings.Replace(use, "ID", "01JSD4K2Q8 --yes --reason 'asked by the user'", 1),
+		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if !a.yes || a.reason == "" {
 				return fmt.Errorf("%w: %s needs --yes and --reason", errRefused, cmd.Name())
@@ -79,6 +81,7 @@ and on Postgres, the bot's --config is needed.`,
 			})
 		},
 	}
+	cmd.ValidArgsFunction = c.completeAttempts
 	cmd.Flags().BoolVar(&a.yes, "yes", false, "do it")
 	cmd.Flags().StringVar(&a.reason, "reason", "", "`why`, for the audit trail")
 	cmd.Flags().StringVar(&a.actor, "actor", c.osUser(), "`who`, for the audit trail")

@@ -18,9 +18,15 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
+// reader answers, and finds attempts by any id.
+type reader interface {
+	operator.Reader
+	operator.Searcher
+}
+
 // source is what a reading command reads: a running process or a store.
 type source struct {
-	operator.Reader
+	reader
 	io.Closer
 	client *operator.Client // nil: a database, or a file that no process holds
 	config config.Config
@@ -40,7 +46,7 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 		if err != nil {
 			return nil, usage("operator: %q %w", cfg.Operator, err)
 		}
-		return asked(cfg, e), nil
+		return c.shown(asked(cfg, e)), nil
 	}
 	where := cfg.Store
 	switch where.Backend {
@@ -51,14 +57,14 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 		if err != nil {
 			return nil, err
 		}
-		return direct(cfg, st), nil
+		return c.shown(direct(cfg, st)), nil
 	case config.Bolt:
 	}
 	socket := operator.SocketBeside(where.Path)
 	if _, err = os.Stat(socket.Address); err == nil {
 		s := asked(cfg, socket)
 		if _, err = s.Info(ctx); err == nil || !errors.Is(err, operator.ErrUnreachable) {
-			return s, err
+			return c.shown(s), err
 		}
 		if err = s.Close(); err != nil {
 			return nil, err
@@ -68,7 +74,17 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 	if err != nil {
 		return nil, err
 	}
-	return direct(cfg, st), nil
+	return c.shown(direct(cfg, st)), nil
+}
+
+// shown makes a source safe for people, unless a machine reads.
+func (c *cli) shown(s *source) *source {
+	switch c.format {
+	case formatJSON, formatJSONL, formatCSV:
+	default:
+		s.reader = safeReader{s.reader}
+	}
+	return s
 }
 
 // placeOf are the flags that say where the store is, as they were given. An
@@ -90,7 +106,7 @@ func placeOf(cmd *cobra.Command) []string {
 
 func direct(cfg config.Config, st store.Store) *source {
 	return &source{
-		Reader: operator.NewDirect(st, operator.DefaultRules(), operator.Info{}), Closer: st, config: cfg,
+		reader: operator.NewDirect(st, operator.DefaultRules(), operator.Info{}), Closer: st, config: cfg,
 	}
 }
 
@@ -100,7 +116,7 @@ func asked(cfg config.Config, e operator.Endpoint) *source {
 		token = cfg.OperatorReadToken
 	}
 	client := operator.NewClient(e, token)
-	return &source{Reader: client, Closer: client, client: client, config: cfg}
+	return &source{reader: client, Closer: client, client: client, config: cfg}
 }
 
 // openFile opens a bbolt file that no process holds, and says what to do when

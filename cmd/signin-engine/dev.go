@@ -56,6 +56,9 @@ makes of it.
 
 --once plays the sign-ins, prints their timelines and ends: 0, or 1 if one did
 not complete.`,
+		Example: `  signin-engine dev
+  signin-engine dev --once --store memory:
+  signin-engine dev --print-config > bot.yaml`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if once && show {

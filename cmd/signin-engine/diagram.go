@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +25,9 @@ func (c *cli) diagramCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diagram",
 		Short: "Print the state machine, or the path of one attempt through it",
-		Args:  args(cobra.NoArgs),
+		Example: `  signin-engine diagram --format markdown
+  signin-engine diagram --attempt 01JSD4K2Q8 --format svg > attempt.svg`,
+		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch format {
 			case diagramMermaid, diagramDOT, diagramSVG, diagramMarkdown:
@@ -35,7 +38,10 @@ func (c *cli) diagramCommand() *cobra.Command {
 				return c.draw(operator.Detail{}, format)
 			}
 			return c.with(cmd, func(ctx context.Context, s *source) error {
-				d, err := s.Get(ctx, typedID(attempt))
+				d, page, err := s.find(ctx, attempt)
+				if err == nil && len(page.Attempts) > 1 {
+					err = fmt.Errorf("%w: several attempts have %s: signin-engine inspect lists them", operator.ErrAmbiguous, attempt)
+				}
 				if err != nil {
 					return err
 				}
@@ -45,6 +51,7 @@ func (c *cli) diagramCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&format, "format", diagramMermaid, "mermaid, dot, svg or markdown")
 	cmd.Flags().StringVar(&attempt, "attempt", "", "mark the path and the state of this attempt (`id` or unique prefix)")
+	_ = cmd.RegisterFlagCompletionFunc("attempt", c.completeAttempt)
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(
 		[]string{diagramMermaid, diagramDOT, diagramSVG, diagramMarkdown}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

@@ -26,6 +26,8 @@ const (
 	healthOK   = "ok"
 	healthWarn = "warn"
 	healthFail = "fail"
+	// healthSkipped: it could not be looked at.
+	healthSkipped = "skipped"
 )
 
 // health is the result of one check.
@@ -36,25 +38,44 @@ type health struct {
 }
 
 func (c *cli) doctorCommand() *cobra.Command {
+	var file string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check store, clock, sweeper, outbox, Token Service and connections",
-		Long: `Checks what a bot needs, each with ok, warn or fail; exit 1 if something fails,
-4 if it is the store. The Token Service is asked only with --config (or the
-settings in the environment) of the bot.`,
+		Long: `Checks what a bot needs, each with ok, warn, fail, or skipped when it could not be
+looked at; exit 1 if something fails, 4 if it is the store. The Token Service is
+asked only with --config (or the settings in the environment) of the bot.
+
+--manifest compares the manifest of the Teams app with what the Token Service
+answers: validDomains with the host of the sign-in link, and
+webApplicationInfo.resource with the connection's Token Exchange URL.`,
+		Example: `  signin-engine doctor --config bot.yaml
+  signin-engine doctor --config bot.yaml --manifest manifest.json`,
 		Args: args(cobra.NoArgs),
 	}
+	cmd.Flags().StringVar(&file, "manifest", "", "`file` with the manifest of the Teams app (JSON)")
 	c.formatFlag(cmd, formatTable, formatJSON)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.settings(cmd)
 		if err != nil {
 			return err
 		}
+		var m manifest
+		if file != "" {
+			if m, err = readManifest(file); err != nil {
+				return err
+			}
+		}
 		found, failed := c.examine(cmd, cfg)
+		if file != "" {
+			found = append(found, manifestHealth(cmd.Context(), cfg, m)...)
+		} else {
+			found = append(found, health{"manifest", healthSkipped, "name the manifest of the Teams app with --manifest"})
+		}
 		if c.format == formatJSON {
 			err = c.printJSON(found)
 		} else {
-			g := &grid{head: []string{"check", "result", "detail"}}
+			g := &grid{head: []string{"check", "result", "detail"}, prose: true}
 			for _, h := range found {
 				g.add(h.Check, c.levelColor(h.Result, h.Result), h.Detail)
 			}
@@ -86,19 +107,35 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 		found = append(found,
 			health{"store", healthOK, fmt.Sprintf("%s %s, schema %d", info.Backend, info.Where, info.Store)},
 			live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
-		if info.Refused != nil {
-			found = append(found, refusedHealth(info.Refused))
-		}
+		found = append(found, refusedHealth(info.Refused))
 		return nil
 	})
 	if err != nil {
-		found = append(found, health{"store", healthFail, err.Error()})
+		found = append([]health{{"store", healthFail, err.Error()}},
+			skipped("the store could not be read", "engine", "clock", "sweeper", "outbox", "stuck", checkRefused)...)
 	}
-	if c.configFile != "" || cfg.AppID != "" {
-		found = append(found, settingsHealth(cfg), credentialsHealth(ctx, cfg), keysHealth(ctx, cfg))
-		found = append(found, serviceHealth(ctx, cfg), connectionHealth(ctx, cfg, names))
+	if c.configFile == "" && cfg.AppID == "" {
+		return append(found, skipped("name the bot's settings with --config",
+			"settings", "credentials", "signing keys", checkService, checkConnections)...), err
 	}
+	found = append(found, settingsHealth(cfg), credentialsHealth(ctx, cfg), keysHealth(ctx, cfg))
+	found = append(found, serviceHealth(ctx, cfg), connectionHealth(ctx, cfg, names))
 	return found, err
+}
+
+// Checks that are named in two places.
+const (
+	checkRefused     = "refused"
+	checkService     = "token service"
+	checkConnections = "connections"
+)
+
+func skipped(why string, checks ...string) []health {
+	found := make([]health, len(checks))
+	for i, check := range checks {
+		found[i] = health{check, healthSkipped, why}
+	}
+	return found
 }
 
 func live(i operator.Info) health {
@@ -189,7 +226,10 @@ func telling() []teams.Why {
 
 // refusedHealth names the hosts that are not listed, and what else was refused.
 func refusedHealth(r *operator.Refused) health {
-	const check = "refused"
+	const check = checkRefused
+	if r == nil {
+		return health{check, healthSkipped, "only a running bot knows: name its endpoint with --operator"}
+	}
 	var parts []string
 	warn := len(r.Hosts) > 0
 	for _, h := range r.Hosts {
@@ -272,7 +312,7 @@ func keysHealth(ctx context.Context, cfg config.Config) health {
 func serviceHealth(ctx context.Context, cfg config.Config) health {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	const check = "token service"
+	const check = checkService
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.TokenServiceURL, nil)
 	if err != nil {
 		return health{check, healthFail, "token_service_url is malformed"}
@@ -300,12 +340,21 @@ const nobody = "29:signin-engine-doctor"
 // connectionHealth compares the configured names with those that the Token
 // Service knows, and with those that the running bot has.
 func connectionHealth(ctx context.Context, cfg config.Config, running []string) health {
-	const check = "connections"
+	const check = checkConnections
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	known, err := knownConnections(ctx, cfg)
-	if err != nil {
-		return health{check, healthWarn, err.Error()}
+	var answer *tokensvc.Error
+	switch {
+	case err == nil:
+	case errors.As(err, &answer) && answer.Code == "" && (answer.Status == http.StatusNotFound || answer.Status == http.StatusInternalServerError):
+		return health{check, healthFail, fmt.Sprintf("the Token Service answered a bare %d: the bot may belong to another region. "+
+			"Set token_service_url to https://europe.token.botframework.com, https://unitedstates.token.botframework.com or "+
+			"https://india.token.botframework.com, or set cloud", answer.Status)}
+	case errors.As(err, &answer) && answer.Status != 0:
+		return health{check, healthFail, err.Error()}
+	default:
+		return health{check, healthSkipped, "the Token Service could not be asked: " + err.Error()}
 	}
 	var unknown, idle []string
 	for _, conn := range cfg.Connections {
@@ -328,16 +377,11 @@ func connectionHealth(ctx context.Context, cfg config.Config, running []string) 
 }
 
 func knownConnections(ctx context.Context, cfg config.Config) ([]string, error) {
-	credentials, err := cfg.Credentials()
+	client, release, err := tokenClient(cfg)
 	if err != nil {
 		return nil, err
 	}
-	defer credentials.CloseIdleConnections()
-	client, err := tokensvc.New(tokensvc.Config{BaseURL: cfg.TokenServiceURL, Credentials: credentials, Timeout: probeTimeout})
-	if err != nil {
-		return nil, err
-	}
-	defer client.CloseIdleConnections()
+	defer release()
 	statuses, err := client.GetTokenStatus(ctx, nobody, "msteams")
 	if err != nil {
 		return nil, err
@@ -347,4 +391,21 @@ func knownConnections(ctx context.Context, cfg config.Config) ([]string, error) 
 		names[i] = s.Connection
 	}
 	return names, nil
+}
+
+// tokenClient asks the Token Service as the bot does, until it is released.
+func tokenClient(cfg config.Config) (client *tokensvc.Client, release func(), err error) {
+	credentials, err := cfg.Credentials()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err = tokensvc.New(tokensvc.Config{BaseURL: cfg.TokenServiceURL, Credentials: credentials, Timeout: probeTimeout})
+	if err != nil {
+		credentials.CloseIdleConnections()
+		return nil, nil, err
+	}
+	return client, func() {
+		client.CloseIdleConnections()
+		credentials.CloseIdleConnections()
+	}, nil
 }

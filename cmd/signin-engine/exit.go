@@ -37,6 +37,8 @@ var (
 	errIncomplete = errors.New("a sign-in did not complete")
 	// errNoStore: there is no store where one was looked for.
 	errNoStore = errors.New("no store")
+	// errNotReady: healthcheck asked, and the bot would take no activity.
+	errNotReady = errors.New("the bot is not ready")
 	// errUnhealthy: doctor found something that fails.
 	errUnhealthy = errors.New("unhealthy")
 )
@@ -79,6 +81,7 @@ func exitCode(err error) int {
 		{operator.ErrUnauthorized, exitStore},
 		{operator.ErrInUse, exitStore},
 		{errNoStore, exitStore},
+		{errNotReady, exitStore},
 		{fs.ErrPermission, exitStore},
 	} {
 		if errors.Is(err, e.err) {
@@ -94,7 +97,7 @@ func report(w io.Writer, err error) {
 		err = errors.New("interrupted")
 	}
 	for line := range strings.SplitSeq(joinLines(err.Error()), "\n") {
-		fmt.Fprintln(w, "signin-engine:", line) //nolint:errcheck // nowhere left to tell it
+		fmt.Fprintln(w, "signin-engine:", safe(line)) //nolint:errcheck // nowhere left to tell it
 	}
 }
 

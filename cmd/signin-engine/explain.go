@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,8 @@ func (c *cli) explainCommand() *cobra.Command {
 		Short: "Say in plain words what a code, reason, state, stuck rule or row means, and what to do",
 		Long: `Explains the words that this program prints: failure codes of Teams, of the
 Token Service, of the connector and of Entra, reasons, methods, states, stuck
-rules, rows of the transition table, HTTP statuses. Without a word it lists them.`,
+rules, rows of the transition table, lines of a timeline, calls, why a request
+was refused, HTTP statuses. Without a word it lists them.`,
 		Example: `  signin-engine explain resourcematchfailed
   signin-engine explain lease-expired
   signin-engine explain C2`,
@@ -24,17 +26,22 @@ rules, rows of the transition table, HTTP statuses. Without a word it lists them
 			if len(given) == 0 {
 				return c.listWords()
 			}
-			e, ok := operator.Explain(given[0])
-			if !ok {
+			all := operator.ExplainAll(given[0])
+			if len(all) == 0 {
 				if near := operator.Suggest(given[0]); len(near) > 0 {
 					return notFound("no explanation for %q: did you mean %s?", given[0], strings.Join(near, " or "))
 				}
-				return notFound("no explanation for %q", given[0])
+				return notFound("no explanation for %q (signin-engine explain lists all words)", given[0])
 			}
 			if c.format == formatJSON {
-				return c.printJSON(e)
+				return c.printJSON(all[0])
 			}
-			return c.printf("%s (%s): %s\nWhat to do: %s\n", e.Code, e.Kind, e.Meaning, e.Advice)
+			for _, e := range all {
+				if err := c.printf("%s", c.wrapped(fmt.Sprintf("%s (%s): %s\nWhat to do: %s\n", e.Code, e.Kind, e.Meaning, e.Advice))); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 	c.formatFlag(cmd, formatTable, formatJSON)
@@ -46,7 +53,7 @@ func (c *cli) listWords() error {
 	if c.format == formatJSON {
 		return c.printJSON(all)
 	}
-	g := &grid{head: []string{"word", "kind", "meaning"}}
+	g := &grid{head: []string{"word", "kind", "meaning"}, whole: []string{"word"}, prose: true}
 	for _, e := range all {
 		g.add(e.Code, e.Kind, e.Meaning)
 	}

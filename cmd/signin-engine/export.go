@@ -25,9 +25,11 @@ func (c *cli) exportCommand() *cobra.Command {
 SIEM. There is never a secret in it. With --anonymize user, conversation and
 tenant ids become pseudonyms: the same id gets the same pseudonym throughout
 the export, and throughout all exports with the same --anonymize-key-file.`,
+		Example: `  signin-engine export --user 29:1cgsv1oFLAo --anonymize > ticket.jsonl
+  signin-engine export --since 24h -o csv > day.csv`,
 		Args: args(cobra.NoArgs),
 	}
-	f := filterFlags(cmd)
+	f := c.filterFlags(cmd)
 	cmd.Flags().BoolVar(&anonymize, "anonymize", false, "pseudonyms for user, conversation and tenant ids")
 	cmd.Flags().StringVar(&key, "anonymize-key-file", "", "`file` whose content makes pseudonyms stable over several exports")
 	c.formatFlag(cmd, formatJSONL, formatCSV)

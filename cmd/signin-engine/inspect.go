@@ -2,30 +2,40 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/machine/diagram"
+	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 func (c *cli) inspectCommand() *cobra.Command {
-	var draw, check bool
+	var draw, check, trace bool
 	cmd := &cobra.Command{
 		Use:   "inspect [ID]",
 		Short: "Show what is open and stuck, or one attempt with its timeline",
 		Long: `Without an id: the open states with their oldest attempt, the last hour, and
-what is stuck with what to do about it. With an id, or a unique prefix of one:
-header and timeline of that attempt.
+what is stuck with what to do about it. With an id: header and timeline of that
+attempt. The id may be the beginning of the attempt's, or the whole id of its
+exchange, card, message or conversation, or of its user (MRI or Entra object
+id); when several attempts have it they are listed.
 
 --check prints the stuck list and exits 5 when a rule of level error hits.`,
+		Example: `  signin-engine inspect
+  signin-engine inspect 01JSD4K2Q8
+  signin-engine inspect 29:1cgsv1oFLAo
+  signin-engine inspect 01JSD4K2Q8 --sequence`,
 		Args: args(cobra.MaximumNArgs(1)),
 	}
-	f := filterFlags(cmd)
+	cmd.ValidArgsFunction = c.completeAttempts
+	f := c.filterFlags(cmd)
 	c.idsFlag(cmd)
 	cmd.Flags().BoolVar(&draw, "diagram", false, "add the state diagram with the attempt's path (Mermaid)")
+	cmd.Flags().BoolVar(&trace, "sequence", false, "the timeline as a Mermaid sequence diagram instead")
 	cmd.Flags().BoolVar(&check, "check", false, "stuck list only; exit 5 if there is an error")
 	c.formatFlag(cmd, formatTable, formatWide, formatJSON)
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
@@ -39,19 +49,23 @@ header and timeline of that attempt.
 			return usage("inspect: --check takes neither an id nor filters")
 		case draw && len(given) == 0:
 			return usage("inspect: --diagram needs an id")
+		case trace && len(given) == 0:
+			return usage("inspect: --sequence needs an id")
+		case trace && (draw || c.format == formatJSON):
+			return usage("inspect: --sequence prints the diagram alone: leave out --diagram and -o json")
 		case filtered && len(given) > 0:
 			return usage("inspect: an id and filters exclude each other")
 		}
 		return c.with(cmd, func(ctx context.Context, s *source) error {
 			switch {
 			case len(given) > 0:
-				return c.inspectOne(ctx, s, given[0], draw)
+				return c.inspectAny(ctx, s, given[0], draw, trace)
 			case filtered:
 				page, err := s.List(ctx, q)
 				if err != nil {
 					return err
 				}
-				return c.printPage(page)
+				return c.printPage(ctx, s, page)
 			}
 			o, err := s.Overview(ctx)
 			if err != nil {
@@ -69,15 +83,53 @@ header and timeline of that attempt.
 	return cmd
 }
 
-func (c *cli) inspectOne(ctx context.Context, s *source, id string, draw bool) error {
-	d, err := s.Get(ctx, typedID(id))
-	if err != nil {
+// inspectAny shows the attempt that an id stands for, or lists those that have
+// it.
+func (c *cli) inspectAny(ctx context.Context, s *source, id string, draw, trace bool) error {
+	d, page, err := s.find(ctx, id)
+	switch {
+	case err != nil:
 		return err
+	case len(page.Attempts) > 1 && (draw || trace):
+		return fmt.Errorf("%w: several attempts have %s: signin-engine inspect lists them", operator.ErrAmbiguous, id)
+	case len(page.Attempts) > 1:
+		return c.printPage(ctx, s, page)
+	case trace:
+		return c.printf("%s", sequence(d))
+	default:
+		return c.inspectOne(d, draw)
 	}
+}
+
+// find returns the attempt that an id stands for, or, when several have it, a
+// page of them.
+func (s *source) find(ctx context.Context, typed string) (operator.Detail, operator.Page, error) {
+	id := typedID(typed)
+	d, err := s.Get(ctx, id)
+	if !errors.Is(err, store.ErrNotFound) {
+		return d, operator.Page{}, err
+	}
+	page, err := s.Search(ctx, id)
+	switch {
+	case err != nil:
+		return d, page, err
+	case len(page.Attempts) == 0 && id != typed:
+		return d, page, usage("%w", shortened(typed))
+	case len(page.Attempts) == 0:
+		return d, page, fmt.Errorf("attempt %s: %w: no attempt, exchange, card, message, conversation or user has this id: "+
+			"signin-engine list shows the newest", id, store.ErrNotFound)
+	case len(page.Attempts) > 1:
+		return d, page, nil
+	}
+	d, err = s.Get(ctx, page.Attempts[0].ID)
+	return d, operator.Page{}, err
+}
+
+func (c *cli) inspectOne(d operator.Detail, draw bool) error {
 	if c.format == formatJSON {
 		return c.printJSON(d)
 	}
-	if err = c.printDetail(d); err != nil || !draw {
+	if err := c.printDetail(d); err != nil || !draw {
 		return err
 	}
 	text, err := attemptDiagram(d, diagram.Mermaid)
@@ -151,7 +203,11 @@ func (c *cli) printStuck(found []operator.Finding) error {
 	if len(found) == 0 {
 		return c.printf("Nothing is stuck.\n")
 	}
-	g := &grid{head: []string{"stuck", "level", "age", "attempt", "state", "user", "connection", "seen"}}
+	g := &grid{
+		head:  []string{"stuck", "level", "age", "attempt", "state", "user", "connection", "seen"},
+		whole: []string{"stuck", "age", "attempt"},
+		spare: []string{"level", "state"},
+	}
 	count := map[string]int{}
 	for _, f := range found {
 		count[f.Rule]++
@@ -167,7 +223,8 @@ func (c *cli) printStuck(found []operator.Finding) error {
 			continue // said already
 		}
 		count[f.Rule] = 0
-		if err := c.printf("\n%s (%d): %s\n  %s\n", c.levelColor(f.Level, f.Rule), n, f.Advice, c.pasteable(f.Command)); err != nil {
+		prose := fmt.Sprintf("\n%s (%d): %s", c.levelColor(f.Level, f.Rule), n, f.Advice)
+		if err := c.printf("%s\n  %s\n", c.wrapped(prose), c.pasteable(f.Command)); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,7 @@ func (c *cli) listCommand() *cobra.Command {
   signin-engine list --user 29:1cgs… --since 24h -o json`,
 		Args: args(cobra.NoArgs),
 	}
-	f := filterFlags(cmd)
+	f := c.filterFlags(cmd)
 	c.idsFlag(cmd)
 	c.formatFlag(cmd, formatTable, formatWide, formatJSON, formatJSONL, formatCSV)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -30,18 +30,47 @@ func (c *cli) listCommand() *cobra.Command {
 			return err
 		}
 		return c.with(cmd, func(ctx context.Context, s *source) error {
+			if q.Limit == 0 && (c.format == formatCSV || c.format == formatJSONL) {
+				return c.printAll(ctx, s, q)
+			}
 			page, err := s.List(ctx, q)
 			if err != nil {
 				return err
 			}
-			return c.printPage(page)
+			return c.printPage(ctx, s, page)
 		})
 	}
 	return cmd
 }
 
+// printAll prints page after page: a format that cannot say that there is more
+// has everything.
+func (c *cli) printAll(ctx context.Context, s *source, q operator.Query) error {
+	q.Limit = exportPage
+	for first := true; first || q.Cursor != ""; first = false {
+		page, err := s.List(ctx, q)
+		if err != nil {
+			return err
+		}
+		if c.format == formatCSV {
+			g := flat(page.Attempts)
+			if !first {
+				g.head = nil
+			}
+			err = c.printCSV(g)
+		} else {
+			err = c.printPage(ctx, s, page)
+		}
+		if err != nil {
+			return err
+		}
+		q.Cursor = page.NextCursor
+	}
+	return nil
+}
+
 // printPage prints a page in the format that was asked for.
-func (c *cli) printPage(page operator.Page) error {
+func (c *cli) printPage(ctx context.Context, s *source, page operator.Page) error {
 	switch c.format {
 	case formatJSON:
 		return c.printJSON(page)
@@ -63,7 +92,11 @@ func (c *cli) printPage(page operator.Page) error {
 	if len(page.Attempts) == 0 {
 		return c.printf("No attempts.\n")
 	}
-	if err := c.printGrid(c.attemptGrid(page.Attempts)); err != nil {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if err = c.printGrid(c.attemptGrid(page.Attempts, info.Now.Time)); err != nil {
 		return err
 	}
 	if page.NextCursor != "" {
@@ -72,14 +105,17 @@ func (c *cli) printPage(page operator.Page) error {
 	return nil
 }
 
-// attemptGrid is the table for people.
-func (c *cli) attemptGrid(attempts []operator.View) *grid {
-	g := &grid{head: []string{"id", "state", "why", "user", "connection", "entered", "age", "callback", "stuck"}}
+// attemptGrid is the table for people; now is the store's.
+func (c *cli) attemptGrid(attempts []operator.View, now time.Time) *grid {
+	g := &grid{
+		head:  []string{"id", "state", "why", "user", "connection", "entered", "age", "callback", "stuck"},
+		whole: []string{"id", "state", "age"},
+		spare: []string{"entered", "callback"},
+	}
 	wide := c.format == formatWide
 	if wide {
 		g.head = append(g.head, "tenant", "conversation", "origin", "version", "created", "expires", "lease", "failure", "superseded by")
 	}
-	now := c.now()
 	for i := range attempts {
 		v := &attempts[i]
 		row := []string{

@@ -18,6 +18,8 @@ func (c *cli) migrateCommand() *cobra.Command {
 		Short: "Bring the schema of a Postgres store up to date, or show it",
 		Long: `Brings the schema of a Postgres store up to date, or shows which steps it has.
 serve does it at the start unless auto_migrate is false.`,
+		Example: `  signin-engine migrate status --store 'postgres://bot@db/bots?schema=signin'
+  signin-engine migrate up --store 'postgres://bot@db/bots?schema=signin'`,
 		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

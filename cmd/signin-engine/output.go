@@ -4,13 +4,17 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -57,11 +61,15 @@ func (c *cli) printJSON(v any) error {
 
 func (c *cli) printJSONLine(v any) error { return json.NewEncoder(c.stdout).Encode(v) }
 
-// grid is a table without borders: columns that are empty throughout are left
-// out.
+// grid is a table without borders. Columns that are empty throughout are left
+// out. In a narrow place the widest columns are shortened; when that is not
+// enough columns go, the spare ones first.
 type grid struct {
-	head []string
-	rows [][]string
+	head  []string
+	rows  [][]string
+	whole []string // heads of columns that are never shortened
+	spare []string // heads of columns that go first
+	prose bool     // the last column is text to be read: it is wrapped
 }
 
 func (g *grid) add(cells ...string) { g.rows = append(g.rows, cells) }
@@ -78,18 +86,28 @@ func (c *cli) printGrid(g *grid) error {
 	}
 	w.SetStyle(style)
 	w.SuppressTrailingSpaces()
-	keep := func(cells []string) table.Row {
-		var row table.Row
-		for i, cell := range cells {
-			if slices.ContainsFunc(g.rows, func(r []string) bool { return r[i] != "" }) {
-				row = append(row, cell)
+	place := c.width()
+	if c.showIDs {
+		place = 0 // somebody wants to copy them
+	}
+	columns := g.fit(place)
+	cut := func(cells []string) table.Row {
+		row := make(table.Row, len(columns))
+		for n, col := range columns {
+			switch cell := cells[col.of]; {
+			case text.StringWidthWithoutEscSequences(cell) <= col.width:
+				row[n] = cell
+			case g.prose && col.of == len(g.head)-1:
+				row[n] = text.WrapSoft(cell, col.width)
+			default:
+				row[n] = text.Snip(cell, col.width, "…")
 			}
 		}
 		return row
 	}
-	w.AppendHeader(keep(g.head))
+	w.AppendHeader(cut(g.head))
 	for _, r := range g.rows {
-		w.AppendRow(keep(r))
+		w.AppendRow(cut(r))
 	}
 	return c.printf("%s\n", w.Render())
 }
@@ -122,6 +140,134 @@ func inert(cell string) string {
 	return cell
 }
 
+// column is a column as it is shown.
+type column struct{ of, width int }
+
+const (
+	gap    = 2 // between two columns
+	narrow = 8 // a column is not made narrower than this
+)
+
+// fit chooses columns and widths for a place that is so wide; 0 is as wide as
+// it takes.
+func (g *grid) fit(place int) []column {
+	var columns []column
+	for i, head := range g.head {
+		width := 0
+		for _, r := range g.rows {
+			width = max(width, text.StringWidthWithoutEscSequences(r[i]))
+		}
+		if width > 0 {
+			columns = append(columns, column{i, max(width, len(head))})
+		}
+	}
+	if place == 0 {
+		return columns
+	}
+	for len(columns) > 1 && total(columns, g.least) > place {
+		columns = g.drop(columns)
+	}
+	for total(columns, column.wanted) > place && g.shorten(columns) {
+	}
+	return columns
+}
+
+func (col column) wanted() int { return col.width }
+
+// least is how narrow a column can be made.
+func (g *grid) least(col column) int {
+	if slices.Contains(g.whole, g.head[col.of]) {
+		return col.width
+	}
+	return min(col.width, narrow)
+}
+
+func total(columns []column, width func(column) int) int {
+	sum := gap * (len(columns) - 1)
+	for _, col := range columns {
+		sum += width(col)
+	}
+	return sum
+}
+
+// shorten takes one character from the widest column that has one to spare.
+func (g *grid) shorten(columns []column) bool {
+	widest := -1
+	for n, col := range columns {
+		if col.width > g.least(col) && (widest < 0 || col.width >= columns[widest].width) {
+			widest = n
+		}
+	}
+	if widest >= 0 {
+		columns[widest].width--
+	}
+	return widest >= 0
+}
+
+func (g *grid) drop(columns []column) []column {
+	for _, head := range g.spare {
+		if n := slices.IndexFunc(columns, func(col column) bool { return g.head[col.of] == head }); n >= 0 {
+			return slices.Delete(columns, n, n+1)
+		}
+	}
+	return columns[:len(columns)-1]
+}
+
+// width is that of the screen; 0 where there is none.
+func (c *cli) width() int {
+	width, _ := c.size()
+	return width
+}
+
+// screen reports whether somebody looks at a terminal, or at what is as wide as
+// COLUMNS says.
+func (c *cli) screen() bool { return c.width() > 0 }
+
+var padded = regexp.MustCompile(`(?m) +$`)
+
+// wrapped is text to be read, each line wrapped at the width of the screen
+// behind its own indentation.
+func (c *cli) wrapped(prose string) string {
+	if !c.screen() {
+		return prose
+	}
+	lines := strings.Split(prose, "\n")
+	for i, line := range lines {
+		indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
+		if width := c.width() - len(indent); width > narrow && text.StringWidthWithoutEscSequences(line) > c.width() {
+			lines[i] = indent + strings.ReplaceAll(text.WrapSoft(line[len(indent):], width), "\n", "\n"+indent)
+			lines[i] = padded.ReplaceAllString(lines[i], "")
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// snip shortens a line to a width, if somebody looks.
+func (c *cli) snip(line string, width int) string {
+	if c.showIDs || width <= narrow || text.StringWidthWithoutEscSequences(line) <= width {
+		return line
+	}
+	return text.Snip(line, width, "…")
+}
+
+// size is width and height of the terminal, as far as COLUMNS and LINES do not
+// say otherwise; 0 where there is none.
+func (c *cli) size() (width, height int) {
+	if f, ok := c.stdout.(*os.File); ok && terminal(f) {
+		width = 80
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+			width, height = w, h
+		}
+	}
+	if n, err := strconv.Atoi(c.lookup("COLUMNS")); err == nil && n > 0 {
+		width = n
+	}
+	if n, err := strconv.Atoi(c.lookup("LINES")); err == nil && n > 0 {
+		height = n
+	}
+	return width, height
+}
+
 const (
 	shortAttempt = 16 // of 26: the time to the millisecond and 30 random bits
 	shortID      = 12
@@ -130,7 +276,7 @@ const (
 // attemptID shortens an attempt's id on a terminal to a prefix that can be
 // typed back.
 func (c *cli) attemptID(id string) string {
-	if c.showIDs || !terminal(c.stdout) || len(id) <= shortAttempt {
+	if c.showIDs || !c.screen() || len(id) <= shortAttempt {
 		return id
 	}
 	return id[:shortAttempt]
@@ -138,7 +284,7 @@ func (c *cli) attemptID(id string) string {
 
 // id shortens any other id on a terminal.
 func (c *cli) id(id string) string {
-	if r := []rune(id); !c.showIDs && terminal(c.stdout) && len(r) > shortID+1 {
+	if r := []rune(id); !c.showIDs && c.screen() && len(r) > shortID+1 {
 		return string(r[:shortID]) + "…"
 	}
 	return id
@@ -149,7 +295,7 @@ func (c *cli) time(t time.Time) string {
 	switch {
 	case t.IsZero():
 		return ""
-	case terminal(c.stdout):
+	case c.screen():
 		return t.In(c.home).Format("2006-01-02 15:04:05")
 	default:
 		return t.UTC().Format("2006-01-02T15:04:05.000Z07:00")
@@ -159,9 +305,8 @@ func (c *cli) time(t time.Time) string {
 // age is a duration for people: two units at most.
 func age(d time.Duration) string {
 	const day = 24 * time.Hour
+	d = max(d, 0) // clocks differ
 	switch {
-	case d < 0:
-		return "-" + age(-d)
 	case d < time.Millisecond:
 		return d.Round(time.Microsecond).String()
 	case d < time.Second:

@@ -3,9 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 // purgeStep is how many attempts go in one transaction, so that a running bot
@@ -13,7 +14,7 @@ import (
 const purgeStep = 500
 
 func (c *cli) purgeCommand() *cobra.Command {
-	var older time.Duration
+	var age string
 	var yes, dry bool
 	cmd := &cobra.Command{
 		Use:     "purge --older-than 720h",
@@ -21,9 +22,12 @@ func (c *cli) purgeCommand() *cobra.Command {
 		Example: "  signin-engine purge --older-than 720h --dry-run\n  signin-engine purge --older-than 720h --yes",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			older, wrong := operator.ParseAge(age)
 			switch {
-			case older <= 0:
-				return usage("purge: --older-than is needed, a positive duration such as 720h")
+			case age == "" || wrong == nil && older == 0:
+				return usage("purge: --older-than is needed, an age such as 720h or 30d")
+			case wrong != nil:
+				return usage("purge: --older-than: %w", wrong)
 			case yes && dry:
 				return usage("purge: --yes and --dry-run exclude each other")
 			case !yes && !dry:
@@ -55,7 +59,7 @@ func (c *cli) purgeCommand() *cobra.Command {
 			}
 		},
 	}
-	cmd.Flags().DurationVar(&older, "older-than", 0, "ended longer ago than this `duration`")
+	cmd.Flags().StringVar(&age, "older-than", "", "ended longer ago than this `age`, such as 720h or 30d")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "count only")
 	c.formatFlag(cmd, formatTable, formatJSON)

@@ -57,9 +57,11 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 		SilenceErrors:     true,
 		Args:              noCommand,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:           buildVersion().String(),
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%w", err) })
@@ -76,7 +78,7 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 		c.serveCommand(), c.devCommand(),
 		c.inspectCommand(), c.listCommand(), c.watchCommand(), c.diagramCommand(), c.explainCommand(),
 		c.reconcileCommand(), c.cancelCommand(), c.redeliverCommand(),
-		c.exportCommand(), c.purgeCommand(), c.snapshotCommand(), c.migrateCommand(), c.doctorCommand(), c.versionCommand(),
+		c.exportCommand(), c.purgeCommand(), c.snapshotCommand(), c.migrateCommand(), c.doctorCommand(), c.configCommand(), c.healthcheckCommand(), c.versionCommand(),
 	)
 	return root
 }

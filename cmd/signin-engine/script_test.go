@@ -60,7 +60,7 @@ func TestScript(t *testing.T) {
 				e.Setenv("SCHEMA", schema)
 			case "postgres_down":
 				return guardedPostgres(t, e)
-			case "serve":
+			case "serve", "doctor":
 				port, err := freePort(t)
 				e.Setenv("PORT", port)
 				return err

@@ -18,17 +18,24 @@ const (
 	seededFailed  = "01JSD4K2Q80000000000000002" // Failed, callback dead
 	seededWaiting = "01JSD4M0000000000000000003" // CardSent, fine
 	seededDone    = "01JSD4N0000000000000000004" // Complete
+	seededHostile = "01JSD4P0000000000000000005" // Failed in the future, with texts that do harm
 )
 
 // seed STORE, a file or the address of a database, writes one attempt of each
-// kind.
+// kind; seed STORE hostile also one whose texts do harm where they are shown as
+// they are.
 func seed() {
-	if err := seedStore(os.Args[1]); err != nil {
+	now := time.Now()
+	commits := []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)}
+	if len(os.Args) > 2 {
+		commits = append(commits, hostile(now))
+	}
+	if err := seedStore(os.Args[1], commits); err != nil {
 		fatal(err)
 	}
 }
 
-func seedStore(where string) (err error) {
+func seedStore(where string, commits []store.Commit) (err error) {
 	var st store.Store
 	if strings.HasPrefix(where, "postgres:") {
 		st, err = pgstore.Open(context.Background(), where)
@@ -39,8 +46,6 @@ func seedStore(where string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	now := time.Now()
-	commits := []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)}
 	return errors.Join(st.Apply(context.Background(), commits)...)
 }
 
@@ -96,4 +101,19 @@ func done(now time.Time) store.Commit {
 	a := seeded(seededDone, "29:done", "github", store.Complete, now.Add(-10*time.Second), now.Add(-9*time.Second))
 	a.Method = store.MethodVerifyState
 	return store.Commit{Put: []store.Attempt{a}}
+}
+
+// hostile clears screens, turns lines round, is 10 kB long, and is of a clock
+// that is ahead.
+func hostile(now time.Time) store.Commit {
+	const evil = "\x1b[2J\x1b]0;owned\a\u202egnp.exe\r\nStuck: none\x00"
+	a := seeded(seededHostile, "29:"+evil, "graph", store.Failed, now, now.Add(time.Hour))
+	a.Reason = store.ReasonClientFailure
+	a.Conversation.ID = "a:" + evil
+	a.Conversation.UserName = evil + strings.Repeat("x", 10_000)
+	a.Failure = &store.Failure{Source: "client", Operation: "signin/failure", Code: evil, Message: evil}
+	return store.Commit{Put: []store.Attempt{a}, Events: []store.Event{
+		{Attempt: a.ID, Time: now, Kind: store.EventReceived, Invoke: evil, Detail: evil},
+		{Attempt: a.ID, Time: now, Kind: store.EventTransition, Row: "D1", Version: 1, From: store.CardSent, To: store.Failed, Detail: evil},
+	}}
 }

@@ -23,6 +23,8 @@ socket beside the bbolt file (signin.db.sock), which the reading commands find
 by themselves. On Postgres any number of processes serve one bot; the schema is
 brought up to date at the start unless auto_migrate is false. SIGTERM stops it gracefully: no new activities, those in flight
 are finished, every attempt is left consistent.`,
+		Example: `  signin-engine serve --config bot.yaml
+  signin-engine serve --config bot.yaml --store 'postgres://bot@db/bots?schema=signin'`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.settings(cmd)

@@ -21,7 +21,8 @@ func (c *cli) snapshotCommand() *cobra.Command {
 		Short: "Write a consistent copy of a bbolt store, live or not",
 		Long: `Writes a consistent copy of the bbolt store to FILE, which must not exist, while
 the bot goes on. FILE is complete or not there at all.`,
-		Args: args(cobra.ExactArgs(1)),
+		Example: `  signin-engine snapshot /var/backups/signin.db --store bolt:signin.db`,
+		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return c.with(cmd, func(ctx context.Context, s *source) error {
 				info, err := s.Info(ctx)

@@ -13,35 +13,33 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// printDetail is the human form of one attempt: header, timeline, the last
-// failure explained, callbacks, and what is stuck.
+// printDetail is the human form of one attempt: header, what is stuck, the last
+// failure explained, callbacks, and the timeline, which may be long.
 func (c *cli) printDetail(d operator.Detail) error {
 	if err := c.printf("%s", c.header(d)); err != nil {
 		return err
 	}
-	if err := c.printf("\n"); err != nil {
-		return err
-	}
-	if err := c.printGrid(c.timeline(d)); err != nil {
-		return err
+	for _, f := range d.Findings {
+		prose := fmt.Sprintf("\nStuck: %s (%s) for %s%s\n  %s", c.levelColor(f.Level, f.Rule), f.Level,
+			age(f.Age.Duration()), after(": ", f.Detail), f.Advice)
+		if err := c.printf("%s\n  %s\n", c.wrapped(prose), c.pasteable(f.Command)); err != nil {
+			return err
+		}
 	}
 	if text := explainFailure(d); text != "" {
-		if err := c.printf("\n%s", text); err != nil {
+		if err := c.printf("\n%s", c.wrapped(text)); err != nil {
 			return err
 		}
 	}
 	for _, cb := range d.Deliveries {
-		if err := c.printf("\nCallback %s: %s%s\n", cb.Key, cb.Status, deliveryDetail(c, cb)); err != nil {
+		if err := c.printf("%s", c.wrapped(fmt.Sprintf("\nCallback %s: %s%s\n", cb.Key, cb.Status, deliveryDetail(c, cb)))); err != nil {
 			return err
 		}
 	}
-	for _, f := range d.Findings {
-		if err := c.printf("\nStuck: %s (%s) for %s%s\n  %s\n  %s\n", c.levelColor(f.Level, f.Rule), f.Level,
-			age(f.Age.Duration()), after(": ", f.Detail), f.Advice, c.pasteable(f.Command)); err != nil {
-			return err
-		}
+	if err := c.printf("\n"); err != nil {
+		return err
 	}
-	return nil
+	return c.printGrid(c.timeline(d))
 }
 
 func deliveryDetail(c *cli, cb operator.DeliveryView) string {
@@ -61,6 +59,8 @@ func deliveryDetail(c *cli, cb operator.DeliveryView) string {
 func (c *cli) header(d operator.Detail) string {
 	var b strings.Builder
 	line := func(name, value string) {
+		const indent = 14
+		value = c.snip(value, c.width()-indent)
 		if value != "" {
 			fmt.Fprintf(&b, "%-13s %s\n", name, value)
 		}
@@ -71,7 +71,7 @@ func (c *cli) header(d operator.Detail) string {
 	}
 	line("Attempt", d.ID)
 	line("State", state+" for "+age(d.Now.Sub(d.Entered.Time)))
-	line("User", joined(c.id(d.Key.User), named("Entra", c.id(d.UserAAD))))
+	line("User", joined(d.UserName, c.id(d.Key.User), named("Entra", c.id(d.UserAAD))))
 	line("Connection", d.Key.Connection)
 	line("Tenant", c.id(d.Tenant))
 	line("Conversation", joined(d.Conversation.Type, c.id(d.Conversation.ID)))
@@ -129,7 +129,11 @@ func positive(n int) string {
 
 // timeline is one row per audit line.
 func (c *cli) timeline(d operator.Detail) *grid {
-	g := &grid{head: []string{"time", "+", "kind", "row", "transition", "what", "status", "took", "detail"}}
+	g := &grid{
+		head:  []string{"time", "+", "kind", "row", "transition", "what", "status", "took", "detail"},
+		whole: []string{"time", "row", "transition", "status"},
+		spare: []string{"took", "+"},
+	}
 	var before time.Time
 	for _, e := range d.Events {
 		delta := ""
@@ -152,7 +156,7 @@ func (c *cli) timeline(d operator.Detail) *grid {
 
 // clock is a time of day on a terminal; the header has the date.
 func (c *cli) clock(t time.Time) string {
-	if terminal(c.stdout) {
+	if c.screen() {
 		return t.In(c.home).Format("15:04:05.000")
 	}
 	return c.time(t)

@@ -42,18 +42,22 @@ func buildVersion() version {
 	return v
 }
 
+// String is the line of signin-engine version.
+func (v version) String() string { return fmt.Sprintf("signin-engine %s (%s)", v.Version, v.Go) }
+
 func (c *cli) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  args(cobra.NoArgs),
+		Example: `  signin-engine version
+  signin-engine version -o json`,
+		Args: args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			v := buildVersion()
 			if c.format == formatJSON {
 				return c.printJSON(v)
 			}
-			_, err := fmt.Fprintf(c.stdout, "signin-engine %s (%s)\n", v.Version, v.Go)
-			return err
+			return c.printf("%s\n", v)
 		},
 	}
 	c.formatFlag(cmd, formatTable, formatJSON)

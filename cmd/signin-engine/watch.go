@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,19 +19,29 @@ func (c *cli) watchCommand() *cobra.Command {
 		Use:   "watch",
 		Short: "Show a list that refreshes itself, or tail the audit trail",
 		Long: `Shows the list of attempts again and again until it is interrupted; --events
-tails the audit trail from now on (--since goes back).`,
+tails the audit trail from now on (--since goes back), at once. On a big store,
+where a look takes long, it looks less often.`,
+		Example: `  signin-engine watch --stuck
+  signin-engine watch --events
+  signin-engine watch --events --since 10m --count 1`,
 		Args: args(cobra.NoArgs),
 	}
-	f := filterFlags(cmd)
+	f := c.filterFlags(cmd)
 	c.idsFlag(cmd)
 	cmd.Flags().BoolVar(&events, "events", false, "tail the audit trail")
-	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "between two looks")
+	cmd.Flags().DurationVar(&interval, "interval", 0, "between two looks (default 2s, with --events 200ms)")
 	cmd.Flags().IntVar(&count, "count", 0, "end after this many looks (0: when interrupted)")
 	c.formatFlag(cmd, formatTable, formatWide, formatJSONL)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		q, err := f.read(c.now())
 		if err != nil {
 			return err
+		}
+		if interval == 0 {
+			interval = 2 * time.Second
+			if events {
+				interval = 200 * time.Millisecond
+			}
 		}
 		if interval < minInterval {
 			return usage("watch: --interval is below %s", minInterval)
@@ -48,19 +59,25 @@ tails the audit trail from now on (--since goes back).`,
 
 const minInterval = 100 * time.Millisecond
 
+// calm is how many times as long as a look took there is none: on a big store
+// a look is a scan, and must not keep the bot from its work.
+const calm = 20
+
 // repeat looks count times, 0 for ever, until ctx is done or a look fails.
 func repeat(ctx context.Context, interval time.Duration, count int, look func(context.Context) error) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for n := 1; ; n++ {
-		if err := look(ctx); err != nil || n == count {
-			return err
-		}
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-pause.C:
 		}
+		begun := time.Now()
+		if err := look(ctx); err != nil || n+1 == count {
+			return err
+		}
+		pause.Reset(max(interval, calm*time.Since(begun)))
 	}
 }
 
@@ -68,6 +85,13 @@ func repeat(ctx context.Context, interval time.Duration, count int, look func(co
 const clearScreen = "\x1b[H\x1b[2J"
 
 func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
+	if c.format == formatJSONL && q.Limit == 0 {
+		return c.printAll(ctx, s, q)
+	}
+	const around = 6 // lines: time, head, what follows the table
+	if _, height := c.size(); c.format != formatJSONL && q.Limit == 0 && height > around {
+		q.Limit = min(height-around, operator.MaxLimit)
+	}
 	page, err := s.List(ctx, q)
 	if err != nil {
 		return err
@@ -83,47 +107,67 @@ func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
 			return err
 		}
 	}
-	return c.printPage(page)
+	return c.printPage(ctx, s, page)
 }
 
-// tail prints each audit line once. Lines of one microsecond may arrive in two
-// looks, so the last time is asked for again and what was seen is skipped.
-func (c *cli) tail(s *source, since time.Time) func(context.Context) error {
+// lateness is how long after its time a line may be committed and still be
+// shown: processes have their own clocks, and commits overtake each other.
+const lateness = 3 * time.Second
+
+// tail prints each audit line once, from since on, or from now. Each look asks
+// for the last moments again, and skips what it has seen of them.
+func (c *cli) tail(s operator.Reader, since time.Time) func(context.Context) error {
 	type name struct {
 		attempt string
 		seq     int64
 	}
-	seen := map[name]bool{}
+	seen := map[name]time.Time{}
+	begin, from := since, since
 	return func(ctx context.Context) error {
-		if since.IsZero() {
+		if begin.IsZero() {
 			info, err := s.Info(ctx)
 			if err != nil {
 				return err
 			}
-			since = info.Now.Time
+			begin, from = info.Now.Time, info.Now.Time
 		}
-		events, err := s.Events(ctx, operator.EventQuery{Since: since})
-		if err != nil {
-			return err
-		}
-		fresh := map[name]bool{}
-		for _, e := range events {
-			n := name{e.Attempt, e.Seq}
-			fresh[n] = true
-			if seen[n] {
-				continue
-			}
-			if e.Time.After(since) {
-				since = e.Time.Time
-			}
-			if err = c.printEvent(e); err != nil {
+		newest := from
+		for more := true; more; {
+			events, err := s.Events(ctx, operator.EventQuery{Since: from, Limit: operator.MaxLimit})
+			if err != nil {
 				return err
 			}
+			for _, e := range events {
+				newest = later(newest, e.Time.Time)
+				n := name{e.Attempt, e.Seq}
+				if _, known := seen[n]; known {
+					continue
+				}
+				seen[n] = e.Time.Time
+				if err = c.printEvent(e); err != nil {
+					return err
+				}
+			}
+			more = len(events) == operator.MaxLimit && newest.After(from)
+			if more {
+				from = newest
+			}
 		}
-		seen = fresh
+		from = later(begin, newest.Add(-lateness))
+		maps.DeleteFunc(seen, func(_ name, t time.Time) bool { return t.Before(from) })
 		return nil
 	}
 }
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// anyAttempt is as long as every attempt's id.
+const anyAttempt = "00000000000000000000000000"
 
 func (c *cli) printEvent(e operator.EventView) error {
 	if c.format == formatJSONL {
@@ -137,6 +181,7 @@ func (c *cli) printEvent(e operator.EventView) error {
 	if attempt == "" {
 		attempt = "(orphan)"
 	}
-	return c.printf("%s  %-26s  %-10s %-4s %s\n", c.clock(e.Time.Time), attempt, e.Kind, e.Row,
+	line := fmt.Sprintf("%s  %-*s  %-10s %-4s %s", c.clock(e.Time.Time), len(c.attemptID(anyAttempt)), attempt, e.Kind, e.Row,
 		joined(transition(e), e.Invoke, status, e.Detail))
+	return c.printf("%s\n", c.snip(line, c.width()))
 }

@@ -32,6 +32,11 @@ const (
 	kindRule       = "stuck rule"
 	kindRow        = "row"
 	kindHTTPStatus = "status"
+	kindLine       = "timeline line"
+	kindCall       = "call" // to an upstream, or into the engine
+	kindSSO        = "SSO outcome"
+	kindResult     = "check result" // of doctor, and the levels of a rule
+	kindRefused    = "refused request"
 )
 
 // Explain looks a word up, in any case: a code, a reason, a state, a stuck rule,
@@ -50,18 +55,49 @@ func Explain(word string) (Explanation, bool) {
 			return e, true
 		}
 	}
-	if n, err := strconv.Atoi(word); err == nil && http.StatusText(n) != "" && n >= http.StatusBadRequest {
-		kind := "the upstream refused the call"
-		if n >= http.StatusInternalServerError {
-			kind = "the upstream could not do its work"
-		}
-		return Explanation{
-			Code: word, Kind: kindHTTPStatus, Meaning: http.StatusText(n) + ": " + kind + ".",
-			Advice: "Look at the upstream line of the attempt's timeline: operation, status, code.",
-		}, true
-	}
-	return Explanation{}, false
+	return explainStatus(word)
 }
+
+// explainStatus explains an HTTP status that has no text of its own.
+func explainStatus(word string) (Explanation, bool) {
+	n, err := strconv.Atoi(word)
+	if err != nil || http.StatusText(n) == "" {
+		return Explanation{}, false
+	}
+	e := Explanation{
+		Code: word, Kind: kindHTTPStatus, Meaning: http.StatusText(n) + ": ",
+		Advice: "Look at the upstream line of the attempt's timeline: operation, status, code.",
+	}
+	switch {
+	case n < http.StatusOK, n >= http.StatusMultipleChoices && n < http.StatusBadRequest:
+		return Explanation{}, false
+	case n < http.StatusMultipleChoices:
+		e.Meaning, e.Advice = e.Meaning+"the call worked.", nothingToDo
+	case n < http.StatusInternalServerError:
+		e.Meaning += "the upstream refused the call."
+	default:
+		e.Meaning += "the upstream could not do its work."
+	}
+	return e, true
+}
+
+// ExplainAll returns every meaning of a word: the first is [Explain]'s.
+func ExplainAll(word string) []Explanation {
+	first, ok := Explain(word)
+	if !ok {
+		return nil
+	}
+	all := []Explanation{first}
+	for _, e := range Explanations() {
+		if strings.EqualFold(e.Code, first.Code) && e.Kind != first.Kind {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// nothing is what to do about a word that says that all is well.
+const nothingToDo = "Nothing to do."
 
 // Suggest returns the known words that are spelt much like word.
 func Suggest(word string) []string {
@@ -225,6 +261,63 @@ var words = [...]Explanation{
 	{"dropped", kindCallback, "The user signed out before the bot's own code was told, so nobody is told any more.", "Nothing to do."},
 	{"undeliverable", kindCallback, "No repeat can change the refusal: the user has blocked the bot, or it was removed. It is closed after one try, and nothing is stuck.", "Nothing to do. Once the cause is gone, signin-engine redeliver makes it due again."},
 	{"dead", kindCallback, "The callback failed ten times and was given up.", "Repair its cause, then run signin-engine redeliver for the attempt."},
+	{"none", kindCallback, "No callback is owed.", nothingToDo},
+
+	{"received", kindLine, "Something arrived: an invoke of Teams, a message, or a call of the bot's own code.", nothingToDo},
+	{"upstream", kindLine, "A call to the Token Service or the connector, with what it answered and how long it took.", "A status of 400 or more: explain it, and the code beside it."},
+	{"transition", kindLine, "The attempt changed: the row of the table, from which state to which.", "Explain the row."},
+	{"answer", kindLine, "What the invoke was answered.", nothingToDo},
+	{"callback", kindLine, "The bot's own code was told, and how that went.", "If it was not delivered, see the last error of the callback."},
+	{"note", kindLine, "Something worth knowing that changed nothing.", "Explain the row beside it."},
+	{"operator", kindLine, "An operator acted: the line names who, and why.", nothingToDo},
+	{"security", kindLine, "Somebody used what belongs to another user.", "One is most often a forwarded card. Many from one user: look who it is."},
+
+	{"SignIn", kindCall, "The bot's own code asked for a sign-in.", nothingToDo},
+	{"signin/tokenExchange", kindCall, "The user's Teams client brought an SSO token.", nothingToDo},
+	{"signin/verifyState", kindCall, "The user's Teams client brought the code of the popup.", nothingToDo},
+	{"signin/failure", kindCall, "The user's Teams client says that SSO failed, and why.", "Explain the failure code that stands beside it."},
+	{"GetToken", kindCall, "The Token Service was asked for the user's token. 404 only means: not signed in.", nothingToDo},
+	{"GetToken with code", kindCall, "The code of the popup was redeemed at the Token Service.", "404 means that the code is wrong, spent or too old: the user signs in again."},
+	{"GetToken after a crash", kindCall, "An instance died in mid-call, so another asked the Token Service what became of it.", nothingToDo},
+	{"spend code", kindCall, "A code that came too late was redeemed, so that nobody else can.", nothingToDo},
+	{"GetSignInResource", kindCall, "The Token Service was asked what a sign-in card is made of.", "400 and 404: the connection name, or the region."},
+	{"exchange", kindCall, "The Token Service was asked to exchange the client's SSO token.", "400, 404 and 412: most often consent is missing. See the attempt's last failure."},
+	{"POST card", kindCall, "The sign-in card was sent by way of the connector.", "If it was refused: explain the code beside it."},
+	{"SignOut", kindCall, "The Token Service was told to forget the user's token.", nothingToDo},
+	{"SignOut again", kindCall, "A sign-in came to its end behind a sign-out, so its token was deleted too.", nothingToDo},
+
+	{"rejected", kindSSO, "The card offered SSO, and the Token Service refused the exchange.", "See the last failure and the diagnosis of the attempt."},
+	{"client_failed", kindSSO, "The card offered SSO, and the user's Teams client could not do it; its code stands behind the colon.", "Explain that code."},
+
+	{"ok", kindResult, "It was looked at, and is as it should be.", nothingToDo},
+	{"warn", kindResult, "It may be right: most often a user has to do something.", "Read the detail."},
+	{"fail", kindResult, "It keeps users from signing in, or will.", "Do what the detail says."},
+	{"error", kindResult, "The level of a stuck rule that needs somebody.", "Explain the rule."},
+	{"skipped", kindResult, "It could not be looked at; the detail says what is missing.", "Give doctor what is missing."},
+
+	{"token_missing", kindRefused, "A request to the bot had no bearer token.", "Scanners do this all day. If Teams traffic has it, a proxy drops the Authorization header."},
+	{"token_malformed", kindRefused, "The Authorization header is not of the form Bearer JWT.", "As token_missing."},
+	{"algorithm", kindRefused, "The token is not signed with RS256, so not by the connector.", "Nothing, if it comes from scanners. If all traffic has it, openid_metadata_url is of another cloud."},
+	{"kid_missing", kindRefused, "The token names no key.", "As algorithm."},
+	{"kid_unknown", kindRefused, "The token names a key that its issuer does not have.", "As algorithm."},
+	{"signature", kindRefused, "The token's signature does not fit its key.", "As algorithm."},
+	{"issuer", kindRefused, "A token of another cloud, or of Entra.", "Check cloud. Agent 365 sends Entra tokens: agentic lets them in."},
+	{"audience", kindRefused, "The token was made for another bot.", "Check app_id, and the messaging endpoint of the bot that does send here."},
+	{"exp_missing", kindRefused, "The token never expires.", "Nothing: the connector's do."},
+	{"expired", kindRefused, "The token of a request had expired, with 5 min of tolerance.", "Check this machine's clock."},
+	{"not_yet_valid", kindRefused, "The token of a request is of the future.", "Check this machine's clock."},
+	{"tenant", kindRefused, "An agentic token of another tenant than tenant_id.", "Check tenant_id."},
+	{"endorsement", kindRefused, "The key may not speak for the activity's channel.", "Check that the bot resource has that channel."},
+	{"serviceurl_claim", kindRefused, "Activity and token name different service URLs.", "A proxy rewrites bodies, or somebody replays a token."},
+	{"service_host", kindRefused, "The host of the activity's service URL is not on the allow-list. Nothing was stored or sent.", "Add the host to service_urls if it is yours."},
+	{"origin", kindRefused, "A web page of another origin made a browser send it.", nothingToDo},
+	{"keys_unavailable", kindRefused, "No signing keys were ever fetched, so nobody can be judged.", "Let the bot reach openid_metadata_url."},
+	{"body_too_long", kindRefused, "The activity is longer than limits.body.", "Raise it only if Teams sends such."},
+	{"body_too_slow", kindRefused, "The body came more slowly than limits.body_timeout.", nothingToDo},
+	{"body_too_deep", kindRefused, "The JSON is nested deeper than limits.depth.", nothingToDo},
+	{"body_malformed", kindRefused, "The body is no activity.", nothingToDo},
+	{"user_rate", kindRefused, "One user is over limits.sign_ins_per_minute.", "Look who it is. Raise the limit if a load test does it."},
+	{"busy", kindRefused, "All places and the queue are taken. Nothing was done, and Teams sends again.", "Find out what is slow: the store, the Token Service or the bot's own code."},
 
 	{"400", kindHTTPStatus, "Bad Request: the Token Service did not understand the call.", "On GetSignInResource: a connection name that does not exist on the bot. On exchange: a token that is no JWT for this app, or consent that is missing."},
 	{"401", kindHTTPStatus, "Unauthorized: the bot's own token was refused.", "Check app_id, tenant_id and the client secret: has it expired?"},

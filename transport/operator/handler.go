@@ -63,7 +63,7 @@ func NewHandler(cfg HandlerConfig) http.Handler {
 		"GET /users/{id}":               h.or(h.userPage, anyOf(h.user)),
 		"GET /connections/{name}":       h.or(h.connectionPage, anyOf(h.connection)),
 		"GET /diagram":                  h.pageFunc(h.diagramPage),
-		"GET /attempts/act":             h.pageFunc(h.bulkPage),
+		"GET /attempts/act":             h.or(h.bulkPage, nothing),
 		"POST /attempts/act":            h.pageFunc(h.actOnMany),
 		"POST /logout":                  http.HandlerFunc(h.logout),
 	} {
@@ -81,7 +81,7 @@ func NewHandler(cfg HandlerConfig) http.Handler {
 		}
 		events.ServeHTTP(w, r)
 	})
-	api.Handle("/", h.reply(func(*http.Request) (any, error) { return nil, errNoPage }))
+	api.Handle("/", h.reply(nothing))
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h.reply(func(*http.Request) (any, error) { return status{"ok"}, nil }))
@@ -99,6 +99,9 @@ type handler struct {
 	seed   []byte // of the forms of this process
 	pulse  pulse
 }
+
+// nothing is what is served where there is nothing.
+func nothing(*http.Request) (any, error) { return nil, errNoPage }
 
 type status struct {
 	Status string `json:"status"`

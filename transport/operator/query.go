@@ -164,7 +164,7 @@ func ParseStates(words ...string) ([]store.State, error) {
 // ParseTime reads RFC 3339, a date (2006-01-02, UTC), or an age such as 24h
 // counted back from now.
 func ParseTime(s string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+	if d, err := ParseAge(s); err == nil {
 		return now.Add(-d), nil
 	}
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
@@ -173,6 +173,30 @@ func ParseTime(s string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("%q is neither RFC 3339, nor a date, nor an age such as 24h", s)
+}
+
+// ParseAge reads a duration that is not negative, also in days and weeks: 90s,
+// 24h, 7d, 2w.
+func ParseAge(s string) (time.Duration, error) {
+	const day = 24 * time.Hour
+	for unit, length := range map[string]time.Duration{"d": day, "w": 7 * day} {
+		digits, ok := strings.CutSuffix(s, unit)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseUint(digits, 10, 16); err == nil {
+			return time.Duration(n) * length, nil
+		}
+	}
+	d, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%q is no age such as 90s, 24h, 7d or 2w", s)
+	case d < 0:
+		return 0, fmt.Errorf("%q is negative", s)
+	default:
+		return d, nil
+	}
 }
 
 func formatTime(t time.Time) string {
@@ -223,10 +247,7 @@ func (p *params) duration(name string) time.Duration {
 	if s == "" {
 		return 0
 	}
-	d, err := time.ParseDuration(s)
-	if err == nil && d < 0 {
-		err = fmt.Errorf("%s is negative", s)
-	}
+	d, err := ParseAge(s)
 	if err != nil {
 		p.fail(name, err)
 	}

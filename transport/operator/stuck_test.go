@@ -478,7 +478,7 @@ func TestExplain(t *testing.T) {
 		string(store.DeliveryPending), string(store.DeliveryDone), string(store.DeliveryDead), string(store.DeliveryUndeliverable),
 		string(store.DeliveryDropped), string(store.DeliveryNotOwed),
 		store.SourceClient, store.SourceTokenService, store.SourceConnector, store.SourceCredentials,
-		"404", "502", "C2", "b2/late",
+		"200", "404", "502", "C2", "b2/late",
 		operator.RuleIdleOld, operator.RuleWaiting, operator.RulePastExpiry, operator.RuleConsentPending, operator.RuleLeaseExpired,
 		operator.RuleFlapping, operator.RuleCallbackLag, operator.RuleOrphans, operator.RuleLookupsFailing, operator.RuleCredentials,
 		operator.RuleFailureBurst, operator.RuleUnreadable,
@@ -488,18 +488,29 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s: %+v", word, e)
 		}
 	}
-	for _, word := range []string{"", "nonsense", "200", "999"} {
+	for _, word := range []string{"", "nonsense", "304", "999"} {
 		if e, ok := operator.Explain(word); ok {
 			t.Errorf("%q: %+v", word, e)
 		}
 	}
 	seen := map[string]bool{}
 	for _, e := range operator.Explanations() {
-		word := strings.ToLower(e.Code)
+		word := strings.ToLower(e.Code) + " as a " + e.Kind
 		if seen[word] {
-			t.Errorf("%s is explained twice", e.Code)
+			t.Errorf("%s is explained twice", word)
 		}
 		seen[word] = true
+	}
+	for _, kind := range []store.EventKind{
+		store.EventReceived, store.EventTransition, store.EventUpstream, store.EventAnswer, store.EventCallback, store.EventNote,
+		store.EventOperator, store.EventSecurity,
+	} {
+		if !seen[string(kind)+" as a timeline line"] {
+			t.Errorf("lines of kind %s are not explained", kind)
+		}
+	}
+	if all := operator.ExplainAll("Operator"); len(all) != 2 {
+		t.Errorf("operator is a reason and a line: %+v", all)
 	}
 	if got := operator.Suggest("resourcematchfaild"); !slices.Equal(got, []string{"resourcematchfailed"}) {
 		t.Errorf("suggestions: %v", got)

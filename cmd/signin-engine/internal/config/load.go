@@ -70,29 +70,41 @@ func (e Errors) err() error {
 // Load reads the settings without judging them: unknown keys and values of
 // the wrong kind are [Errors]; see [Config.Check] for the rest.
 func Load(src Source) (Config, error) {
+	cfg, _, err := load(src)
+	return cfg, err
+}
+
+// load also says where each setting comes from: the key of what is not there
+// has its default.
+func load(src Source) (Config, map[string]string, error) {
 	ko := koanf.New(".")
+	from := map[string]string{}
 	var problems Errors
 	if src.File != "" {
 		file, err := readYAML(src.File)
 		if err != nil {
-			return Config{}, err
+			return Config{}, nil, err
 		}
 		if err = ko.Load(confmap.Provider(file, ""), nil); err != nil {
-			return Config{}, fmt.Errorf("%s: %w", src.File, err)
+			return Config{}, nil, fmt.Errorf("%s: %w", src.File, err)
+		}
+		for _, key := range ko.Keys() {
+			from[key] = FromFile
 		}
 	}
-	if err := ko.Load(environment(src.Environ, &problems), nil); err != nil {
-		return Config{}, fmt.Errorf("environment: %w", err)
+	if err := ko.Load(environment(src.Environ, from, &problems), nil); err != nil {
+		return Config{}, nil, fmt.Errorf("environment: %w", err)
 	}
 	if src.Flags != nil {
 		flags := posflag.ProviderWithFlag(src.Flags, ".", ko, func(f *pflag.Flag) (string, any) {
 			if key, ok := FlagKey(f.Name); ok && f.Changed {
+				from[key] = FromFlag
 				return key, posflag.FlagVal(src.Flags, f)
 			}
 			return "", nil
 		})
 		if err := ko.Load(flags, nil); err != nil {
-			return Config{}, fmt.Errorf("flags: %w", err)
+			return Config{}, nil, fmt.Errorf("flags: %w", err)
 		}
 	}
 	cfg := Default()
@@ -101,7 +113,7 @@ func Load(src Source) (Config, error) {
 	if cfg.ClientSecretFile != "" {
 		problems = append(problems, cfg.readSecret()...)
 	}
-	return cfg, problems.err()
+	return cfg, from, problems.err()
 }
 
 // readYAML reads a file; a key without a value counts as not set.
@@ -135,10 +147,10 @@ var commandEnv = [...]string{EnvPrefix + "CONFIG"}
 // environment maps SIGNIN_ENGINE_POLICY_DUPLICATE_WAIT to its key. A name
 // that no key has is a problem, unless Kubernetes made it: a Service called
 // signin-engine puts SIGNIN_ENGINE_SERVICE_HOST and the like into every pod.
-func environment(environ []string, problems *Errors) koanf.Provider {
+func environment(environ []string, from map[string]string, problems *Errors) koanf.Provider {
 	known := map[string]string{}
 	for _, key := range keys(reflect.TypeFor[Config](), "") {
-		known[EnvPrefix+strings.ToUpper(strings.ReplaceAll(key, ".", "_"))] = key
+		known[EnvName(key)] = key
 	}
 	return env.Provider(".", env.Opt{
 		Prefix:      EnvPrefix,
@@ -151,7 +163,10 @@ func environment(environ []string, problems *Errors) koanf.Provider {
 			case !ok:
 				problems.add(name, "unknown environment variable")
 				return "", nil
-			case key == "service_urls", key == extensionKey+"provider.scopes":
+			}
+			from[key] = FromEnv
+			switch key {
+			case "service_urls", extensionKey + "provider.scopes":
 				return key, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 			}
 			return key, value
@@ -309,6 +324,11 @@ func keyPath(path string) string {
 		parts[i] = snake(p)
 	}
 	return strings.Join(parts, ".")
+}
+
+// EnvName is the environment variable of a key.
+func EnvName(key string) string {
+	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
 // FlagKey is the key that a flag sets, if it sets one.

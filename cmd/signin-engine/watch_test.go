@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+// trail is a reader of audit lines only.
+type trail struct {
+	operator.Reader
+	lines []operator.EventView
+}
+
+func (r *trail) Events(_ context.Context, q operator.EventQuery) ([]operator.EventView, error) {
+	var found []operator.EventView
+	for _, e := range r.lines {
+		if !e.Time.Before(q.Since) && len(found) < q.Limit {
+			found = append(found, e)
+		}
+	}
+	return found, nil
+}
+
+// TestTail: each line is shown once, also one that was committed behind a line
+// of a later time, and all of them when there are more than one page holds.
+func TestTail(t *testing.T) {
+	var out bytes.Buffer
+	c := &cli{stdout: &out}
+	begin := time.Date(2026, 4, 22, 9, 0, 0, 0, time.UTC)
+	line := func(seq int64, after time.Duration) operator.EventView {
+		return operator.EventView{
+			Attempt: seededDone, Seq: seq, Time: operator.Time{Time: begin.Add(after)}, Kind: store.EventNote, Detail: "a line",
+		}
+	}
+	r := &trail{}
+	look := c.tail(r, begin)
+	shown := func(want int) {
+		t.Helper()
+		if err := look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(out.String(), "a line"); got != want {
+			t.Errorf("%d lines are shown, want %d", got, want)
+		}
+	}
+	for seq := range int64(2500) {
+		r.lines = append(r.lines, line(seq, time.Duration(seq)*time.Millisecond))
+	}
+	shown(2500)
+	shown(2500)
+	r.lines = append(r.lines, line(2500, 4*time.Second))
+	shown(2501)
+	late := line(2501, 3*time.Second)
+	r.lines = append(r.lines[:2500:2500], late, r.lines[2500])
+	shown(2502)
+	shown(2502)
+}
