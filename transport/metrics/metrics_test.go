@@ -101,6 +101,23 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestCalls: every call that explain knows is a value of its own.
+func TestCalls(t *testing.T) {
+	t.Parallel()
+	m := metrics.New(metrics.Config{Store: memstore.New(time.Now)})
+	h := m.Hooks(machine.Hooks{})
+	calls := 0
+	for _, e := range operator.Explanations() {
+		if e.Kind == "call" && e.Code != "SignIn" && !strings.HasPrefix(e.Code, "signin/") {
+			calls++
+			h.OnEvent(t.Context(), store.Event{Kind: store.EventUpstream, Invoke: e.Code, Status: 200})
+		}
+	}
+	if page := scrape(t, m); calls < 5 || strings.Contains(page, `operation="other"`) {
+		t.Errorf("of %d calls one is not known:\n%s", calls, page)
+	}
+}
+
 // TestHooksChain: hooks that were there before are called as well.
 func TestHooksChain(t *testing.T) {
 	t.Parallel()
