@@ -13,10 +13,10 @@ import (
 	"github.com/signin-engine/signin-engine/transport/logs"
 )
 
-// text is a handler without times.
+// text is a handler that does not show the time of a record.
 func text(out *bytes.Buffer, level slog.Leveler) slog.Handler {
 	return slog.NewTextHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) == 0 && a.Key == slog.TimeKey {
+		if len(groups) == 0 && a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime {
 			return slog.Attr{}
 		}
 		return a

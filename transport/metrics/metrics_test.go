@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +101,23 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestCalls: every call that explain knows is a value of its own.
+func TestCalls(t *testing.T) {
+	t.Parallel()
+	m := metrics.New(metrics.Config{Store: memstore.New(time.Now)})
+	h := m.Hooks(machine.Hooks{})
+	calls := 0
+	for _, e := range operator.Explanations() {
+		if e.Kind == "call" && e.Code != "SignIn" && !strings.HasPrefix(e.Code, "signin/") {
+			calls++
+			h.OnEvent(t.Context(), store.Event{Kind: store.EventUpstream, Invoke: e.Code, Status: 200})
+		}
+	}
+	if page := scrape(t, m); calls < 5 || strings.Contains(page, `operation="other"`) {
+		t.Errorf("of %d calls one is not known:\n%s", calls, page)
+	}
+}
+
 // TestHooksChain: hooks that were there before are called as well.
 func TestHooksChain(t *testing.T) {
 	t.Parallel()
@@ -121,11 +140,12 @@ func TestHooksChain(t *testing.T) {
 type stored struct {
 	store.Store
 	hangs, exclusive bool
-	reads            *int
+	reads            *atomic.Int64
 }
 
 func (s stored) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
-	*s.reads++
+	s.reads.Add(1)
+	time.Sleep(10 * time.Millisecond) // so that others come meanwhile
 	if s.hangs {
 		<-ctx.Done()
 		return store.Counts{}, ctx.Err()
@@ -139,7 +159,7 @@ func (s stored) Exclusive() bool { return s.exclusive }
 // has what needs no store.
 func TestStoreHangs(t *testing.T) {
 	t.Parallel()
-	m := metrics.New(metrics.Config{Store: stored{Store: memstore.New(time.Now), hangs: true, reads: new(int)}, Timeout: 10 * time.Millisecond})
+	m := metrics.New(metrics.Config{Store: stored{Store: memstore.New(time.Now), hangs: true, reads: new(atomic.Int64)}, Timeout: 10 * time.Millisecond})
 	began := time.Now()
 	page := scrape(t, m)
 	if took := time.Since(began); took > metrics.DefaultTimeout {
@@ -151,15 +171,18 @@ func TestStoreHangs(t *testing.T) {
 	has(t, page, `signin_callbacks_total{outcome="delivered"} 0`)
 }
 
-// TestScrapesShareARead: who scrapes often costs the store no more.
+// TestScrapesShareARead: scrapes that come together cost the store one read.
 func TestScrapesShareARead(t *testing.T) {
 	t.Parallel()
-	reads := 0
+	var reads atomic.Int64
 	m := metrics.New(metrics.Config{Store: stored{Store: memstore.New(time.Now), reads: &reads}})
-	scrape(t, m)
-	scrape(t, m)
-	if reads != 1 {
-		t.Errorf("%d reads", reads)
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() { scrape(t, m) })
+	}
+	all.Wait()
+	if n := reads.Load(); n != 1 {
+		t.Errorf("%d reads", n)
 	}
 }
 
@@ -204,7 +227,7 @@ func (giving) AckIn(context.Context, store.Delivery, func(context.Context, any) 
 func TestStoreStaysWhatItIs(t *testing.T) {
 	t.Parallel()
 	m := metrics.New(metrics.Config{Store: memstore.New(time.Now)})
-	plain := stored{Store: memstore.New(time.Now), reads: new(int)}
+	plain := stored{Store: memstore.New(time.Now), reads: new(atomic.Int64)}
 	alone := plain
 	alone.exclusive = true
 	for _, one := range []struct {
