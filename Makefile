@@ -7,6 +7,7 @@ LINT_VERSION := v2.15.0
 PKGS    := ./...
 RUNS    ?= 100000
 SEED    ?= 0
+STATES  ?= 100000
 FUZZ_TIME ?= 60s
 
 .DEFAULT_GOAL := help
@@ -27,7 +28,6 @@ run: build ## a running sign-in on this machine: no Azure, no database
 test: verify lint ## everything that must pass: brings its own Postgres, browser and linter
 	./.ci/postgres
 	./.ci/chromium
-	./.ci/popup
 	$(GO) test -race -shuffle=on -timeout 18m $(PKGS)
 
 .PHONY: test-short
@@ -67,6 +67,10 @@ fuzz: ## FUZZ_TIME of each fuzz test (the corpora run in make test)
 .PHONY: simulate
 simulate: ## RUNS runs of the simulation with seeds that are new each time, or the one of SEED with its trace
 	$(GO) test ./machine -run 'TestSimulation$$' -count=1 -timeout 120m -v -sim.runs=$(RUNS) -sim.from=0 -sim.seed=$(SEED)
+
+.PHONY: powerloss
+powerloss: ## build and open STATES states of a bbolt store after a power loss
+	$(GO) test ./store/boltstore/internal/kv -run 'TestPowerLoss$$' -count=1 -timeout 120m -v -power.states=$(STATES)
 
 .PHONY: scenarios
 scenarios: ## write the scenarios anew with what came of them

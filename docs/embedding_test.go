@@ -17,14 +17,18 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/metrics"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/traces"
 )
 
 // TestEmbedding: every Go block of docs/embedding.md is in the sources of this
@@ -246,6 +250,20 @@ func operators(ctx context.Context, path string, eng *machine.Engine, st store.S
 	return operator.Serve(ctx, socket, operator.NewHandler(door))
 }
 
+func measured(st store.Store, cfg *machine.Config, mux *http.ServeMux, version string, log zerolog.Logger) {
+	shown := metrics.New(metrics.Config{Store: st, Version: version, Log: log})
+	cfg.Hooks = shown.Hooks(cfg.Hooks)
+	cfg.Store = shown.Store(st)
+	mux.Handle("GET /metrics", shown.Handler())
+}
+
+func traced(provider trace.TracerProvider, cfg *machine.Config, bot http.Handler) http.Handler {
+	spans := traces.New(provider)
+	cfg.Hooks = spans.Hooks(cfg.Hooks)
+	bot = spans.Handler(bot)
+	return bot
+}
+
 func ready(eng *machine.Engine) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -326,7 +344,8 @@ func startBot(t *testing.T, azure string) string {
 		t.Fatal(err)
 	}
 	mux := ready(p.engine)
-	mux.Handle("/api/messages", h)
+	mux.Handle("/api/messages", traced(noop.NewTracerProvider(), new(machine.Config), h))
+	measured(p.store, new(machine.Config), mux, "v1", zerolog.Nop())
 
 	ctx, stop := context.WithCancel(t.Context())
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -350,6 +369,7 @@ func startBot(t *testing.T, azure string) string {
 		}
 	})
 	waitFor(t, "http://"+l.Addr().String()+"/readyz")
+	waitFor(t, "http://"+l.Addr().String()+"/metrics")
 	return "http://" + l.Addr().String()
 }
 

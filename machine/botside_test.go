@@ -309,6 +309,7 @@ func TestHooks(t *testing.T) {
 					transitions++
 				case store.EventUpstream:
 					upstream++
+				default:
 				}
 			},
 			OnError: func(_ context.Context, _ *machine.Activity, err error) { reported = append(reported, err) },
@@ -440,6 +441,23 @@ func TestHandlersOfTheWholeBot(t *testing.T) {
 		t.Errorf("the bot heard %v, the connection %v", ofBot, ofFlow)
 	}
 	d.drain()
+}
+
+// What a client says of its failure is kept in part.
+func TestFailureTextIsBounded(t *testing.T) {
+	d := newDesk(t, nil)
+	var got machine.Failure
+	d.eng.OnSignInFailure(func(_ context.Context, _ *machine.Turn, f *machine.Failure) error { got = *f; return nil })
+	long := "x" + strings.Repeat("é", 500)
+	a := activity("invoke", machine.InvokeFailure, "", `{"code":"`+long+`","message":"`+long+`"}`)
+	if _, ok := d.eng.HandleInvoke(t.Context(), a); !ok {
+		t.Fatal("not handled")
+	}
+	for _, s := range []string{got.Code, got.Message} {
+		if len(s) != 255 || !strings.HasSuffix(s, "é") { // half a letter is none
+			t.Errorf("%d bytes: %q", len(s), s)
+		}
+	}
 }
 
 // What no repeat can change is closed at once; anything else is tried again.

@@ -211,10 +211,8 @@ func (c *call) finish(ctx context.Context, a *store.Attempt) {
 
 // answer writes the audit line of an invoke's answer, and ends the call.
 func (c *call) answer(ctx context.Context, out outcome, a Answer) Answer {
-	line := store.Event{
-		Kind: store.EventAnswer, Row: out.row, Status: a.Status, Duration: c.eng.clock().Sub(c.begun),
-		Invoke: out.event.Invoke, Activity: out.event.Activity,
-	}
+	line := c.answered(out.row, a.Status)
+	line.Invoke, line.Activity = out.event.Invoke, out.event.Activity
 	if out.attempt != nil {
 		line.Attempt = out.attempt.ID
 	}
@@ -223,12 +221,29 @@ func (c *call) answer(ctx context.Context, out outcome, a Answer) Answer {
 	return a
 }
 
+// answered is the line of an answer.
+func (c *call) answered(row string, status int) store.Event {
+	return store.Event{Kind: store.EventAnswer, Row: row, Status: status, Duration: c.eng.clock().Sub(c.begun)}
+}
+
+// seen shows the hooks an answer that leaves no line in the store.
+func (c *call) seen(ctx context.Context, row string, status int) {
+	line := c.answered(row, status)
+	line.Time, line.Instance, line.Key = c.now(), c.eng.instance, c.key
+	if act := c.activity(); act != nil {
+		line.Invoke, line.Activity = act.Name, act.ID
+	}
+	c.eng.emit(ctx, []store.Event{line})
+}
+
 // broken is the answer to an invoke when the store does not do its part (S).
 func (c *call) broken(ctx context.Context, out outcome, err error) Answer {
 	c.eng.log.Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("store unavailable: invoke answered 503")
 	c.eng.report(ctx, c.activity(), err)
 	c.finish(ctx, out.attempt)
-	return unavailable()
+	a := unavailable()
+	c.seen(ctx, out.row, a.Status)
+	return a
 }
 
 // refuse answers an invoke that says nothing of use (B0, C0): one line on the
@@ -244,5 +259,6 @@ func (c *call) refuse(ctx context.Context, row string, status int, why string, p
 		return c.broken(ctx, outcome{attempt: pending}, err)
 	}
 	c.finish(ctx, pending)
+	c.seen(ctx, row, status)
 	return Answer{Status: status}
 }

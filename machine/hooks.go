@@ -12,8 +12,9 @@ import (
 type Hooks struct {
 	// OnEvent sees every audit line: transitions once they are durable, upstream
 	// calls, answers and callbacks once they are over. Also those of a SignIn that
-	// found a token at once, which leaves no line in the store. Metrics and traces
-	// are made of it.
+	// found a token at once, and answers to invokes that were refused or that the
+	// store had no part in (503), which leave no such line in the store. Metrics
+	// and traces are made of it.
 	OnEvent func(ctx context.Context, e store.Event)
 	// OnSignIn sees every completion after it is durable: the attempt, with its
 	// method. [Engine.OnSignIn] is for what the bot does then.

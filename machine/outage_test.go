@@ -76,16 +76,18 @@ func arrivals() []arrival {
 
 // scene is one engine with one attempt.
 type scene struct {
-	eng   *machine.Engine
-	mem   *memstore.Store
-	calls *[]string
-	act   *machine.Activity
+	eng     *machine.Engine
+	mem     *memstore.Store
+	calls   *[]string
+	answers *[]store.Event // that the hook saw
+	act     *machine.Activity
 }
 
 func setScene(t *testing.T, s standing, a arrival, wrap func(store.Store) store.Store, hang bool) scene {
 	t.Helper()
 	mem := memstore.New(time.Now)
 	var calls []string
+	var answers []store.Event
 	tokens := machinetest.NewTokenService(func(format string, args ...any) { calls = append(calls, fmt.Sprintf(format, args...)) })
 	var ts machine.TokenService = tokens
 	if hang {
@@ -95,6 +97,11 @@ func setScene(t *testing.T, s standing, a arrival, wrap func(store.Store) store.
 		AppID: "app", Store: wrap(mem), Tokens: ts, Log: zerolog.Nop(), Instance: "a",
 		Messenger:   machinetest.NewConnector(func(string, ...any) {}),
 		Connections: []machine.Connection{{Name: "graph"}},
+		Hooks: machine.Hooks{OnEvent: func(_ context.Context, e store.Event) {
+			if e.Kind == store.EventAnswer {
+				answers = append(answers, e)
+			}
+		}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +109,7 @@ func setScene(t *testing.T, s standing, a arrival, wrap func(store.Store) store.
 	if s.state != store.None {
 		put(t, mem, s)
 	}
-	return scene{eng: eng, mem: mem, calls: &calls, act: &machine.Activity{
+	return scene{eng: eng, mem: mem, calls: &calls, answers: &answers, act: &machine.Activity{
 		Type: "invoke", Name: a.invoke, ID: "i-1", Value: json.RawMessage(a.value),
 		Conversation: store.Conversation{ServiceURL: "https://smba.example/", Channel: "msteams", ID: "chat", Type: "personal", BotID: "28:app", UserID: "29:alice"},
 	}}
@@ -222,9 +229,29 @@ func TestStoreDown(t *testing.T) {
 		if len(*sc.calls) > 0 {
 			t.Errorf("upstream was called: %v", *sc.calls)
 		}
+		sc.hookSaw(t, answer)
 		if diff := cmp.Diff(before, dump(t, sc.mem)); diff != "" {
 			t.Errorf("something was written:\n%s", diff)
 		}
+	})
+}
+
+// hookSaw: whoever counts by the hooks counts each answer, once and as it was.
+func (sc *scene) hookSaw(t *testing.T, answer machine.Answer) {
+	t.Helper()
+	if got := *sc.answers; len(got) != 1 || got[0].Status != answer.Status || got[0].Invoke != sc.act.Name || got[0].Activity != sc.act.ID {
+		t.Errorf("the hook saw %+v, the answer was %d to %s", got, answer.Status, sc.act.Name)
+	}
+}
+
+// TestHookSeesEveryAnswer: also that of an invoke that says nothing of use,
+// which leaves no answer in the store (B0, C0).
+func TestHookSeesEveryAnswer(t *testing.T) {
+	everyPair(t, func(t *testing.T, s standing, a arrival) {
+		t.Helper()
+		sc := setScene(t, s, a, func(st store.Store) store.Store { return st }, false)
+		answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act)
+		sc.hookSaw(t, answer)
 	})
 }
 

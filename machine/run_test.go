@@ -202,6 +202,23 @@ func TestBacklog(t *testing.T) {
 	})
 }
 
+// An outbox that has long had nothing to do is as quick as ever.
+func TestOutboxAfterIdleness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, time.Second)
+		stop := f.run(f.instance("a"))
+		time.Sleep(time.Hour)
+		f.owe(8)
+		time.Sleep(3 * time.Second)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if n := f.as(store.DeliveryDone, 1); n != 8 {
+			t.Errorf("%d of 8 callbacks were made", n)
+		}
+	})
+}
+
 // Run that is cancelled while callbacks are under way loses no acknowledgement,
 // and what it has not begun it has not touched. The store may be closed as soon
 // as Run has returned.
@@ -246,9 +263,9 @@ func TestRunEndsWithWhatItHasBegun(t *testing.T) {
 func TestRunWaitsForTheCallbacksOfInvokes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, nil)
-		begun := false
+		var begun atomic.Bool
 		d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
-			begun = true
+			begun.Store(true)
 			time.Sleep(8 * time.Second) // more than the budget
 			return nil
 		})
@@ -256,8 +273,8 @@ func TestRunWaitsForTheCallbacksOfInvokes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- d.eng.Run(ctx) }()
-		if got := d.exchange(); got != 200 || !begun {
-			t.Errorf("answered %d, begun %t", got, begun)
+		if got := d.exchange(); got != 200 || !begun.Load() {
+			t.Errorf("answered %d, begun %t", got, begun.Load())
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -24,6 +24,7 @@ type model struct {
 	marks      map[string]string // mark of a token or code -> user
 	owed       map[store.DeliveryKey]*owed
 	once       map[string]store.Mark
+	named      map[string]bool // rows of the contract
 	buf        []byte
 }
 
@@ -38,8 +39,13 @@ type row struct {
 }
 
 func newModel(w *world) *model {
+	named := map[string]bool{"§9": true} // an identity that does not match
+	for _, row := range contractRows() {
+		named[row] = true
+	}
 	return &model{
-		w: w, rows: map[string]*row{}, open: map[string]string{}, byExchange: map[string]string{},
+		named: named,
+		w:     w, rows: map[string]*row{}, open: map[string]string{}, byExchange: map[string]string{},
 		marks: map[string]string{},
 		owed:  map[store.DeliveryKey]*owed{}, once: map[string]store.Mark{},
 	}
@@ -87,6 +93,9 @@ func (m *model) observe(n *node, c *store.Commit) {
 		e := &c.Events[i]
 		m.buf = store.AppendEvent(m.buf[:0], e)
 		m.secret("an audit line", m.buf)
+		if row, _, _ := strings.Cut(e.Row, "/"); row != "" && !m.named[row] {
+			m.w.violate("table", "a line of row %s, which the contract does not have", e.Row)
+		}
 		if e.Kind == store.EventTransition && !putsVersion(c, e) {
 			m.w.violate("2", "a transition's line without its transition: %s %s", m.name(e.Attempt), e.Row)
 		}

@@ -462,7 +462,7 @@ func (w *world) heal() {
 		}
 	}
 	if !w.free {
-		w.violate("9", "something is still under way")
+		w.blame("9", "something is still under way")
 		return
 	}
 	w.quiet()
@@ -476,13 +476,13 @@ func (w *world) quiet() {
 			t := &task{what: "quiet", node: n, codes: map[string]int{}, waited: map[string]bool{}, passed: map[string]bool{}}
 			ctx := contextOf(t)
 			if err := errors.Join(n.eng.Sweep(ctx), n.eng.DeliverDue(ctx), n.eng.Flush(ctx)); err != nil {
-				w.violate("7", "a healthy engine cannot work: %v", err)
+				w.blame("7", "a healthy engine cannot work: %v", err)
 				return
 			}
 		}
 		next, late := w.next(healed)
 		if late != "" {
-			w.violate("7", "%s", late)
+			w.blame("7", "%s", late)
 			return
 		}
 		if next.IsZero() {
@@ -491,12 +491,14 @@ func (w *world) quiet() {
 		}
 		time.Sleep(max(w.timeouts.Sweep, time.Until(next)))
 	}
-	w.violate("callback", "a callback is never acknowledged")
+	w.blame("callback", "a callback is never acknowledged")
 }
 
 // next is when something is due next; zero if nothing is. late says what should
 // have happened by now.
 func (w *world) next(healed time.Time) (next time.Time, late string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	soonest := func(t time.Time) {
 		if next.IsZero() || t.Before(next) {
 			next = t
@@ -533,6 +535,8 @@ func (w *world) next(healed time.Time) (next time.Time, late string) {
 // owedAreTold: every callback reached its handlers at least once, unless a
 // sign-out or the caller of SignIn took its place, or it was given up.
 func (w *world) owedAreTold() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	page, err := w.mem.List(contextOf(nil), store.Filter{Limit: 1000})
 	if err != nil {
 		w.violate("2", "%v", err)

@@ -43,13 +43,15 @@ func simulate(t *testing.T, seed uint64, steps int, mut *mutation, on *table.Tab
 		w := newWorld(seed, mut, on)
 		w.tracing = tracing
 		w.chaos(steps)
-		if len(w.violations) == 0 {
+		if !w.broken() {
 			w.heal()
 		}
 		for len(w.nodes) > 0 {
 			w.kill(w.nodes[0])
 		}
 		time.Sleep(time.Hour) // what is dead ends at its next gate
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		end = ending{steps: w.steps, hash: w.hash, violations: w.violations, lines: w.lines}
 	})
 	return end

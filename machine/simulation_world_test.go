@@ -291,6 +291,20 @@ func (w *world) renumberHeld(s string) string { return ulids.ReplaceAllStringFun
 
 var ulids = regexp.MustCompile(`[0-9A-HJKMNP-TV-Z]{26}`)
 
+// blame is violate where w.mu is not held.
+func (w *world) blame(invariant, format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.violate(invariant, format, args...)
+}
+
+// broken says whether an invariant is broken.
+func (w *world) broken() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.violations) > 0
+}
+
 // violate notes a broken invariant. w.mu is held.
 func (w *world) violate(invariant, format string, args ...any) {
 	line := invariant + ": " + fmt.Sprintf(format, args...)

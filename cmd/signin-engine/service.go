@@ -23,6 +23,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
+	"github.com/signin-engine/signin-engine/transport/metrics"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -38,6 +39,7 @@ type service struct {
 
 	auth     *teams.Authenticator // nil: inbound_auth none
 	refusals *teams.Refusals
+	metrics  http.Handler // of the operator endpoint
 }
 
 // openStore opens the store for writing.
@@ -113,9 +115,12 @@ func (s *service) build(listen string) error {
 	if own != nil {
 		connections = append(connections, machine.Connection{Name: own.Connection(), Tokens: own})
 	}
+	s.refusals = teams.NewRefusals(s.log)
+	shown := metrics.New(metrics.Config{Store: s.store, Refused: s.refused, Version: buildVersion().Version, Log: s.log})
+	s.metrics = shown.Handler()
 	if s.engine, err = machine.New(machine.Config{
-		AppID: cfg.AppID, Store: s.store, Tokens: tokens, Messenger: connector, Connections: connections,
-		Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Log: s.log,
+		AppID: cfg.AppID, Store: shown.Store(s.store), Tokens: tokens, Messenger: connector, Connections: connections,
+		Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Hooks: shown.Hooks(machine.Hooks{}), Log: s.log,
 	}); err != nil {
 		return err
 	}
@@ -133,7 +138,6 @@ func (s *service) build(listen string) error {
 	if err != nil {
 		return err
 	}
-	s.refusals = teams.NewRefusals(s.log)
 	if s.auth, err = inboundAuth(cfg, allowed, s.refusals, s.log); err != nil {
 		return err
 	}
@@ -270,7 +274,7 @@ func (s *service) operatorHandler(access operatorAccess, listen string) http.Han
 	reader := operator.NewDirect(s.store, operator.DefaultRules(), about)
 	reader.CountRefused(s.refused)
 	h := operator.HandlerConfig{
-		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.isReady, Log: s.log,
+		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.isReady, Metrics: s.metrics, Log: s.log,
 		Token: access.act, ReadToken: access.look, TrustHeader: access.trustHeader, LinkLogin: access.linkLogin,
 	}
 	if snap, ok := s.store.(operator.Snapshotter); ok {

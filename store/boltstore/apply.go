@@ -294,7 +294,7 @@ func (t *txn) putOpenRow(h userKey, row *openRow, fresh bool) error {
 	t.value = row.append(t.value[:0])
 	t.key = openKey(t.key[:0], h)
 	if fresh {
-		return t.live.Insert(t.key, t.value)
+		return t.live.Put(t.key, t.value)
 	}
 	return t.live.Put(t.key, t.value)
 }
@@ -310,7 +310,7 @@ func (t *txn) moveDue(id string, from, to time.Time) error {
 		return nil
 	}
 	t.key = dueKey(t.key[:0], to, id)
-	return t.live.Insert(t.key, nil)
+	return t.live.Put(t.key, nil)
 }
 
 // indexUser keeps the indexes by MRI and by Entra object id.

@@ -44,7 +44,7 @@ func TestConformance(t *testing.T) {
 		start := time.Now()
 		path := filepath.Join(t.TempDir(), "signin.db")
 		clock := func() time.Time { return start.Add(time.Duration(offset.Load())) }
-		s := mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync(), boltstore.WithTable(3000))
+		s := mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync(), boltstore.WithLog(3000))
 		return storetest.Harness{
 			Store:   s,
 			Advance: func(d time.Duration) { offset.Add(int64(d)) },
@@ -53,7 +53,7 @@ func TestConformance(t *testing.T) {
 				if err := s.Close(); err != nil {
 					t.Fatalf("Close: %v", err)
 				}
-				s = mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync(), boltstore.WithTable(3000))
+				s = mustOpen(t, path, boltstore.WithClock(clock), boltstore.WithoutSync(), boltstore.WithLog(3000))
 				return s
 			},
 			Damage: func(t *testing.T, id string) {

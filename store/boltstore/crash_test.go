@@ -50,7 +50,7 @@ func exit(err error) {
 // stdout once a commit is acknowledged.
 func writeForever(path string) error {
 	// Small tables, so that some of them are on their way to the tree.
-	s, err := boltstore.Open(path, boltstore.WithTable(20_000))
+	s, err := boltstore.Open(path, boltstore.WithLog(20_000))
 	if err != nil {
 		return err
 	}

@@ -10,13 +10,21 @@
 //
 // # Files
 //
-// While a store is open for writing two files lie beside it, NAME.log0 and
-// NAME.log1: what was acknowledged goes there first, see internal/kv. After
-// Close the file stands alone. After a crash the three belong together, and the
-// next Open brings them together: move or copy all of them, or use
-// [Store.Snapshot]. A file that was not closed is refused without its log. Who
-// has lost the log and wants to go on without what it held makes two empty files
-// of these names.
+// While a store is open for writing other files lie beside it:
+//
+//	NAME.log0, NAME.log1  what was acknowledged and is not in NAME yet
+//	NAME.lock             keeps other processes out; empty
+//	NAME.new              while NAME is made; without meaning after a crash
+//
+// After Close the file stands alone. After a crash NAME and its two logs belong
+// together, and the next Open brings them together: move all of them, or none.
+// Copy a store with [Store.Snapshot] (signin-engine snapshot), running, closed or
+// crashed: the copy needs no log. A file that was not closed is refused without
+// its log, and so is a damaged log: something acknowledged may lie there. Who has
+// lost the log and wants to go on without what it held makes two empty files of
+// these names.
+//
+// A new store takes some tens of kilobytes, and grows by an eighth at a time.
 //
 // # Layout
 //
@@ -60,10 +68,6 @@
 // filed is not known. Audit lines that cannot be decoded refuse a read of their
 // attempt's lines only.
 //
-// # The free list
-//
-// It is not written with every commit: after a large purge it has hundreds of
-// kilobytes, and each commit would pay for it. It is written by Close, so that
-// a store that was closed opens at once, whatever its size; after a crash it is
-// rebuilt from the tree, which reads all branch and leaf pages once.
+// Open looks at every page before bbolt does, which trusts them, unless the file
+// is large and was closed: a damaged one is [store.ErrCorrupt].
 package boltstore

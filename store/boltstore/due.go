@@ -15,8 +15,8 @@ import (
 // have a time that is not after end, in order.
 func until(b *kv.Bucket, prefix byte, end time.Time, limit int) [][]byte {
 	var keys [][]byte
-	c := b.Cursor()
-	for k, _ := c.Seek([]byte{prefix}); len(keys) < limit && len(k) > timeSize && k[0] == prefix; k, _ = c.Next() {
+	next := b.From([]byte{prefix})
+	for k, _ := next(); len(keys) < limit && len(k) > timeSize && k[0] == prefix; k, _ = next() {
 		if readTime(k[1:]).After(end) {
 			break
 		}

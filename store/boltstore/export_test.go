@@ -3,12 +3,13 @@ package boltstore
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// WithTable sets how many bytes are kept in front of the tree.
-func WithTable(n int) Option { return func(o *options) { o.table = n } }
+// WithLog sets how many bytes a log file takes.
+func WithLog(n int) Option { return func(o *options) { o.logSize = n } }
 
 // Damage changes the record of an attempt as it is stored.
 func (s *Store) Damage(ctx context.Context, id string, change func([]byte) []byte) error {
@@ -51,5 +52,16 @@ func (s *Store) DamageLines(ctx context.Context, key []byte) error {
 
 // FilePending files a delivery as pending.
 func (s *Store) FilePending(ctx context.Context, d store.Delivery) error {
-	return s.update(ctx, "damage", func(t *txn) error { return t.live.Insert(pendingKey(nil, &d), nil) })
+	return s.update(ctx, "damage", func(t *txn) error { return t.live.Put(pendingKey(nil, &d), nil) })
+}
+
+// GiveUp applies a commit in a transaction that fails then.
+func (s *Store) GiveUp(ctx context.Context, c *store.Commit) error {
+	return s.update(ctx, "give up", func(t *txn) error {
+		plans, err := t.check(c)
+		if err == nil {
+			err = t.apply(c, plans)
+		}
+		return errors.Join(err, store.ErrUnavailable)
+	})
 }

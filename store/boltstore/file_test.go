@@ -227,3 +227,47 @@ func TestPurgeFreesPages(t *testing.T) {
 		t.Errorf("the tree grew from %d to %d bytes", first, last)
 	}
 }
+
+// TestNewIsSmall: what a store takes for two attempts.
+func TestNewIsSmall(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, filepath.Join(dir, "signin.db"))
+	insert(t, s, 1)
+	insert(t, s, 2)
+	size := func(when string) {
+		t.Helper()
+		all, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bytes int64
+		for _, e := range all {
+			info, err := e.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			bytes += info.Size()
+		}
+		if t.Logf("%s: %d bytes in %d files", when, bytes, len(all)); bytes > 100_000 {
+			t.Errorf("%s: %d bytes", when, bytes)
+		}
+	}
+	size("open")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	size("closed")
+}
+
+// TestGivenUp: of a transaction that was given up nothing is remembered.
+func TestGivenUp(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "signin.db"), boltstore.WithoutSync())
+	a := insert(t, s, 1)
+	next := store.Commit{Put: []store.Attempt{storetest.Next(a, store.CardSent, time.Now())}}
+	if err := s.GiveUp(t.Context(), &next); !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("GiveUp: %v", err)
+	}
+	if err := s.Apply(t.Context(), []store.Commit{next})[0]; err != nil {
+		t.Errorf("Apply: %v", err)
+	}
+}

@@ -53,7 +53,7 @@ type options struct {
 	timeout  time.Duration
 	readOnly bool
 	noSync   bool
-	table    int // see kv.Options
+	logSize  int // see kv.Options
 }
 
 // Option changes how [Open] opens a file.
@@ -79,8 +79,8 @@ func WithoutSync() Option { return func(o *options) { o.noSync = true } }
 // Open opens or creates the store in the file at path. Errors:
 // [store.ErrLocked] if another process holds the file, [store.ErrSchema] if it
 // has another format or belongs to another program, [store.ErrCorrupt] if it is
-// no bbolt database or was not closed and its log is not there, else those of
-// package os.
+// no bbolt database, is damaged, or was not closed and its log is not there or is
+// damaged, else those of package os.
 func Open(path string, opts ...Option) (*Store, error) {
 	s := &Store{path: path, opts: options{clock: time.Now, mode: 0o600, timeout: DefaultLockTimeout}}
 	for _, opt := range opts {
@@ -89,7 +89,7 @@ func Open(path string, opts ...Option) (*Store, error) {
 	var err error
 	s.db, err = kv.Open(path, kv.Options{
 		Format: Format, Buckets: buckets(), Growing: growing(),
-		Mode: s.opts.mode, Timeout: s.opts.timeout, ReadOnly: s.opts.readOnly, NoSync: s.opts.noSync, TableSize: s.opts.table,
+		Mode: s.opts.mode, Timeout: s.opts.timeout, ReadOnly: s.opts.readOnly, NoSync: s.opts.noSync, LogSize: s.opts.logSize,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("boltstore: open %s: %w", path, err)
@@ -110,7 +110,7 @@ const probeSize = 4096
 func (s *Store) Probe(ctx context.Context) error {
 	err := s.db.Probe(ctx, func(tx *kv.Tx) error {
 		facts := tx.Bucket(inFacts)
-		return errors.Join(facts.Insert(factProbe(), make([]byte, probeSize)), facts.Delete(factProbe()))
+		return errors.Join(facts.Put(factProbe(), make([]byte, probeSize)), facts.Delete(factProbe()))
 	})
 	if err != nil {
 		return fmt.Errorf("boltstore: probe: %w", err)

@@ -32,8 +32,8 @@ func (t *txn) deliveries(id string) ([]store.Delivery, error) {
 	var all []store.Delivery
 	var errs []error
 	prefix := rowKey(nil, id, kindDelivery)
-	c := t.rows.Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	next := t.rows.From(prefix)
+	for k, v := next(); bytes.HasPrefix(k, prefix); k, v = next() {
 		d, err := store.DecodeDelivery(v)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("delivery of attempt %s: %w", id, err))
@@ -87,7 +87,7 @@ func (t *txn) indexDelivery(d *store.Delivery) error {
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
 		return nil
 	}
-	return t.live.Insert(t.key, nil)
+	return t.live.Put(t.key, nil)
 }
 
 func (t *txn) unindexDelivery(d *store.Delivery) error {
@@ -128,14 +128,14 @@ func (t *txn) wait(d *store.Delivery) error {
 		return err
 	}
 	t.key = restingKey(t.key[:0], liveWaiting, d.DeliveryKey)
-	return t.live.Insert(t.key, nil)
+	return t.live.Put(t.key, nil)
 }
 
 // release files under its time what waited and has nothing in front of it any
 // more, and reports whether there was such a thing.
 func (t *txn) release(id string) (some bool, err error) {
 	prefix := append(append([]byte{liveWaiting}, id...), 0)
-	if k, _ := t.live.Cursor().Seek(prefix); !bytes.HasPrefix(k, prefix) {
+	if k, _ := t.live.From(prefix)(); !bytes.HasPrefix(k, prefix) {
 		return false, nil
 	}
 	all, _ := t.deliveries(id) // what cannot be decoded stands in nobody's way
@@ -243,8 +243,8 @@ const waitBatch = 2000
 func (t *txn) claimable(limit int) (found []store.Delivery, more bool, err error) {
 	var early []store.Delivery
 	var aside []string // attempts
-	c := t.live.Cursor()
-	for k, _ := c.Seek([]byte{livePending}); len(k) > 1+timeSize && k[0] == livePending; k, _ = c.Next() {
+	next := t.live.From([]byte{livePending})
+	for k, _ := next(); len(k) > 1+timeSize && k[0] == livePending; k, _ = next() {
 		at := readTime(k[1:])
 		if at.After(t.now) || len(found) == limit {
 			break

@@ -31,7 +31,7 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 			break
 		}
 		var ids []string
-		err := s.view(ctx, "purge", func(t *txn) error {
+		err := s.scan(ctx, "purge", func(t *txn) error {
 			ids = t.ended(before, after, n)
 			return nil
 		})
@@ -65,10 +65,9 @@ func (t *txn) ended(before time.Time, after string, n int) []string {
 		end = firstID(before.Add(skew + time.Millisecond))
 	}
 	var ids []string
-	c := t.rows.Cursor()
 	// 01 follows the 00 behind an id, and precedes every other id.
-	k, v := c.Seek(append([]byte(after), 1))
-	for ; k != nil && len(ids) < n; k, v = c.Next() {
+	next := t.rows.From(append([]byte(after), 1))
+	for k, v := next(); k != nil && len(ids) < n; k, v = next() {
 		id, kind := cutID(k)
 		if end != "" && id > end {
 			break
@@ -139,8 +138,8 @@ func (t *txn) remove(a *store.Attempt, owed []store.Delivery) error {
 	}
 	prefix := append([]byte(a.ID), 0)
 	var keys [][]byte
-	c := t.rows.Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+	next := t.rows.From(prefix)
+	for k, _ := next(); bytes.HasPrefix(k, prefix); k, _ = next() {
 		keys = append(keys, bytes.Clone(k))
 		if k[len(prefix)] != kindExchange {
 			continue
@@ -202,8 +201,8 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 
 func (t *txn) oldOrphans(before time.Time) [][]byte {
 	var keys [][]byte
-	c := t.audit.Cursor()
-	for k, v := c.First(); len(keys) < purgeBatch && isOrphan(k); k, v = c.Next() {
+	next := t.audit.From(nil)
+	for k, v := next(); len(keys) < purgeBatch && isOrphan(k); k, v = next() {
 		lines, err := readLines(k, v)
 		if err != nil {
 			continue // it stays

@@ -133,8 +133,8 @@ func (t *txn) openIDs(prefix []byte, states []store.State) []string {
 // that cannot be decoded are passed over: who asks for their key hears of it.
 func (t *txn) eachOpen(prefix []byte, fn func(key []byte, row openRow)) {
 	p := append([]byte{liveOpen}, prefix...)
-	c := t.live.Cursor()
-	for k, v := c.Seek(p); bytes.HasPrefix(k, p); k, v = c.Next() {
+	next := t.live.From(p)
+	for k, v := next(); bytes.HasPrefix(k, p); k, v = next() {
 		if row, ok := readOpenRow(v); ok {
 			fn(k, row)
 		}
@@ -144,8 +144,7 @@ func (t *txn) eachOpen(prefix []byte, fn func(key []byte, row openRow)) {
 // descending walks the ids behind a prefix of an index, from below an id (""
 // for all) downwards.
 type descending struct {
-	step   func() (k, v []byte)
-	c      *kv.Cursor
+	step   kv.Next
 	prefix []byte
 }
 
@@ -154,14 +153,12 @@ func newDescending(b *kv.Bucket, prefix []byte, below string) *descending {
 	if below == "" {
 		end = append(end, 0xff) // ids are text: none begins with ff
 	}
-	c := b.Cursor()
-	return &descending{c: c, prefix: prefix, step: func() (k, v []byte) { return c.Before(end) }}
+	return &descending{step: b.Down(end), prefix: prefix}
 }
 
 // next returns the next id and its value, "" at the end.
 func (d *descending) next() (id string, v []byte) {
 	k, v := d.step()
-	d.step = d.c.Prev
 	if !bytes.HasPrefix(k, d.prefix) {
 		d.step = func() (k, v []byte) { return nil, nil }
 		return "", nil
@@ -195,7 +192,7 @@ func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 // the index of open attempts, or else from the newest attempt on.
 func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	var page store.Page
-	err := s.view(ctx, "list", func(t *txn) error {
+	err := s.scan(ctx, "list", func(t *txn) error {
 		page = store.Page{Now: t.now}
 		next := t.candidates(&f)
 		for id := next(); id != ""; id = next() {
@@ -251,8 +248,8 @@ func below(ids []string, cursor string) func() string {
 func (t *txn) owedIDs() []string {
 	var ids []string
 	for prefix, skip := range map[byte]int{livePending: 1 + timeSize, liveDead: 1, liveUndeliverable: 1} {
-		c := t.live.Cursor()
-		for k, _ := c.Seek([]byte{prefix}); len(k) > skip && k[0] == prefix; k, _ = c.Next() {
+		next := t.live.From([]byte{prefix})
+		for k, _ := next(); len(k) > skip && k[0] == prefix; k, _ = next() {
 			id, _ := cutID(k[skip:])
 			ids = append(ids, id)
 		}
@@ -317,10 +314,9 @@ func (t *txn) newestFirst(f *store.Filter) func() string {
 	if end == "" {
 		end = "\xff"
 	}
-	c := t.rows.Cursor()
 	at := []byte(end)
 	return func() string {
-		k, _ := c.Before(at)
+		k, _ := t.rows.Down(at)()
 		id, _ := cutID(k)
 		if k == nil || id == "" || id < low {
 			return ""
@@ -355,7 +351,7 @@ func readLines(key, b []byte) ([]store.Event, error) {
 // Events returns audit lines; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	var out []store.Event
-	err := s.view(ctx, "events", func(t *txn) (err error) {
+	err := s.scan(ctx, "events", func(t *txn) (err error) {
 		switch {
 		case f.Orphans:
 			out = t.orphans(&f)
@@ -387,8 +383,8 @@ func (t *txn) events(f *store.EventFilter) ([]store.Event, error) {
 // orphans are those of no attempt. What cannot be decoded is passed over.
 func (t *txn) orphans(f *store.EventFilter) []store.Event {
 	var out []store.Event
-	c := t.audit.Cursor()
-	for k, v := c.Seek(orphanKey(nil, uint64(max(f.After, 0)))); isOrphan(k) && len(out) < f.Max(); k, v = c.Next() {
+	next := t.audit.From(orphanKey(nil, uint64(max(f.After, 0))))
+	for k, v := next(); isOrphan(k) && len(out) < f.Max(); k, v = next() {
 		lines, err := readLines(k, v)
 		if err != nil {
 			continue
@@ -411,8 +407,8 @@ func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Even
 		})
 		out = out[:min(len(out), f.Max())]
 	}
-	c := t.audit.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	next := t.audit.From(nil)
+	for k, v := next(); k != nil; k, v = next() {
 		lines, err := readLines(k, v)
 		if err != nil {
 			continue
@@ -437,7 +433,7 @@ func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Even
 // [store.Store].
 func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
 	var n store.Counts
-	err := s.view(ctx, "counts", func(t *txn) error {
+	err := s.scan(ctx, "counts", func(t *txn) error {
 		n = store.Counts{
 			Now:    t.now,
 			Open:   map[store.State]int{},
@@ -451,8 +447,8 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 			}
 		})
 		from := appendTime([]byte{liveTally}, since.Truncate(time.Minute))
-		c := t.live.Cursor()
-		for k, v := c.Seek(from); len(k) > timeSize && k[0] == liveTally; k, v = c.Next() {
+		next := t.live.From(from)
+		for k, v := next(); len(k) > timeSize && k[0] == liveTally; k, v = next() {
 			count, _ := binary.Varint(v)
 			n.Ended[string(k[1+timeSize:])] += int(count)
 		}
@@ -465,8 +461,8 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 }
 
 func (t *txn) count(prefix byte) (n int) {
-	c := t.live.Cursor()
-	for k, _ := c.Seek([]byte{prefix}); len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
+	next := t.live.From([]byte{prefix})
+	for k, _ := next(); len(k) > 0 && k[0] == prefix; k, _ = next() {
 		n++
 	}
 	return n

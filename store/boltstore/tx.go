@@ -38,13 +38,13 @@ type scratch struct {
 	batch uint64 // of the transaction
 }
 
-// begun prepares for a transaction. If its batch is not the one after the last
-// one's, that one was given up.
-func (s *scratch) begun(batch uint64) {
-	if s.known == nil || batch != s.batch+1 {
+// begun prepares for a transaction. If the last batch that stands is another than
+// this process's last one, that one was given up or refused.
+func (s *scratch) begun(tx *kv.Tx) {
+	if s.known == nil || tx.Last() != s.batch {
 		s.known = known{}
 	}
-	s.batch, s.woken = batch, nil
+	s.batch, s.woken = tx.Batch(), nil
 }
 
 // known is what the indexes need of the attempts that were written last, as
@@ -115,9 +115,18 @@ func (s *Store) begin(tx *kv.Tx) *txn {
 	return t
 }
 
-// view runs fn in a read transaction.
+// view runs fn in a read transaction; while it runs no commit ends.
 func (s *Store) view(ctx context.Context, op string, fn func(t *txn) error) error {
-	err := s.db.View(ctx, func(tx *kv.Tx) error {
+	return s.reading(ctx, op, s.db.View, fn)
+}
+
+// scan is view for what may read many rows.
+func (s *Store) scan(ctx context.Context, op string, fn func(t *txn) error) error {
+	return s.reading(ctx, op, s.db.Scan, fn)
+}
+
+func (s *Store) reading(ctx context.Context, op string, do func(context.Context, func(*kv.Tx) error) error, fn func(t *txn) error) error {
+	err := do(ctx, func(tx *kv.Tx) error {
 		t := s.begin(tx)
 		defer s.txns.Put(t)
 		return fn(t)
@@ -137,7 +146,7 @@ func (s *Store) update(ctx context.Context, op string, fn func(t *txn) error) er
 		t := s.begin(tx)
 		defer s.txns.Put(t)
 		t.scratch = &s.scratch
-		t.begun(tx.Batch())
+		t.begun(tx)
 		err := fn(t)
 		woken = t.woken
 		return err

@@ -1,6 +1,7 @@
 package composeext
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 
@@ -10,8 +11,14 @@ import (
 // Response is the body of an invoke's answer.
 type Response struct{ body any }
 
-// MarshalJSON writes the body.
-func (r Response) MarshalJSON() ([]byte, error) { return json.Marshal(r.body) }
+// MarshalJSON writes the body, with the & of an address as it is.
+func (r Response) MarshalJSON() ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(r.body)
+	return bytes.TrimSpace(buf.Bytes()), err
+}
 
 // Raw is a body as it is.
 func Raw(body any) Response { return Response{body} }

@@ -237,3 +237,21 @@ func status(t *testing.T, e operator.Endpoint, path string) int {
 	}
 	return res.StatusCode
 }
+
+// TestMetricsAreForWhoMayLook: Prometheus reads them with the read token, and
+// nobody without one.
+func TestMetricsAreForWhoMayLook(t *testing.T) {
+	s, _ := web(t, func(c *operator.HandlerConfig) {
+		c.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "signin_outbox_depth 0\n") })
+	})
+	for token, want := range map[string]int{"": http.StatusUnauthorized, "wrong": http.StatusUnauthorized, readToken: http.StatusOK, actToken: http.StatusOK} {
+		res, body := ask(t, http.MethodGet, s.URL+"/metrics", "", http.Header{"Authorization": {"Bearer " + token}})
+		if res.StatusCode != want || strings.Contains(body, "signin_") != (want == http.StatusOK) {
+			t.Errorf("token %q: %d %s, want %d", token, res.StatusCode, body, want)
+		}
+	}
+	s, _ = web(t, nil)
+	if res, _ := ask(t, http.MethodGet, s.URL+"/metrics", "", http.Header{"Authorization": {"Bearer " + readToken}}); res.StatusCode != http.StatusNotFound {
+		t.Errorf("without metrics: %d", res.StatusCode)
+	}
+}

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/signin-engine/signin-engine/internal/browsertest"
+	"github.com/signin-engine/signin-engine/transport/browsertest"
 )
 
 // The console in a real Chromium: see testdata/console.mjs.

@@ -212,6 +212,19 @@ func (s *stage) play(t *testing.T) {
 	s.emulator.SetSSO("graph", http.StatusServiceUnavailable)
 	s.at(t, 25*time.Minute, "down", down, "graph", exchange(down, "sso-down"))
 	s.emulator.SetSSO("graph", http.StatusOK)
+	refused := s.user("Debra Berger")
+	s.emulator.AddFault(emulator.Fault{Operation: emulator.OpPostActivity, Times: 1, Status: http.StatusForbidden, Code: "BotNotInConversationRoster"})
+	s.at(t, 33*time.Minute, "card", refused, "graph", nil)
+	region := s.user("Johanna Lorenz")
+	s.emulator.AddFault(emulator.Fault{Operation: emulator.OpGetSignInResource, Times: 1, Status: http.StatusNotFound, Body: "not found"})
+	s.at(t, 31*time.Minute, "region", region, "graph", nil)
+	devices := s.user("Lidia Holloway")
+	s.at(t, 28*time.Minute, "devices", devices, "graph", func(card emulator.Card) {
+		for _, platform := range []string{"Windows", "iOS"} {
+			_, err := devices.On(platform).TokenExchange(t.Context(), card.ExchangeID(), "graph", "sso-"+platform)
+			must(t, err)
+		}
+	})
 	callback := s.user("Henrietta Mueller")
 	s.failing.Store(true)
 	s.at(t, 9*time.Minute, "callback", callback, "graph", exchange(callback, "sso-callback"))

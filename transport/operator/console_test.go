@@ -345,3 +345,38 @@ func TestSearchTakesAnyID(t *testing.T) {
 		t.Errorf("prefix: %v, %d", err, len(page.Attempts))
 	}
 }
+
+// What the first lines of an attempt's page say of the situations that an operator
+// meets: what happened, and what to do.
+func TestStories(t *testing.T) {
+	st := newStage(t)
+	st.play(t)
+	d := operator.NewDirect(st.store, operator.DefaultRules(), operator.Info{})
+	for name, want := range map[string][]string{
+		"popup":    {"good", "is signed in, through the sign-in window", "Nothing to do."},
+		"consent":  {"warn", "refused silent sign-on. The card's button still works", "requestedAccessTokenVersion to 2", "presses the card's button"},
+		"waiting":  {"warn", "no Teams client has answered it", "webApplicationInfo"},
+		"closed":   {"warn", "closed the sign-in window", "Nothing to do until it expires"},
+		"resource": {"bad", "reported resourcematchfailed", "Application ID URI"},
+		"down":     {"bad", "answered 503", "health"},
+		"callback": {"bad", "own code has not taken it yet", "no such table", "redeliver"},
+		"killed":   {"bad", "has gone, and nobody has finished it", "bot-b", "reconcile"},
+		"card":     {"bad", "BotNotInConversationRoster", "Install the app"},
+		"region":   {"bad", "asked for GetSignInResource, answered 404", "region"},
+		"devices":  {"good", "silently by single sign-on", "Nothing to do."},
+		"now":      {"wait", "no Teams client has answered it", "Nothing to do until it expires"},
+	} {
+		detail, err := d.Get(t.Context(), st.ids[name])
+		must(t, err)
+		story := operator.StoryOf(detail)
+		told := string(story.Tone) + "\n" + story.Headline + "\n" + strings.Join(story.Facts, "\n")
+		for _, a := range story.Advice {
+			told += "\n" + a.Because + " " + a.Do + " " + a.Command
+		}
+		for i, part := range want {
+			if i == 0 && string(story.Tone) != part || !strings.Contains(told, part) {
+				t.Errorf("%s: no %q in:\n%s", name, part, told)
+			}
+		}
+	}
+}

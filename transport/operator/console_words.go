@@ -15,6 +15,7 @@ import (
 	"github.com/signin-engine/signin-engine/diagrams"
 	"github.com/signin-engine/signin-engine/machine/diagram"
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
 // Tone is how serious a story is.
@@ -275,6 +276,13 @@ func failureAdvice(d Detail) []Advice {
 		return nil
 	}
 	words := []string{string(d.Reason)}
+	if f := d.Failure; f != nil && unknownThere(f) {
+		return []Advice{{
+			Because: "The Token Service does not know this connection of the bot: its name is wrong, or another region has it.",
+			Do: "Check the name in the Azure Bot resource, under Configuration, OAuth connection settings. For a bot in a region set token_service_url to its address, such as " +
+				tokensvc.EuropeURL + ".",
+		}}
+	}
 	if f := d.Failure; f != nil {
 		status := strconv.Itoa(f.HTTPStatus)
 		words = []string{f.Code, f.Kind, status, string(d.Reason)}
@@ -288,6 +296,13 @@ func failureAdvice(d Detail) []Advice {
 		}
 	}
 	return nil
+}
+
+// unknownThere reports whether the Token Service answered as one does that has
+// never heard of what it is asked for: without a word of its own.
+func unknownThere(f *FailureView) bool {
+	return f.Source == store.SourceTokenService && f.Code == "" && f.Kind == "" && f.Operation == tokensvc.OpGetSignInResource &&
+		(f.HTTPStatus == http.StatusNotFound || f.HTTPStatus == http.StatusInternalServerError)
 }
 
 // whom names the user in a title.

@@ -109,3 +109,28 @@ func TestOverviewKnowsTheFleet(t *testing.T) {
 		t.Errorf("stuck: %v", rules)
 	}
 }
+
+// TestCallbackDue: only a callback that could be made now is late.
+func TestCallbackDue(t *testing.T) {
+	now := morning()
+	st := fixture(t)
+	due := func(want time.Duration) {
+		t.Helper()
+		if got, err := direct(st).CallbackDue(t.Context()); err != nil || got != want {
+			t.Errorf("due for %s, want %s: %v", got, want, err)
+		}
+	}
+	due(0) // one delivered, one dead
+	owe := func(id string, round int, nextAt time.Time) {
+		t.Helper()
+		commit(t, st, store.Commit{Deliveries: []store.Delivery{{
+			DeliveryKey: store.DeliveryKey{Attempt: id, Kind: store.DeliverFailure, Round: round},
+			Status:      store.DeliveryPending, Created: now.Add(-time.Hour), NextAt: nextAt,
+		}}})
+	}
+	owe(stuckID, 1, now.Add(time.Minute)) // waits for its next try
+	owe(stuckID, 2, now.Add(-time.Hour))  // waits for that one
+	due(0)
+	owe(doneID, 3, now.Add(-time.Minute))
+	due(time.Minute)
+}

@@ -18,6 +18,7 @@
 //	GET  /attempts/{id}                one attempt, by id or unique prefix
 //	GET  /events?attempt=&after=…      audit lines, oldest first
 //	GET  /snapshot                     a consistent copy of the bbolt file
+//	GET  /metrics                      for Prometheus, not JSON; see package metrics
 //	POST /attempts/{id}/reconcile      {actor, reason}
 //	POST /attempts/{id}/cancel         {actor, reason}
 //	POST /attempts/{id}/redeliver      {actor, reason}

@@ -73,7 +73,7 @@ func explainStatus(word string) (Explanation, bool) {
 	case n < http.StatusOK, n >= http.StatusMultipleChoices && n < http.StatusBadRequest:
 		return Explanation{}, false
 	case n < http.StatusMultipleChoices:
-		e.Meaning, e.Advice = e.Meaning+"the call worked.", nothing
+		e.Meaning, e.Advice = e.Meaning+"the call worked.", nothingToDo
 	case n < http.StatusInternalServerError:
 		e.Meaning += "the upstream refused the call."
 	default:
@@ -98,7 +98,7 @@ func ExplainAll(word string) []Explanation {
 }
 
 // nothing is what to do about a word that says that all is well.
-const nothing = "Nothing to do."
+const nothingToDo = "Nothing to do."
 
 // Suggest returns the known words that are spelt much like word.
 func Suggest(word string) []string {
@@ -270,35 +270,35 @@ var words = [...]Explanation{
 	{"dropped", kindCallback, "The user signed out before the bot's own code was told, so nobody is told any more.", "Nothing to do."},
 	{"undeliverable", kindCallback, "No repeat can change the refusal: the user has blocked the bot, or it was removed. It is closed after one try, and nothing is stuck.", "Nothing to do. Once the cause is gone, signin-engine redeliver makes it due again."},
 	{"dead", kindCallback, "The callback failed ten times and was given up.", "Repair its cause, then run signin-engine redeliver for the attempt."},
-	{"none", kindCallback, "No callback is owed.", nothing},
+	{"none", kindCallback, "No callback is owed.", nothingToDo},
 
-	{"received", kindLine, "Something arrived: an invoke of Teams, a message, or a call of the bot's own code.", nothing},
+	{"received", kindLine, "Something arrived: an invoke of Teams, a message, or a call of the bot's own code.", nothingToDo},
 	{"upstream", kindLine, "A call to the Token Service or the connector, with what it answered and how long it took.", "A status of 400 or more: explain it, and the code beside it."},
 	{"transition", kindLine, "The attempt changed: the row of the table, from which state to which.", "Explain the row."},
-	{"answer", kindLine, "What the invoke was answered.", nothing},
+	{"answer", kindLine, "What the invoke was answered.", nothingToDo},
 	{"callback", kindLine, "The bot's own code was told, and how that went.", "If it was not delivered, see the last error of the callback."},
 	{"note", kindLine, "Something worth knowing that changed nothing.", "Explain the row beside it."},
-	{"operator", kindLine, "An operator acted: the line names who, and why.", nothing},
+	{"operator", kindLine, "An operator acted: the line names who, and why.", nothingToDo},
 	{"security", kindLine, "Somebody used what belongs to another user.", "One is most often a forwarded card. Many from one user: look who it is."},
 
-	{"SignIn", kindCall, "The bot's own code asked for a sign-in.", nothing},
-	{"signin/tokenExchange", kindCall, "The user's Teams client brought an SSO token.", nothing},
-	{"signin/verifyState", kindCall, "The user's Teams client brought the code of the popup.", nothing},
+	{"SignIn", kindCall, "The bot's own code asked for a sign-in.", nothingToDo},
+	{"signin/tokenExchange", kindCall, "The user's Teams client brought an SSO token.", nothingToDo},
+	{"signin/verifyState", kindCall, "The user's Teams client brought the code of the popup.", nothingToDo},
 	{"signin/failure", kindCall, "The user's Teams client says that SSO failed, and why.", "Explain the failure code that stands beside it."},
-	{"GetToken", kindCall, "The Token Service was asked for the user's token. 404 only means: not signed in.", nothing},
+	{"GetToken", kindCall, "The Token Service was asked for the user's token. 404 only means: not signed in.", nothingToDo},
 	{"GetToken with code", kindCall, "The code of the popup was redeemed at the Token Service.", "404 means that the code is wrong, spent or too old: the user signs in again."},
-	{"GetToken after a crash", kindCall, "An instance died in mid-call, so another asked the Token Service what became of it.", nothing},
-	{"spend code", kindCall, "A code that came too late was redeemed, so that nobody else can.", nothing},
+	{"GetToken after a crash", kindCall, "An instance died in mid-call, so another asked the Token Service what became of it.", nothingToDo},
+	{"spend code", kindCall, "A code that came too late was redeemed, so that nobody else can.", nothingToDo},
 	{"GetSignInResource", kindCall, "The Token Service was asked what a sign-in card is made of.", "400 and 404: the connection name, or the region."},
 	{"exchange", kindCall, "The Token Service was asked to exchange the client's SSO token.", "400, 404 and 412: most often consent is missing. See the attempt's last failure."},
 	{"POST card", kindCall, "The sign-in card was sent by way of the connector.", "If it was refused: explain the code beside it."},
-	{"SignOut", kindCall, "The Token Service was told to forget the user's token.", nothing},
-	{"SignOut again", kindCall, "A sign-in came to its end behind a sign-out, so its token was deleted too.", nothing},
+	{"SignOut", kindCall, "The Token Service was told to forget the user's token.", nothingToDo},
+	{"SignOut again", kindCall, "A sign-in came to its end behind a sign-out, so its token was deleted too.", nothingToDo},
 
 	{"rejected", kindSSO, "The card offered SSO, and the Token Service refused the exchange.", "See the last failure and the diagnosis of the attempt."},
 	{"client_failed", kindSSO, "The card offered SSO, and the user's Teams client could not do it; its code stands behind the colon.", "Explain that code."},
 
-	{"ok", kindResult, "It was looked at, and is as it should be.", nothing},
+	{"ok", kindResult, "It was looked at, and is as it should be.", nothingToDo},
 	{"warn", kindResult, "It may be right: most often a user has to do something.", "Read the detail."},
 	{"fail", kindResult, "It keeps users from signing in, or will.", "Do what the detail says."},
 	{"error", kindResult, "The level of a stuck rule that needs somebody.", "Explain the rule."},
@@ -319,12 +319,12 @@ var words = [...]Explanation{
 	{"endorsement", kindRefused, "The key may not speak for the activity's channel.", "Check that the bot resource has that channel."},
 	{"serviceurl_claim", kindRefused, "Activity and token name different service URLs.", "A proxy rewrites bodies, or somebody replays a token."},
 	{"service_host", kindRefused, "The host of the activity's service URL is not on the allow-list. Nothing was stored or sent.", "Add the host to service_urls if it is yours."},
-	{"origin", kindRefused, "A web page of another origin made a browser send it.", nothing},
+	{"origin", kindRefused, "A web page of another origin made a browser send it.", nothingToDo},
 	{"keys_unavailable", kindRefused, "No signing keys were ever fetched, so nobody can be judged.", "Let the bot reach openid_metadata_url."},
 	{"body_too_long", kindRefused, "The activity is longer than limits.body.", "Raise it only if Teams sends such."},
-	{"body_too_slow", kindRefused, "The body came more slowly than limits.body_timeout.", nothing},
-	{"body_too_deep", kindRefused, "The JSON is nested deeper than limits.depth.", nothing},
-	{"body_malformed", kindRefused, "The body is no activity.", nothing},
+	{"body_too_slow", kindRefused, "The body came more slowly than limits.body_timeout.", nothingToDo},
+	{"body_too_deep", kindRefused, "The JSON is nested deeper than limits.depth.", nothingToDo},
+	{"body_malformed", kindRefused, "The body is no activity.", nothingToDo},
 	{"user_rate", kindRefused, "One user is over limits.sign_ins_per_minute.", "Look who it is. Raise the limit if a load test does it."},
 	{"busy", kindRefused, "All places and the queue are taken. Nothing was done, and Teams sends again.", "Find out what is slow: the store, the Token Service or the bot's own code."},
 

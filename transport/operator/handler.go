@@ -22,6 +22,7 @@ type HandlerConfig struct {
 	Actor    Actor                       // nil: the actions are refused with ErrUnsupported
 	Ready    func(context.Context) error // nil: always ready
 	Snapshot Snapshotter                 // nil: the backend has none
+	Metrics  http.Handler                // of GET /metrics, for who may look; nil: there is none
 	Token    tokensvc.Secret             // acts; asked for when not empty; required on TCP, not on a unix socket
 	// ReadToken lets in who only looks. With neither token anybody acts.
 	ReadToken tokensvc.Secret
@@ -62,13 +63,16 @@ func NewHandler(cfg HandlerConfig) http.Handler {
 		"GET /users/{id}":               h.or(h.userPage, anyOf(h.user)),
 		"GET /connections/{name}":       h.or(h.connectionPage, anyOf(h.connection)),
 		"GET /diagram":                  h.pageFunc(h.diagramPage),
-		"GET /attempts/act":             h.pageFunc(h.bulkPage),
+		"GET /attempts/act":             h.or(h.bulkPage, nothing),
 		"POST /attempts/act":            h.pageFunc(h.actOnMany),
 		"POST /logout":                  http.HandlerFunc(h.logout),
 	} {
 		api.Handle(pattern, answer)
 	}
 	api.HandleFunc("GET /snapshot", h.snapshot)
+	if h.Metrics != nil {
+		api.Handle("GET /metrics", h.Metrics)
+	}
 	events := h.reply(h.events)
 	api.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
 		if accepts(r, "text/event-stream") {
@@ -77,7 +81,7 @@ func NewHandler(cfg HandlerConfig) http.Handler {
 		}
 		events.ServeHTTP(w, r)
 	})
-	api.Handle("/", h.reply(func(*http.Request) (any, error) { return nil, errNoPage }))
+	api.Handle("/", h.reply(nothing))
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h.reply(func(*http.Request) (any, error) { return status{"ok"}, nil }))
@@ -95,6 +99,9 @@ type handler struct {
 	seed   []byte // of the forms of this process
 	pulse  pulse
 }
+
+// nothing is what is served where there is nothing.
+func nothing(*http.Request) (any, error) { return nil, errNoPage }
 
 type status struct {
 	Status string `json:"status"`

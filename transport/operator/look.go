@@ -232,6 +232,25 @@ func (d *Direct) walk(ctx context.Context, f store.Filter, most int, next func(*
 	return nil
 }
 
+// CallbackDue is how long the oldest callback that is pending has been due; zero
+// if none is. One that waits for an earlier round, for its next try, or for who
+// is trying it has no turn yet. It looks at the callbacks of the newest 10,000
+// attempts that owe one.
+func (d *Direct) CallbackDue(ctx context.Context) (time.Duration, error) {
+	var oldest time.Duration
+	err := d.walk(ctx, store.Filter{Owed: true}, maxOwed, func(p *store.Page) bool {
+		waits := map[string]bool{}
+		for _, row := range inOrder(p.Deliveries) {
+			if row.Status == store.DeliveryPending && !waits[row.Attempt] {
+				waits[row.Attempt] = true
+				oldest = max(oldest, p.Now.Sub(row.NextAt))
+			}
+		}
+		return true
+	})
+	return oldest, err
+}
+
 // findings are the rules that one attempt breaks, the most serious first.
 func (d *Direct) findings(now time.Time, a *store.Attempt, deliveries []store.Delivery) []Finding {
 	own := make([]store.Delivery, 0, 1)

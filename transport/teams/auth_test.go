@@ -2,6 +2,7 @@ package teams_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -177,6 +178,10 @@ func matrix(t *testing.T, now time.Time) []attempt {
 
 		// Rule 2.
 		{name: "no issuer", change: claim("iss", nil), why: teams.WhyIssuer},
+		{name: "issuer under another spelling", change: func(j *jwt) {
+			delete(j.claims, "iss")
+			j.claims["ISS"] = botIssuer
+		}, why: teams.WhyIssuer},
 		{name: "issuer is a list", change: claim("iss", []string{botIssuer}), why: teams.WhyTokenMalformed},
 		{name: "issuer with a slash", change: claim("iss", botIssuer+"/"), why: teams.WhyIssuer},
 		{name: "issuer in another case", change: claim("iss", strings.ToUpper(botIssuer)), why: teams.WhyIssuer},
@@ -461,7 +466,13 @@ func TestAgenticTokens(t *testing.T) {
 			a := newAuthenticator(t, keys, configure)
 			var caller teams.Caller
 			eng := &fakeEngine{}
-			w := postAs(t, authenticated(t, a, eng), body, "Bearer "+token.sign(t))
+			var seen teams.Caller // by the bot
+			bot := func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+				seen, _ = teams.CallerOf(ctx)
+				return silent(ctx, turn)
+			}
+			h := newHandler(t, eng, bot, func(c *teams.Config) { c.InboundAuth, c.Authenticator = teams.InboundAuthJWT, a })
+			w := postAs(t, h, body, "Bearer "+token.sign(t))
 			through := a.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { caller, _ = teams.CallerOf(r.Context()) }))
 			w2 := postAs(t, through, body, "Bearer "+token.sign(t))
 			if w.Code != tc.status || w2.Code != tc.status {
@@ -470,7 +481,7 @@ func TestAgenticTokens(t *testing.T) {
 			if tc.why != "" && a.Refusals().Count(tc.why) != 2 {
 				t.Errorf("refused for %+v, want %s", a.Refusals().Snapshot(), tc.why)
 			}
-			if tc.status == 200 && (len(eng.turns) != 1 || !caller.Agentic || caller.Tenant != seedTenant || caller.Channel != "msteams") {
+			if tc.status == 200 && (len(eng.turns) != 1 || seen != caller || !caller.Agentic || caller.Tenant != seedTenant || caller.Channel != "msteams") {
 				t.Errorf("%d turns, caller %+v", len(eng.turns), caller)
 			}
 		})

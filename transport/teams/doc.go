@@ -7,6 +7,9 @@
 // optional member without a value is omitted and never null, because Teams
 // refuses a card with an explicit null [S 001].
 //
-// The bot's bearer token goes to the service URL that an activity names, so an
-// [AllowList] of hosts stands before both directions.
+// An [Authenticator] knows the Bot Connector by its tokens, and stands in front
+// of a handler or inside it. The bot's own bearer token goes to the service URL
+// that an activity names, so an [AllowList] of hosts stands before both
+// directions. [Limits] bound what anybody outside can cost, and [Refusals] count
+// and tell who was not let in.
 package teams

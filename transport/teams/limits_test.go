@@ -22,58 +22,74 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// So many at a time, so many wait, the others are told to come again.
-func TestBusy(t *testing.T) {
-	t.Parallel()
-	entered, leave := make(chan struct{}), make(chan struct{})
-	eng := &fakeEngine{handle: func(context.Context, *machine.Activity) (machine.Answer, bool) {
+// slowEngine says when it is entered, and leaves when it is told to.
+func slowEngine() (eng teams.Engine, entered, leave chan struct{}) {
+	entered, leave = make(chan struct{}), make(chan struct{})
+	return invokeEngine{func(context.Context, *machine.Activity) (machine.Answer, bool) {
 		entered <- struct{}{}
 		<-leave
 		return machine.Answer{Status: http.StatusOK}, true
-	}}
+	}}, entered, leave
+}
+
+// So many at a time, so many wait, the others are told at once to come again.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	eng, entered, leave := slowEngine()
 	refusals := teams.NewRefusals(zerolog.Nop())
-	h := newHandler(t, lockedEngine(eng), silent, func(c *teams.Config) {
-		c.Limits, c.Refusals = teams.Limits{Concurrent: 2, Queue: 1, QueueWait: 200 * time.Millisecond}, refusals
+	h := newHandler(t, eng, silent, func(c *teams.Config) {
+		c.Limits, c.Refusals = teams.Limits{Concurrent: 2, Queue: 3, QueueWait: time.Hour}, refusals
 	})
-	invoke := string(recorded(t, "step5_verifystate.json"))
 	answers := make(chan *httptest.ResponseRecorder)
-	send := func() { go func() { answers <- post(t, h, invoke) }() }
-	send()
-	send()
+	send := func() { answers <- post(t, h, string(recorded(t, "step5_verifystate.json"))) }
+	go send()
+	go send()
 	<-entered
 	<-entered
-	send() // waits
-	for range 1000 {
-		time.Sleep(time.Millisecond)
-		if refusals.Count(teams.WhyBusy) > 0 {
-			break
-		}
-		w := post(t, h, invoke)
-		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") != "1" || w.Body.Len() != 0 {
-			t.Fatalf("%d %v", w.Code, w.Header())
+	for range 10 { // three of them wait
+		go send()
+	}
+	for range 7 {
+		if w := <-answers; w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") != "1" || w.Body.Len() != 0 {
+			t.Errorf("%d %v", w.Code, w.Header())
 		}
 	}
-	// Nobody waits for longer than that.
-	if w := <-answers; w.Code != http.StatusServiceUnavailable {
-		t.Errorf("the one that waited: %d", w.Code)
-	}
-	send() // waits, and gets the first place that is left
-	time.Sleep(20 * time.Millisecond)
-	leave <- struct{}{}
-	<-entered
-	leave <- struct{}{}
-	leave <- struct{}{}
 	for range 3 {
+		leave <- struct{}{}
+		<-entered
+	}
+	leave <- struct{}{}
+	leave <- struct{}{}
+	for range 5 {
 		if w := <-answers; w.Code != http.StatusOK {
 			t.Errorf("%d", w.Code)
 		}
 	}
+	if n := refusals.Count(teams.WhyBusy); n != 7 {
+		t.Errorf("%d counted", n)
+	}
 }
 
-// lockedEngine only answers invokes, so that a fakeEngine may be used from many
-// goroutines.
-func lockedEngine(eng *fakeEngine) teams.Engine { return invokeEngine{eng.handle} }
+// Nobody waits for longer than that.
+func TestQueueWait(t *testing.T) {
+	t.Parallel()
+	eng, entered, leave := slowEngine()
+	h := newHandler(t, eng, silent, func(c *teams.Config) {
+		c.Limits = teams.Limits{Concurrent: 1, Queue: 1, QueueWait: 20 * time.Millisecond}
+	})
+	first := make(chan *httptest.ResponseRecorder)
+	go func() { first <- post(t, h, string(recorded(t, "step5_verifystate.json"))) }()
+	<-entered
+	if w := post(t, h, string(recorded(t, "step5_verifystate.json"))); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("%d", w.Code)
+	}
+	leave <- struct{}{}
+	if w := <-first; w.Code != http.StatusOK {
+		t.Errorf("%d", w.Code)
+	}
+}
 
+// invokeEngine answers invokes, from many goroutines.
 type invokeEngine struct {
 	handle func(context.Context, *machine.Activity) (machine.Answer, bool)
 }
@@ -246,7 +262,7 @@ func TestRefusedBeforeTheBody(t *testing.T) {
 	keys := newJWKS(t)
 	addr := start(t, authenticated(t, newAuthenticator(t, keys), silentEngine{}), teams.Limits{})
 	begin := time.Now()
-	c := dial(t, addr, "POST / HTTP/1.1\r\nHost: bot\r\nAuthorization: Bearer a.b.c\r\nContent-Length: 1000000\r\n\r\n{")
+	c := dial(t, addr, "POST / HTTP/1.1\r\nHost: bot\r\nAuthorization: Bearer a.b.c\r\nContent-Length: 100000\r\n\r\n{")
 	if got := status(t, c, 5*time.Second); got != http.StatusUnauthorized {
 		t.Errorf("%d", got)
 	}

@@ -43,6 +43,16 @@ const (
 	WhyBusy             Why = "busy"             // the queue is full
 )
 
+// Whys lists the reasons.
+func Whys() []Why {
+	return []Why{
+		WhyTokenMissing, WhyTokenMalformed, WhyAlgorithm, WhyKeyMissing, WhyIssuer, WhyKeyUnknown, WhySignature,
+		WhyAudience, WhyExpiryMissing, WhyExpired, WhyNotYetValid, WhyTenant, WhyEndorsement, WhyServiceURLClaim,
+		WhyServiceHost, WhyKeysUnavailable, WhyOrigin, WhyBodyTooLong, WhyBodyTooSlow, WhyBodyTooDeep,
+		WhyBodyMalformed, WhyTooManyOfOneUser, WhyBusy,
+	}
+}
+
 // maxHosts bounds the memory of refused hosts: who may send activities may
 // name any host in them.
 const maxHosts = 64
@@ -144,9 +154,10 @@ func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
 		header.Set("Retry-After", wholeSeconds(f.retryAfter))
 	}
 	if f.unread && r.ContentLength != 0 && r.ProtoMajor == 1 {
-		// The server would wait for the rest of the body before it answers,
-		// to use the connection again.
+		// The server would wait for the rest of the body, before it answers
+		// and again before it lets go of the connection.
 		header.Set("Connection", "close")
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // not every writer has one
 	}
 	w.WriteHeader(f.status)
 }

@@ -108,7 +108,7 @@ func TestSecretsStayInside(t *testing.T) {
 	b.settled(t)
 	id := firstAttempt(t, b)
 	look(t, b, id)
-	for _, path := range []string{"/info", "/overview", "/attempts?limit=200", "/attempts/" + id, "/events?limit=1000", "/snapshot", "/healthz"} {
+	for _, path := range []string{"/info", "/overview", "/attempts?limit=200", "/attempts/" + id, "/events?limit=1000", "/snapshot", "/metrics", "/healthz"} {
 		clean(t, "GET "+path, operatorJSON(t, b, path))
 	}
 	p.stopped(t)

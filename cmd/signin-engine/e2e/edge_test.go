@@ -114,6 +114,18 @@ func TestTokensAreAskedFor(t *testing.T) {
 			t.Errorf("doctor does not say %q:\n%s", part, stdout)
 		}
 	}
+	scraped := string(operatorJSON(t, b, "/metrics"))
+	for _, sample := range []string{
+		`signin_refused_total{why="service_host"} 3`, `signin_refused_total{why="audience"} 3`, `signin_refused_total{why="expired"} 0`,
+		`signin_completed_total{method="tokenExchange"} 1`, `signin_attempts_open{state="CardSent"} 0`,
+	} {
+		if !strings.Contains(scraped, "\n"+sample+"\n") {
+			t.Errorf("/metrics has no %s", sample)
+		}
+	}
+	if strings.Contains(scraped, "\nsignin_store_commit_seconds_count 0\n") {
+		t.Error("/metrics: no commit was measured")
+	}
 	p.stopped(t)
 	for _, user := range []*emulator.Teams{stranger, other, foreign} {
 		if stdout, _, _ := b.run(t, "list", "--store", "bolt:"+b.db, "--user", user.User.ID, "-o", "jsonl"); stdout != "" {

@@ -340,6 +340,29 @@ func TestNoTryComesBack(t *testing.T) {
 	})
 }
 
+// Wait returns when the last callback is done, and not before.
+func TestWaitWaitsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, "a", nil)
+		began := time.Now()
+		for n := range 3 {
+			b.Go(func() { time.Sleep(time.Duration(n) * time.Second) })
+		}
+		synctest.Wait()
+		brief, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := b.Wait(brief); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "2 callbacks") {
+			t.Errorf("%v", err)
+		}
+		if err := b.Wait(t.Context()); err != nil || time.Since(began) != 2*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		if err := b.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A panic is an error.
 func TestPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -448,8 +471,8 @@ func TestBounds(t *testing.T) {
 		t.Errorf("after forty: %s", d)
 	}
 	row := store.Delivery{Status: store.DeliveryPending, Tries: 1}
-	outcome(&row, time.Now(), errors.New(strings.Repeat("é", 300)))
-	if len(row.Error) != maxError || !strings.HasSuffix(row.Error, "é") {
+	outcome(&row, time.Now(), errors.New("x"+strings.Repeat("é", 300)))
+	if len(row.Error) != maxError-1 || !strings.HasSuffix(row.Error, "é") { // half a letter is none
 		t.Errorf("%d bytes: %q", len(row.Error), row.Error)
 	}
 }
@@ -463,7 +486,7 @@ func TestAcknowledgedFirst(t *testing.T) {
 			Status:      store.DeliveryDone, Tries: 1, Created: time.Now(), NextAt: time.Now(),
 		}
 		b.commit(store.Commit{Deliveries: []store.Delivery{row}})
-		line, done := b.Inline(t.Context(), row, time.Now(), budget, b.tells(time.Second, errors.New("broken")))
+		line, done := b.Inline(t.Context(), row, time.Now(), budget, b.tells(time.Second, hopeless{errors.New("broken")}))
 		if !done || b.calls != 1 || line.Detail != "delivered: broken" {
 			t.Errorf("%t, %d calls, %q", done, b.calls, line.Detail)
 		}

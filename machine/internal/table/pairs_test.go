@@ -64,12 +64,11 @@ func attemptIn(s store.State) *store.Attempt {
 		Failure:      &store.Failure{Code: "before"},
 		Conversation: store.Conversation{ID: "chat", ServiceURL: "https://old.example/"},
 	}
-	switch s {
-	case Complete:
+	if s == Complete {
 		a.Method = store.MethodSilent
-	case Failed:
+	}
+	if s == Failed {
 		a.Reason = store.ReasonExpired
-	default:
 	}
 	return a
 }
@@ -127,12 +126,11 @@ func variant(r *rand.Rand, k Kind, s store.State) *Input {
 	a.AnswerStatus, a.AnswerCause, a.CodeStatus = oneOf(r, 0, 412), oneOf(r, 0, 400), oneOf(r, 0, 412)
 	a.Origin = oneOf(r, store.OriginSignIn, store.OriginCompose)
 	a.AnswerAt = noon().Add(-oneOf(r, time.Second, time.Minute))
-	switch s {
-	case Complete:
+	if s == Complete {
 		a.Method = oneOf(r, store.MethodVerifyState, store.MethodTokenExchange)
-	case Failed:
+	}
+	if s == Failed {
 		a.Reason = oneOf(r, store.ReasonExpired, store.ReasonSignedOut, store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable)
-	default:
 	}
 	return in
 }

@@ -1,5 +1,5 @@
 // The console in a real browser. The test that starts it has staged the situations.
-import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../../.ci/browser/browser.mjs";
+import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../browsertest/browser.mjs";
 
 const base = process.env.CONSOLE;
 const ids = JSON.parse(process.env.IDS);
@@ -123,7 +123,8 @@ await run({
     await page.getByRole("button", { name: "Log in" }).click();
     await go(page, base + attempt("killed"));
     equal(await page.getByRole("button", { name: "Reconcile" }).count(), 0, "buttons of a reader");
-    await go(page, `${base}/attempts/act?action=cancel`, 200);
+    await go(page, `${base}/attempts/act?action=cancel`);
+    equal(await page.locator("main form").count(), 0, "forms of a reader");
     await context.close();
   },
 

@@ -26,7 +26,7 @@ type TokenSource interface {
 func (c *Config) ways() []way {
 	var all []way
 	for _, w := range []struct {
-		key, value string
+		key, value string // "" = not set
 		make       func(credentials.Bot) (TokenSource, error)
 	}{
 		{"client_secret", c.ClientSecret.String(), c.bySecret},

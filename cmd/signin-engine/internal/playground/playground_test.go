@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,11 +17,11 @@ import (
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/bot"
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/playground"
-	"github.com/signin-engine/signin-engine/internal/browsertest"
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/browsertest"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -43,10 +44,10 @@ func world(t *testing.T) string {
 	emu := emulator.New(emulator.Config{ClientID: appID, Connections: []emulator.Connection{
 		{Name: "graph", DisplayName: "Microsoft Graph", SSO: true}, {Name: "github", DisplayName: "GitHub"},
 	}})
-	var play *playground.Playground
+	var play atomic.Pointer[playground.Playground]
 	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if playground.Serves(r.URL.Path) {
-			play.ServeHTTP(w, r)
+			play.Load().ServeHTTP(w, r)
 			return
 		}
 		emu.ServeHTTP(w, r)
@@ -93,12 +94,12 @@ func world(t *testing.T) string {
 	t.Cleanup(console.Close)
 	client := operator.NewClient(operator.Endpoint{Network: "tcp", Address: strings.TrimPrefix(console.URL, "http://")}, tokensvc.NewSecret("act"))
 	t.Cleanup(func() { must(t, client.Close()) })
-	play = playground.New(playground.Config{
+	play.Store(playground.New(playground.Config{
 		Emulator: emu, BotURL: botServer.URL + "/api/messages", Operator: client, Connections: []string{"graph", "github"},
 		ConsoleURL: console.URL + "/login?token=act&name=playground",
-	})
+	}))
 	run(t, eng.Run)
-	run(t, play.Run)
+	run(t, play.Load().Run)
 	return web.URL
 }
 

@@ -9,7 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
+	"runtime/debug"
 
 	"go.etcd.io/bbolt"
 
@@ -22,155 +22,258 @@ func (db *DB) startLog() error {
 		return nil
 	}
 	err := db.log.create(db.opts.Mode)
-	if err == nil && !db.opts.NoSync {
-		err = syncDir(filepath.Dir(db.log.files[0].path))
-	}
 	if err == nil {
-		err = db.apply(newTable(db.visible.Load(), &db.memory), true)
+		err = db.apply(newBuffer(len(db.buckets)), db.given, true)
 	}
 	if err != nil {
-		return errors.Join(err, db.log.close())
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, errors.Join(err, db.log.close()))
 	}
 	db.logged = true
 	return nil
 }
 
-// room makes place for a batch: a table that is full goes to the tree while
-// another one takes its place. It is called by who writes.
-func (db *DB) room() error {
-	full := db.layers.Load().active
-	if full.size < db.opts.TableSize {
-		return nil
+// room makes place for a batch: when the log file is full, its turn ends, and the
+// tree gets what is in it meanwhile. If the tree did not take the last one, there
+// is no room before it does. It is called by who writes.
+func (db *DB) room(ctx context.Context) error {
+	full := db.logged && db.log.end >= int64(db.opts.LogSize)
+	if full || db.behind.Load() {
+		if err := db.settle(ctx); err != nil {
+			return err
+		}
 	}
-	if err := db.settle(); err != nil {
-		return err
+	if full {
+		db.seal()
+		db.log.swap()
+		db.running.Go(func() { _ = db.release(context.WithoutCancel(ctx)) }) // if it fails, settle tries again
 	}
-	db.layers.Store(&layers{active: newTable(full.last, &db.memory), sealed: full})
-	db.log.swap()
-	db.running.Go(func() { _ = db.release() }) // if it fails, settle tries again
 	return nil
 }
 
-// settle waits until no table is on its way to the tree.
-func (db *DB) settle() error {
-	db.running.Wait()
-	if db.layers.Load().sealed == nil {
-		return nil
-	}
-	return db.release()
+// seal puts an empty buffer in front of the active one.
+func (db *DB) seal() {
+	db.front.Lock()
+	defer db.front.Unlock()
+	db.sealed, db.active = db.active, newBuffer(len(db.buckets))
+	db.active.last = db.sealed.last
 }
 
-// release gives the sealed table to the tree.
-func (db *DB) release() error {
-	if err := db.hold(); err != nil {
+// settle waits until the tree has every sealed buffer.
+func (db *DB) settle(ctx context.Context) error {
+	db.running.Wait()
+	return db.release(ctx)
+}
+
+// release gives the sealed buffer to the tree, if there is one.
+func (db *DB) release(ctx context.Context) error {
+	if err := db.hold(ctx); err != nil {
 		return err
 	}
 	defer db.mu.RUnlock()
-	l := db.layers.Load()
-	if err := db.apply(l.sealed, true); err != nil {
+	if db.sealed == nil {
+		return nil
+	}
+	if err := db.apply(db.sealed, db.sealed.last, true); err != nil {
 		return err
 	}
-	db.layers.Store(&layers{active: l.active})
-	db.memory.retire(l.sealed)
+	db.front.Lock()
+	defer db.front.Unlock()
+	db.sealed = nil
 	return nil
 }
 
-// applyBatch is how many keys go to the tree in one transaction: what it touches
-// lies in memory until the end.
-const applyBatch = 500
+// drain gives the tree everything, so that it needs no log. The next batch starts
+// one again.
+func (db *DB) drain(ctx context.Context) error {
+	some := db.logged || db.behind.Load() // then the tree may say so, although it failed to
+	if err := db.settle(ctx); err != nil || !some {
+		return err
+	}
+	if err := db.hold(ctx); err != nil {
+		return err
+	}
+	defer db.mu.RUnlock()
+	db.seal()
+	if err := db.apply(db.sealed, db.given, false); err != nil {
+		return err
+	}
+	db.front.Lock()
+	defer db.front.Unlock()
+	db.sealed, db.logged = nil, false
+	db.active.last = db.given
+	return db.log.close()
+}
 
-// apply writes a table to the tree, in transactions of bounded size. Until the
-// last one says so the tree does not have it: a reader finds the table first,
-// and after a crash the log is played over what is there.
-func (db *DB) apply(t *table, logged bool) (err error) {
+// applyStep is how many keys go to the tree in one transaction: what it touches
+// lies in memory until the end.
+const applyStep = 1000
+
+// apply gives a buffer to the tree, in steps of bounded size, and says then up to
+// which batch it has everything. Until the last step a reader finds the buffer
+// first, and after a crash the log is played over what is there. Nobody else
+// applies meanwhile; db.mu is held.
+func (db *DB) apply(b *buffer, applied uint64, logged bool) (err error) {
 	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("bbolt panicked: %v", r)
-		}
+		db.behind.Store(err != nil)
 		if err != nil {
-			t.partly = true
 			db.stale.Store(true)
-			db.behind.Store(true)
 			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 	}()
-	db.idle.pause()
-	defer db.idle.resume()
-	next, done := uint32(0), false
-	for !done {
-		err := db.tree.Update(func(tx *bbolt.Tx) (err error) {
-			if next, err = db.applySome(tx, t, next, applyBatch); err != nil || next != 0 {
-				return err
+	a := applier{db: db, buffer: b}
+	for done := false; !done; {
+		err := db.commit(func(tx *bbolt.Tx) (err error) {
+			meta := tx.Bucket(bucketMeta)
+			if done, err = a.step(tx, db.opts.step); err == nil {
+				err = meta.Put(metaReached, binary.BigEndian.AppendUint64(nil, applied))
 			}
-			done = true
-			return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(t.last, logged))
+			if err == nil && done {
+				err = meta.Put(metaApplied, appliedRow(applied, logged))
+			}
+			return err //nolint:wrapcheck // of the package
 		})
 		if err != nil {
 			return fmt.Errorf("write the tree: %w", err)
 		}
 	}
-	runtime.KeepAlive(t) // bbolt wrote out of its memory
-	db.behind.Store(false)
 	return nil
 }
 
-func (db *DB) applySome(tx *bbolt.Tx, t *table, from uint32, limit int) (next uint32, err error) {
-	w := treeWriter{db: db, tx: tx, table: t}
-	if next, err = t.some(from, limit, w.write); err != nil {
-		return 0, err
+// firmTree brings to the disk what was read of the tree: its meta pages may have
+// come from memory, and what they replace is about to be written over. A sync
+// alone does not help after one that failed.
+func (db *DB) firmTree() error {
+	raw := make([]byte, 2*db.tree.Info().PageSize)
+	f, err := db.fs.open(db.path, os.O_RDWR, db.opts.Mode)
+	if err != nil {
+		return err
 	}
-	if err := tx.Bucket(bucketMeta).Put(metaReached, binary.BigEndian.AppendUint64(nil, t.last)); err != nil {
-		return 0, fmt.Errorf("%s: %w", bucketMeta, err)
+	if _, err = f.ReadAt(raw, 0); err == nil {
+		err = rewrite(db.fs, db.path, db.opts.Mode, raw)
 	}
-	return next, nil
+	return errors.Join(err, f.Close())
 }
 
-// treeWriter writes keys of a table in order.
-type treeWriter struct {
-	db     *DB
-	tx     *bbolt.Tx
-	table  *table
-	bucket *bbolt.Bucket
-	cursor *bbolt.Cursor
-	id     uint8
-}
-
-func (w *treeWriter) write(n *node) error {
-	e, ok := w.table.at(n, w.table.last)
-	if !ok || e.gone && n.fresh && !w.table.partly {
-		return nil // the tree never heard of it
+// commit runs fn in a writing transaction of the tree. It does without bbolt's
+// Update, which looks for free pages in a damaged tree when fn panics.
+func (db *DB) commit(fn func(tx *bbolt.Tx) error) error {
+	info, err := os.Stat(db.path)
+	if err != nil {
+		return err //nolint:wrapcheck // names the file
 	}
-	if w.bucket == nil || w.id != n.bucket {
-		w.id, w.bucket = n.bucket, w.tx.Bucket(w.db.buckets[n.bucket])
-		w.cursor = w.bucket.Cursor()
-	}
-	var err error
-	switch {
-	case e.gone:
-		if k, _ := w.cursor.Seek(e.key); bytes.Equal(k, e.key) { // much of what is gone came and went within the table
-			err = w.cursor.Delete()
+	if !db.firm {
+		if err := db.firmTree(); err != nil {
+			return fmt.Errorf("tree: %w", err)
 		}
-	case w.db.grows(n.bucket):
+		db.firm = true
+	}
+	db.tree.AllocSize = int(min(max(info.Size()/8, minGrowth), maxGrowth))
+	tx, err := db.tree.Begin(true)
+	if err != nil {
+		return err //nolint:wrapcheck // of apply
+	}
+	err = guarded(func() error {
+		defer asDamage()
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return tx.Commit()
+	})
+	if err == nil {
+		return nil
+	}
+	undo := guarded(func() error {
+		defer asDamage()
+		_ = tx.Rollback() // an error says that Commit has done so
+		return nil
+	})
+	db.stuck = undo != nil
+	return errors.Join(err, undo)
+}
+
+// The file grows by an eighth of its size, within these bounds.
+const (
+	minGrowth = 32 << 10
+	maxGrowth = 16 << 20
+)
+
+// applier writes the keys of a buffer in order.
+type applier struct {
+	db             *DB
+	buffer         *buffer
+	bucket, run, i int // where it is
+}
+
+// step writes the next keys, and reports whether they were the last.
+func (a *applier) step(tx *bbolt.Tx, keys int) (done bool, err error) {
+	for ; a.bucket < len(a.buffer.buckets); a.bucket, a.run, a.i = a.bucket+1, 0, 0 {
+		b := tx.Bucket(a.db.buckets[a.bucket])
+		c, s := b.Cursor(), &a.buffer.buckets[a.bucket]
+		for e := s.at(a.run, a.i); e != nil; e = s.at(a.run, a.i) {
+			if keys--; keys < 0 {
+				return false, nil
+			}
+			if err := a.write(b, c, e); err != nil {
+				return false, fmt.Errorf("%s: %w", a.db.buckets[a.bucket], err)
+			}
+			a.run, a.i = s.after(a.run, a.i)
+		}
+	}
+	return true, nil
+}
+
+func (a *applier) write(b *bbolt.Bucket, c *bbolt.Cursor, e *entry) error {
+	value := e.value
+	switch {
+	case e.kind == gone:
+		if k, _ := c.Seek(e.key); bytes.Equal(k, e.key) { // much of what is gone came and went within the buffer
+			return c.Delete() //nolint:wrapcheck // of step
+		}
+		return nil
+	case a.db.grows(a.bucket):
 		var old grown
-		if k, v := w.cursor.Seek(e.key); bytes.Equal(k, e.key) {
+		if k, v := c.Seek(e.key); e.kind == more && bytes.Equal(k, e.key) {
 			old = v
 		}
-		err = w.bucket.Put(e.key, w.table.grow(n, old, w.table.last))
-	default:
-		err = w.bucket.Put(e.key, e.value)
+		if e.kind == more && old.last() >= e.seq {
+			return nil // it came this far before
+		}
+		value = grow(e.seq, old.value(), value)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", w.db.buckets[n.bucket], err)
+	return b.Put(e.key, value) //nolint:wrapcheck // of step
+}
+
+// damage is a panic of bbolt: it met a page that makes no sense, or cannot be
+// read.
+type damage struct{ found any }
+
+// asDamage is deferred around what reads the tree.
+func asDamage() {
+	if r := recover(); r != nil {
+		panic(damage{r})
 	}
-	return nil
+}
+
+// guarded makes an error of damage that fn meets. Other panics are the caller's.
+func guarded(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		r := recover()
+		if d, ok := r.(damage); ok {
+			err = fmt.Errorf("damaged database: %v: %w", d.found, store.ErrCorrupt)
+		} else if r != nil {
+			panic(r)
+		}
+	}()
+	return fn()
 }
 
 // Snapshot writes a copy of the file to w, as it is now, while the store goes
 // on, and returns its size in bytes. The copy stands alone. Pages that are freed
 // meanwhile are not reused before it ends. It ends early, with an error, when
 // ctx is done.
-func (db *DB) Snapshot(ctx context.Context, w io.Writer) (int64, error) {
-	if db.opts.ReadOnly && !db.layers.Load().active.empty() {
+func (db *DB) Snapshot(ctx context.Context, w io.Writer) (n int64, err error) {
+	if db.opts.ReadOnly && !db.sealed.empty() {
 		return db.copied(ctx, w)
 	}
 	tx, err := db.freeze(ctx)
@@ -179,51 +282,39 @@ func (db *DB) Snapshot(ctx context.Context, w io.Writer) (int64, error) {
 	}
 	defer db.mu.RUnlock()
 	defer func() { _ = tx.Rollback() }()
-	n, err := tx.WriteTo(ctxWriter{ctx: ctx, w: w})
-	if err != nil {
+	if n, err = tx.WriteTo(ctxWriter{ctx: ctx, w: w}); err != nil {
 		return n, fmt.Errorf("copy: %w", err)
 	}
 	return n, nil
 }
 
 // copied is a snapshot of a file that was not closed and must not be changed:
-// that of a copy.
+// that of a copy, to which the log was applied.
 func (db *DB) copied(ctx context.Context, w io.Writer) (n int64, err error) {
 	dir, err := os.MkdirTemp("", "snapshot")
 	if err != nil {
 		return 0, fmt.Errorf("copy: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	to := filepath.Join(dir, "db")
-	for from, to := range map[string]string{
-		db.path: to, db.log.files[0].path: logPath(to, 0), db.log.files[1].path: logPath(to, 1),
-	} {
-		if err := copyFile(ctx, from, to); err != nil {
-			return 0, fmt.Errorf("copy: %w", err)
-		}
-	}
-	opts := db.opts
-	opts.ReadOnly, opts.Mode = false, 0o600
-	whole, err := Open(to, opts)
+	tx, err := db.freeze(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, whole.Close()) }()
+	defer db.mu.RUnlock()
+	whole := &DB{path: filepath.Join(dir, "db"), opts: db.opts, fs: disk{noSync: true}, buckets: db.buckets, given: db.given}
+	whole.opts.ReadOnly, whole.opts.NoSync = false, true
+	whole.active = newBuffer(len(db.buckets))
+	if err := errors.Join(tx.CopyFile(whole.path, 0o600), tx.Rollback()); err != nil {
+		return 0, fmt.Errorf("copy: %w", err)
+	}
+	if whole.tree, err = whole.openTree(whole.path); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, whole.tree.Close()) }()
+	if err := whole.apply(db.sealed, db.given, false); err != nil {
+		return 0, err
+	}
 	return whole.Snapshot(ctx, w)
-}
-
-func copyFile(ctx context.Context, from, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return fmt.Errorf("from: %w", err)
-	}
-	defer func() { _ = src.Close() }()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("to: %w", err)
-	}
-	_, err = io.Copy(ctxWriter{ctx: ctx, w: dst}, src)
-	return errors.Join(err, dst.Close())
 }
 
 // freeze gives the tree everything and returns with db.mu held for reading and
@@ -231,39 +322,18 @@ func copyFile(ctx context.Context, from, to string) error {
 func (db *DB) freeze(ctx context.Context) (*bbolt.Tx, error) {
 	db.writer.Lock()
 	defer db.writer.Unlock()
-	if err := db.settle(); err != nil {
-		return nil, err
-	}
-	if err := db.ready(ctx); err != nil {
-		return nil, err
-	}
-	tx, err := db.alone()
-	if err != nil {
-		db.mu.RUnlock()
-		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-	}
-	return tx, nil
-}
-
-// alone is the tree at a moment at which it needs no log.
-func (db *DB) alone() (*bbolt.Tx, error) {
-	if db.logged {
-		full := db.layers.Load().active
-		if err := db.apply(full, false); err != nil {
+	if !db.opts.ReadOnly {
+		if err := db.drain(ctx); err != nil {
 			return nil, err
 		}
-		// The next batch starts the log again. It cannot be done here: while this
-		// goroutine reads, a write that needs a larger map would wait for it.
-		db.logged = false
-		db.layers.Store(&layers{active: newTable(full.last, &db.memory)})
-		db.log.swap()
-		if err := db.log.close(); err != nil {
-			return nil, err
-		}
+	}
+	if err := db.hold(ctx); err != nil {
+		return nil, err
 	}
 	tx, err := db.tree.Begin(false)
 	if err != nil {
-		return nil, fmt.Errorf("read the tree: %w", err)
+		db.mu.RUnlock()
+		return nil, fmt.Errorf("%w: read the tree: %w", store.ErrUnavailable, err)
 	}
 	return tx, nil
 }

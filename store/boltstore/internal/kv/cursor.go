@@ -6,135 +6,117 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// source is one layer of a bucket, in order.
-type source interface {
-	seek(key []byte) entry   // the first key that is not before key
-	before(key []byte) entry // the last key that is before key; nil is behind all
-	next() entry
-	prev() entry
+// Next returns one key after the other; a nil key is the end. What it returns is
+// valid until the transaction ends.
+type Next func() (key, value []byte)
+
+// From walks the bucket upwards, from the first key that is not before key.
+func (b *Bucket) From(key []byte) Next { return b.walk(key, false) }
+
+// Down walks the bucket downwards, from the last key that is before key; nil is
+// behind all.
+func (b *Bucket) Down(key []byte) Next { return b.walk(key, true) }
+
+// source walks one layer; an entry without a key is the end.
+type source struct {
+	head entry
+	next func() entry
 }
 
-// Cursor walks a bucket in order, in both directions. What its methods return
-// is valid until the transaction ends; a nil key is the end.
-type Cursor struct {
-	bucket  *Bucket
-	sources [3]source // the newest first
-	heads   [3]entry  // where each stands
-	n       int
-	walkers [2]walker
-	key     []byte // where the cursor stands
-	back    bool   // heads are at or before key, else at or after it
-}
-
-// First moves to the first key.
-func (c *Cursor) First() (key, value []byte) { return c.Seek(nil) }
-
-// Last moves to the last key.
-func (c *Cursor) Last() (key, value []byte) { return c.Before(nil) }
-
-// Seek moves to the first key that is not before key.
-func (c *Cursor) Seek(key []byte) (k, v []byte) {
-	for i := range c.n {
-		c.heads[i] = c.sources[i].seek(key)
-	}
-	return c.settle(false)
-}
-
-// Before moves to the last key that is before key; nil is behind all keys.
-func (c *Cursor) Before(key []byte) (k, v []byte) {
-	for i := range c.n {
-		c.heads[i] = c.sources[i].before(key)
-	}
-	return c.settle(true)
-}
-
-// Next moves on. Behind the end it stays there.
-func (c *Cursor) Next() (key, value []byte) {
-	if c.key == nil {
-		return nil, nil
-	}
-	if c.back {
-		return c.Seek(append(bytes.Clone(c.key), 0))
-	}
-	c.leave(c.key)
-	return c.settle(false)
-}
-
-// Prev moves back. Before the beginning it stays there.
-func (c *Cursor) Prev() (key, value []byte) {
-	if c.key == nil {
-		return nil, nil
-	}
-	if !c.back {
-		return c.Before(c.key)
-	}
-	c.leave(c.key)
-	return c.settle(true)
-}
-
-// leave moves every source off a key, in the cursor's direction.
-func (c *Cursor) leave(key []byte) {
-	for i := range c.n {
-		if h := c.heads[i]; h.key != nil && bytes.Equal(h.key, key) {
-			if c.back {
-				c.heads[i] = c.sources[i].prev()
-			} else {
-				c.heads[i] = c.sources[i].next()
-			}
+// walk merges the layers; of those that have a key the newest one counts.
+func (b *Bucket) walk(key []byte, down bool) Next {
+	var sources []source // the newest first
+	for _, l := range b.tx.layers {
+		if s := &l.buckets[b.id]; len(s.runs) > 0 || l == b.tx.layers[0] { // to the first one keys may come yet
+			sources = append(sources, source{next: s.walk(key, down)})
 		}
 	}
-}
-
-// settle finds the nearest head; of those with one key the newest layer counts.
-func (c *Cursor) settle(back bool) (key, value []byte) {
-	c.back = back
-	for {
-		var best *entry
-		for i := range c.n {
-			h := &c.heads[i]
-			if h.key == nil {
-				continue
-			}
-			if best != nil {
-				order := bytes.Compare(h.key, best.key)
-				if order == 0 || (order > 0) != back {
-					continue
+	sources = append(sources, source{next: b.walkTree(key, down)})
+	for i := range sources {
+		sources[i].head = sources[i].next()
+	}
+	return func() (key, value []byte) {
+		for {
+			var best entry
+			for i := range sources {
+				h := &sources[i].head
+				order := 0
+				if best.key != nil && h.key != nil {
+					order = bytes.Compare(h.key, best.key)
+				}
+				if h.key != nil && (best.key == nil || order != 0 && order > 0 == down) {
+					best = *h
 				}
 			}
-			best = h
-		}
-		if best == nil {
-			c.key = nil
-			return nil, nil
-		}
-		if !best.gone {
-			c.key = best.key
-			if c.bucket.grows() {
-				return best.key, c.bucket.whole(best.key)
+			if best.key == nil {
+				return nil, nil
 			}
-			return best.key, best.value
+			for i := range sources {
+				if s := &sources[i]; bytes.Equal(s.head.key, best.key) {
+					s.head = s.next()
+				}
+			}
+			switch {
+			case best.kind == gone:
+			case b.grows():
+				return best.key, b.Get(best.key)
+			default:
+				return best.key, best.value
+			}
 		}
-		c.leave(best.key)
 	}
 }
 
-// treeSource walks a bucket of the tree.
-type treeSource struct{ c *bbolt.Cursor }
+// walk walks a bucket of a buffer. It finds its place again when keys come in
+// between.
+func (s *sorted) walk(key []byte, down bool) func() entry {
+	var r, i int
+	begun, changes := false, -1
+	return func() entry {
+		again := begun // the place is that of key, which was returned
+		if changes != s.changes {
+			if r, i = s.seek(key); key == nil && down {
+				r = len(s.runs)
+			}
+			begun, changes = true, s.changes
+		}
+		if down {
+			r, i = s.before(r, i)
+		} else if again {
+			r, i = s.after(r, i)
+		}
+		e := s.at(r, i)
+		if e == nil {
+			return entry{}
+		}
+		key = e.key
+		return *e
+	}
+}
+
+func (b *Bucket) walkTree(key []byte, down bool) func() entry {
+	var c *bbolt.Cursor
+	return func() entry {
+		defer asDamage()
+		if c != nil {
+			if down {
+				return treeEntry(c.Prev())
+			}
+			return treeEntry(c.Next())
+		}
+		c = b.inTree().Cursor()
+		if key == nil && down {
+			return treeEntry(c.Last())
+		}
+		k, v := c.Seek(key)
+		switch {
+		case !down:
+			return treeEntry(k, v)
+		case k == nil:
+			return treeEntry(c.Last())
+		}
+		return treeEntry(c.Prev())
+	}
+}
 
 func treeEntry(key, value []byte) entry { return entry{key: key, value: value} }
-
-func (s treeSource) seek(key []byte) entry { return treeEntry(s.c.Seek(key)) }
-
-func (s treeSource) before(key []byte) entry {
-	if key == nil {
-		return treeEntry(s.c.Last())
-	}
-	if k, _ := s.c.Seek(key); k == nil {
-		return treeEntry(s.c.Last())
-	}
-	return treeEntry(s.c.Prev())
-}
-
-func (s treeSource) next() entry { return treeEntry(s.c.Next()) }
-
-func (s treeSource) prev() entry { return treeEntry(s.c.Prev()) }

@@ -28,7 +28,7 @@ const (
 	// Mapping more than the file has costs address space only, and keeps a
 	// growing file from waiting for readers (a snapshot) to be mapped again.
 	initialMap = 1 << 30
-	tableSize  = 8 << 20
+	logSize    = 8 << 20
 )
 
 // The bucket of this package.
@@ -49,28 +49,32 @@ type Options struct {
 	Timeout  time.Duration // to wait for a file that another process holds
 	ReadOnly bool
 	NoSync   bool
-	// TableSize is how many bytes a table takes before it goes to the tree; 0 is
-	// 8 MiB.
-	TableSize int
+	// LogSize is how many bytes go to a log file before the tree gets them; 0 is
+	// 8 MiB. They are kept in memory until then.
+	LogSize int
+
+	files files // nil: the disk
+	step  int   // see applyStep
 }
 
 // DB is an open file. Its methods may be called from many goroutines.
 type DB struct {
 	path    string
 	opts    Options
+	fs      files
 	buckets [][]byte
 	secret  []byte
+	lock    *os.File // nil: open for reading, and there was none
 	log     *log
 
-	writer  sync.Mutex // held by who writes; guards log, batch and logged
-	batch   []byte
-	logged  bool // the tree says that there is a log
-	layers  atomic.Pointer[layers]
-	visible atomic.Uint64  // the last batch that is on the disk
-	running sync.WaitGroup // a table goes to the tree
+	writer  sync.Mutex     // held by who writes; guards the log, given and logged
+	given   uint64         // the highest number that a batch ever had
+	logged  bool           // the tree says that there is a log
+	running sync.WaitGroup // the sealed buffer goes to the tree
 
-	idle   idle   // transactions of the tree, to be used again
-	memory memory // of tables, likewise
+	front  sync.RWMutex // guards what follows; also locked to change the active buffer
+	active *buffer
+	sealed *buffer // on its way to the tree, and not changed any more; nil: none is
 
 	opened time.Time
 	wrote  atomic.Int64 // when an update last worked, from opened on
@@ -79,161 +83,200 @@ type DB struct {
 
 	mu     sync.RWMutex // held for reading while tree is used
 	tree   *bbolt.DB    // nil: closed, or lost after a failed write
+	stuck  bool         // bbolt did not end a transaction, and would wait for it for ever
 	closed bool
 	stale  atomic.Bool // a write of the tree failed: it may disagree with its file
-}
-
-// layers are the tables in front of the tree.
-type layers struct {
-	active *table
-	sealed *table // on its way to the tree; nil: none is
+	firm   bool        // the tree as it was read is on the disk; for who applies
 }
 
 // Open opens or creates a file. Errors: [store.ErrLocked] if another process
 // holds it, [store.ErrSchema] if it has another format or is another program's,
-// [store.ErrCorrupt] if it is no bbolt file or its log does not fit, else those
-// of package os.
-func Open(path string, opts Options) (*DB, error) {
-	info, err := os.Stat(path)
-	if err == nil && opts.ReadOnly && info.Size() == 0 {
-		return nil, fmt.Errorf("the file is empty: %w", store.ErrSchema)
+// [store.ErrCorrupt] if it is no bbolt file, is damaged, or its log does not fit,
+// else those of package os.
+func Open(path string, opts Options) (db *DB, err error) {
+	if path, err = resolve(path); err != nil {
+		return nil, fmt.Errorf("open: %w", err)
 	}
-	created := errors.Is(err, fs.ErrNotExist)
-	if opts.TableSize == 0 {
-		opts.TableSize = tableSize
+	if opts.LogSize == 0 {
+		opts.LogSize = logSize
 	}
-	db := &DB{path: path, opts: opts, opened: time.Now()}
+	if opts.step == 0 {
+		opts.step = applyStep
+	}
+	if opts.files == nil {
+		opts.files = disk{opts.NoSync}
+	}
+	db = &DB{path: path, opts: opts, fs: opts.files, opened: time.Now()}
 	db.wrote.Store(-int64(probeAfter)) // none has worked yet
-	db.memory.max = max(1, opts.TableSize/pieceSize)
 	for _, name := range slices.Concat(opts.Buckets, opts.Growing) {
 		db.buckets = append(db.buckets, []byte(name))
 	}
-	if db.tree, err = db.openTree(); err != nil {
+	if db.lock, err = acquire(path+".lock", &opts); err != nil {
 		return nil, err
 	}
-	if err := db.prepare(); err != nil {
-		return nil, errors.Join(err, db.tree.Close())
-	}
-	if created {
-		if err := syncDir(filepath.Dir(path)); err != nil {
-			return nil, errors.Join(err, db.tree.Close())
-		}
+	if err = db.open(); err != nil {
+		db.closed = true
+		return nil, errors.Join(err, db.shut())
 	}
 	return db, nil
 }
 
-func (db *DB) openTree() (tree *bbolt.DB, err error) {
-	defer func() {
-		// bbolt panics when it rebuilds the free list of a damaged tree.
-		if r := recover(); r != nil {
-			tree, err = nil, fmt.Errorf("damaged database: %v: %w", r, store.ErrCorrupt)
+func (db *DB) open() error {
+	info, err := os.Stat(db.path)
+	switch {
+	case err == nil && info.Size() > 0:
+		err = checkTree(db.path, info.Size())
+	case db.opts.ReadOnly && err == nil:
+		err = fmt.Errorf("the file is empty: %w", store.ErrSchema)
+	case !db.opts.ReadOnly && (err == nil || errors.Is(err, fs.ErrNotExist)):
+		err = db.create()
+	}
+	if err == nil && !db.opts.ReadOnly { // also of a file that is there: its name may be known to this machine's memory only
+		err = db.fs.syncDir(filepath.Dir(db.path))
+	}
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	if db.tree, err = db.openTree(db.path); err != nil {
+		return err
+	}
+	m, err := db.readMeta()
+	if err != nil {
+		return err
+	}
+	db.secret = m.secret
+	db.log = newLog(db.fs, db.path, db.secret)
+	return db.recover(m)
+}
+
+// create makes a file elsewhere and then gives it its name, so that a power loss
+// leaves all of it or nothing.
+func (db *DB) create() error {
+	fresh := db.path + ".new"
+	_ = db.fs.remove(fresh)
+	tree, err := db.openTree(fresh)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(tree.Update(db.fill), tree.Close()); err != nil {
+		return errors.Join(fmt.Errorf("create: %w", err), db.fs.remove(fresh))
+	}
+	if err := db.fs.rename(fresh, db.path); err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	return nil
+}
+
+// fill makes the buckets of a new file.
+func (db *DB) fill(tx *bbolt.Tx) error {
+	for _, name := range append([][]byte{bucketMeta}, db.buckets...) {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
 		}
-	}()
+	}
+	secret := make([]byte, secretSize)
+	_, _ = rand.Read(secret) // never fails, by its contract
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(
+		meta.Put(metaSecret, secret),
+		meta.Put(metaApplied, appliedRow(0, false)),
+		meta.Put(metaFormat, strconv.AppendInt(nil, int64(db.opts.Format), 10)),
+	)
+}
+
+func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
+	var f *os.File
 	opts := &bbolt.Options{
-		Timeout:        db.opts.Timeout,
-		ReadOnly:       db.opts.ReadOnly,
-		NoSync:         db.opts.NoSync,
+		Timeout:      db.opts.Timeout,
+		ReadOnly:     db.opts.ReadOnly,
+		NoSync:       db.opts.NoSync,
+		NoGrowSync:   db.opts.NoSync,
+		FreelistType: bbolt.FreelistMapType,
+		NoStatistics: true,
+		// The list is written with every commit from the second on: without it bbolt
+		// walks the whole tree when it opens, and when a write fails.
 		NoFreelistSync: true,
-		FreelistType:   bbolt.FreelistMapType,
-		NoStatistics:   true,
+		OpenFile: func(name string, flag int, mode fs.FileMode) (_ *os.File, err error) {
+			if name == db.path {
+				flag &^= os.O_CREATE // one that vanished must not come back empty
+			}
+			f, err = os.OpenFile(name, flag, mode)
+			return f, err //nolint:wrapcheck // bbolt passes it on
+		},
 	}
 	if !db.opts.ReadOnly {
 		opts.InitialMmapSize = initialMap
 	}
-	tree, err = bbolt.Open(db.path, db.opts.Mode, opts)
+	err = guarded(func() (err error) {
+		defer asDamage()
+		tree, err = db.fs.tree(path, db.opts.Mode, opts)
+		return err
+	})
 	var (
 		pathErr *fs.PathError
 		errno   syscall.Errno
 	)
 	switch {
 	case err == nil:
+		tree.NoFreelistSync, tree.AllocSize = false, minGrowth
 		return tree, nil
+	case f != nil:
+		// When bbolt panics it leaves the file open, and mapped, which holds the lock.
+		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		_ = f.Close()
+	}
+	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return nil, fmt.Errorf("waited %v: %w", db.opts.Timeout, store.ErrLocked)
-	case errors.As(err, &pathErr), errors.As(err, &errno):
+		return nil, fmt.Errorf("another process has it open; snapshot copies it all the same: %w", store.ErrLocked)
+	case errors.As(err, &pathErr), errors.As(err, &errno), errors.Is(err, store.ErrCorrupt):
 		return nil, fmt.Errorf("bbolt: %w", err)
 	default:
 		return nil, fmt.Errorf("no bbolt database: %w (%w)", store.ErrCorrupt, err)
 	}
 }
 
-// prepare makes the buckets of a new file or checks those of an old one, and
-// plays the log.
-func (db *DB) prepare() error {
-	var found, foreign, logged bool
-	var applied, reached uint64
-	err := db.tree.View(func(tx *bbolt.Tx) (err error) {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			k, _ := tx.Cursor().First()
-			foreign = k != nil
-			return nil
-		}
-		found = true
-		if row := meta.Get(metaReached); len(row) == 8 {
-			reached = binary.BigEndian.Uint64(row)
-		}
-		applied, logged, err = db.check(tx, meta)
-		return err
+// meta is what the tree says about itself.
+type meta struct {
+	secret           []byte
+	applied, reached uint64
+	logged           bool
+}
+
+func (db *DB) readMeta() (m meta, err error) {
+	err = guarded(func() error {
+		defer asDamage()
+		return db.tree.View(func(tx *bbolt.Tx) error {
+			if b := tx.Bucket(bucketMeta); b != nil {
+				return db.check(tx, b, &m)
+			}
+			return fmt.Errorf("a bbolt database of another program: %w", store.ErrSchema)
+		})
 	})
-	switch {
-	case err != nil:
-		return fmt.Errorf("check: %w", err)
-	case foreign:
-		return fmt.Errorf("a bbolt database of another program: %w", store.ErrSchema)
-	case !found && db.opts.ReadOnly:
-		return fmt.Errorf("the file is empty: %w", store.ErrSchema)
-	case !found:
-		if err := db.tree.Update(db.create); err != nil {
-			return fmt.Errorf("create: %w", err)
-		}
-	}
-	path, err := filepath.EvalSymlinks(db.path)
-	if err != nil {
-		return fmt.Errorf("log: %w", err)
-	}
-	db.log = newLog(path, db.secret, db.opts.NoSync)
-	return db.recover(applied, reached, logged)
+	return m, err
 }
 
-func (db *DB) create(tx *bbolt.Tx) error {
-	for _, name := range db.buckets {
-		if _, err := tx.CreateBucket(name); err != nil {
-			return fmt.Errorf("bucket %s: %w", name, err)
-		}
-	}
-	meta, err := tx.CreateBucket(bucketMeta)
-	if err != nil {
-		return fmt.Errorf("bucket %s: %w", bucketMeta, err)
-	}
-	db.secret = make([]byte, secretSize)
-	_, _ = rand.Read(db.secret) // never fails, by its contract
-	return errors.Join(
-		meta.Put(metaSecret, db.secret),
-		meta.Put(metaApplied, appliedRow(0, false)),
-		meta.Put(metaFormat, strconv.AppendInt(nil, int64(db.opts.Format), 10)),
-	)
-}
-
-func (db *DB) check(tx *bbolt.Tx, meta *bbolt.Bucket) (applied uint64, logged bool, err error) {
-	format := meta.Get(metaFormat)
+func (db *DB) check(tx *bbolt.Tx, b *bbolt.Bucket, m *meta) error {
+	format := b.Get(metaFormat)
 	if string(format) != strconv.Itoa(db.opts.Format) {
-		return 0, false, fmt.Errorf("file format %q, this program has %d: %w", format, db.opts.Format, store.ErrSchema)
+		return fmt.Errorf("file format %q, this program has %d: %w", format, db.opts.Format, store.ErrSchema)
 	}
-	db.secret = bytes.Clone(meta.Get(metaSecret))
-	if len(db.secret) != secretSize {
-		return 0, false, fmt.Errorf("no secret in the file: %w", store.ErrCorrupt)
+	if m.secret = bytes.Clone(b.Get(metaSecret)); len(m.secret) != secretSize {
+		return fmt.Errorf("no secret in the file: %w", store.ErrCorrupt)
 	}
 	for _, name := range db.buckets {
 		if tx.Bucket(name) == nil {
-			return 0, false, fmt.Errorf("no bucket %s: %w", name, store.ErrCorrupt)
+			return fmt.Errorf("no bucket %s: %w", name, store.ErrCorrupt)
 		}
 	}
-	row := meta.Get(metaApplied)
+	row := b.Get(metaApplied)
 	if len(row) != 9 {
-		return 0, false, fmt.Errorf("no place of the log in the file: %w", store.ErrCorrupt)
+		return fmt.Errorf("no place of the log in the file: %w", store.ErrCorrupt)
 	}
-	return binary.BigEndian.Uint64(row), row[8] != 0, nil
+	m.applied, m.logged = binary.BigEndian.Uint64(row), row[8] != 0
+	if row := b.Get(metaReached); len(row) == 8 {
+		m.reached = binary.BigEndian.Uint64(row)
+	}
+	return nil
 }
 
 func appliedRow(seq uint64, logged bool) []byte {
@@ -244,92 +287,95 @@ func appliedRow(seq uint64, logged bool) []byte {
 	return row
 }
 
-// recover plays the log; unless the file is open for reading only, the tree
-// has everything afterwards. Numbers of batches that the tree has anything of
-// are never given again, also when the log was lost.
-func (db *DB) recover(applied, reached uint64, logged bool) error {
-	t := newTable(applied, &db.memory)
-	err := db.log.replay(applied, logged, func(seq uint64, ops []byte) error {
-		t.last = seq
-		return eachOp(ops, func(o op) error {
-			if int(o.bucket) >= len(db.buckets) || len(o.key) == 0 {
-				return fmt.Errorf("batch %d of the log: %w", seq, store.ErrCorrupt)
+// recover plays the log; unless the file is open for reading only, the tree has
+// everything afterwards. Numbers of batches that the tree has anything of, or
+// that may have been lost half written, are never given again.
+func (db *DB) recover(m meta) error {
+	found, raw, err := db.log.read(m.applied, m.logged)
+	if err != nil {
+		return err
+	}
+	b := newBuffer(len(db.buckets))
+	b.last = max(m.applied, m.reached)
+	err = db.View(context.Background(), func(tx *Tx) error {
+		for i := range found {
+			b.last = max(b.last, found[i].seq)
+			if err := found[i].eachOp(func(bucket uint8, e *entry) error { return tx.replay(b, bucket, e) }); err != nil {
+				return err
 			}
-			t.put(o, seq)
-			return nil
-		})
+		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	t.last = max(t.last, reached)
-	db.visible.Store(t.last)
-	db.layers.Store(&layers{active: t})
-	if db.opts.ReadOnly || t.empty() && !logged {
+	db.active, db.sealed, db.given = newBuffer(len(db.buckets)), b, b.last
+	db.active.last = b.last
+	if db.opts.ReadOnly {
 		return nil
 	}
-	if err := db.apply(t, false); err != nil {
-		return err
+	if m.logged || !b.empty() {
+		if err := db.log.firm(raw, db.opts.Mode); err != nil {
+			return err
+		}
+		db.given++
+		if err := db.apply(b, db.given, false); err != nil {
+			return err
+		}
+		db.active.last = db.given
+		db.log.remove()
 	}
-	db.layers.Store(&layers{active: newTable(t.last, &db.memory)})
-	_ = db.log.remove() // what the tree has does no harm
+	db.sealed = nil
 	return nil
-}
-
-// syncDir makes a new file's name survive a power loss.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Secret is the file's own random key of 32 bytes.
 func (db *DB) Secret() []byte { return bytes.Clone(db.secret) }
 
 // Close waits for calls that are under way, gives the tree everything and
-// removes the log. Should the tree not take it, the log stays, and nothing is
-// lost.
+// removes the files beside it. Should the tree not take it, the log stays, and
+// nothing is lost.
 func (db *DB) Close() error {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	db.running.Wait()
+	if !db.closed && !db.opts.ReadOnly && db.drain(context.Background()) == nil {
+		db.log.remove() // it is of no use any more
+	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.closed {
 		return nil
 	}
 	db.closed = true
-	if db.tree == nil {
-		return db.log.close()
-	}
-	db.idle.drain()
-	if !db.opts.ReadOnly && !db.stale.Load() {
-		db.tree.NoFreelistSync = false // so that the next Open need not search for free pages
-		l := db.layers.Load()
-		var err error
-		if l.sealed != nil {
-			err = db.apply(l.sealed, true)
-		}
-		if err == nil && db.apply(l.active, false) == nil {
-			_ = db.log.remove() // it is of no use any more, and does no harm
-		}
-	}
-	return errors.Join(db.log.close(), db.tree.Close())
+	return db.shut()
 }
 
-// ready is hold, unless ctx is done.
-func (db *DB) ready(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("not begun: %w", err)
+// shut lets go of everything, of the lock last.
+func (db *DB) shut() error {
+	var errs []error
+	if db.log != nil {
+		errs = append(errs, db.log.close())
 	}
-	return db.hold()
+	if db.tree != nil && !db.stuck {
+		errs = append(errs, db.tree.Close())
+	}
+	db.tree = nil
+	if db.lock != nil {
+		if !db.opts.ReadOnly {
+			errs = append(errs, os.Remove(db.lock.Name()))
+		}
+		errs = append(errs, db.lock.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // hold returns with db.mu held for reading and db.tree usable, reopening the
 // file if a write failed before; or with an error.
-func (db *DB) hold() error {
+func (db *DB) hold(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("not begun: %w", err)
+	}
 	for {
 		db.mu.RLock()
 		if db.closed {
@@ -341,7 +387,7 @@ func (db *DB) hold() error {
 		}
 		db.mu.RUnlock()
 		if err := db.reopen(); err != nil {
-			return err
+			return fmt.Errorf("reopen: %w: %w", store.ErrUnavailable, err)
 		}
 	}
 }
@@ -352,19 +398,30 @@ func (db *DB) hold() error {
 func (db *DB) reopen() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if db.closed || db.tree != nil && !db.stale.Load() {
+	switch {
+	case db.closed || db.tree != nil && !db.stale.Load():
 		return nil
+	case db.stuck:
+		return errors.New("a write could not be taken back, start again")
 	}
-	db.idle.drain()
 	if db.tree != nil {
 		_ = db.tree.Close() // nothing is left to lose in it
 		db.tree = nil
 	}
-	tree, err := db.openTree()
+	tree, err := db.openTree(db.path)
 	if err != nil {
-		return fmt.Errorf("reopen: %w: %w", store.ErrUnavailable, err)
+		return err
 	}
 	db.tree = tree
+	m, err := db.readMeta()
+	if err == nil && !bytes.Equal(m.secret, db.secret) {
+		err = fmt.Errorf("another file has taken its place: %w", store.ErrCorrupt)
+	}
+	if err != nil {
+		db.tree = nil
+		return errors.Join(err, tree.Close())
+	}
+	db.firm = false
 	db.stale.Store(false)
 	return nil
 }

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"testing"
 
@@ -13,23 +14,21 @@ func BreakLog(t *testing.T, db *DB) (mend func()) {
 	t.Helper()
 	db.writer.Lock()
 	defer db.writer.Unlock()
-	var whole [2]*os.File
+	whole := db.log.files
 	for i := range db.log.files {
-		file := &db.log.files[i]
-		whole[i] = file.f
-		f, err := os.Open(file.path) // for reading
+		f, err := disk{}.open(db.log.paths[i], os.O_RDONLY, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		file.f = f
+		db.log.files[i] = f
 	}
 	return func() {
 		db.writer.Lock()
 		defer db.writer.Unlock()
 		for i := range db.log.files {
-			_ = db.log.files[i].f.Close()
-			db.log.files[i].f = whole[i]
+			_ = db.log.files[i].Close()
 		}
+		db.log.files = whole
 	}
 }
 
@@ -45,18 +44,17 @@ func BreakTree(t *testing.T, db *DB) {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	db.running.Wait()
-	db.idle.drain()
 	if err := db.tree.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// Behind reports whether a table is still on its way to the tree.
+// Behind reports whether a buffer is still on its way to the tree.
 func Behind(db *DB) bool {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	db.running.Wait()
-	return db.layers.Load().sealed != nil
+	return db.sealed != nil
 }
 
 // Kill lets go of the files and leaves them as they are.
@@ -68,8 +66,10 @@ func Kill(t fataler, db *DB) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.closed = true
-	db.idle.drain()
-	if err := errors.Join(db.log.close(), db.tree.Close()); err != nil {
+	if db.tree != nil {
+		_ = db.tree.Close()
+	}
+	if err := errors.Join(db.log.close(), db.lock.Close()); err != nil && !errors.Is(err, fs.ErrClosed) {
 		t.Fatal(err)
 	}
 }
@@ -81,15 +81,22 @@ func Half(t fataler, db *DB) {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	db.running.Wait()
-	db.idle.pause()
-	defer db.idle.resume()
-	active := db.layers.Load().active
-	err := db.tree.Update(func(tx *bbolt.Tx) error {
-		_, err := db.applySome(tx, active, 0, int(active.keys/2))
-		return err
+	if !db.logged || db.sealed != nil {
+		return
+	}
+	db.seal()
+	keys := 0
+	for _, s := range db.sealed.buckets {
+		for _, r := range s.runs {
+			keys += len(r.entries)
+		}
+	}
+	err := db.commit(func(tx *bbolt.Tx) error {
+		_, err := (&applier{db: db, buffer: db.sealed}).step(tx, keys*2/3)
+		return errors.Join(err, tx.Bucket(bucketMeta).Put(metaReached, appliedRow(db.sealed.last, false)[:8]))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	active.partly = true
+	db.behind.Store(true)
 }

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -9,302 +10,273 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/signin-engine/signin-engine/store"
 )
 
 // The log is two files, which take turns: one is written while the other one's
-// batches go to the tree. A file begins with a head:
+// batches go to the tree. Each begins with a sector that is written once, before
+// the tree says that there is a log:
 //
-//	magic 8 | id of the tree 16 | number of the first batch 8 | crc 4 | 0 4
+//	magic 8 | id of the tree 16 | crc 4
 //
-// and then has batches, of which the numbers go up by one:
+// Batches follow, each on a sector of its own, so that a torn write can harm
+// nothing that was acknowledged:
 //
-//	crc 4 | length 4 | number 8 | operations
+//	crc 4 | length 4 | number 8 | number of the batch before 8 | operations
 //
-// An operation is bucket 1 | length of the key | length of the value + 1, or 0
-// for a deletion | key | value, the lengths as varints. Checksums are CRC-32C,
-// of all that follows them; numbers are little-endian. A file is written over
-// from its beginning when its turn comes, so what follows the last batch may be
-// anything.
+// An operation is bucket 1 | kind 1 | length of the key | length of the value |
+// key | value, the lengths as varints. Checksums are CRC-32C of what follows, and
+// of the id; numbers are little-endian. A file is written over from its beginning
+// when its turn comes. What follows its last batch is older: the tree has it.
 const (
-	logMagic  = "signlog1"
-	headSize  = 40
-	batchHead = 16
+	logMagic  = "signlog2"
 	idSize    = 16
+	headSize  = len(logMagic) + idSize
+	sector    = 512
+	batchHead = 24
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 type log struct {
-	id     [idSize]byte
-	noSync bool
-	files  [2]logFile
-	turn   int // index of the one that is written
+	fs    files
+	id    []byte
+	paths [2]string
+	files [2]file
+	turn  int   // index of the one that is written
+	end   int64 // of its last batch
+	size  int   // of that batch; the next one is about as large
 }
 
-type logFile struct {
-	path string
-	f    *os.File
-	end  int64 // of the last batch; 0: not begun
-	torn bool  // something that failed may stand behind the end
+func newLog(fs files, path string, secret []byte) *log {
+	id := sha256.Sum256(append([]byte("log of "), secret...))
+	return &log{fs: fs, id: id[:idSize], paths: logPaths(path)}
 }
 
-func newLog(path string, secret []byte, noSync bool) *log {
-	sum := sha256.Sum256(append([]byte("log of "), secret...))
-	l := &log{noSync: noSync, id: [idSize]byte(sum[:idSize])}
-	for i := range l.files {
-		l.files[i].path = logPath(path, i)
-	}
-	return l
+func logPaths(path string) [2]string { return [2]string{path + ".log0", path + ".log1"} }
+
+func (l *log) sum(b []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	return crc32.Update(crc32.Checksum(l.id, table), table, b)
 }
 
-func logPath(path string, i int) string { return fmt.Sprintf("%s.log%d", path, i) }
+func (l *log) head() []byte {
+	h := append([]byte(logMagic), l.id...)
+	return append(binary.LittleEndian.AppendUint32(h, l.sum(h)), make([]byte, sector-headSize-4)...)
+}
 
-// create opens both files for writing, as they are.
+// create makes both files, as far as they are not there, and returns when they
+// would survive a power loss.
 func (l *log) create(mode fs.FileMode) error {
-	for i := range l.files {
-		f, err := os.OpenFile(l.files[i].path, os.O_RDWR|os.O_CREATE, mode)
+	for i, path := range l.paths {
+		f, err := l.fs.open(path, os.O_RDWR|os.O_CREATE, mode)
 		if err != nil {
-			return errors.Join(fmt.Errorf("log: %w", err), l.close())
+			return fmt.Errorf("log: %w", err)
 		}
-		l.files[i].f = f
+		l.files[i] = f
+		if _, err = f.WriteAt(l.head(), 0); err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
 	}
-	return nil
+	l.turn, l.end = 0, sector
+	return l.fs.syncDir(filepath.Dir(l.paths[0]))
 }
 
 func (l *log) close() error {
 	var errs []error
-	for i := range l.files {
-		if f := l.files[i].f; f != nil {
+	for i, f := range l.files {
+		if f != nil {
 			errs = append(errs, f.Close())
-			l.files[i].f = nil
 		}
+		l.files[i] = nil
 	}
 	return errors.Join(errs...)
 }
 
-func (l *log) remove() error {
-	var errs []error
-	for i := range l.files {
-		if err := os.Remove(l.files[i].path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+// remove deletes the files. The tree has everything, so it does no harm if they
+// stay.
+func (l *log) remove() {
+	for _, path := range l.paths {
+		_ = l.fs.remove(path)
 	}
-	return errors.Join(errs...)
 }
 
-// swap gives the turn to the other file, whose batches the tree has.
-func (l *log) swap() {
-	l.turn = 1 - l.turn
-	l.files[l.turn].end = 0
-}
+// swap gives the turn to the other file, of which the tree has everything.
+func (l *log) swap() { l.turn, l.end = 1-l.turn, sector }
 
 // append writes a batch, which has room for its head in front, and returns when
-// it is on the disk. After an error it is not there.
-func (l *log) append(batch []byte, seq uint64) error {
-	file := &l.files[l.turn]
-	if file.torn {
-		if err := l.mend(file); err != nil {
-			return err
-		}
-	}
+// it is on the disk. One that was refused is written over by the next, so that
+// the log does not bring it back later: no file ends its turn with such a batch.
+func (l *log) append(batch []byte, seq, before uint64) error {
 	binary.LittleEndian.PutUint32(batch[4:], uint32(len(batch)-batchHead))
 	binary.LittleEndian.PutUint64(batch[8:], seq)
-	binary.LittleEndian.PutUint32(batch, crc32.Checksum(batch[4:], castagnoli))
-	err := l.write(file, batch, seq)
+	binary.LittleEndian.PutUint64(batch[16:], before)
+	binary.LittleEndian.PutUint32(batch, l.sum(batch[4:]))
+	batch = append(batch, make([]byte, pad(len(batch)))...)
+	f := l.files[l.turn]
+	_, err := f.WriteAt(batch, l.end)
+	if err == nil {
+		err = f.Sync()
+	}
 	if err != nil {
-		file.torn = true
-		return errors.Join(err, l.mend(file))
-	}
-	return nil
-}
-
-func (l *log) write(file *logFile, batch []byte, seq uint64) error {
-	end := file.end
-	if end == 0 {
-		end = headSize
-		if _, err := file.f.WriteAt(l.head(seq), 0); err != nil {
-			return fmt.Errorf("log: %w", err)
-		}
-	}
-	if _, err := file.f.WriteAt(batch, end); err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
-	if err := l.sync(file); err != nil {
-		return err
-	}
-	file.end = end + int64(len(batch))
+	l.size = len(batch)
+	l.end += int64(len(batch))
 	return nil
 }
 
-// mend cuts off what a failed write has left.
-func (l *log) mend(file *logFile) error {
-	if err := file.f.Truncate(file.end); err != nil {
-		return fmt.Errorf("log: %w", err)
-	}
-	if err := l.sync(file); err != nil {
-		return err
-	}
-	file.torn = false
-	return nil
+// pad is how many bytes are missing to a whole sector.
+func pad(n int) int { return -n & (sector - 1) }
+
+// batch is one that was found in a file.
+type batch struct {
+	seq, before uint64
+	ops         []byte
+	size        int // in the file
 }
 
-func (l *log) sync(file *logFile) error {
-	if l.noSync {
+// read returns what the log has after the last batch that the tree has, in
+// order, and the files as they are. needed: the tree says that there is a log.
+func (l *log) read(applied uint64, needed bool) (found []batch, raw [2][]byte, err error) {
+	for i, path := range l.paths {
+		raw[i], err = os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) && needed {
+			return nil, raw, fmt.Errorf("%s is missing, and the file was not closed: %s: %w", path, advice, store.ErrCorrupt)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, raw, fmt.Errorf("log: %w", err)
+		}
+	}
+	if len(raw[0])+len(raw[1]) == 0 { // none, or it was given up on purpose
+		return nil, raw, nil
+	}
+	for i, path := range l.paths {
+		here := l.scan(raw[i], applied)
+		found = append(found, here...)
+		if err := l.checkHead(raw[i], needed || len(here) > 0); err != nil {
+			return nil, raw, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	slices.SortFunc(found, func(a, b batch) int { return cmp.Compare(a.seq, b.seq) })
+	for i := range found {
+		if b := &found[i]; b.before != applied {
+			return nil, raw, fmt.Errorf("%s: damaged: batch %d goes on after batch %d, and the last one before it that can be read is %d: %s: %w",
+				l.paths[0], b.seq, b.before, applied, advice, store.ErrCorrupt)
+		}
+		applied = found[i].seq
+	}
+	return found, raw, nil
+}
+
+// advice ends what is said about a log that does not fit.
+const advice = "what was acknowledged last may lie there, so nothing is changed; a store that was not closed needs its .log0 and .log1 beside it, " +
+	"and snapshot makes a copy that needs none"
+
+// checkHead looks at a file's first sector. It may be missing as long as the tree
+// does not count on the file.
+func (l *log) checkHead(raw []byte, needed bool) error {
+	head := raw[:min(len(raw), headSize+4)]
+	if bytes.Equal(head, l.head()[:headSize+4]) || !needed && len(bytes.Trim(head, "\x00")) == 0 {
 		return nil
 	}
-	if err := datasync(file.f); err != nil {
-		return fmt.Errorf("log: sync: %w", err)
-	}
-	return nil
+	return fmt.Errorf("its head is damaged, or it is the log of another file: %s: %w", advice, store.ErrCorrupt)
 }
 
-func (l *log) head(first uint64) []byte {
-	h := make([]byte, headSize)
-	copy(h, logMagic)
-	copy(h[len(logMagic):], l.id[:])
-	binary.LittleEndian.PutUint64(h[24:], first)
-	binary.LittleEndian.PutUint32(h[32:], crc32.Checksum(h[:32], castagnoli))
-	return h
-}
-
-// replay calls fn with every batch after the one that the tree has, in order.
-// needed: the tree says that there is a log.
-func (l *log) replay(applied uint64, needed bool, fn func(seq uint64, ops []byte) error) error {
-	var logs [2]batches
-	for i := range l.files {
-		raw, err := os.ReadFile(l.files[i].path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && needed:
-			return fmt.Errorf("%s is missing, and the file was not closed: something acknowledged may lie there: %w",
-				l.files[i].path, store.ErrCorrupt)
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("log: %w", err)
+// scan finds every whole batch that the tree does not have, wherever it lies:
+// what cannot be read hides nothing that follows.
+func (l *log) scan(raw []byte, applied uint64) (found []batch) {
+	for at := sector; at < len(raw); {
+		b, ok := l.parse(raw[at:])
+		if !ok {
+			at += sector
+			continue
 		}
-		if logs[i], err = l.read(raw); err != nil {
-			return fmt.Errorf("%s: %w", l.files[i].path, err)
+		if at += b.size; b.seq > applied {
+			found = append(found, b)
 		}
 	}
-	if logs[1].begun && (!logs[0].begun || logs[1].seq < logs[0].seq) {
-		logs[0], logs[1] = logs[1], logs[0]
-	}
-	for i := range logs {
-		b := &logs[i]
-		for ops := b.next(); ops != nil; ops = b.next() {
-			seq := b.seq - 1
-			if seq <= applied {
-				continue
-			}
-			if seq != applied+1 {
-				return fmt.Errorf("the log goes on with batch %d, the file ends with %d: %w", seq, applied, store.ErrCorrupt)
-			}
-			if err := fn(seq, ops); err != nil {
-				return err
-			}
-			applied = seq
-		}
-		if b.seq > applied && b.holed() {
-			return fmt.Errorf("batch %d of the log is damaged, and others follow: %w", b.seq, store.ErrCorrupt)
-		}
-	}
-	return nil
+	return found
 }
 
-// batches reads a log file.
-type batches struct {
-	begun bool
-	seq   uint64 // of the next one
-	rest  []byte
-}
-
-// read checks a log file's head. One that was torn had no batch behind it.
-func (l *log) read(raw []byte) (batches, error) {
-	if len(raw) < headSize || string(raw[:len(logMagic)]) != logMagic ||
-		crc32.Checksum(raw[:32], castagnoli) != binary.LittleEndian.Uint32(raw[32:]) {
-		return batches{}, nil
-	}
-	if !bytes.Equal(raw[len(logMagic):len(logMagic)+idSize], l.id[:]) {
-		return batches{}, fmt.Errorf("the log of another file, move it away: %w", store.ErrCorrupt)
-	}
-	return batches{begun: true, seq: binary.LittleEndian.Uint64(raw[24:]), rest: raw[headSize:]}, nil
-}
-
-// next returns the operations of the next batch; nil at the end.
-func (b *batches) next() []byte {
-	size, ok := whole(b.rest, b.seq)
-	if !ok {
-		return nil
-	}
-	ops := b.rest[batchHead:size]
-	b.rest = b.rest[size:]
-	b.seq++
-	return ops
-}
-
-// whole reports whether a batch begins here, and its size.
-func whole(raw []byte, seq uint64) (size int, ok bool) {
+func (l *log) parse(raw []byte) (batch, bool) {
 	if len(raw) < batchHead {
-		return 0, false
+		return batch{}, false
 	}
-	n := binary.LittleEndian.Uint32(raw[4:])
-	if uint64(n) > uint64(len(raw)-batchHead) || binary.LittleEndian.Uint64(raw[8:]) != seq {
-		return 0, false
+	n := uint64(binary.LittleEndian.Uint32(raw[4:]))
+	if n > uint64(len(raw)-batchHead) || l.sum(raw[4:batchHead+n]) != binary.LittleEndian.Uint32(raw) {
+		return batch{}, false
 	}
-	size = batchHead + int(n)
-	return size, crc32.Checksum(raw[4:size], castagnoli) == binary.LittleEndian.Uint32(raw)
+	b := batch{seq: binary.LittleEndian.Uint64(raw[8:]), before: binary.LittleEndian.Uint64(raw[16:]), ops: raw[batchHead : batchHead+n]}
+	b.size = batchHead + len(b.ops) + pad(batchHead+len(b.ops))
+	return b, true
 }
 
-// holed reports whether the batch that cannot be read is followed by the one
-// after it, so that it is no torn end.
-func (b *batches) holed() bool {
-	if len(b.rest) < batchHead {
-		return false
+// firm brings to the disk what was read: it may have come from memory, and after
+// a sync that failed the disk is not asked again about what is not written again.
+func (l *log) firm(raw [2][]byte, mode fs.FileMode) error {
+	for i, path := range l.paths {
+		if len(raw[i]) == 0 {
+			continue
+		}
+		if err := rewrite(l.fs, path, mode, raw[i]); err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
 	}
-	n := uint64(binary.LittleEndian.Uint32(b.rest[4:]))
-	if n > uint64(len(b.rest)-batchHead) {
-		return false
+	return nil
+}
+
+// rewrite writes the beginning of a file as it is, and syncs it.
+func rewrite(fs files, path string, mode fs.FileMode, raw []byte) error {
+	f, err := fs.open(path, os.O_RDWR, mode)
+	if err != nil {
+		return err
 	}
-	_, ok := whole(b.rest[batchHead+n:], b.seq+1)
-	return ok
+	if _, err = f.WriteAt(raw, 0); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // appendOp adds an operation to a batch.
-func appendOp(dst []byte, o *op) []byte {
-	dst = append(dst, o.bucket)
-	dst = binary.AppendUvarint(dst, uint64(len(o.key)))
-	if o.gone {
-		dst = binary.AppendUvarint(dst, 0)
-		return append(dst, o.key...)
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(o.value))+1)
-	return append(append(dst, o.key...), o.value...)
+func appendOp(dst []byte, bucket uint8, e *entry) []byte {
+	dst = append(dst, bucket, byte(e.kind))
+	dst = binary.AppendUvarint(dst, uint64(len(e.key)))
+	dst = binary.AppendUvarint(dst, uint64(len(e.value)))
+	return append(append(dst, e.key...), e.value...)
 }
 
 // eachOp calls fn with the operations of a batch.
-func eachOp(ops []byte, fn func(o op) error) error {
-	for len(ops) > 0 {
-		o := op{bucket: ops[0]}
-		keyLen, n := binary.Uvarint(ops[1:])
+func (b *batch) eachOp(fn func(bucket uint8, e *entry) error) error {
+	for ops := b.ops; len(ops) > 0; {
+		if len(ops) < 2 {
+			return errOp
+		}
+		bucket, e := ops[0], entry{seq: b.seq, kind: kind(ops[1])}
+		keyLen, n := binary.Uvarint(ops[2:])
 		if n <= 0 {
-			return fmt.Errorf("operation: %w", store.ErrCorrupt)
+			return errOp
 		}
-		valLen, m := binary.Uvarint(ops[1+n:])
+		valLen, m := binary.Uvarint(ops[2+n:])
 		if m <= 0 {
-			return fmt.Errorf("operation: %w", store.ErrCorrupt)
+			return errOp
 		}
-		ops = ops[1+n+m:]
-		if o.gone = valLen == 0; !o.gone {
-			valLen--
+		ops = ops[2+n+m:]
+		if keyLen == 0 || keyLen > uint64(len(ops)) || valLen > uint64(len(ops))-keyLen || e.kind > gone {
+			return errOp
 		}
-		if keyLen > uint64(len(ops)) || valLen > uint64(len(ops))-keyLen {
-			return fmt.Errorf("operation: %w", store.ErrCorrupt)
-		}
-		o.key, o.value = ops[:keyLen], ops[keyLen:keyLen+valLen]
-		ops = ops[keyLen+valLen:]
-		if err := fn(o); err != nil {
+		end := keyLen + valLen
+		e.key, e.value = ops[:keyLen:keyLen], ops[keyLen:end:end]
+		ops = ops[end:]
+		if err := fn(bucket, &e); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+var errOp = fmt.Errorf("an operation of the log cannot be read: %w", store.ErrCorrupt)

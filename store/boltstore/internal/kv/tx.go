@@ -3,9 +3,9 @@ package kv
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -17,9 +17,11 @@ import (
 // was put since. It is for one goroutine.
 type Tx struct {
 	db      *DB
-	layers  *layers
-	at      uint64 // the last batch that it sees
+	layers  []*buffer // the newest first; in an update the first one is its own
 	tree    *bbolt.Tx
+	number  uint64 // of an update's batch
+	last    uint64 // of the last batch that stands
+	batch   []byte
 	buckets []Bucket
 }
 
@@ -32,124 +34,65 @@ type Bucket struct {
 	seek *bbolt.Cursor // of Get
 }
 
-// begin starts a transaction that sees batches up to the last one on the disk.
-// db.mu is held for reading.
-func (db *DB) begin() (*Tx, error) {
-	for {
-		l := db.layers.Load()
-		if tx := db.idle.take(l); tx != nil {
-			tx.at = db.visible.Load()
-			if db.layers.Load() == l {
-				return tx, nil
-			}
-			tx.rollback()
-			continue
+// begin starts a transaction. db.mu is held for reading, and db.front in any way:
+// so the tree has all that was before the layers.
+func (db *DB) begin(layers ...*buffer) (*Tx, error) {
+	tx := &Tx{db: db, buckets: make([]Bucket, len(db.buckets))}
+	for _, l := range append(layers, db.sealed) {
+		if l != nil {
+			tx.layers = append(tx.layers, l)
 		}
-		tx := &Tx{db: db, layers: l}
-		var err error
-		if tx.tree, err = db.tree.Begin(false); err != nil {
-			return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-		}
-		// After the tree, which may have just got the last batch …
-		tx.at = db.visible.Load()
-		// … and with other layers by now, it may have got what is after that.
-		if db.layers.Load() == l {
-			tx.buckets = make([]Bucket, len(db.buckets))
-			for i := range tx.buckets {
-				tx.buckets[i].tx, tx.buckets[i].id = tx, uint8(i)
-			}
-			return tx, nil
-		}
-		tx.rollback()
 	}
-}
-
-// end puts the transaction by for the next one that sees the same layers.
-func (tx *Tx) end() {
-	if !tx.db.idle.put(tx) {
-		tx.rollback()
+	for i := range tx.buckets {
+		tx.buckets[i].tx, tx.buckets[i].id = tx, uint8(i)
 	}
-}
-
-func (tx *Tx) rollback() { _ = tx.tree.Rollback() }
-
-// idle are transactions of the tree that nobody uses. Beginning one and finding
-// its buckets costs more than most reads, and the tree changes seldom. While
-// something writes the tree there are none: it might have to wait for them.
-type idle struct {
-	mu      sync.Mutex
-	txs     []*Tx
-	writing bool
-}
-
-// maxIdle bounds how many are kept.
-const maxIdle = 16
-
-// take returns one that has the layers, nil if there is none.
-func (i *idle) take(l *layers) *Tx {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	last := len(i.txs) - 1
-	if last < 0 || i.txs[last].layers != l {
-		return nil
+	var err error
+	if tx.tree, err = db.tree.Begin(false); err != nil {
+		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	tx := i.txs[last]
-	i.txs = i.txs[:last]
-	return tx
+	return tx, nil
 }
 
-func (i *idle) put(tx *Tx) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.writing || len(i.txs) == maxIdle || tx.db.layers.Load() != tx.layers {
-		return false
-	}
-	i.txs = append(i.txs, tx)
-	return true
-}
+func (tx *Tx) end() { _ = tx.tree.Rollback() }
 
-// pause ends all of them and keeps none until resume.
-func (i *idle) pause() {
-	i.mu.Lock()
-	i.writing = true
-	i.mu.Unlock()
-	i.drain()
-}
-
-func (i *idle) resume() {
-	i.mu.Lock()
-	i.writing = false
-	i.mu.Unlock()
-}
-
-func (i *idle) drain() {
-	i.mu.Lock()
-	txs := i.txs
-	i.txs = nil
-	i.mu.Unlock()
-	for _, tx := range txs {
-		tx.rollback()
-	}
-}
-
-// View runs fn in a transaction that only reads.
+// View runs fn in a transaction that only reads. No update ends before fn does:
+// [DB.Scan] is for those that take long.
 func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
-	if err := db.ready(ctx); err != nil {
+	if err := db.hold(ctx); err != nil {
 		return err
 	}
 	defer db.mu.RUnlock()
-	tx, err := db.begin()
+	db.front.RLock()
+	defer db.front.RUnlock()
+	tx, err := db.begin(db.active)
 	if err != nil {
 		return err
 	}
 	defer tx.end()
-	return fn(tx)
+	return guarded(func() error { return fn(tx) })
+}
+
+// Scan is [DB.View] for reads that take long: it costs more to begin, and nobody
+// waits for it.
+func (db *DB) Scan(ctx context.Context, fn func(tx *Tx) error) error {
+	if err := db.hold(ctx); err != nil {
+		return err
+	}
+	defer db.mu.RUnlock()
+	db.front.Lock()
+	tx, err := db.begin(db.active.clone())
+	db.front.Unlock()
+	if err != nil {
+		return err
+	}
+	defer tx.end()
+	return guarded(func() error { return fn(tx) })
 }
 
 // Update runs fn in a transaction and returns when what it put is on the disk.
 // An error of fn, or [store.ErrUnavailable] when the disk does not take it,
 // means that nothing was put, as far as this process sees. After a crash
-// something that was ErrUnavailable may be there.
+// something that was ErrUnavailable may be there, unless a later one was not.
 func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if db.opts.ReadOnly {
 		return store.ErrReadOnly
@@ -175,75 +118,61 @@ func (db *DB) Probe(ctx context.Context, fn func(tx *Tx) error) error {
 	}
 	fresh := time.Since(db.opened)-time.Duration(db.wrote.Load()) < probeAfter
 	if fresh && !db.failed.Load() && !db.behind.Load() {
-		if err := db.ready(ctx); err != nil {
-			return err
+		err := db.hold(ctx)
+		if err == nil {
+			db.mu.RUnlock()
 		}
-		db.mu.RUnlock()
-		return nil
+		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("not begun: %w", err)
-	}
-	db.writer.Lock()
-	defer db.writer.Unlock()
-	err := db.settle()
-	if err == nil {
-		err = db.update(ctx, fn)
-	}
-	return err
+	return db.Update(ctx, fn)
 }
 
 // update is [DB.Update]; db.writer is held.
 func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
-	if err := db.room(); err != nil {
+	if err := db.hold(ctx); err != nil {
 		return err
 	}
-	if err := db.ready(ctx); err != nil {
+	db.mu.RUnlock()
+	if err := db.room(ctx); err != nil {
+		return err
+	}
+	if err := db.hold(ctx); err != nil {
 		return err
 	}
 	defer db.mu.RUnlock()
 	if err := db.startLog(); err != nil {
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		return err
 	}
-	tx, err := db.begin()
+	own := newBuffer(len(db.buckets))
+	db.front.RLock()
+	tx, err := db.begin(own, db.active)
+	db.front.RUnlock()
 	if err != nil {
 		return err
 	}
 	defer tx.end()
-	return db.write(tx, fn)
-}
-
-func (db *DB) write(tx *Tx, fn func(tx *Tx) error) error {
-	table, done := tx.layers.active, false
-	from := table.written
-	defer func() {
-		if !done { // also when fn panics
-			table.undo(from)
-		}
-	}()
-	tx.at++ // it sees its own batch
-	db.batch = append(db.batch[:0], make([]byte, batchHead)...)
-	if err := fn(tx); err != nil {
+	tx.last, tx.number, tx.batch = db.active.last, db.given+1, make([]byte, batchHead, max(4096, db.log.size+db.log.size/4))
+	if err := guarded(func() error { return fn(tx) }); err != nil || len(tx.batch) == batchHead {
 		return err
 	}
-	if len(db.batch) == batchHead {
-		done = true
-		return nil
-	}
-	if err := db.log.append(db.batch, tx.at); err != nil {
+	db.given = tx.number // whatever becomes of it
+	if err := db.log.append(tx.batch, tx.number, tx.last); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	done = true
-	table.last = tx.at
-	db.visible.Store(tx.at)
+	db.front.Lock()
+	db.active.merge(own)
+	db.active.last = tx.number
+	db.front.Unlock()
 	db.wrote.Store(int64(time.Since(db.opened)))
 	db.failed.Store(false)
 	return nil
 }
 
-// Batch is the number of the batch that the transaction sees last: in an update
-// its own, greater than all before it.
-func (tx *Tx) Batch() uint64 { return tx.at }
+// Batch is the number of an update's batch, greater than all before it.
+func (tx *Tx) Batch() uint64 { return tx.number }
+
+// Last is the number of the last batch that stood when an update began.
+func (tx *Tx) Last() uint64 { return tx.last }
 
 // Bucket returns the bucket at a place of [Options.Buckets].
 func (tx *Tx) Bucket(i int) *Bucket { return &tx.buckets[i] }
@@ -258,21 +187,44 @@ func (b *Bucket) inTree() *bbolt.Bucket {
 
 // Get returns the key's value, nil if it has none; an empty one is not nil.
 func (b *Bucket) Get(key []byte) []byte {
-	if b.grows() {
-		return b.whole(key)
+	var room [3]*entry
+	pieces := room[:0] // to go behind what is found, the newest first
+	for _, l := range b.tx.layers {
+		switch e := l.buckets[b.id].get(key); {
+		case e == nil:
+		case e.kind == gone:
+			return join(nil, pieces)
+		case e.kind == put:
+			return join(e.value, pieces)
+		default:
+			pieces = append(pieces, e)
+		}
 	}
-	l := b.tx.layers
-	e, ok := l.active.get(b.id, key, b.tx.at)
-	if !ok && l.sealed != nil {
-		e, ok = l.sealed.get(b.id, key, b.tx.at)
+	v := b.fromTree(key)
+	if !b.grows() {
+		return v
 	}
-	if ok {
-		return e.value
+	old := grown(v)
+	for len(pieces) > 0 && pieces[len(pieces)-1].seq <= old.last() {
+		pieces = pieces[:len(pieces)-1] // the tree has got it in the meantime
 	}
-	return b.fromTree(key)
+	return join(old.value(), pieces)
+}
+
+// join puts pieces behind a value. Without any it is the value itself.
+func join(value []byte, pieces []*entry) []byte {
+	if len(pieces) == 0 {
+		return value
+	}
+	whole := append(make([]byte, 0, 2*len(value)+64), value...)
+	for i := len(pieces) - 1; i >= 0; i-- {
+		whole = append(whole, pieces[i].value...)
+	}
+	return whole
 }
 
 func (b *Bucket) fromTree(key []byte) []byte {
+	defer asDamage()
 	if b.seek == nil {
 		b.seek = b.inTree().Cursor()
 	}
@@ -282,54 +234,85 @@ func (b *Bucket) fromTree(key []byte) []byte {
 	return nil
 }
 
-// Cursor walks the bucket.
-func (b *Bucket) Cursor() *Cursor {
-	c := &Cursor{n: 1, bucket: b}
-	l := b.tx.layers
-	c.walkers[0] = walker{t: l.active, bucket: b.id, seq: b.tx.at}
-	c.sources[0] = &c.walkers[0]
-	if l.sealed != nil {
-		c.walkers[1] = walker{t: l.sealed, bucket: b.id, seq: b.tx.at}
-		c.sources[c.n] = &c.walkers[1]
-		c.n++
-	}
-	c.sources[c.n] = treeSource{b.inTree().Cursor()}
-	c.n++
-	return c
-}
-
 var (
 	errKey  = errors.New("a key is empty or too long")
 	errGrow = errors.New("values of this bucket are appended to, and of no other")
 )
 
 // Put sets the key's value; it copies both.
-func (b *Bucket) Put(key, value []byte) error { return b.put(op{key: key, value: value}, false) }
-
-// Insert is [Bucket.Put] of a key that has no value. Should it be deleted again
-// soon, the tree never hears of it.
-func (b *Bucket) Insert(key, value []byte) error {
-	return b.put(op{key: key, value: value, fresh: true}, false)
+func (b *Bucket) Put(key, value []byte) error {
+	return b.put(&entry{key: key, value: value}, false)
 }
 
 // Append appends to the key's value, in a bucket of [Options.Growing].
-func (b *Bucket) Append(key, more []byte) error { return b.put(op{key: key, value: more}, true) }
+func (b *Bucket) Append(key, piece []byte) error {
+	return b.put(&entry{key: key, value: piece, kind: more}, true)
+}
 
 // Delete takes the key out, if it is there.
 func (b *Bucket) Delete(key []byte) error {
-	return b.put(op{key: key, gone: true}, b.grows())
+	return b.put(&entry{key: key, kind: gone}, b.grows())
 }
 
-func (b *Bucket) put(o op, grow bool) error {
-	if len(o.key) == 0 || len(o.key) > bbolt.MaxKeySize || len(o.value) > bbolt.MaxValueSize {
+func (b *Bucket) put(e *entry, grow bool) error {
+	if len(e.key) == 0 || len(e.key) > bbolt.MaxKeySize || len(e.value) > bbolt.MaxValueSize {
 		return fmt.Errorf("%w: %w", store.ErrInvalid, errKey)
 	}
 	if grow != b.grows() {
 		return fmt.Errorf("%w: %w", store.ErrInvalid, errGrow)
 	}
-	o.bucket = b.id
-	db := b.tx.db
-	db.batch = appendOp(db.batch, &o)
-	b.tx.layers.active.put(o, b.tx.at)
+	tx := b.tx
+	tx.batch = appendOp(tx.batch, b.id, e)
+	end := len(tx.batch)
+	at := end - len(e.value)
+	e.seq, e.value = tx.number, tx.batch[at:end:end]
+	e.key = tx.batch[at-len(e.key) : at : at]
+	tx.layers[0].buckets[b.id].set(e)
 	return nil
 }
+
+// replay puts an operation of the log into a buffer. A bucket whose values grow
+// may have got it already, when the tree got a part of its batches.
+func (tx *Tx) replay(b *buffer, bucket uint8, e *entry) error {
+	if int(bucket) >= len(b.buckets) {
+		return errOp
+	}
+	if in := tx.Bucket(int(bucket)); !in.grows() || e.seq > grown(in.fromTree(e.key)).last() {
+		b.buckets[bucket].set(e)
+	}
+	return nil
+}
+
+// grown is a value that is appended to, as the tree has it: the batch of its last
+// piece before the value itself. The tree may have got a buffer in part, and then
+// gets it once more: what is there already is left out.
+//
+//	last batch 8 | value
+//
+// nil is none.
+type grown []byte
+
+const grownHead = 8
+
+func grow(seq uint64, value, piece []byte) grown {
+	g := binary.BigEndian.AppendUint64(make([]byte, 0, grownHead+len(value)+len(piece)), seq)
+	return append(append(g, value...), piece...)
+}
+
+func (g grown) last() uint64 {
+	if len(g) < grownHead {
+		return 0
+	}
+	return binary.BigEndian.Uint64(g)
+}
+
+func (g grown) value() []byte {
+	if len(g) < grownHead {
+		return g // damaged: whoever decodes it says so
+	}
+	return g[grownHead:]
+}
+
+func (db *DB) grows(bucket int) bool { return bucket >= len(db.opts.Buckets) }
+
+func (b *Bucket) grows() bool { return b.tx.db.grows(int(b.id)) }

@@ -1,5 +1,5 @@
 // The playground in a real browser, with the real bot behind it.
-import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../../../../.ci/browser/browser.mjs";
+import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../../../../transport/browsertest/browser.mjs";
 
 const base = process.env.PLAYGROUND;
 

@@ -20,7 +20,7 @@ export const visitor = async (base, options = {}) => {
   const watch = (page) => {
     page.on("console", (m) => check(m.type() !== "error" && m.type() !== "warning" || page.expected?.test(m.text()), `${page.url()}: console: ${m.text()}`));
     page.on("pageerror", (e) => check(false, `${page.url()}: error: ${e.message}`));
-    page.on("request", (r) => check(r.url().startsWith(base) || context.also?.some((o) => r.url().startsWith(o)), `${page.url()}: outside request: ${r.url().slice(0, 200)}`));
+    page.on("request", (r) => check(r.url().startsWith(base), `${page.url()}: outside request: ${r.url().slice(0, 200)}`));
     page.on("dialog", (d) => { check(false, `${page.url()}: a dialog opened`); d.dismiss(); });
   };
   context.on("page", watch);

@@ -1,7 +1,7 @@
-// Package browser_test runs the popup of a message extension in a real browser,
+// Package browsertest_test runs the popup of a message extension in a real browser,
 // with the published library of the Teams client and a published provider: see
 // popup.test.mjs.
-package browser_test
+package browsertest_test
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func TestBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the inner loop runs without a browser")
 	}
-	if out, err := exec.CommandContext(t.Context(), "../../.ci/popup").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "../../.ci/chromium").CombinedOutput(); err != nil {
 		t.Fatalf("The browser test cannot run: %v\n%s", err, out)
 	}
 	issuer := "http://" + freeAddress(t)
@@ -71,8 +72,8 @@ func freeAddress(t *testing.T) string {
 // startBot is a bot with a message extension; the result is its URL.
 func startBot(t *testing.T, st store.Store, issuer string, log zerolog.Logger, codeLifetime time.Duration) string {
 	t.Helper()
-	var handler http.Handler
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+	var handler atomic.Pointer[http.ServeMux]
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.Load().ServeHTTP(w, r) }))
 	t.Cleanup(web.Close)
 	p, err := popup.New(popup.Config{
 		AppID: "app", Connection: "wiki", PublicURL: web.URL, Store: st, Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, Log: log,
@@ -123,6 +124,6 @@ func startBot(t *testing.T, st store.Store, issuer string, log zerolog.Logger, c
 	mux := http.NewServeMux()
 	mux.Handle("/api/messages", messages)
 	mux.Handle("/auth/", p)
-	handler = mux
+	handler.Store(mux)
 	return web.URL
 }

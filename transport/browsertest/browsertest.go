@@ -31,8 +31,8 @@ func Run(t *testing.T, script string, env ...string) {
 	if err != nil {
 		t.Fatal("No Node: run ./.ci/chromium, or install Node 20 or later.")
 	}
-	if _, err := os.Stat(filepath.Join(root(t), ".ci", "browser", "node_modules", "playwright-core")); err != nil {
-		t.Fatal("The driver of the browser is not installed: run ./.ci/chromium.")
+	if _, err := os.Stat(filepath.Join(root(t), "transport", "browsertest", "node_modules", "axe-core")); err != nil {
+		t.Fatal("The driver of the browser or the rules of accessibility are not installed: run ./.ci/chromium.")
 	}
 	cmd := exec.CommandContext(t.Context(), node, script) //nolint:gosec // a script of this repository
 	cmd.Env = append(append(os.Environ(), "SIGNIN_TEST_CHROMIUM="+chromium, "SIGNIN_TEST_PROFILE="+t.TempDir()), env...)

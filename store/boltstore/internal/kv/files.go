@@ -1,0 +1,131 @@
+package kv
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// file is an open file.
+type file interface {
+	ReadAt(b []byte, off int64) (int, error)
+	WriteAt(b []byte, off int64) (int, error)
+	Sync() error // of its content
+	Close() error
+}
+
+// files is everything by which this package changes a disk. The power-loss test
+// puts its own in place, which notes what was written and what was synced.
+type files interface {
+	open(path string, flag int, mode fs.FileMode) (file, error)
+	tree(path string, mode fs.FileMode, opts *bbolt.Options) (*bbolt.DB, error)
+	rename(from, to string) error
+	remove(path string) error
+	syncDir(dir string) error
+}
+
+// disk is the machine's own. With noSync it waits for nothing.
+type disk struct{ noSync bool }
+
+type diskFile struct {
+	*os.File
+	noSync bool
+}
+
+func (f diskFile) Sync() error {
+	if f.noSync {
+		return nil
+	}
+	return datasync(f.File)
+}
+
+func (d disk) open(path string, flag int, mode fs.FileMode) (file, error) {
+	f, err := os.OpenFile(path, flag, mode)
+	return diskFile{f, d.noSync}, err //nolint:wrapcheck // as package os names it
+}
+
+func (disk) tree(path string, mode fs.FileMode, opts *bbolt.Options) (*bbolt.DB, error) {
+	return bbolt.Open(path, mode, opts) //nolint:wrapcheck // openTree looks at it
+}
+
+func (disk) rename(from, to string) error { return os.Rename(from, to) } //nolint:wrapcheck // names both
+
+func (disk) remove(path string) error { return os.Remove(path) } //nolint:wrapcheck // names it
+
+// syncDir makes names survive a power loss.
+func (d disk) syncDir(dir string) error {
+	if d.noSync {
+		return nil
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// resolve follows a link, so that the files beside are the same by every name.
+func resolve(path string) (string, error) {
+	whole, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return whole, err //nolint:wrapcheck // names the path
+	}
+	if target, err := os.Readlink(path); err == nil { // to a file that is not there yet
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(path), target)
+		}
+		return target, nil
+	}
+	return path, nil
+}
+
+// lockPoll is how often a held lock is tried again.
+const lockPoll = 20 * time.Millisecond
+
+// acquire takes the lock file that is held from Open to Close. The tree has a
+// lock as well, but lets go of it when it is opened anew. Who only reads takes
+// part if there is a lock file, and makes none: he may not be allowed to.
+func acquire(path string, opts *Options) (*os.File, error) {
+	flag, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
+	if opts.ReadOnly {
+		flag, how = os.O_RDONLY, syscall.LOCK_SH
+	}
+	for end := time.Now().Add(opts.Timeout); ; time.Sleep(lockPoll) {
+		f, err := os.OpenFile(path, flag, opts.Mode)
+		switch {
+		case opts.ReadOnly && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
+			return nil, nil //nolint:nilnil // the tree's own lock has to do
+		case err != nil:
+			return nil, fmt.Errorf("lock: %w", err)
+		}
+		err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		if err == nil && sameFile(f, path) {
+			return f, nil
+		}
+		_ = f.Close()
+		switch {
+		case err == nil: // its holder removed it in the meantime
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		case !time.Now().Before(end):
+			return nil, fmt.Errorf("another process has it open (%s); snapshot copies it all the same: %w", path, store.ErrLocked)
+		}
+	}
+}
+
+func sameFile(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(mine, there)
+}

@@ -1,0 +1,42 @@
+package metrics
+
+import (
+	"context"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// Store measures the groups of commits that an engine writes to st. What is
+// returned is for machine.Config.Store: it is exclusive, and hands out
+// transactions, if st does.
+func (m *Metrics) Store(st store.Store) store.Store {
+	s := measured{Store: st, m: m}
+	if tx, ok := st.(machine.Transactor); ok {
+		return transacting{measured: s, Transactor: tx}
+	}
+	return s
+}
+
+type measured struct {
+	store.Store
+	m *Metrics
+}
+
+// Apply implements store.Store.
+func (s measured) Apply(ctx context.Context, commits []store.Commit) []error {
+	began := time.Now()
+	errs := s.Store.Apply(ctx, commits)
+	s.m.commitTime.Observe(time.Since(began).Seconds())
+	s.m.groupSize.Observe(float64(len(commits)))
+	return errs
+}
+
+// Exclusive implements store.Exclusive.
+func (s measured) Exclusive() bool { return store.IsExclusive(s.Store) }
+
+type transacting struct {
+	measured
+	machine.Transactor
+}
