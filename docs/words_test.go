@@ -42,6 +42,7 @@ var elsewhere = []string{
 	"stuck rule",      // TestRules
 	"row",             // docs/state-machine.md, generated from the table
 	"refused request", // TestRefused
+	"note",            // with their rows
 }
 
 // TestWords: the runbook says of every word what `signin-engine explain` says.

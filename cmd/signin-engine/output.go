@@ -67,7 +67,7 @@ func (c *cli) printJSONLine(v any) error { return json.NewEncoder(c.stdout).Enco
 type grid struct {
 	head  []string
 	rows  [][]string
-	whole []string // heads of columns that are never shortened
+	whole []string // heads of columns that are not shortened, up to enough
 	spare []string // heads of columns that go first
 	prose bool     // the last column is text to be read: it is wrapped
 }
@@ -146,6 +146,7 @@ type column struct{ of, width int }
 const (
 	gap    = 2 // between two columns
 	narrow = 8 // a column is not made narrower than this
+	enough = 40
 )
 
 // fit chooses columns and widths for a place that is so wide; 0 is as wide as
@@ -177,7 +178,7 @@ func (col column) wanted() int { return col.width }
 // least is how narrow a column can be made.
 func (g *grid) least(col column) int {
 	if slices.Contains(g.whole, g.head[col.of]) {
-		return col.width
+		return min(col.width, enough)
 	}
 	return min(col.width, narrow)
 }

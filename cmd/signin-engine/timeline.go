@@ -127,13 +127,17 @@ func positive(n int) string {
 	return strconv.Itoa(n)
 }
 
+// roomy is how wide a screen has to be for transitions in a column of their own.
+const roomy = 120
+
 // timeline is one row per audit line.
 func (c *cli) timeline(d operator.Detail) *grid {
 	g := &grid{
 		head:  []string{"time", "+", "kind", "row", "transition", "what", "status", "took", "detail"},
-		whole: []string{"time", "row", "transition", "status"},
+		whole: []string{"time", "row", "transition", "what", "status"},
 		spare: []string{"took", "+"},
 	}
+	slim := c.screen() && c.width() < roomy
 	var before time.Time
 	for _, e := range d.Events {
 		delta := ""
@@ -148,7 +152,11 @@ func (c *cli) timeline(d operator.Detail) *grid {
 		if e.Duration > 0 {
 			took = age(e.Duration.Duration())
 		}
-		g.add(c.clock(e.Time.Time), delta, string(e.Kind), e.Row, transition(e), e.Invoke, status, took,
+		way, what := transition(e), strings.TrimPrefix(e.Invoke, d.ID+"/")
+		if slim && way != "" {
+			way, what = "", way // what caused it stands in the lines before
+		}
+		g.add(c.clock(e.Time.Time), delta, string(e.Kind), e.Row, way, what, status, took,
 			joined(e.Detail, named("by", e.Actor)))
 	}
 	return g

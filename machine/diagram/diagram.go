@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
@@ -46,18 +47,35 @@ func Draw(o Options) (string, error) {
 	}
 }
 
-// Row is a row of the table in words.
-type Row struct{ Name, When, Then string }
+// Row is a row of the table in words, with what the audit trail notes by it.
+type Row struct {
+	Name, When, Then string
+	Notes            []string
+}
 
 // Rows are all rows of the table, in its order.
 func Rows() []Row {
 	all := table.Rows()
 	out := make([]Row, len(all))
 	for i, r := range all {
-		out[i] = Row(r)
+		out[i] = Row{r.Name, r.When, r.Then, notes()[r.Name]}
 	}
 	return out
 }
+
+// notes are those of each row, in the table's order.
+var notes = sync.OnceValue(func() map[string][]string {
+	all := map[string][]string{}
+	for _, b := range table.Blocks() {
+		for _, r := range b.Rules {
+			row, _, _ := strings.Cut(r.Row, "/")
+			if r.Note != "" && !slices.Contains(all[row], r.Note) {
+				all[row] = append(all[row], r.Note)
+			}
+		}
+	}
+	return all
+})
 
 // taken are the rows by which the attempt took an edge, in the order of time.
 func (o Options) taken(e table.Arrow) []string {

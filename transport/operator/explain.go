@@ -32,6 +32,7 @@ const (
 	kindRule       = "stuck rule"
 	kindRow        = "row"
 	kindHTTPStatus = "status"
+	kindNote       = "note" // of the timeline
 	kindLine       = "timeline line"
 	kindCall       = "call" // to an upstream, or into the engine
 	kindSSO        = "SSO outcome"
@@ -148,11 +149,19 @@ func Explanations() []Explanation {
 	for i, t := range ruleTexts {
 		rules[i] = Explanation{t.rule, kindRule, t.meaning, t.advice}
 	}
-	var rows []Explanation
+	var rows, notes []Explanation
+	noted := map[string]bool{} // several rows have the same note
 	for _, r := range diagram.Rows() {
-		rows = append(rows, Explanation{r.Name, kindRow, r.When + ". " + r.Then, rowAdvice(r.Name)})
+		meaning, advice := r.When+". "+r.Then, rowAdvice(r.Name)
+		rows = append(rows, Explanation{r.Name, kindRow, meaning, advice})
+		for _, note := range r.Notes {
+			if !noted[note] {
+				noted[note] = true
+				notes = append(notes, Explanation{note, kindNote, "Row " + r.Name + ". " + meaning, advice})
+			}
+		}
 	}
-	return slices.Concat(words[:], rules, rows)
+	return slices.Concat(words[:], rules, rows, notes)
 }
 
 // rowAdvice is what to do about a row that says that something is wrong.
