@@ -34,6 +34,7 @@ var kinds = []struct{ mark, kind string }{
 	{"line", "timeline line"},
 	{"call", "call"},
 	{"sso", "SSO outcome"},
+	{"card", "card"},
 	{"result", "check result"},
 }
 

@@ -100,7 +100,7 @@ func (c *cli) printSettings(flags *pflag.FlagSet, all []config.Setting) error {
 		g.head = append(g.head, "default", "environment", "flag", "meaning")
 	}
 	for _, s := range all {
-		row := []string{s.Key, s.Value, s.From}
+		row := []string{s.Key, safe(s.Value), s.From}
 		if wide {
 			row = append(row, s.Default, s.Env, flagOf(flags, s.Key), meaning(s.Key))
 		}

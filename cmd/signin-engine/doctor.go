@@ -77,7 +77,7 @@ webApplicationInfo.resource with the connection's Token Exchange URL.`,
 		} else {
 			g := &grid{head: []string{"check", "result", "detail"}, prose: true}
 			for _, h := range found {
-				g.add(h.Check, c.levelColor(h.Result, h.Result), h.Detail)
+				g.add(safe(h.Check), c.levelColor(h.Result, h.Result), safe(h.Detail))
 			}
 			err = c.printGrid(g)
 		}

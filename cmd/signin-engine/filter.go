@@ -50,6 +50,7 @@ func (c *cli) filterFlags(cmd *cobra.Command) *filter {
 	complete("failure-code", completeKind("failure code", "service code", "connector code", "OAuth code"))
 	complete("connection", c.completeConnections)
 	complete("user", c.completeFrom(func(v *operator.View) string { return v.Key.User }))
+	complete("instance", c.completeFrom(func(v *operator.View) string { return v.Lease.Owner }))
 	complete("tenant", c.completeFrom(func(v *operator.View) string { return v.Tenant }))
 	complete("conversation", c.completeFrom(func(v *operator.View) string { return v.Conversation.ID }))
 	return f

@@ -123,6 +123,9 @@ func (c *cli) printCSV(g *grid) error {
 	for _, r := range g.rows {
 		for i, cell := range r {
 			r[i] = inert(cell)
+			if terminal(c.stdout) {
+				r[i] = safe(r[i])
+			}
 		}
 		if err := w.Write(r); err != nil {
 			return err

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,12 +25,17 @@ const (
 
 // seed STORE, a file or the address of a database, writes one attempt of each
 // kind; seed STORE hostile also one whose texts do harm where they are shown as
-// they are.
+// they are, seed STORE many also 300: more than a page holds.
 func seed() {
 	now := time.Now()
 	commits := []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)}
-	if len(os.Args) > 2 {
+	switch {
+	case slices.Contains(os.Args, "hostile"):
 		commits = append(commits, hostile(now))
+	case slices.Contains(os.Args, "many"):
+		for n := range 300 {
+			commits = append(commits, one(now, n))
+		}
 	}
 	if err := seedStore(os.Args[1], commits); err != nil {
 		fatal(err)
@@ -116,4 +123,11 @@ func hostile(now time.Time) store.Commit {
 		{Attempt: a.ID, Time: now, Kind: store.EventReceived, Invoke: evil, Detail: evil},
 		{Attempt: a.ID, Time: now, Kind: store.EventTransition, Row: "D1", Version: 1, From: store.CardSent, To: store.Failed, Detail: evil},
 	}}
+}
+
+// one is the nth of many.
+func one(now time.Time, n int) store.Commit {
+	a := seeded(fmt.Sprintf("01JSD4Q%019d", n), fmt.Sprintf("29:many-%d", n), "many", store.Complete, now.Add(-time.Minute), now)
+	a.Method = store.MethodSilent
+	return store.Commit{Put: []store.Attempt{a}}
 }

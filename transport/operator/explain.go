@@ -35,6 +35,7 @@ const (
 	kindNote       = "note" // of the timeline
 	kindLine       = "timeline line"
 	kindCall       = "call" // to an upstream, or into the engine
+	kindCard       = "card"
 	kindSSO        = "SSO outcome"
 	kindResult     = "check result" // of doctor, and the levels of a rule
 	kindRefused    = "refused request"
@@ -53,6 +54,12 @@ func Explain(word string) (Explanation, bool) {
 		if e, ok := Explain(row); ok && e.Kind == kindRow {
 			e.Code = word
 			e.Meaning += " Here it came late: others had changed the attempt meanwhile."
+			return e, true
+		}
+	}
+	if outcome, code, ok := strings.Cut(word, ":"); ok { // client_failed:tokenmissing
+		if e, known := Explain(outcome); known && e.Kind == kindSSO {
+			e.Code, e.Advice = word, "Explain "+code+"."
 			return e, true
 		}
 	}
@@ -297,6 +304,11 @@ var words = [...]Explanation{
 
 	{"rejected", kindSSO, "The card offered SSO, and the Token Service refused the exchange.", "See the last failure and the diagnosis of the attempt."},
 	{"client_failed", kindSSO, "The card offered SSO, and the user's Teams client could not do it; its code stands behind the colon.", "Explain that code."},
+
+	{"SSO offered", kindCard, "The card has a token exchange resource, so the user's Teams client tries silent sign-in first.", nothingToDo},
+	{"no SSO", kindCard, "The card has its button alone: the connection is set so, its place offers no SSO, or an earlier card's resource did not match.", "If SSO is wanted: does the connection have a Token Exchange URL? Explain resourcematchfailed."},
+	{"delivery unknown", kindCard, "The connector gave no clear answer to the card, so nobody knows whether it is shown. It is not sent twice.", "If the user sees no card, the next message starts again."},
+	{"popup closed", kindCard, "The user closed the popup before the end. The card still works.", "The user presses the button again."},
 
 	{"ok", kindResult, "It was looked at, and is as it should be.", nothingToDo},
 	{"warn", kindResult, "It may be right: most often a user has to do something.", "Read the detail."},
