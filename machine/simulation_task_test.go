@@ -87,8 +87,8 @@ func taskOf(ctx context.Context) string {
 		return "-"
 	}
 	name := "t" + strconv.Itoa(t.id)
-	if nth, ok := ctx.Value(runKey{}).(int); ok {
-		name += " run " + strconv.Itoa(nth)
+	if run, ok := ctx.Value(runKey{}).(string); ok {
+		name += " " + run
 	}
 	return name
 }

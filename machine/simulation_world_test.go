@@ -495,7 +495,8 @@ func (n *node) callback(ctx context.Context, turn *machine.Turn, connection stri
 	w := n.w
 	key := w.deliveryKey(turn.DeliveryKey())
 	w.mu.Lock()
-	ctx = context.WithValue(ctx, runKey{}, w.model.started(n, w.task(ctx), turn, key, connection))
+	nth := w.model.started(n, w.task(ctx), turn, key, connection)
+	ctx = context.WithValue(ctx, runKey{}, fmt.Sprintf("%s run %d", w.model.key(key), nth))
 	w.mu.Unlock()
 	about := connection + " " + w.number(key.Attempt) + " " + string(key.Kind) + strconv.Itoa(key.Round)
 	v := n.enter(ctx, atCallback, "callback", taskOf(ctx)+" "+about)
