@@ -324,6 +324,7 @@ func (m *model) ends(c *store.Commit, r *row, before, a *store.Attempt, line *st
 	if a.State == store.Complete {
 		if t := m.w.author(line); t != nil {
 			t.sawDone = true
+			t.passed[strings.ToLower(a.Key.Connection)] = true
 		}
 		if !newDelivery(c, a.ID, store.DeliverComplete) {
 			m.w.violate("4", "#%d is Complete without its outbox row", r.number)
