@@ -78,7 +78,7 @@ func (w *world) beginCode(t *task, uc tokensvc.UserConnection, code string) {
 		w.violate("6", "t%d sends its code to %s twice", t.id, uc.Connection)
 	case t.settled:
 		w.violate("6", "t%d sends a code that is redeemed already", t.id)
-	case t.spends && w.rank(t, uc.Connection)/perRank != isCard && len(w.connections) > 1:
+	case t.spends && t.passed[c] && w.rank(t, uc.Connection)/perRank != isCard && len(w.connections) > 1:
 		w.violate("table", "t%d sends its code to %s, which is complete and was not asked for (C10b)", t.id, uc.Connection)
 	}
 	w.inOrder(t, uc)

@@ -17,7 +17,8 @@ const maxTries = 10
 type owed struct {
 	store.Delivery           // as the store has it
 	holder         string    // who may call …
-	until          time.Time // … and how long
+	taken, until   time.Time // … since when, and how long
+	due            time.Time // since when it is pending
 	runs           map[*machine.Turn]*run
 	begun          int  // runs of the handlers
 	told           bool // all handlers of one run returned without an error
@@ -37,7 +38,7 @@ func (m *model) deliver(n *node, c *store.Commit, d *store.Delivery) {
 		m.w.violate("callback", "%s is owed twice", m.key(d.DeliveryKey))
 		return
 	}
-	o := &owed{Delivery: d.Clone(), runs: map[*machine.Turn]*run{}}
+	o := &owed{Delivery: d.Clone(), runs: map[*machine.Turn]*run{}, due: time.Now()}
 	m.owed[d.DeliveryKey] = o
 	if d.Kind == store.DeliverComplete && !m.completes(c, d.Attempt) {
 		m.w.violate("4", "%s: a complete row without its transition", m.key(d.DeliveryKey))
@@ -48,7 +49,7 @@ func (m *model) deliver(n *node, c *store.Commit, d *store.Delivery) {
 	case d.Owner != "" && d.Owner != n.name:
 		m.w.violate("callback", "%s writes %s as held by %s", n.name, m.key(d.DeliveryKey), d.Owner)
 	case d.Owner != "":
-		o.holder, o.until = d.Owner, d.NextAt
+		o.holder, o.taken, o.until = d.Owner, time.Now(), d.NextAt
 	}
 }
 
@@ -87,7 +88,7 @@ func (m *model) claimed(n *node, q store.ClaimQuery, rows []store.Delivery) {
 			m.w.violate("callback", "%s claims %s before its time", n.name, m.key(d.DeliveryKey))
 		}
 		o.Delivery = d.Clone()
-		o.holder, o.until = n.name, d.NextAt
+		o.holder, o.taken, o.until = n.name, time.Now(), d.NextAt
 	}
 }
 
@@ -114,6 +115,9 @@ func (m *model) acknowledge(n *node, c *store.Commit, a *store.Ack) {
 		m.w.violate("callback", "%s is given up after %d tries", key, a.Try)
 	case a.Status == store.DeliveryUndeliverable && !o.final:
 		m.w.violate("callback", "%s is undeliverable, but nobody said so", key)
+	}
+	if o.Status != store.DeliveryPending { // an operator has made it due again
+		o.due = time.Now()
 	}
 	o.Delivery = a.Clone()
 	o.holder = ""
@@ -183,10 +187,12 @@ func (m *model) started(n *node, t *task, turn *machine.Turn, key store.Delivery
 	return this.nth
 }
 
-// inTurn: no callback of an attempt is made before an earlier one is through.
+// inTurn: no callback of an attempt is made before an earlier one is through. One
+// that an operator makes due again comes too late for what is under way.
 func (m *model) inTurn(key store.DeliveryKey) {
 	for k, before := range m.owed {
-		if k.Attempt == key.Attempt && k.Round < key.Round && before.Status == store.DeliveryPending && !before.told {
+		if k.Attempt == key.Attempt && k.Round < key.Round && before.Status == store.DeliveryPending && !before.told &&
+			before.due.Before(m.owed[key].taken) {
 			m.w.violate("callback", "%s before %s", m.key(key), m.key(k))
 		}
 	}
