@@ -61,9 +61,13 @@ func TestScript(t *testing.T) {
 			case "postgres_down":
 				return guardedPostgres(t, e)
 			case "serve", "doctor":
-				port, err := freePort(t)
-				e.Setenv("PORT", port)
-				return err
+				for _, name := range []string{"PORT", "BOT_PORT"} {
+					port, err := freePort(t)
+					if err != nil {
+						return err
+					}
+					e.Setenv(name, port)
+				}
 			}
 			return nil
 		},
