@@ -126,7 +126,9 @@ func (c *call) tryToken(ctx context.Context, ask Ask) (Access, error) {
 	}
 	c.ssoToken = ask.Token
 	ev := c.event(table.TokenExchange)
-	ev.ExchangeID = ask.ExchangeID
+	if len(ask.ExchangeID) <= maxExchangeID {
+		ev.ExchangeID = ask.ExchangeID
+	}
 	ev.TokenMark = c.eng.mark("token", c.key.UserKey(), ask.Token)
 	out, err := c.drive(ctx, byExchange{}, ev)
 	if err != nil {

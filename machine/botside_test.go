@@ -296,6 +296,17 @@ func TestPrefetchIsGoneAfterSignOutAll(t *testing.T) {
 	d.drain()
 }
 
+// The id of an exchange comes from the client and is stored: it has a bound.
+func TestLongExchangeID(t *testing.T) {
+	d := newDesk(t, nil)
+	value := `{"id":"` + strings.Repeat("x", 2000) + `","connectionName":"graph","token":"jwt"}`
+	a, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeTokenExchange, "", value))
+	page, err := d.mem.List(t.Context(), store.Filter{})
+	if a.Status != http.StatusBadRequest || err != nil || len(page.Attempts) > 0 {
+		t.Errorf("%d, %d attempts, %v", a.Status, len(page.Attempts), err)
+	}
+}
+
 func TestHooks(t *testing.T) {
 	var signedIn []store.Attempt
 	var transitions, upstream int

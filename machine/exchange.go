@@ -13,6 +13,10 @@ import (
 
 const notRegistered = "signin/tokenExchange for a connection that is not registered"
 
+// maxExchangeID bounds the id of an exchange, in bytes. Those of the Token Service
+// have 36; the id is stored with the attempt.
+const maxExchangeID = 1024
+
 // tokenExchange runs rows B of the table: signin/tokenExchange arrived.
 func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	var value struct {
@@ -23,6 +27,9 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	c := e.call(turn, "")
 	if err := readValue(turn.act.Value, &value); err != nil || value.Token.Empty() {
 		return c.refuse(ctx, "B0", http.StatusBadRequest, "signin/tokenExchange without a token", nil)
+	}
+	if len(value.ID) > maxExchangeID {
+		return c.refuse(ctx, "B0", http.StatusBadRequest, "signin/tokenExchange with an id that is too long", nil)
 	}
 	connection, known, err := c.connectionOf(ctx, string(value.ID), value.ConnectionName)
 	switch {

@@ -330,9 +330,18 @@ Open these in a browser:
   playground  %s/
   console     %s
 Type next, in another terminal:
-  signin-engine inspect%s
+  %ssignin-engine inspect%s
 Stop with Ctrl-C.
-`, d.cfg.TokenServiceURL, d.consoleLink(), d.storeFlag())
+`, d.cfg.TokenServiceURL, d.consoleLink(), d.tokenEnv(), d.storeFlag())
+}
+
+// tokenEnv hands the token to a command that asks the operator endpoint; the link
+// to the console has it too.
+func (d *dev) tokenEnv() string {
+	if d.cfg.Store.Backend != config.Memory {
+		return ""
+	}
+	return "SIGNIN_ENGINE_OPERATOR_TOKEN=" + d.cfg.OperatorToken.Reveal() + " "
 }
 
 // storeFlag names the store where it is not the one that commands look for.

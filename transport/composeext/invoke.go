@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/signin-engine/signin-engine/machine"
@@ -86,8 +87,8 @@ type valueJSON struct {
 	CommandContext loose           `json:"commandContext"`
 	Parameters     []parameterJSON `json:"parameters"`
 	QueryOptions   struct {
-		Skip  json.Number `json:"skip"`
-		Count json.Number `json:"count"`
+		Skip  loose `json:"skip"`
+		Count loose `json:"count"`
 	} `json:"queryOptions"`
 	URL            loose           `json:"url"`
 	Data           json.RawMessage `json:"data"`
@@ -175,12 +176,13 @@ func (v *valueJSON) query() Query {
 	return q
 }
 
-func whole(n json.Number) int {
-	i, err := n.Int64()
+// whole is a number that is not negative, and 0 for everything else.
+func whole(n loose) int {
+	i, err := strconv.Atoi(string(n))
 	if err != nil || i < 0 {
 		return 0
 	}
-	return int(i)
+	return i
 }
 
 func (v *valueJSON) act(all json.RawMessage) Action {

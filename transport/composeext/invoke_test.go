@@ -132,6 +132,16 @@ func TestOddValues(t *testing.T) {
 	}
 }
 
+// An odd member hides no other: the code is read.
+func TestOddValueBesideACode(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.extend = everything })
+	a, err := w.user("").Invoke(t.Context(), "adaptiveCard/action", "", value(t, `{"queryOptions":{"skip":"abc","count":[]},"state":"482913"}`))
+	if err != nil || !strings.Contains(string(a.Body), "invalidAuthCode") {
+		t.Errorf("%d %s, %v", a.Status, a.Body, err)
+	}
+}
+
 // By way of the Token Service: six digits, and the client's SSO token (M4, M5).
 func TestTokenService(t *testing.T) {
 	t.Parallel()

@@ -74,7 +74,7 @@ func (h *handler) guard(next http.Handler) http.Handler {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="signin-engine operator"`)
 			h.refuse(w, r, ErrUnauthorized)
 			return
-		case changes(r) || r.URL.Path == "/snapshot":
+		case (changes(r) || r.URL.Path == "/snapshot") && r.URL.Path != "/logout":
 			if err := h.mayChange(r, v); err != nil {
 				h.refuse(w, r, err)
 				return
@@ -144,9 +144,10 @@ func (h *handler) identify(w http.ResponseWriter, r *http.Request) (visitor, boo
 	if h.Token.Empty() && h.ReadToken.Empty() {
 		return visitor{access: mayAct, bound: h.openSession(w, r)}, true
 	}
-	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); token != "" {
+	// Another scheme is not for us: a proxy may pass on its own.
+	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		level, ok := h.levelOf(token)
-		return visitor{access: level}, ok && strings.EqualFold(scheme, "Bearer")
+		return visitor{access: level}, ok
 	}
 	c, err := r.Cookie(h.cookieName())
 	if err != nil {
@@ -237,18 +238,28 @@ func (h *handler) readSession(value string) (session, error) {
 
 // formToken is bound to the session, so that no other page can know it.
 func (h *handler) formToken(v visitor) string {
-	m := hmac.New(sha256.New, h.formKey())
+	m := hmac.New(sha256.New, h.formKey(v.access))
 	m.Write([]byte(v.bound))
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-func (h *handler) formKey() []byte {
-	return append(append(h.key(mayAct, "form"), h.key(mayLook, "form")...), h.seed...)
+// formKey is made of the visitor's own token, so that it is the same on every
+// instance, and tells who only looks nothing about the token that acts. Where
+// there are no tokens it lasts as long as the process.
+func (h *handler) formKey(level access) []byte {
+	if key := h.key(level, "form"); key != nil {
+		return key
+	}
+	return h.seed
 }
 
 // cookieName differs by endpoint: several on one host must not log each other out.
 func (h *handler) cookieName() string {
-	sum := sha256.Sum256(h.formKey())
+	level := mayLook
+	if h.ReadToken.Empty() {
+		level = mayAct
+	}
+	sum := sha256.Sum256(h.formKey(level))
 	return "signin_engine_" + hex.EncodeToString(sum[:4])
 }
 

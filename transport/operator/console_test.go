@@ -271,6 +271,14 @@ func TestActorBehindAProxy(t *testing.T) {
 	if res.StatusCode != http.StatusSeeOther || !slices.Equal(eng.asked, []string{"cancel " + stuckID + " by eve@example.com: ticket 7"}) {
 		t.Errorf("%d %q", res.StatusCode, eng.asked)
 	}
+	// A client that speaks JSON is no way around it.
+	eng.asked = nil
+	res, _ = ask(t, http.MethodPost, to+"/cancel", `{"actor":"somebody else","reason":"ticket 8"}`, http.Header{
+		"Authorization": {"Bearer " + actToken}, "X-Forwarded-User": {"eve@example.com"},
+	})
+	if res.StatusCode != http.StatusOK || !slices.Equal(eng.asked, []string{"cancel " + stuckID + " by eve@example.com: ticket 8"}) {
+		t.Errorf("JSON: %d %q", res.StatusCode, eng.asked)
+	}
 	// No header is believed that nobody named.
 	s, eng = web(t, nil)
 	c = logIn(t, s, actToken, "Ada")
@@ -281,6 +289,29 @@ func TestActorBehindAProxy(t *testing.T) {
 	})
 	if !slices.Equal(eng.asked, []string{"cancel " + stuckID + " by Ada: ticket 7"}) {
 		t.Errorf("asked %q", eng.asked)
+	}
+}
+
+// A log-in is as good on another instance and after a restart, its forms too. A
+// proxy's own credentials do not stand in its way, and whoever only looks may go.
+func TestLoginOutlivesTheProcess(t *testing.T) {
+	s, _ := web(t, nil)
+	actor, reader := logIn(t, s, actToken, "Ada"), logIn(t, s, readToken, "")
+	to := "/attempts/" + stuckID
+	_, _, token := see(t, s.URL+to, actor)
+	other, eng := web(t, nil)
+	res, _ := form(t, other.URL+to+"/cancel", actor, url.Values{"form": {token}, "reason": {"ticket 7"}})
+	if res.StatusCode != http.StatusSeeOther || len(eng.asked) != 1 {
+		t.Errorf("on another instance: %d %q", res.StatusCode, eng.asked)
+	}
+	res, _ = ask(t, http.MethodGet, s.URL+to, "", http.Header{
+		"Accept": {browserAccept}, "Cookie": {actor.Name + "=" + actor.Value}, "Authorization": {"Basic cHJveHk6cHJveHk="},
+	})
+	if res.StatusCode != http.StatusOK {
+		t.Errorf("behind a proxy with credentials of its own: %d", res.StatusCode)
+	}
+	if res, _ = form(t, s.URL+"/logout", reader, url.Values{}); res.StatusCode != http.StatusSeeOther {
+		t.Errorf("log out of a reader: %d", res.StatusCode)
 	}
 }
 

@@ -235,6 +235,11 @@ func (h *handler) order(r *http.Request) (machine.Operator, error) {
 	if err := h.body(r, &o); err != nil {
 		return machine.Operator{}, err
 	}
+	if o.Actor = cleanActor(o.Actor); h.TrustHeader != "" {
+		if said := visitorOf(r).Actor; said != "" {
+			o.Actor = said
+		}
+	}
 	if o.Actor == "" || o.Reason == "" {
 		return machine.Operator{}, fmt.Errorf("%w: actor and reason are required", ErrBadRequest)
 	}

@@ -105,7 +105,7 @@ var ruleTexts = [...]ruleText{
 	},
 	{
 		RuleCallbackLag, LevelError,
-		"A callback of the bot's own code has not got through.",
+		"A callback to the bot's own code has not been delivered.",
 		"See the last error of the callback and repair its cause. One that waits is tried again by itself; make one that is dead, or that waits long, due at once.",
 	},
 	{
@@ -120,8 +120,8 @@ var ruleTexts = [...]ruleText{
 	},
 	{
 		RuleCredentials, LevelError,
-		"The bot cannot get its own token from Entra, so neither the Token Service nor the connector take its calls.",
-		"Repair the bot's credentials: app_id, tenant_id, and the secret or certificate and its expiry. It is gone with the first call that works.",
+		"The bot cannot get its own token from Entra, so neither the Token Service nor the connector accepts its calls.",
+		"Repair the bot's credentials: app_id, tenant_id, and the secret or certificate and its expiry. The finding disappears after the first call that works.",
 	},
 	{
 		RuleFailureBurst, LevelError,

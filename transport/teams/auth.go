@@ -411,8 +411,13 @@ func (a *Authenticator) judge(by *issuer, claims jwt.Token) *refusal {
 	}
 }
 
-// judgeTenant holds an agentic token to its tenant.
+// judgeTenant holds an agentic token to its tenant. A token that was given out in
+// a user's name, such as the SSO token that Teams brings, has the same issuer,
+// tenant and audience; its scope tells it apart.
 func (a *Authenticator) judgeTenant(p *pass, claims jwt.Token) *refusal {
+	if claims.Has("scp") {
+		return unauthorized(WhyTenant, errors.New("a token in a user's name, not a service's"))
+	}
 	if claims.Get("tid", &p.tenant) != nil || !strings.EqualFold(p.tenant, a.tenant) {
 		return unauthorized(WhyTenant, fmt.Errorf("%q", short(p.tenant)))
 	}

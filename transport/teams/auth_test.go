@@ -430,6 +430,7 @@ func TestAgenticTokens(t *testing.T) {
 			j.claims["iss"] = "https://login.microsoftonline.com/" + blueprintID + "/v2.0"
 		}, why: teams.WhyIssuer, status: 401},
 		{name: "tid of another tenant", change: func(j *jwt) { j.claims["tid"] = blueprintID }, why: teams.WhyTenant, status: 401},
+		{name: "a user's own SSO token", change: func(j *jwt) { j.claims["scp"] = "access_as_user" }, why: teams.WhyTenant, status: 401},
 		{name: "no tid", change: func(j *jwt) { delete(j.claims, "tid") }, why: teams.WhyTenant, status: 401},
 		{name: "tid is a list", change: func(j *jwt) { j.claims["tid"] = []string{seedTenant} }, why: teams.WhyTenant, status: 401},
 		{name: "expired", change: func(j *jwt) { j.claims["exp"] = 1 }, why: teams.WhyExpired, status: 401},

@@ -119,6 +119,23 @@ func (c *Config) checkInbound(p *Errors) {
 	}
 }
 
+// minToken is the least length of a token that can be tried out over the network.
+const minToken = 16
+
+func checkToken(p *Errors, key string, token tokensvc.Secret) {
+	if n := len(token.Reveal()); n > 0 && n < minToken {
+		p.add(key, "has %d characters, and an endpoint off loopback needs %d: openssl rand -hex 16 makes one", n, minToken)
+	}
+}
+
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return host
+}
+
 func (c *Config) checkOperator(p *Errors) {
 	if !c.OperatorReadToken.Empty() && c.OperatorReadToken.Reveal() == c.OperatorToken.Reveal() {
 		p.add("operator_read_token", "is operator_token: whoever only looks could act")
@@ -135,6 +152,9 @@ func (c *Config) checkOperator(p *Errors) {
 		p.add("operator", "%q %v", c.Operator, err)
 	case e.Network == "tcp" && c.OperatorToken.Empty():
 		p.add("operator_token", "is missing: an operator endpoint on TCP needs one")
+	case e.Network == "tcp" && !loopback(hostOf(e.Address)):
+		checkToken(p, "operator_token", c.OperatorToken)
+		checkToken(p, "operator_read_token", c.OperatorReadToken)
 	}
 }
 

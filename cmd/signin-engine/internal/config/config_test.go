@@ -247,6 +247,7 @@ func TestMistakes(t *testing.T) {
 		"auto migrate":           {yaml: good + "auto_migrate: perhaps", want: "auto_migrate: has a value that cannot be read"},
 		"other store":            {yaml: good + "store: signin.db", want: "store: is neither"},
 		"tcp without token":      {yaml: good + `operator: "127.0.0.1:3980"`, want: "operator_token: is missing"},
+		"short token":            {yaml: good + "operator: \"0.0.0.0:3980\"\noperator_token: hunter2", want: "operator_token: has 7 characters"},
 		"odd operator":           {yaml: good + "operator: ftp://x", want: `operator: "ftp://x" is neither`},
 		"odd url":                {yaml: good + "token_service_url: token.example", want: "token_service_url: is no http or https URL"},
 		"log level":              {yaml: good + "log: {level: loud}", want: `log.level: "loud" is none of`},

@@ -70,7 +70,7 @@ var platforms = []string{"Windows", "Web", "iOS", "Android", "Mac"}
 // /assets/.
 func (p *Playground) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !local(r.Host) {
-		http.Error(w, "The playground is asked by a loopback address.", http.StatusForbidden)
+		http.Error(w, "Open the playground at a loopback address, such as 127.0.0.1.", http.StatusForbidden)
 		return
 	}
 	if err := p.origin.Check(r); err != nil {
