@@ -66,6 +66,22 @@ func (n *node) enter(ctx context.Context, at place, op, about string) verdict {
 	return v
 }
 
+// errand tells what is read for a callback from what is read for the task in which
+// that callback's turn has come: both may be under way at once.
+func errand() string {
+	var pcs [12]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "(*Engine).prepare") {
+			return " for a callback"
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
 func (n *node) park(ctx context.Context, p *parked) verdict {
 	w := n.w
 	w.mu.Lock()
@@ -176,7 +192,7 @@ func (s *gateStore) Find(ctx context.Context, q store.Query) (store.Snapshot, er
 
 // Get reads one attempt.
 func (s *gateStore) Get(ctx context.Context, id string) (store.Snapshot, error) {
-	if err := s.read(ctx, "Get", s.n.w.number(id)); err != nil {
+	if err := s.read(ctx, "Get", s.n.w.number(id)+errand()); err != nil {
 		return store.Snapshot{}, err
 	}
 	snap, err := s.Store.Get(context.WithoutCancel(ctx), id)
@@ -267,7 +283,7 @@ type gateTokens struct{ n *node }
 // ask passes the gate, lets the twin do what is asked, and says what the
 // engine is told: nil, or an error in the place of the answer.
 func (s *gateTokens) ask(ctx context.Context, op string, uc tokensvc.UserConnection, do func(t *task) error) error {
-	about := strings.TrimPrefix(uc.UserID, "29:") + "/" + uc.Connection
+	about := strings.TrimPrefix(uc.UserID, "29:") + "/" + uc.Connection + errand()
 	t := s.n.w.task(ctx)
 	if op == "Exchange" {
 		s.n.w.beginExchange(t, uc)
