@@ -117,7 +117,7 @@ func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, 
 		// another process may have the row before the handler is done.
 		return store.Event{}, false
 	}
-	t := o.begin(ctx, h, tell)
+	t := o.begin(ctx, h, tell, true)
 	select {
 	case <-t.done:
 		return t.told, h.row.Attempt != ""
@@ -241,12 +241,7 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 	}
 	over := time.NewTimer(o.left(h))
 	defer over.Stop()
-	t := o.begin(ctx, h, tell)
-	if !t.leave() { // the handler was faster
-		<-t.done
-		o.note(ctx, t.told)
-		return
-	}
+	t := o.begin(ctx, h, tell, false)
 	select {
 	case <-t.done:
 	case <-over.C:
@@ -264,9 +259,11 @@ type try struct {
 // leave says that nobody waits for the audit line; false if it is there already.
 func (t *try) leave() bool { return t.left.CompareAndSwap(false, true) }
 
-// begin runs the handlers of a held row and acknowledges it.
-func (o *Outbox) begin(ctx context.Context, h *held, tell Tell) *try {
+// begin runs the handlers of a held row and acknowledges it. waits says that
+// somebody waits for the audit line; otherwise it is written here.
+func (o *Outbox) begin(ctx context.Context, h *held, tell Tell, waits bool) *try {
 	t := &try{done: make(chan struct{})}
+	t.left.Store(!waits)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.left(h))
 	o.flight.add()
 	go func() {

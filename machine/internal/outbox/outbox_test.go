@@ -336,6 +336,25 @@ func TestGivenBack(t *testing.T) {
 	})
 }
 
+// Every try of the outbox leaves its audit line.
+func TestEveryTryLeavesALine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, "a", nil)
+		for round := 2; round < 12; round++ {
+			b.owe(round)
+		}
+		for range 10 { // in their order, so one after the other
+			if err := b.Due(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			b.flush()
+		}
+		if n := b.lines(); b.calls != 10 || n != 10 {
+			t.Errorf("%d calls, %d lines", b.calls, n)
+		}
+	})
+}
+
 // A preparation that fails is a try that failed.
 func TestPreparationFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
