@@ -106,20 +106,35 @@ func (s *Server) ConnectorToken(appID, serviceURL string) (string, error) {
 		return "", err
 	}
 	now := s.cfg.Now()
-	header, err := json.Marshal(jwtHeader{"RS256", "JWT", key.id})
-	if err != nil {
-		return "", fmt.Errorf("emulator: token: %w", err)
-	}
-	claims, err := json.Marshal(jwtClaims{
+	return key.sign(jwtClaims{
 		Issuer: issuer, Audience: appID, ServiceURL: serviceURL,
 		NotBefore: now.Unix(), Expires: now.Add(connectorTokenLifetime).Unix(),
 	})
+}
+
+// public is the half that everybody may know, with the channels that it is
+// endorsed for.
+func (k *signingKey) public(endorsements ...string) publicKey {
+	public := k.private.PublicKey
+	return publicKey{
+		Type: "RSA", Use: "sig", Algorithm: "RS256", ID: k.id,
+		Modulus: b64(public.N.Bytes()), Exponent: b64(big.NewInt(int64(public.E)).Bytes()), Endorsements: endorsements,
+	}
+}
+
+// sign makes a JSON Web Token of claims.
+func (k *signingKey) sign(claims any) (string, error) {
+	header, err := json.Marshal(jwtHeader{"RS256", "JWT", k.id})
 	if err != nil {
 		return "", fmt.Errorf("emulator: token: %w", err)
 	}
-	signed := b64(header) + "." + b64(claims)
+	body, err := json.Marshal(claims)
+	if err != nil {
+		return "", fmt.Errorf("emulator: token: %w", err)
+	}
+	signed := b64(header) + "." + b64(body)
 	sum := sha256.Sum256([]byte(signed))
-	signature, err := rsa.SignPKCS1v15(nil, key.private, crypto.SHA256, sum[:])
+	signature, err := rsa.SignPKCS1v15(nil, k.private, crypto.SHA256, sum[:])
 	if err != nil {
 		return "", fmt.Errorf("emulator: token: %w", err)
 	}
@@ -136,11 +151,5 @@ func (s *Server) keys(w http.ResponseWriter) {
 		refuse(w, http.StatusInternalServerError, "InternalServerError", "no key")
 		return
 	}
-	public := key.private.PublicKey
-	answerJSON(w, statusOK, keysAnswer{[]publicKey{{
-		Type: "RSA", Use: "sig", Algorithm: "RS256", ID: key.id,
-		Modulus:      b64(public.N.Bytes()),
-		Exponent:     b64(big.NewInt(int64(public.E)).Bytes()),
-		Endorsements: []string{"msteams"},
-	}}})
+	answerJSON(w, statusOK, keysAnswer{[]publicKey{key.public("msteams")}})
 }

@@ -3,16 +3,11 @@ package emulator
 import (
 	"bytes"
 	"cmp"
-	"crypto"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/subtle"
 	_ "embed" // the page
 	"encoding/base64"
-	"encoding/json"
-	"fmt"
 	"html/template"
-	"math/big"
 	"net/http"
 	"net/url"
 	"strings"
@@ -371,11 +366,7 @@ func (p *Provider) keys(w http.ResponseWriter) {
 		refuse(w, http.StatusInternalServerError, "InternalServerError", "no key")
 		return
 	}
-	public := key.private.PublicKey
-	answerJSON(w, statusOK, keysAnswer{[]publicKey{{
-		Type: "RSA", Use: "sig", Algorithm: "RS256", ID: key.id,
-		Modulus: b64(public.N.Bytes()), Exponent: b64(big.NewInt(int64(public.E)).Bytes()),
-	}}})
+	answerJSON(w, statusOK, keysAnswer{[]publicKey{key.public()}})
 }
 
 func (p *Provider) idToken(issuer, nonce string) (string, error) {
@@ -384,22 +375,8 @@ func (p *Provider) idToken(issuer, nonce string) (string, error) {
 		return "", err
 	}
 	now := p.cfg.Now()
-	header, err := json.Marshal(jwtHeader{"RS256", "JWT", key.id})
-	if err != nil {
-		return "", fmt.Errorf("emulator: id token: %w", err)
-	}
-	claims, err := json.Marshal(map[string]any{
+	return key.sign(map[string]any{
 		"iss": issuer, "aud": p.cfg.ClientID, "sub": p.cfg.User.AADObjectID, "name": p.cfg.User.Name, "nonce": nonce,
 		"iat": now.Unix(), "exp": now.Add(p.cfg.TokenLifetime).Unix(),
 	})
-	if err != nil {
-		return "", fmt.Errorf("emulator: id token: %w", err)
-	}
-	signed := b64(header) + "." + b64(claims)
-	sum := sha256.Sum256([]byte(signed))
-	signature, err := rsa.SignPKCS1v15(nil, key.private, crypto.SHA256, sum[:])
-	if err != nil {
-		return "", fmt.Errorf("emulator: id token: %w", err)
-	}
-	return signed + "." + b64(signature), nil
 }

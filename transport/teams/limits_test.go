@@ -315,6 +315,24 @@ func TestHeaderInjection(t *testing.T) {
 	}
 }
 
+// Who is refused before the whole body is there gets the answer all the same: the
+// connection is not reset under him.
+func TestRefusedSenderGetsTheAnswer(t *testing.T) {
+	t.Parallel()
+	addr := strings.TrimPrefix(serve(t, newHandler(t, &fakeEngine{}, silent)), "http://")
+	const size = 100 << 10
+	c := dial(t, addr, "POST / HTTP/1.1\r\nHost: bot\r\nOrigin: https://evil.example\r\nContent-Type: application/json\r\nContent-Length: "+strconv.Itoa(size)+"\r\n\r\n")
+	for range 4 {
+		time.Sleep(50 * time.Millisecond) // a reset would be here by now
+		if _, err := io.WriteString(c, strings.Repeat("x", size/4)); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := status(t, c, 5*time.Second); got != http.StatusForbidden {
+		t.Errorf("answered %d", got)
+	}
+}
+
 // Many senders of large bodies share so much memory; small ones go on.
 func TestLargeBodiesShareTheirMemory(t *testing.T) {
 	t.Parallel()

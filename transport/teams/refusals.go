@@ -144,6 +144,9 @@ func (f *refusal) Error() string {
 // Unwrap returns the detail.
 func (f *refusal) Unwrap() error { return f.err }
 
+// linger is how long the rest of a body that was refused is read.
+const linger = time.Second
+
 // answer sends the status and nothing that says why.
 func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
@@ -154,10 +157,12 @@ func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
 		header.Set("Retry-After", wholeSeconds(f.retryAfter))
 	}
 	if f.unread && r.ContentLength != 0 && r.ProtoMajor == 1 {
-		// The server would wait for the rest of the body, before it answers
-		// and again before it lets go of the connection.
+		// The server would wait for the rest of the body before it answers, and
+		// for as long as it comes before it lets go of the connection. Not to
+		// read it at all would reset the connection, and an honest sender would
+		// lose the answer.
 		header.Set("Connection", "close")
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // not every writer has one
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // not every writer has one
 	}
 	w.WriteHeader(f.status)
 }
