@@ -32,15 +32,17 @@ import (
 )
 
 // TestEmbedding: every Go block of docs/embedding.md is in the sources of this
-// package, apart from its indentation.
+// package or in an example, apart from its indentation.
 func TestEmbedding(t *testing.T) {
-	sources, err := filepath.Glob("embedding*_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var code strings.Builder
-	for _, name := range sources {
-		code.WriteString(flush(read(t, "docs/"+name)))
+	for _, pattern := range []string{"docs/embedding*_test.go", "examples/*/*.go"} {
+		sources, err := filepath.Glob("../" + pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range sources {
+			code.WriteString(flush(read(t, strings.TrimPrefix(name, "../"))))
+		}
 	}
 	blocks := 0
 	for block := range strings.SplitSeq(read(t, "docs/embedding.md"), "```go\n") {

@@ -134,9 +134,9 @@ func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.engine.Drain(context.WithoutCancel(ctx)), s.close()) }()
+	defer func() { err = errors.Join(err, s.bot.Engine().Drain(context.WithoutCancel(ctx)), s.close()) }()
 	reader := operator.NewDirect(s.store, operator.DefaultRules(), operator.Info{PID: os.Getpid()})
-	return do(ctx, operator.NewDirectActor(reader, s.engine))
+	return do(ctx, operator.NewDirectActor(reader, s.bot.Engine()))
 }
 
 // purger reaches the running bot, or opens a database or the file of a bot that

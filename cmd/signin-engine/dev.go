@@ -23,6 +23,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
 // Where dev listens unless told otherwise.
@@ -284,7 +285,7 @@ func (d *dev) run(ctx context.Context, once bool) error {
 
 // doors are what is served beside the bot: the emulator, the operator
 // endpoint on TCP, and the socket beside the file, so that inspect finds it.
-func (d *dev) doors(ctx context.Context, s *service) ([]door, error) {
+func (d *dev) doors(ctx context.Context, s *service) ([]teamsbot.Door, error) {
 	endpoint, err := operator.ParseEndpoint(d.cfg.Operator)
 	if err != nil {
 		return nil, err
@@ -302,15 +303,15 @@ func (d *dev) doors(ctx context.Context, s *service) ([]door, error) {
 		}
 		d.emulator.ServeHTTP(w, r)
 	})
-	access := operatorAccess{act: d.cfg.OperatorToken, look: d.cfg.OperatorReadToken, linkLogin: true}
-	doors := []door{{d.services, services}, {d.operators, s.operatorHandler(access, d.cfg.Listen)}}
+	access := operator.HandlerConfig{Token: d.cfg.OperatorToken, ReadToken: d.cfg.OperatorReadToken, LinkLogin: true}
+	doors := []teamsbot.Door{{Listener: d.services, Handler: services}, {Listener: d.operators, Handler: s.bot.Operators(access)}}
 	if d.cfg.Store.Backend != config.Bolt {
 		return doors, nil
 	}
 	if d.socket, err = operator.SocketBeside(d.cfg.Store.Path).Listen(ctx); err != nil {
 		return nil, err
 	}
-	return append(doors, door{d.socket, s.operatorHandler(operatorAccess{}, d.cfg.Listen)}), nil
+	return append(doors, teamsbot.Door{Listener: d.socket, Handler: s.bot.Operators(operator.HandlerConfig{})}), nil
 }
 
 func (d *dev) welcome() error {
@@ -374,7 +375,7 @@ func (d *dev) play(ctx context.Context, s *service, whole bool) error {
 			return ctx.Err()
 		}
 		// The last audit lines may still wait for a commit to ride with.
-		if e := s.engine.Drain(ctx); e != nil {
+		if e := s.bot.Engine().Drain(ctx); e != nil {
 			return e
 		}
 		page, e := reader.List(ctx, operator.Query{User: user.User.ID, Connection: scene.connection, Limit: 1})

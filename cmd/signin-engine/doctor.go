@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
@@ -296,7 +295,7 @@ func keysHealth(ctx context.Context, cfg config.Config) health {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	auth, err := inboundAuth(cfg, nil, nil, zerolog.Nop())
+	auth, err := teams.NewAuthenticator(authConfig(cfg))
 	if err != nil {
 		return health{check, healthFail, err.Error()}
 	}

@@ -72,26 +72,12 @@ func serve(ctx context.Context, cfg config.Config, log zerolog.Logger) error {
 	if err != nil {
 		return errors.Join(err, listener.Close(), s.close())
 	}
-	var operators []door
-	endpoint, wanted, err := operatorEndpoint(cfg)
-	if err == nil && wanted {
-		var l net.Listener
-		if l, err = endpoint.Listen(ctx); err == nil {
-			var access operatorAccess // the socket's mode is enough
-			if endpoint.Network == "tcp" {
-				access = operatorAccess{act: cfg.OperatorToken, look: cfg.OperatorReadToken, trustHeader: cfg.OperatorTrust}
-				endpoint.Address = l.Addr().String() // the port that 0 became
-			}
-			operators = append(operators, door{l, s.operatorHandler(access, listener.Addr().String())})
-			log.Info().Str("operator", endpoint.String()).Msg("operator endpoint")
-		}
-	}
+	doors, err := s.bot.Doors(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close(), s.close())
 	}
-	log.Info().Str("listen", listener.Addr().String()).Str("store", about.Backend+":"+about.Where).Int("connections", len(cfg.Connections)).
-		Msg("serving POST /api/messages")
-	return s.run(ctx, listener, operators...)
+	log.Info().Str("store", about.Backend+":"+about.Where).Msg("store open")
+	return s.run(ctx, listener, doors...)
 }
 
 func listenTCP(ctx context.Context, address string) (net.Listener, error) {

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/net/netutil"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/bot"
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
@@ -20,26 +17,22 @@ import (
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/store/pgstore"
-	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 	"github.com/signin-engine/signin-engine/transport/metrics"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
-// service is a bot with its engine and store: what serve and dev run.
+// service is a bot with its store: what serve and dev run.
 type service struct {
 	cfg     config.Config
 	log     zerolog.Logger
 	store   store.Store
-	engine  *machine.Engine
+	bot     *teamsbot.Bot
 	handler http.Handler // of the bot's listener
 	release []func()     // idle connections
-
-	auth     *teams.Authenticator // nil: inbound_auth none
-	refusals *teams.Refusals
-	metrics  http.Handler // of the operator endpoint
 }
 
 // openStore opens the store for writing.
@@ -81,27 +74,9 @@ func (s *service) build(listen string) error {
 	if err != nil {
 		return err
 	}
-	s.release = append(s.release, credentials.CloseIdleConnections)
 	if cfg.OutboundAuth == config.AuthNone {
 		s.log.Warn().Str("setting", "outbound_auth").Msg("the bot shows nobody who it is: only an emulator will answer it")
 	}
-	tokens, err := tokensvc.New(tokensvc.Config{
-		BaseURL: cfg.TokenServiceURL, Credentials: credentials, Timeout: cfg.Timeouts.Upstream,
-	})
-	if err != nil {
-		return err
-	}
-	allowed, err := teams.NewAllowList(cfg.ServiceURLs, false)
-	if err != nil {
-		return err
-	}
-	connector, err := teams.NewConnector(teams.ConnectorConfig{
-		Tokens: credentials, ServiceURLs: allowed, Timeout: cfg.Timeouts.Upstream,
-	})
-	if err != nil {
-		return err
-	}
-	s.release = append(s.release, tokens.CloseIdleConnections, connector.CloseIdleConnections)
 	connections := make([]machine.Connection, len(cfg.Connections))
 	for i, c := range cfg.Connections {
 		connections[i] = machine.Connection{
@@ -115,18 +90,32 @@ func (s *service) build(listen string) error {
 	if own != nil {
 		connections = append(connections, machine.Connection{Name: own.Connection(), Tokens: own})
 	}
-	s.refusals = teams.NewRefusals(s.log)
-	shown := metrics.New(metrics.Config{Store: s.store, Refused: s.refused, Version: buildVersion().Version, Log: s.log})
-	s.metrics = shown.Handler()
-	if s.engine, err = machine.New(machine.Config{
-		AppID: cfg.AppID, Store: shown.Store(s.store), Tokens: tokens, Messenger: connector, Connections: connections,
-		Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Hooks: shown.Hooks(machine.Hooks{}), Log: s.log,
+	operatorAt, err := operatorEndpoint(cfg)
+	if err != nil {
+		return err
+	}
+	var access operator.HandlerConfig // the socket's mode is enough
+	if operatorAt.Network == "tcp" {
+		access = operator.HandlerConfig{Token: cfg.OperatorToken, ReadToken: cfg.OperatorReadToken, TrustHeader: cfg.OperatorTrust}
+	}
+	version, refusals := buildVersion().Version, teams.NewRefusals(s.log)
+	if s.bot, err = teamsbot.New(teamsbot.Config{
+		Engine: machine.Config{
+			AppID: cfg.AppID, Store: s.store, Connections: connections, Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Log: s.log,
+		},
+		Credentials: credentials, Cloud: cfg.CloudPreset(), TokenServiceURL: cfg.TokenServiceURL, LoginURL: cfg.LoginURL,
+		Listen: listen, InboundAuth: cfg.InboundAuth, Auth: authConfig(cfg), ServiceURLs: cfg.ServiceURLs,
+		Limits: cfg.Limits, Refusals: refusals,
+		OperatorAt: operatorAt, Operator: access, Version: version,
+		Metrics: metrics.New(metrics.Config{
+			Store: s.store, Refused: teamsbot.CountRefused(refusals), Version: version, Log: s.log,
+		}),
 	}); err != nil {
 		return err
 	}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
 	s.release = append(s.release, transport.CloseIdleConnections)
-	chat, err := bot.New(s.engine, cfg.Connections, &http.Client{
+	chat, err := bot.New(s.bot.Engine(), cfg.Connections, &http.Client{
 		Transport: transport,
 		// The user's token goes to the address that was configured, and no further.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -138,26 +127,13 @@ func (s *service) build(listen string) error {
 	if err != nil {
 		return err
 	}
-	if s.auth, err = inboundAuth(cfg, allowed, s.refusals, s.log); err != nil {
-		return err
-	}
-	if s.auth != nil {
-		s.release = append(s.release, s.auth.CloseIdleConnections)
-	}
-	messages, err := teams.NewHandler(s.engine, teams.Config{
-		InboundAuth: cfg.InboundAuth, Authenticator: s.auth, Listener: listen, ServiceURLs: allowed,
-		Limits: cfg.Limits, Refusals: s.refusals, Log: s.log,
-	}, front)
+	mux, err := s.bot.Handler(front)
 	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/api/messages", messages)
 	if own != nil {
 		mux.Handle("/", own) // below …/auth/, whatever a proxy leaves of the path before it
 	}
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", s.ready)
 	s.handler = mux
 	return nil
 }
@@ -185,168 +161,40 @@ func (s *service) extension(own *popup.Popup, chat *bot.Bot) (teams.Bot, error) 
 	if m == nil {
 		return chat, nil
 	}
-	cfg := composeext.Config{Engine: s.engine, Popup: own, TokenService: m.TokenService, Next: chat, Log: s.log}
+	cfg := composeext.Config{Engine: s.bot.Engine(), Popup: own, TokenService: m.TokenService, Next: chat, Log: s.log}
 	chat.Handlers(&cfg)
 	return composeext.New(cfg)
 }
 
-// inboundAuth knows the Bot Connector; nil where nobody is asked for a token.
-func inboundAuth(cfg config.Config, allowed *teams.AllowList, refusals *teams.Refusals, log zerolog.Logger) (*teams.Authenticator, error) {
-	if cfg.InboundAuth != config.AuthJWT {
-		return nil, nil //nolint:nilnil // there is none
-	}
-	auth := teams.AuthConfig{
-		AppID: cfg.AppID, Cloud: cfg.CloudPreset(), OpenIDMetadataURL: cfg.OpenIDMetadataURL, ServiceURLs: allowed,
-		Limits: cfg.Limits, Refusals: refusals, Log: log,
-	}
+// authConfig says how the Bot Connector is known.
+func authConfig(cfg config.Config) teams.AuthConfig {
+	auth := teams.AuthConfig{AppID: cfg.AppID, Cloud: cfg.CloudPreset(), OpenIDMetadataURL: cfg.OpenIDMetadataURL}
 	if cfg.Agentic {
 		auth.Agentic = &teams.Agentic{Tenant: cfg.TenantID, BlueprintID: cfg.AgenticBlueprintID, LoginURL: cfg.LoginURL}
 	}
-	return teams.NewAuthenticator(auth)
-}
-
-func (s *service) ready(w http.ResponseWriter, r *http.Request) {
-	if err := s.isReady(r.Context()); err != nil {
-		s.log.Warn().Err(err).Msg("not ready")
-		text := "store unavailable"
-		if errors.Is(err, errNoKeys) {
-			text = "signing keys unavailable"
-		}
-		plain(w, http.StatusServiceUnavailable, text)
-		return
-	}
-	plain(w, http.StatusOK, "ready")
-}
-
-// errNoKeys: no request can be judged.
-var errNoKeys = errors.New("no signing keys")
-
-// isReady asks whether activities can be let in and remembered.
-func (s *service) isReady(ctx context.Context) error {
-	if err := s.engine.Ready(ctx); err != nil {
-		return err
-	}
-	if s.auth == nil {
-		return nil
-	}
-	if err := s.auth.Ready(ctx); err != nil {
-		return fmt.Errorf("%w: %w", errNoKeys, err)
-	}
-	return nil
-}
-
-func plain(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text + "\n")) // whoever asked may be gone
+	return auth
 }
 
 // operatorEndpoint is where operators look: what was configured, else the
 // socket beside a bbolt file, else nowhere.
-func operatorEndpoint(cfg config.Config) (operator.Endpoint, bool, error) {
-	if cfg.Operator != "" {
-		e, err := operator.ParseEndpoint(cfg.Operator)
-		return e, true, err
+func operatorEndpoint(cfg config.Config) (operator.Endpoint, error) {
+	switch {
+	case cfg.Operator != "":
+		return operator.ParseEndpoint(cfg.Operator)
+	case cfg.Store.Backend == config.Bolt:
+		return operator.SocketBeside(cfg.Store.Path), nil
+	default:
+		return operator.Endpoint{}, nil
 	}
-	if cfg.Store.Backend != config.Bolt {
-		return operator.Endpoint{}, false, nil
-	}
-	return operator.SocketBeside(cfg.Store.Path), true, nil
 }
 
-// operatorAccess says who gets in at the operator endpoint: on a unix socket
-// whoever may open it, on TCP the holder of a token.
-type operatorAccess struct {
-	act, look   tokensvc.Secret
-	trustHeader string
-	linkLogin   bool
-}
-
-// operatorHandler is the API and the console over this service.
-func (s *service) operatorHandler(access operatorAccess, listen string) http.Handler {
-	about := operator.Info{
-		Live: true, Version: buildVersion().Version, PID: os.Getpid(), Started: operator.Time{Time: time.Now()}, Listen: listen,
-	}
-	for _, c := range s.engine.Connections() {
-		about.Names = append(about.Names, c.Name)
-	}
-	reader := operator.NewDirect(s.store, operator.DefaultRules(), about)
-	reader.CountRefused(s.refused)
-	h := operator.HandlerConfig{
-		Reader: reader, Actor: operator.NewDirectActor(reader, s.engine), Ready: s.isReady, Metrics: s.metrics, Log: s.log,
-		Token: access.act, ReadToken: access.look, TrustHeader: access.trustHeader, LinkLogin: access.linkLogin,
-	}
-	if snap, ok := s.store.(operator.Snapshotter); ok {
-		h.Snapshot = snap
-	}
-	return operator.NewHandler(h)
-}
-
-// refused is what the bot's listener did not let in.
-func (s *service) refused() *operator.Refused {
-	counted := s.refusals.Snapshot()
-	r := &operator.Refused{Reasons: make(map[string]int64, len(counted.Reasons)), OtherHosts: counted.OtherHosts}
-	for _, one := range counted.Reasons {
-		r.Reasons[one.What] = one.Count
-	}
-	for _, one := range counted.Hosts {
-		r.Hosts = append(r.Hosts, operator.RefusedHost{
-			Host: one.What, Count: one.Count, First: operator.Time{Time: one.First}, Last: operator.Time{Time: one.Last},
-		})
-	}
-	return r
-}
-
-// door is a listener with what is served on it.
-type door struct {
-	listener net.Listener
-	handler  http.Handler
-}
-
-// run serves until ctx is done. Each part outlives the one before it: first no
-// more activities come and those in flight are finished, then the engine
-// finishes what it holds, then the operators' doors and the store close.
-func (s *service) run(ctx context.Context, listener net.Listener, operators ...door) error {
-	work := context.WithoutCancel(ctx)
-	engine, stopEngine := context.WithCancel(work)
-	defer stopEngine()
-	ran := make(chan error, 1)
-	go func() { ran <- s.engine.Run(engine) }()
-	open, shut := context.WithCancel(work)
-	defer shut()
-	doors, open := errgroup.WithContext(open)
-	for _, d := range operators {
-		doors.Go(func() error { return operator.Serve(open, d.listener, d.handler) })
-	}
-
-	srv := s.cfg.Limits.Server(listener.Addr().String(), s.handler)
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(netutil.LimitListener(listener, s.cfg.Limits.Connections)) }()
-	var err error
-	select {
-	case err = <-served:
-	case <-open.Done():
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(work, config.ShutdownGrace)
-	defer cancel()
-	s.log.Info().Msg("stopping: no new activities, finishing those in flight")
-	if e := srv.Shutdown(grace); e != nil {
-		s.log.Warn().Err(e).Msg("activities in flight were cut off; the store keeps their attempts consistent")
-		err = errors.Join(err, srv.Close())
-	}
-	stopEngine()
-	err = errors.Join(ignoreClosed(err), <-ran)
-	shut()
-	err = errors.Join(err, doors.Wait(), s.close())
-	if err == nil {
-		s.log.Info().Msg("stopped")
-	}
-	return err
+// run serves until ctx is done, and closes the store last.
+func (s *service) run(ctx context.Context, listener net.Listener, doors ...teamsbot.Door) error {
+	return errors.Join(s.bot.Serve(ctx, listener, s.handler, doors...), s.close())
 }
 
 func (s *service) close() error {
+	s.bot.CloseIdleConnections()
 	for _, release := range s.release {
 		release()
 	}
@@ -358,13 +206,6 @@ func (s *service) close() error {
 
 func ignoreCanceled(err error) error {
 	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return err

@@ -1,18 +1,21 @@
 package embed_test
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/signin-engine/signin-engine/examples/embed"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
 // TestEmbed signs a user in with the README's code, against the emulator.
@@ -22,34 +25,31 @@ func TestEmbed(t *testing.T) {
 	defer azure.Close()
 	emu.SetBaseURL(azure.URL)
 
-	st, err := boltstore.Open(filepath.Join(t.TempDir(), "signin.db"))
+	t.Chdir(t.TempDir())
+	st, err := boltstore.Open("signin.db")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = st.Close() }()
-	bearer := tokensvc.Static(tokensvc.NewSecret("bot"))
-	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: azure.URL, Credentials: bearer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	hosts, err := teams.NewAllowList(nil, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: bearer, ServiceURLs: hosts})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := embed.Bot(t.Context(), st, tokens, connector, teams.Config{
-		InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bot := httptest.NewServer(h)
-	defer bot.Close()
+	address := freePort(t)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- embed.Run(ctx, teamsbot.Config{
+			ClientSecret: tokensvc.NewSecret("secret"), TokenServiceURL: azure.URL, LoginURL: azure.URL,
+			ServiceURLs: []string{strings.TrimPrefix(azure.URL, "http://")},
+			Listen:      address, InboundAuth: teams.InboundAuthNone,
+		}, st)
+	}()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	waitReady(t, "http://"+address+"/readyz")
 
-	user := emu.Teams(bot.URL)
+	user := emu.Teams("http://" + address + "/api/messages")
 	if a, err := user.SendMessage(t.Context(), "hello"); err != nil || a.Status != http.StatusOK {
 		t.Fatalf("message: %+v, %v", a, err)
 	}
@@ -64,6 +64,32 @@ func TestEmbed(t *testing.T) {
 	if _, err := emu.WaitForText(t.Context(), user.Conversation.ID, "You are signed in."); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// waitReady waits until the bot can take activities.
+func waitReady(t *testing.T, page string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get(page)
+		if err != nil {
+			continue
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return
+		}
+	}
+	t.Fatal("the bot is not ready")
 }
 
 // TestReadme: the README shows this code, not some other.

@@ -40,8 +40,7 @@ type Limits struct {
 	// and more of the same is what this is against. 0 = no limit.
 	SignInsPerMinute int
 	// Connections that a server has at a time; further ones wait in the
-	// backlog. It takes effect where the listener is made, see
-	// [golang.org/x/net/netutil.LimitListener]. 0 = 4096.
+	// backlog. It takes effect through [Limits.Listener]. 0 = 4096.
 	Connections int
 }
 

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 const (
@@ -37,6 +39,12 @@ func (l Limits) Server(addr string, handler http.Handler) *http.Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 	}
+}
+
+// Listener bounds the connections that inner has at a time by the member Connections.
+func (l Limits) Listener(inner net.Listener) net.Listener {
+	fill(&l.Connections, defaultConnections)
+	return netutil.LimitListener(inner, l.Connections)
 }
 
 // CheckListener returns an error unless addr, host:port, is a loopback

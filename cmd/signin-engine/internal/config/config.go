@@ -3,8 +3,6 @@
 package config
 
 import (
-	"time"
-
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/teams"
@@ -135,6 +133,3 @@ func (c *Config) preset(isSet func(key string) bool) {
 		}
 	}
 }
-
-// ShutdownGrace is how long activities in flight may take after SIGTERM.
-const ShutdownGrace = 10 * time.Second
