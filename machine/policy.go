@@ -114,9 +114,10 @@ func DefaultPolicy() Policy {
 	}
 }
 
-// Validate names the first member with a value that it does not take, by its
-// key in the configuration file.
+// Validate names each member with a value that it does not take, by its key in
+// the configuration file, one a line.
 func (p Policy) Validate() error {
+	var errs []error
 	for _, c := range []struct {
 		key  string
 		got  Choice
@@ -134,22 +135,25 @@ func (p Policy) Validate() error {
 		{"group_card", p.GroupCard, [2]Choice{Targeted, Everyone}},
 	} {
 		if c.got != c.want[0] && c.got != c.want[1] {
-			return fmt.Errorf("policy.%s: %q is neither %q nor %q", c.key, c.got, c.want[0], c.want[1])
+			errs = append(errs, fmt.Errorf("policy.%s: %q is neither %q nor %q", c.key, c.got, c.want[0], c.want[1]))
 		}
 	}
-	switch {
-	case p.DuplicateWait < 0:
-		return errors.New("policy.duplicate_wait: must not be negative")
-	case p.ResendCooldown < 0:
-		return errors.New("policy.resend_cooldown: must not be negative")
-	case p.ComposeCooldown <= 0:
-		return errors.New("policy.compose_cooldown: must be positive")
-	case p.CallbackBudget <= 0:
-		return errors.New("policy.callback_budget: must be positive")
-	case p.MaxCodeTries < 0:
-		return errors.New("policy.max_code_tries: must not be negative")
+	for _, c := range []struct {
+		key   string
+		wrong bool
+		must  string
+	}{
+		{"duplicate_wait", p.DuplicateWait < 0, "must not be negative"},
+		{"resend_cooldown", p.ResendCooldown < 0, "must not be negative"},
+		{"compose_cooldown", p.ComposeCooldown <= 0, "must be positive"},
+		{"callback_budget", p.CallbackBudget <= 0, "must be positive"},
+		{"max_code_tries", p.MaxCodeTries < 0, "must not be negative"},
+	} {
+		if c.wrong {
+			errs = append(errs, fmt.Errorf("policy.%s: %s", c.key, c.must))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // within checks the policy against the durations that it has to fit into.
@@ -204,8 +208,10 @@ func DefaultTimeouts() Timeouts {
 // minRetention keeps exchange ids long enough to recognise a repeat (§2).
 const minRetention = 24 * time.Hour
 
-// Validate names the first duration that cannot work.
+// Validate names each duration that cannot work, by its key in the configuration
+// file, one a line.
 func (t Timeouts) Validate() error {
+	var errs []error
 	for _, d := range []struct {
 		key string
 		d   time.Duration
@@ -218,14 +224,14 @@ func (t Timeouts) Validate() error {
 		{"retention", t.Retention},
 	} {
 		if d.d <= 0 {
-			return fmt.Errorf("timeouts.%s: must be positive", d.key)
+			errs = append(errs, fmt.Errorf("timeouts.%s: must be positive", d.key))
 		}
 	}
-	if t.Upstream >= t.Lease {
-		return fmt.Errorf("timeouts.upstream: %s is not shorter than timeouts.lease (%s)", t.Upstream, t.Lease)
+	if t.Lease > 0 && t.Upstream >= t.Lease {
+		errs = append(errs, fmt.Errorf("timeouts.upstream: %s is not shorter than timeouts.lease (%s)", t.Upstream, t.Lease))
 	}
-	if t.Retention < minRetention {
-		return fmt.Errorf("timeouts.retention: %s is shorter than %s, the time an exchange id must be recognised", t.Retention, minRetention)
+	if t.Retention > 0 && t.Retention < minRetention {
+		errs = append(errs, fmt.Errorf("timeouts.retention: %s is shorter than %s, the time an exchange id must be recognised", t.Retention, minRetention))
 	}
-	return nil
+	return errors.Join(errs...)
 }

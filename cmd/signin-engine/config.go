@@ -73,11 +73,7 @@ listens; signin-engine doctor asks the services.`,
 			if len(given) > 0 {
 				c.configFile = given[0]
 			}
-			cfg, err := c.settings(cmd)
-			if err != nil {
-				return err
-			}
-			if err = cfg.Check(); err != nil {
+			if _, err := c.checkedSettings(cmd); err != nil {
 				return err
 			}
 			return c.printf("The settings are complete.\n")

@@ -121,6 +121,11 @@ func (c *cli) settings(cmd *cobra.Command) (config.Config, error) {
 	return config.Load(config.Source{File: c.configFile, Environ: c.environ, Flags: cmd.Flags()})
 }
 
+// checkedSettings are those of a bot that is to be served.
+func (c *cli) checkedSettings(cmd *cobra.Command) (config.Config, error) {
+	return config.LoadChecked(config.Source{File: c.configFile, Environ: c.environ, Flags: cmd.Flags()})
+}
+
 // terminal reports whether w is one.
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

@@ -27,11 +27,8 @@ are finished, every attempt is left consistent.`,
   signin-engine serve --config bot.yaml --store 'postgres://bot@db/bots?schema=signin'`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.settings(cmd)
+			cfg, err := c.checkedSettings(cmd)
 			if err != nil {
-				return err
-			}
-			if err = cfg.Check(); err != nil {
 				return err
 			}
 			return serve(cmd.Context(), cfg, c.logger(cfg.Log))

@@ -109,45 +109,60 @@ const nothingToDo = "Nothing to do."
 
 // Suggest returns the known words that are spelt much like word.
 func Suggest(word string) []string {
+	var words []string
+	for _, e := range Explanations() {
+		if e.Kind == kindRow && (word == "" || !strings.EqualFold(e.Code[:1], word[:1])) {
+			continue // all rows are much alike
+		}
+		words = append(words, e.Code)
+	}
+	return SpeltLike(word, words)
+}
+
+// SpeltLike returns those of the known words that are spelt much like word, or
+// have it inside them; capitals do not count.
+func SpeltLike(word string, known []string) []string {
 	if word = strings.ToLower(strings.TrimSpace(word)); word == "" {
 		return nil
 	}
 	most := max(1, len(word)/4)
 	var near []string
-	for _, e := range Explanations() {
-		code := strings.ToLower(e.Code)
-		if e.Kind == kindRow && code[0] != word[0] {
-			continue // all rows are much alike
-		}
-		if len(word) > 3 && strings.Contains(code, word) || distance(word, code, most) <= most {
-			near = append(near, e.Code)
+	for _, k := range known {
+		low := strings.ToLower(k)
+		if len(word) > 3 && strings.Contains(low, word) || distance(word, low, most) <= most {
+			near = append(near, k)
 		}
 	}
 	return near
 }
 
 // distance is the number of letters by which two words differ, or more than most.
+// Two neighbours that changed places count as one.
 func distance(a, b string, most int) int {
 	if d := len(a) - len(b); d > most || -d > most {
 		return most + 1
 	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	var before []int // the row before the last
+	last := make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
 	for i := range len(a) {
-		before := row[0]
+		row := make([]int, len(b)+1)
 		row[0] = i + 1
 		for j := range len(b) {
-			change := before
+			change := last[j]
 			if a[i] != b[j] {
 				change++
 			}
-			before = row[j+1]
-			row[j+1] = min(change, row[j]+1, before+1)
+			row[j+1] = min(change, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
+		before, last = last, row
 	}
-	return row[len(b)]
+	return last[len(b)]
 }
 
 // Explanations lists everything that [Explain] knows by name.

@@ -100,8 +100,9 @@ func DefaultLimits() Limits {
 	}
 }
 
-// Validate names a member that cannot be meant, as "body: …".
+// Validate names each member that cannot be meant, as "body: …", one a line.
 func (l Limits) Validate() error {
+	var errs []error
 	for _, m := range []struct {
 		name     string
 		negative bool
@@ -117,10 +118,10 @@ func (l Limits) Validate() error {
 		{"connections", l.Connections < 0},
 	} {
 		if m.negative {
-			return fmt.Errorf("%s: must not be negative", m.name)
+			errs = append(errs, fmt.Errorf("%s: must not be negative", m.name))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // intake reads the bodies of one endpoint.

@@ -65,17 +65,22 @@ type hostRule struct {
 // host[:port] with * as the leftmost label only ("*.example.com" stands for
 // every name below example.com). Without a port every port is meant. The
 // connector's hosts need https; those in hosts, and any loopback host if
-// loopback is set, may be plain http. The error names the pattern that cannot
-// be meant, such as "*".
+// loopback is set, may be plain http. The error names each pattern that cannot
+// be meant, such as "*", one a line.
 func NewAllowList(hosts []string, loopback bool) (*AllowList, error) {
 	list := &AllowList{rules: builtinRules(), loopback: loopback}
+	var errs []error
 	for _, pattern := range hosts {
 		rule, err := parseRule(pattern)
 		if err != nil {
-			return nil, fmt.Errorf("teams: service host %q: %w", pattern, err)
+			errs = append(errs, fmt.Errorf("teams: service host %q: %w", pattern, err))
+			continue
 		}
 		rule.plain = true
 		list.rules = append(list.rules, rule)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return list, nil
 }
@@ -83,6 +88,8 @@ func NewAllowList(hosts []string, loopback bool) (*AllowList, error) {
 func parseRule(pattern string) (hostRule, error) {
 	host, port := pattern, ""
 	switch {
+	case strings.Contains(pattern, "://"):
+		return hostRule{}, errors.New("is a URL: name its host[:port] alone")
 	case strings.HasPrefix(pattern, "["), strings.Count(pattern, ":") == 1:
 		if strings.HasSuffix(pattern, "]") {
 			host = strings.Trim(pattern, "[]")

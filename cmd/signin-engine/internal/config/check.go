@@ -34,7 +34,7 @@ func (c *Config) readSecret() Errors {
 func (c *Config) Check() error {
 	var p Errors
 	if c.AppID == "" {
-		p.add("app_id", "is missing")
+		p.add("app_id", "is missing: it is on the Configuration page of the Azure Bot resource")
 	}
 	c.checkUpstream(&p)
 	c.checkCredentials(&p)
@@ -94,7 +94,7 @@ func loopback(host string) bool {
 
 func (c *Config) checkInbound(p *Errors) {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-		p.add("listen", "%q is no host:port", c.Listen)
+		p.add("listen", "%q is no host:port such as 0.0.0.0:3978", c.Listen)
 	}
 	switch c.InboundAuth {
 	case AuthNone:
@@ -109,7 +109,9 @@ func (c *Config) checkInbound(p *Errors) {
 		p.add("inbound_auth", "%q is neither jwt nor none", c.InboundAuth)
 	}
 	if _, err := teams.NewAllowList(c.ServiceURLs, false); err != nil {
-		p.add("service_urls", "%v", err)
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			p.add("service_urls", "%s", strings.TrimPrefix(line, "teams: service host "))
+		}
 	}
 	switch {
 	case c.Agentic && !teams.IsTenantID(c.TenantID):
@@ -166,7 +168,7 @@ func reserved(command string) bool {
 
 func (c *Config) checkConnections(p *Errors) {
 	if len(c.Connections) == 0 && c.MessageExtension == nil {
-		p.add("connections", "at least one is needed")
+		p.add("connections", "at least one is needed: the name of an OAuth connection of the Azure Bot resource")
 	}
 	taken := map[string]string{} // word in lower case → key that has it
 	take := func(key, word string) {
@@ -181,7 +183,7 @@ func (c *Config) checkConnections(p *Errors) {
 	for i, conn := range c.Connections {
 		key := "connections[" + strconv.Itoa(i) + "]"
 		if strings.TrimSpace(conn.Name) == "" {
-			p.add(key+".name", "is missing")
+			p.add(key+".name", "is missing: it is that of an OAuth connection of the Azure Bot resource")
 			continue
 		}
 		take(key+".name", conn.Name)
@@ -208,8 +210,8 @@ func (c *Config) checkConnections(p *Errors) {
 	}
 }
 
-// checkNumbers asks the machine and the transport, whose messages begin with
-// the key.
+// checkNumbers asks the machine and the transport, which say one thing a line,
+// each with its key in front.
 func (c *Config) checkNumbers(p *Errors) {
 	for _, v := range []struct {
 		prefix string
@@ -218,8 +220,10 @@ func (c *Config) checkNumbers(p *Errors) {
 		if v.err == nil {
 			continue
 		}
-		key, text, _ := strings.Cut(v.err.Error(), ": ")
-		p.add(v.prefix+key, "%s", text)
+		for line := range strings.SplitSeq(v.err.Error(), "\n") {
+			key, text, _ := strings.Cut(line, ": ")
+			p.add(v.prefix+key, "%s", text)
+		}
 	}
 	for _, l := range []struct {
 		key  string

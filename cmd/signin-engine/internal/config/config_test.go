@@ -78,11 +78,84 @@ func load(t *testing.T, yaml string, environ ...string) (config.Config, error) {
 // check loads and checks, as serve does.
 func check(t *testing.T, yaml string, environ ...string) error {
 	t.Helper()
-	cfg, err := load(t, yaml, environ...)
-	if err != nil {
-		return err
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	return cfg.Check()
+	_, err := config.LoadChecked(config.Source{File: path, Environ: environ})
+	return err
+}
+
+// TestEverythingAtOnce: nobody has to start the program again for each mistake.
+func TestEverythingAtOnce(t *testing.T) {
+	err := check(t, `
+app_idd: x
+tenant: x
+listen: nowhere
+inbound_auth: maybe
+service_urls: ["*", "b ad", "https://x"]
+polcy: {a: 1}
+duplicate_wait: 3s
+policy: {duplicate_wait: -3s, failed_duplicate: nope, group_card: foo, wrong: 1, max_code_tries: many}
+timeouts: {attempt: 0s, upstream: 40s, sweep: -5s, retention: abc}
+limits: {body: 0, depth: -1, queue: -4}
+connections: [{name: a}, {name: A}, {name: c, alais: x, sso: maybe, profile: {command: help, url: "http://x"}}]
+message_extension: {width: -1}
+log: {level: loud, format: pretty}
+agentic: [a]
+`, "SIGNIN_ENGINE_OPERATR=x", "SIGNIN_ENGINE_CONNECTIONS=a")
+	var problems config.Errors
+	if !errors.As(err, &problems) {
+		t.Fatal(err)
+	}
+	want := []string{
+		`SIGNIN_ENGINE_OPERATR: unknown environment variable: did you mean SIGNIN_ENGINE_OPERATOR?`,
+		`SIGNIN_ENGINE_CONNECTIONS: connections can be set in the file only`,
+		`agentic: has the wrong kind of value: it is true or false`,
+		`app_idd: unknown key: did you mean app_id?`,
+		`connections[2].alais: unknown key: did you mean connections[2].alias?`,
+		`connections[2].sso: has a value that cannot be read: it is true or false`,
+		`duplicate_wait: unknown key: did you mean policy.duplicate_wait?`,
+		`polcy: unknown key: did you mean policy?`,
+		`policy.max_code_tries: has a value that cannot be read: it is a whole number`,
+		`policy.wrong: unknown key (signin-engine config lists them)`,
+		`tenant: unknown key: did you mean tenant_id?`,
+		`timeouts.retention: "abc" is no duration such as 3s, 15m or 720h`,
+		`app_id: is missing: it is on the Configuration page of the Azure Bot resource`,
+		`client_secret: is missing: set it, client_secret_file, certificate_file, managed_identity or federated; outbound_auth: none does without, beside an emulator`,
+		`listen: "nowhere" is no host:port such as 0.0.0.0:3978`,
+		`inbound_auth: "maybe" is neither jwt nor none`,
+		`service_urls: "*": * must be the leftmost label of a longer name`,
+		`service_urls: "b ad": is not host[:port], with * as the leftmost label only`,
+		`service_urls: "https://x": is a URL: name its host[:port] alone`,
+		`connections[1].name: "a" is taken by connections[0].name`,
+		`connections[2].profile.command: "help" begins with a word of the bot itself`,
+		`connections[2].profile.url: is no https URL: the user's token goes there`,
+		`policy.failed_duplicate: "nope" is neither "replay" nor "noop"`,
+		`policy.group_card: "foo" is neither "targeted" nor "everyone"`,
+		`policy.duplicate_wait: must not be negative`,
+		`timeouts.attempt: must be positive`,
+		`timeouts.sweep: must be positive`,
+		`timeouts.upstream: 40s is not shorter than timeouts.lease (30s)`,
+		`limits.depth: must not be negative`,
+		`limits.queue: must not be negative`,
+		`limits.body: must be positive`,
+		`message_extension.connection: is missing`,
+		`message_extension.public_url: is missing`,
+		`message_extension.encryption_key: is missing`,
+		`message_extension.provider.client_id: is missing`,
+		`message_extension.provider: issuer, or authorize_url and token_url, are missing`,
+		`message_extension.width and height: must be positive`,
+		`log.level: "loud" is none of trace, debug, info, warn, error`,
+		`log.format: "pretty" is none of auto, console, json`,
+	}
+	var got []string
+	for _, one := range problems {
+		got = append(got, one.Error())
+	}
+	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), slices.Sorted(slices.Values(got))); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestGood(t *testing.T) {

@@ -4,8 +4,10 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +21,8 @@ import (
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
+
+	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 // Source is where settings come from.
@@ -74,6 +78,23 @@ func Load(src Source) (Config, error) {
 	return cfg, err
 }
 
+// LoadChecked is [Load] and [Config.Check]: everything that is wrong with the
+// settings of a bot that is to be served, at once. What could not be read is not
+// judged.
+func LoadChecked(src Source) (Config, error) {
+	cfg, _, err := load(src)
+	var unread, found Errors
+	if err != nil && (!errors.As(err, &unread) || unread.about(configFile)) {
+		return cfg, err
+	}
+	errors.As(cfg.Check(), &found)
+	found = slices.DeleteFunc(found, func(one *Error) bool { return unread.about(one.Key) })
+	return cfg, append(unread, found...).err()
+}
+
+// configFile is the key of what is wrong with the file as a whole.
+const configFile = "--config"
+
 // load also says where each setting comes from: the key of what is not there
 // has its default.
 func load(src Source) (Config, map[string]string, error) {
@@ -120,11 +141,11 @@ func load(src Source) (Config, map[string]string, error) {
 func readYAML(path string) (map[string]any, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, Errors{{Key: "--config", Problem: err.Error()}}
+		return nil, Errors{{Key: configFile, Problem: err.Error()}}
 	}
 	m, err := yaml.Parser().Unmarshal(b)
 	if err != nil {
-		return nil, Errors{{Key: "--config", Problem: path + ": " + strings.ReplaceAll(err.Error(), "\n", " ")}}
+		return nil, Errors{{Key: configFile, Problem: path + ": " + strings.ReplaceAll(err.Error(), "\n", " ")}}
 	}
 	dropNil(m)
 	return m, nil
@@ -148,9 +169,10 @@ var commandEnv = [...]string{EnvPrefix + "CONFIG"}
 // that no key has is a problem, unless Kubernetes made it: a Service called
 // signin-engine puts SIGNIN_ENGINE_SERVICE_HOST and the like into every pod.
 func environment(environ []string, from map[string]string, problems *Errors) koanf.Provider {
-	known := map[string]string{}
+	known, names := map[string]string{}, []string{}
 	for _, key := range keys(reflect.TypeFor[Config](), "") {
 		known[EnvName(key)] = key
+		names = append(names, EnvName(key))
 	}
 	return env.Provider(".", env.Opt{
 		Prefix:      EnvPrefix,
@@ -160,8 +182,11 @@ func environment(environ []string, from map[string]string, problems *Errors) koa
 			switch {
 			case value == "", !ok && (slices.Contains(commandEnv[:], name) || kubernetes(name)):
 				return "", nil
+			case strings.HasPrefix(name, EnvName("connections")):
+				problems.add(name, "connections can be set in the file only")
+				return "", nil
 			case !ok:
-				problems.add(name, "unknown environment variable")
+				problems.add(name, "unknown environment variable%s", didYouMean(operator.SpeltLike(name, names)))
 				return "", nil
 			}
 			from[key] = FromEnv
@@ -189,7 +214,7 @@ func keys(t reflect.Type, prefix string) []string {
 		case f.Name == "Connections":
 		case f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct:
 			all = append(all, keys(f.Type.Elem(), key+".")...)
-		case f.Type.Kind() == reflect.Struct && !reflect.PointerTo(f.Type).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		case f.Type.Kind() == reflect.Struct && !isText(f.Type):
 			all = append(all, keys(f.Type, key+".")...)
 		default:
 			all = append(all, key)
@@ -223,44 +248,81 @@ func snake(name string) string {
 // decode fills cfg and says what did not fit.
 func decode(ko *koanf.Koanf, cfg *Config) Errors {
 	var problems Errors
-	goNames(ko.Raw(), "", &problems)
-	var meta mapstructure.Metadata
-	err := ko.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+	unknown(ko.Raw(), reflect.TypeFor[Config](), "", &problems)
+	explain(ko.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
 		DecodeHook:       mapstructure.ComposeDecodeHookFunc(durations, mapstructure.TextUnmarshallerHookFunc()),
 		WeaklyTypedInput: true, // the environment has strings only
 		MatchName:        func(key, field string) bool { return key == snake(field) },
-		Metadata:         &meta,
-	}})
-	explain(err, &problems)
-	slices.Sort(meta.Unused)
-	for _, path := range meta.Unused {
-		key := keyPath(path)
-		if strings.ContainsFunc(path[strings.LastIndexByte(path, '.')+1:], unicode.IsUpper) {
-			continue // said already
-		}
-		problems.add(key, "unknown key")
-	}
+	}}), &problems)
 	slices.SortStableFunc(problems, func(a, b *Error) int { return strings.Compare(a.Key, b.Key) })
 	return problems
 }
 
-// goNames refuses keys with capitals: the decoder would take DuplicateWait for
-// duplicate_wait.
-func goNames(v any, path string, problems *Errors) {
+// unknown finds the keys of v that t has not, all of them. (The decoder says so
+// only of what it could decode, and would take DuplicateWait for duplicate_wait.)
+func unknown(v any, t reflect.Type, path string, problems *Errors) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch v := v.(type) {
 	case map[string]any:
+		if isText(t) { // the decoder would take its members for keys
+			key := strings.TrimSuffix(path, ".")
+			problems.add(key, "has the wrong kind of value: it is %s", kindOf(key))
+			return
+		}
+		if t.Kind() != reflect.Struct {
+			return // the decoder says so
+		}
+		fields := map[string]reflect.Type{}
+		for f := range t.Fields() {
+			fields[keyOf(f)] = f.Type
+		}
 		for key, inner := range v {
-			if strings.ContainsFunc(key, unicode.IsUpper) {
-				problems.add(path+key, "unknown key")
-			} else {
-				goNames(inner, path+key+".", problems)
+			if field, ok := fields[key]; ok {
+				unknown(inner, field, path+key+".", problems)
+				continue
 			}
+			problems.add(path+key, "unknown key%s", didYouMean(meant(path, key, slices.Sorted(maps.Keys(fields)))))
 		}
 	case []any:
+		if t.Kind() != reflect.Slice {
+			return
+		}
 		for i, inner := range v {
-			goNames(inner, strings.TrimSuffix(path, ".")+"["+strconv.Itoa(i)+"].", problems)
+			unknown(inner, t.Elem(), strings.TrimSuffix(path, ".")+"["+strconv.Itoa(i)+"].", problems)
 		}
 	}
+}
+
+// meant are the keys that somebody may have had in mind: beside it, or of the same
+// name in another place.
+func meant(path, key string, beside []string) []string {
+	near := operator.SpeltLike(key, beside)
+	for i := range near {
+		near[i] = path + near[i]
+	}
+	if len(near) > 0 {
+		return near
+	}
+	for _, k := range keys(reflect.TypeFor[Config](), "") {
+		if k[strings.LastIndexByte(k, '.')+1:] == key {
+			near = append(near, k)
+		}
+	}
+	return near
+}
+
+func didYouMean(near []string) string {
+	if len(near) == 0 {
+		return " (signin-engine config lists them)"
+	}
+	return ": did you mean " + strings.Join(near, " or ") + "?"
+}
+
+// isText: the type is written as one text.
+func isText(t reflect.Type) bool {
+	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
 // durations reads "3s"; a bare number would be nanoseconds, which nobody means.
@@ -306,15 +368,58 @@ func explain(err error, problems *Errors) bool {
 	}
 	var value valueError
 	var parse *mapstructure.ParseError
-	text := "has the wrong kind of value"
+	key := keyPath(de.Name())
+	text := "has the wrong kind of value: it is " + kindOf(key)
 	switch {
 	case errors.As(cause, &value):
 		text = value.Error()
 	case errors.As(cause, &parse):
-		text = "has a value that cannot be read"
+		text = "has a value that cannot be read: it is " + kindOf(key)
 	}
-	problems.add(keyPath(de.Name()), "%s", text)
+	problems.add(key, "%s", text)
 	return true
+}
+
+var index = regexp.MustCompile(`\[\d+\]`)
+
+// kindOf is what a key's value has to be, in words.
+func kindOf(key string) string {
+	t := reflect.TypeFor[Config]()
+	for part := range strings.SplitSeq(key, ".") {
+		name := index.ReplaceAllString(part, "")
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			break
+		}
+		for f := range t.Fields() {
+			if keyOf(f) == name {
+				t = f.Type
+				break
+			}
+		}
+		if name != part && t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "a duration such as 3s, 15m or 720h"
+	case isText(t) || t.Kind() == reflect.String:
+		return "a text"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() == reflect.Slice:
+		return "a list"
+	case t.Kind() == reflect.Struct:
+		return "a section with keys of its own"
+	default:
+		return "a whole number"
+	}
 }
 
 // keyPath turns "policy.DuplicateWait" into "policy.duplicate_wait".
