@@ -2,6 +2,7 @@ package machine
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -15,6 +16,10 @@ type Activity struct {
 	ReplyToID string
 	Text      string // of a message, without the bot's mention
 	Platform  string // entities[].platform: Web, Windows, iOS …
+
+	// Waited is how long ago it arrived, when it is handed to the engine: the time
+	// in which an invoke has to be answered runs since then. 0 = just now.
+	Waited time.Duration
 
 	Conversation store.Conversation
 	Value        json.RawMessage // of an invoke, as it came

@@ -691,3 +691,66 @@ func TestConnectionStatus(t *testing.T) {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
 }
+
+// TestTheClockRunsSinceTheArrival: what an activity waited for before the engine
+// saw it is taken from the time in which it has to be answered, of an invoke of
+// the engine and of one that the bot answers.
+func TestTheClockRunsSinceTheArrival(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]time.Duration{"in time": 0, "too late": 13 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			calls, status := 1, http.StatusOK
+			if late > 0 {
+				calls, status = 0, http.StatusPreconditionFailed
+			}
+			d := newDesk(t, nil)
+			d.signIn("hello")
+			invoke := activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-1","connectionName":"graph","token":"jwt"}`)
+			invoke.Waited = late
+			if a, _ := d.eng.HandleInvoke(t.Context(), invoke); a.Status != status {
+				t.Errorf("answered %d, want %d", a.Status, status)
+			}
+			if n := d.said("exchange"); n != calls {
+				t.Errorf("exchanged %d times, want %d", n, calls)
+			}
+			query := activity("invoke", "composeExtension/query", "", "")
+			query.Conversation.UserID, query.Waited = "29:bob", late
+			_, err := d.eng.Authorize(t.Context(), d.eng.Turn(query), machine.Ask{Connection: "graph", Via: store.OriginCompose})
+			if (err == nil) != (late == 0) {
+				t.Errorf("query: %v", err)
+			}
+		})
+	}
+}
+
+// unsent is a messenger that sends nothing.
+type unsent struct{ machine.Messenger }
+
+func (unsent) Send(context.Context, store.Conversation, machine.Message) (string, error) {
+	return "", notSent{}
+}
+
+type notSent struct{}
+
+func (notSent) Error() string     { return "not sent" }
+func (notSent) HTTPStatus() int   { return http.StatusServiceUnavailable }
+func (notSent) NotSent() bool     { return true }
+func (notSent) Operation() string { return "Send" }
+func (notSent) ErrorCode() string { return "circuit_open" }
+
+// TestCardThatNeverLeft: nobody waits for a card that was certainly not sent.
+func TestCardThatNeverLeft(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, func(cfg *machine.Config) { cfg.Messenger = unsent{cfg.Messenger} })
+	if _, err := d.eng.Turn(message("hello")).SignIn(t.Context()); err == nil {
+		t.Error("a sign-in without a card is under way")
+	}
+	page, err := d.mem.List(t.Context(), store.Filter{})
+	if err != nil || len(page.Attempts) != 1 {
+		t.Fatalf("%v, %v", page.Attempts, err)
+	}
+	if a := page.Attempts[0]; a.State != store.Failed || a.Reason != store.ReasonCardRejected || a.Failure == nil || a.Failure.Code != "circuit_open" {
+		t.Errorf("%s %s %+v", a.State, a.Reason, a.Failure)
+	}
+}

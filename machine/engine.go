@@ -264,5 +264,9 @@ func (e *Engine) Connections() []Connection {
 
 // Turn makes the bot's view of an activity that came in.
 func (e *Engine) Turn(act *Activity) *Turn {
-	return &Turn{eng: e, act: act, to: act.Conversation}
+	t := &Turn{eng: e, act: act, to: act.Conversation}
+	if act.Type == typeInvoke {
+		t.until = e.answerBy(act)
+	}
+	return t
 }

@@ -15,6 +15,14 @@ const (
 	upstreamUntil = 12 * time.Second
 )
 
+// typeInvoke is the type of the activities whose sender waits for the answer.
+const typeInvoke = "invoke"
+
+// answerBy is when an invoke has to be answered.
+func (e *Engine) answerBy(act *Activity) time.Time {
+	return e.clock().Add(answerWithin - act.Waited)
+}
+
 // left is how long the turn's invoke may still wait for upstreams or, with all of
 // it, for its callback. Whatever is no invoke has all the time it asks for.
 func (t *Turn) left(ask time.Duration, reserve time.Duration) time.Duration {
@@ -31,7 +39,7 @@ func (e *Engine) HandleInvoke(ctx context.Context, act *Activity) (Answer, bool)
 	// The caller may hang up; what was begun is finished all the same.
 	ctx = context.WithoutCancel(ctx)
 	turn := e.Turn(act)
-	turn.until = e.clock().Add(answerWithin)
+	turn.until = e.answerBy(act)
 	switch strings.ToLower(act.Name) {
 	case "signin/tokenexchange":
 		return e.tokenExchange(ctx, turn), true

@@ -11,7 +11,8 @@ import (
 // Messenger sends activities to a conversation; transport/teams has one for
 // the Bot Connector. An error that knows the HTTP status of a clear answer has
 // a method HTTPStatus() int; without one, or with 0 or 5xx, the delivery is
-// unknown (A8) and nothing is sent again.
+// unknown (A8) and nothing is sent again, unless a method NotSent() bool says that
+// the message certainly never left.
 type Messenger interface {
 	// Send posts a message and returns the new activity's id ("" if the
 	// connector told none).

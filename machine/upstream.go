@@ -309,7 +309,7 @@ func (c *call) postCard(ctx context.Context, ev table.Event) table.Event {
 		}
 		c.describe(&ev, table.PostCard, store.SourceConnector, err)
 		ev.Kind = table.CardUnclear
-		if ev.Status >= http.StatusBadRequest && ev.Status < http.StatusInternalServerError {
+		if notSent(err) || ev.Status >= http.StatusBadRequest && ev.Status < http.StatusInternalServerError {
 			ev.Kind = table.CardRejected
 		}
 		return ev
@@ -478,6 +478,15 @@ func answerOf(err error) (status int, wait time.Duration) {
 	return known.HTTPStatus(), wait
 }
 
+// notSent reports whether a message certainly never left the process.
+func notSent(err error) bool {
+	var known interface {
+		error
+		NotSent() bool
+	}
+	return errors.As(err, &known) && known.NotSent()
+}
+
 // pauseWithin waits if the deadline allows, and reports whether it has.
 func pauseWithin(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
@@ -498,8 +507,10 @@ func short(err error) string {
 		return "no answer in time"
 	case errors.Is(err, tokensvc.ErrNoToken), status == http.StatusOK:
 		return "no token"
-	case status == 0:
+	case status == 0 && (!errors.As(err, &known) || known.ErrorCode() == ""):
 		return "no answer"
+	case status == 0:
+		return "not asked (" + known.ErrorCode() + ")"
 	case errors.As(err, &known) && known.ErrorCode() != "":
 		return http.StatusText(status) + " (" + known.ErrorCode() + ")"
 	default:

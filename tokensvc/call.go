@@ -87,7 +87,7 @@ func setBody(req *http.Request, body []byte) {
 func roundTrip(client *http.Client, req *http.Request, op string) ([]byte, *Error) {
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, &Error{Op: op, Err: withoutURL(err)}
+		return nil, noAnswer(op, err)
 	}
 	answer, err := readBody(resp)
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
@@ -107,6 +107,21 @@ func roundTrip(client *http.Client, req *http.Request, op string) ([]byte, *Erro
 		Consent:    wantsConsent(resp.StatusCode, answer),
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
 	}
+}
+
+// noAnswer is the error of a request that the transport failed to make, or did
+// not want to: then its error has a code, and may know how long to wait.
+func noAnswer(op string, err error) *Error {
+	e := &Error{Op: op, Err: withoutURL(err)}
+	var own interface {
+		error
+		ErrorCode() string
+		RetryDelay() time.Duration
+	}
+	if errors.As(err, &own) {
+		e.Code, e.RetryAfter = own.ErrorCode(), own.RetryDelay()
+	}
+	return e
 }
 
 // readBody reads to the end, so that the connection goes back to the pool.

@@ -123,6 +123,10 @@ func (c *ClientCredentials) request(ctx context.Context) (Secret, time.Time, err
 	return wire.AccessToken, time.Now().Add(life), nil
 }
 
+// NewAccessTokenFailure is the error of a fetch that was not answered, for the
+// makers of other credentials.
+func NewAccessTokenFailure(err error) *Error { return noAnswer(OpAccessToken, err) }
+
 // NewAccessTokenError is the error of a fetch that was answered with a status
 // other than success, for the makers of other credentials: it keeps the OAuth
 // error code of the body and nothing else of it.

@@ -72,8 +72,8 @@ var ErrNoToken = errors.New("no token")
 type Error struct {
 	Op         string        // GetToken, Exchange …
 	Status     int           // HTTP status; 0: no answer (network, deadline)
-	Code       string        // error.code of the body, "" if none
-	RetryAfter time.Duration // of 429 and 503; 0 if absent
+	Code       string        // error.code of the body, or of the HTTP client's error; "" if none
+	RetryAfter time.Duration // of 429 and 503, or of the HTTP client's error; 0 if absent
 	// Consent says that the service refused for want of consent: its code says
 	// so, or, with a 400, its message, which is not kept.
 	Consent bool

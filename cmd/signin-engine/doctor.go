@@ -18,6 +18,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
 // The results of a check.
@@ -106,12 +107,12 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 		found = append(found,
 			health{"store", healthOK, fmt.Sprintf("%s %s, schema %d", info.Backend, info.Where, info.Store)},
 			live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
-		found = append(found, refusedHealth(info.Refused))
+		found = append(found, refusedHealth(info.Refused), circuitHealth(info))
 		return nil
 	})
 	if err != nil {
 		found = append([]health{{"store", healthFail, err.Error()}},
-			skipped("the store could not be read", "engine", "clock", "sweeper", "outbox", "stuck", checkRefused)...)
+			skipped("the store could not be read", "engine", "clock", "sweeper", "outbox", "stuck", checkRefused, checkCircuits)...)
 	}
 	if c.configFile == "" && cfg.AppID == "" {
 		return append(found, skipped("name the bot's settings with --config",
@@ -125,6 +126,7 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 // Checks that are named in two places.
 const (
 	checkRefused     = "refused"
+	checkCircuits    = "upstreams"
 	checkService     = "token service"
 	checkConnections = "connections"
 )
@@ -254,6 +256,32 @@ func refusedHealth(r *operator.Refused) health {
 	}
 }
 
+// circuitHealth names the upstreams that the running bot has given up on for the
+// moment.
+func circuitHealth(i operator.Info) health {
+	const check = checkCircuits
+	if !i.Live {
+		return health{check, healthSkipped, "only a running bot knows: name its endpoint with --operator"}
+	}
+	var open, before []string
+	for _, c := range i.Circuits {
+		switch what := c.Upstream + " at " + c.Host; {
+		case c.Open:
+			open = append(open, fmt.Sprintf("%s does not answer (%d requests refused at once): see explain %s", what, c.Refused, upstream.CodeOpen))
+		case c.Opened > 0:
+			before = append(before, fmt.Sprintf("%s did not answer before (%d times)", what, c.Opened))
+		}
+	}
+	switch {
+	case len(open) > 0:
+		return health{check, healthFail, strings.Join(append(open, before...), ", ")}
+	case len(before) > 0:
+		return health{check, healthOK, strings.Join(before, ", ")}
+	default:
+		return health{check, healthOK, "all that were asked answered"}
+	}
+}
+
 func settingsHealth(cfg config.Config) health {
 	if err := cfg.Check(); err != nil {
 		return health{"settings", healthFail, strings.ReplaceAll(err.Error(), "\n", "; ")}
@@ -272,7 +300,7 @@ func credentialsHealth(ctx context.Context, cfg config.Config) health {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	source, err := cfg.Credentials()
+	source, err := cfg.Credentials(nil)
 	if err != nil {
 		return health{check, healthFail, err.Error()}
 	}
@@ -394,7 +422,7 @@ func knownConnections(ctx context.Context, cfg config.Config) ([]string, error) 
 
 // tokenClient asks the Token Service as the bot does, until it is released.
 func tokenClient(cfg config.Config) (client *tokensvc.Client, release func(), err error) {
-	credentials, err := cfg.Credentials()
+	credentials, err := cfg.Credentials(nil)
 	if err != nil {
 		return nil, nil, err
 	}

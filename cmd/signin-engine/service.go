@@ -23,6 +23,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 	"github.com/signin-engine/signin-engine/transport/teamsbot"
+	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
 // service is a bot with its store: what serve and dev run.
@@ -33,6 +34,7 @@ type service struct {
 	bot     *teamsbot.Bot
 	handler http.Handler // of the bot's listener
 	release []func()     // idle connections
+	ways    *upstream.Set
 }
 
 // openStore opens the store for writing.
@@ -57,7 +59,7 @@ func openStore(ctx context.Context, cfg config.Config) (store.Store, error) {
 // newService builds everything from settings that were checked; listen is the
 // address that the bot is really served on.
 func newService(ctx context.Context, cfg config.Config, listen string, log zerolog.Logger) (*service, error) {
-	s := &service{cfg: cfg, log: log}
+	s := &service{cfg: cfg, log: log, ways: upstream.NewSet(log, nil)}
 	var err error
 	if s.store, err = openStore(ctx, cfg); err != nil {
 		return nil, err
@@ -70,7 +72,7 @@ func newService(ctx context.Context, cfg config.Config, listen string, log zerol
 
 func (s *service) build(listen string) error {
 	cfg := s.cfg
-	credentials, err := cfg.Credentials()
+	credentials, err := cfg.Credentials(s.ways.To(upstream.Login).Client())
 	if err != nil {
 		return err
 	}
@@ -105,10 +107,11 @@ func (s *service) build(listen string) error {
 		},
 		Credentials: credentials, Cloud: cfg.CloudPreset(), TokenServiceURL: cfg.TokenServiceURL, LoginURL: cfg.LoginURL,
 		Listen: listen, InboundAuth: cfg.InboundAuth, Auth: authConfig(cfg), ServiceURLs: cfg.ServiceURLs,
-		Limits: cfg.Limits, Refusals: refusals,
+		Limits: cfg.Limits, Refusals: refusals, Upstreams: s.ways,
 		OperatorAt: operatorAt, Operator: access, Version: version,
 		Metrics: metrics.New(metrics.Config{
-			Store: s.store, Refused: teamsbot.CountRefused(refusals), Version: version, Log: s.log,
+			Store: s.store, Refused: teamsbot.CountRefused(refusals), Circuits: teamsbot.CountCircuits(s.ways),
+			Version: version, Log: s.log,
 		}),
 	}); err != nil {
 		return err
@@ -148,10 +151,9 @@ func (s *service) popup() (*popup.Popup, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
-	s.release = append(s.release, transport.CloseIdleConnections)
 	cfg.Store, cfg.Log = s.store, s.log
-	cfg.HTTPClient = &http.Client{Transport: transport, Timeout: s.cfg.Timeouts.Upstream}
+	cfg.HTTPClient = s.ways.To(upstream.Provider).Client()
+	cfg.HTTPClient.Timeout = s.cfg.Timeouts.Upstream
 	return popup.New(cfg)
 }
 

@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -295,7 +294,7 @@ func (w *witness) failure(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: ctx.Err()}
 	case w.network != nil:
-		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: withoutURL(w.network)}
+		return tokensvc.NewAccessTokenFailure(w.network)
 	case w.status >= http.StatusBadRequest:
 		return tokensvc.NewAccessTokenError(w.status, w.header, w.body)
 	case w.assertion != nil:
@@ -303,14 +302,6 @@ func (w *witness) failure(ctx context.Context) error {
 	default:
 		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Status: w.status, Err: errUnusable}
 	}
-}
-
-func withoutURL(err error) error {
-	var located *url.Error
-	if errors.As(err, &located) {
-		return located.Err
-	}
-	return err
 }
 
 // maxAnswer bounds what is read of an answer, in bytes.

@@ -25,6 +25,8 @@ type Config struct {
 	// Refused says what the bot's listener did not let in. With nil there is no
 	// signin_refused_total.
 	Refused func() *operator.Refused
+	// Circuits says how the upstreams fare. With nil there are no signin_circuit_*.
+	Circuits func() []operator.Circuit
 	// Version of the program, for signin_build_info; "" = "unknown".
 	Version string
 	// Timeout bounds the reads of one scrape; 0 = 5 s. A scrape whose reads fail
@@ -44,6 +46,7 @@ const fresh = time.Second
 type Metrics struct {
 	reader  *operator.Direct
 	refused func() *operator.Refused
+	circuit func() []operator.Circuit
 	timeout time.Duration
 	log     zerolog.Logger
 
@@ -81,7 +84,7 @@ func New(cfg Config) *Metrics {
 	}
 	m := &Metrics{
 		reader:  operator.NewDirect(cfg.Store, rules, operator.Info{}),
-		refused: cfg.Refused, timeout: cmp.Or(cfg.Timeout, DefaultTimeout), log: cfg.Log,
+		refused: cfg.Refused, circuit: cfg.Circuits, timeout: cmp.Or(cfg.Timeout, DefaultTimeout), log: cfg.Log,
 
 		transitions:    counter("signin_transitions_total", "Edges taken.", "from", "to"),
 		completed:      counter("signin_completed_total", "Attempts that became Complete.", "method"),
@@ -153,6 +156,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		c.Collect(ch)
 	}
 	m.collectRefused(ch)
+	m.collectCircuits(ch)
 	m.collectRead(ch)
 }
 

@@ -18,9 +18,17 @@ var (
 	dueDesc     = prometheus.NewDesc("signin_outbox_oldest_seconds", "How long the oldest of them has been due.", nil, nil)
 	stuckDesc   = prometheus.NewDesc("signin_stuck", "Findings of a stuck rule.", []string{"rule"}, nil)
 	refusedDesc = prometheus.NewDesc("signin_refused_total", "Requests that were not let in.", []string{"why"}, nil)
+
+	circuitDesc = prometheus.NewDesc("signin_circuit_open", "1 while requests to an upstream's host are refused because it does not answer.", upstreamHost, nil)
+	skippedDesc = prometheus.NewDesc("signin_circuit_refused_total", "Requests to an upstream that were refused for that.", upstreamHost, nil)
+	retriedDesc = prometheus.NewDesc("signin_upstream_retries_total", "Requests to an upstream that were made again.", upstreamHost, nil)
 )
 
-var readDescs = []*prometheus.Desc{openDesc, oldestDesc, depthDesc, dueDesc, stuckDesc, refusedDesc}
+var upstreamHost = []string{"upstream", "host"}
+
+var readDescs = []*prometheus.Desc{
+	openDesc, oldestDesc, depthDesc, dueDesc, stuckDesc, refusedDesc, circuitDesc, skippedDesc, retriedDesc,
+}
 
 // look is what one read of the store saw.
 type look struct {
@@ -82,5 +90,21 @@ func (m *Metrics) collectRefused(ch chan<- prometheus.Metric) {
 	reasons := m.refused().Reasons
 	for _, why := range teams.Whys() {
 		ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(reasons[string(why)]), string(why))
+	}
+}
+
+// collectCircuits shows how the upstreams fare.
+func (m *Metrics) collectCircuits(ch chan<- prometheus.Metric) {
+	if m.circuit == nil {
+		return
+	}
+	for _, c := range m.circuit() {
+		open := 0.0
+		if c.Open {
+			open = 1
+		}
+		ch <- prometheus.MustNewConstMetric(circuitDesc, prometheus.GaugeValue, open, c.Upstream, c.Host)
+		ch <- prometheus.MustNewConstMetric(skippedDesc, prometheus.CounterValue, float64(c.Refused), c.Upstream, c.Host)
+		ch <- prometheus.MustNewConstMetric(retriedDesc, prometheus.CounterValue, float64(c.Retried), c.Upstream, c.Host)
 	}
 }

@@ -52,6 +52,9 @@ func newWorld(t *testing.T) *world {
 	w.metrics = metrics.New(metrics.Config{
 		Store: st, Version: "v1.2.3",
 		Refused: func() *operator.Refused { return &operator.Refused{Reasons: map[string]int64{"service_host": 3}} },
+		Circuits: func() []operator.Circuit {
+			return []operator.Circuit{{Upstream: "token_service", Host: "token.example", Open: true, Opened: 1, Refused: 2, Retried: 3}}
+		},
 	})
 	w.engine, err = machine.New(machine.Config{
 		AppID: "app", Store: w.metrics.Store(st), Tokens: tokens, Messenger: connector,
@@ -148,6 +151,9 @@ func TestSignIn(t *testing.T) {
 		`signin_stuck{rule="lease-expired"} 0`,
 		`signin_refused_total{why="service_host"} 3`,
 		`signin_refused_total{why="expired"} 0`,
+		`signin_circuit_open{host="token.example",upstream="token_service"} 1`,
+		`signin_circuit_refused_total{host="token.example",upstream="token_service"} 2`,
+		`signin_upstream_retries_total{host="token.example",upstream="token_service"} 3`,
 	)
 	if n := strings.Count(page, `="other"`); n != 1 { // that of signin_client_failures_total, which is 0
 		t.Errorf("an ordinary sign-in has a word that is not known: %d times other", n)

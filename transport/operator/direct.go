@@ -15,7 +15,8 @@ type Direct struct {
 	rules Rules
 	about Info
 
-	refused func() *Refused // nil: nobody counts
+	refused  func() *Refused  // nil: nobody counts
+	circuits func() []Circuit // likewise
 }
 
 // NewDirect reads st and judges by rules. What about says of the process is
@@ -28,6 +29,10 @@ func NewDirect(st store.Store, rules Rules, about Info) *Direct {
 // before d is used.
 func (d *Direct) CountRefused(f func() *Refused) { d.refused = f }
 
+// CountCircuits has f asked with every Info how the upstreams fare. It is called
+// before d is used.
+func (d *Direct) CountCircuits(f func() []Circuit) { d.circuits = f }
+
 // Info implements [Reader].
 func (d *Direct) Info(ctx context.Context) (Info, error) {
 	i, err := d.store.Info(ctx)
@@ -38,6 +43,9 @@ func (d *Direct) Info(ctx context.Context) (Info, error) {
 	about.Schema = Schema
 	if d.refused != nil {
 		about.Refused = d.refused()
+	}
+	if d.circuits != nil {
+		about.Circuits = d.circuits()
 	}
 	about.Backend, about.Where, about.Store, about.Now = i.Backend, i.Where, i.Schema, Time{i.Now}
 	return about, nil

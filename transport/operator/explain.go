@@ -23,6 +23,7 @@ const (
 	kindService    = "service code"   // of the Token Service
 	kindConnector  = "connector code" // of the Bot Connector
 	kindOAuth      = "OAuth code"     // of Entra, as the bot asks for its own token
+	kindCircuit    = "upstream code"  // of the bot itself, about any upstream
 	kindSource     = "source"
 	kindReason     = "reason"
 	kindMethod     = "method"
@@ -230,6 +231,8 @@ var words = [...]Explanation{
 	{"ServiceError", kindService, "The service could not do its work, and says no more. For a card it can also mean that its form is not accepted.", "If it passes, nothing. If it stays: on the Token Service check the region (token_service_url); on a card look for middleware that rewrites it."},
 	{"BadArgument", kindService, "The service did not understand the call.", "Most often a connection name that the bot does not have, in Azure under Configuration, OAuth connection settings."},
 	{"NotFound", kindService, "The service does not know what the call is about.", "On GetToken it only means: not signed in. On the others check connection name and region."},
+
+	{"circuit_open", kindCircuit, "The upstream did not answer the requests before this one, so this one was refused at once, without asking. Every few seconds one request is let through.", "Find out why the upstream does not answer: network, proxy, firewall, an outage. doctor names it under upstreams. As soon as it answers the code is gone."},
 
 	{"BotDisabledByAdmin", kindConnector, "An administrator has blocked the bot in the user's tenant, so nothing can be sent.", "The tenant's administrator has to allow the app in the Teams admin center. Until then no sign-in is possible there."},
 	{"BotNotInConversationRoster", kindConnector, "The bot is no member of the conversation: it was removed, or never added.", "Install the app in that chat or team, or for that user. The user's next message starts again."},

@@ -43,7 +43,8 @@ type Info struct {
 	Listen   string            `json:"listen,omitempty"`
 	Settings map[string]string `json:"settings,omitempty"` // what doctor checks from outside
 	Names    []string          `json:"connections,omitempty"`
-	Refused  *Refused          `json:"refused,omitempty"` // only a live process knows
+	Refused  *Refused          `json:"refused,omitempty"`  // only a live process knows
+	Circuits []Circuit         `json:"circuits,omitempty"` // likewise
 }
 
 // Refused is what the bot's endpoint did not let in since the process started.
@@ -59,6 +60,16 @@ type RefusedHost struct {
 	Count int64  `json:"count"`
 	First Time   `json:"first"`
 	Last  Time   `json:"last"`
+}
+
+// Circuit is what a process knows of one host of an upstream since it started.
+type Circuit struct {
+	Upstream string `json:"upstream"` // token_service, connector, login …
+	Host     string `json:"host"`
+	Open     bool   `json:"open"`    // requests are refused, but for the one that tries
+	Opened   int64  `json:"opened"`  // how often that began
+	Refused  int64  `json:"refused"` // requests that were refused
+	Retried  int64  `json:"retried"` // requests that were made again
 }
 
 // Overview is the first page of an operator's morning.

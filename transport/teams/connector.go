@@ -213,7 +213,7 @@ func (c *Connector) send(ctx context.Context, r *request, target string, bearer 
 
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return "", &ConnectorError{Op: r.op, Err: withoutURL(err)}
+		return "", noAnswer(r.op, err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing depends on it: the body was read or given up
 	// The status alone is the answer: a message that was accepted stays

@@ -1,7 +1,9 @@
 package teams
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 )
 
@@ -11,8 +13,8 @@ import (
 type ConnectorError struct {
 	Op         string        // Send, Update, CreateConversation
 	Status     int           // HTTP status; 0: no answer, or never sent
-	Code       string        // that the body gives, "" if none
-	RetryAfter time.Duration // of 429 and 503; 0 if absent
+	Code       string        // that the body or the transport's error gives, "" if none
+	RetryAfter time.Duration // of 429 and 503, or of the transport's error; 0 if absent
 	Err        error         // the cause when there was no usable answer
 
 	refused int // never sent: the status that stands for that
@@ -22,6 +24,23 @@ type ConnectorError struct {
 // answer as a refusal.
 func unsent(op string, status int, err error) *ConnectorError {
 	return &ConnectorError{Op: op, Err: err, refused: status}
+}
+
+// noAnswer is the error of a request that the transport failed to make, or did
+// not want to: then its error has a code and says so.
+func noAnswer(op string, err error) *ConnectorError {
+	var own interface {
+		error
+		ErrorCode() string
+		RetryDelay() time.Duration
+		NotSent() bool
+	}
+	if errors.As(err, &own) && own.NotSent() {
+		e := unsent(op, http.StatusServiceUnavailable, withoutURL(err))
+		e.Code, e.RetryAfter = own.ErrorCode(), own.RetryDelay()
+		return e
+	}
+	return &ConnectorError{Op: op, Err: withoutURL(err)}
 }
 
 // Error names operation, status and code.
@@ -45,14 +64,18 @@ func (e *ConnectorError) Unwrap() error { return e.Err }
 
 // HTTPStatus returns Status. For what never left the process, where the
 // delivery is not unknown but did not happen, it returns 403 for a service URL
-// that is not allowed ([ErrServiceURL]), 401 for want of a bearer token, and
-// 400 for a message or an address that cannot be sent.
+// that is not allowed ([ErrServiceURL]), 401 for want of a bearer token, 400 for
+// a message or an address that cannot be sent, and 503 for a connector whose
+// circuit is open.
 func (e *ConnectorError) HTTPStatus() int {
 	if e.refused != 0 {
 		return e.refused
 	}
 	return e.Status
 }
+
+// NotSent reports whether the message certainly never left the process.
+func (e *ConnectorError) NotSent() bool { return e.refused != 0 }
 
 // ErrorCode returns Code.
 func (e *ConnectorError) ErrorCode() string { return e.Code }

@@ -231,6 +231,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.context), h.timeout)
 	defer cancel()
 	a := in.activity
+	a.Waited = time.Since(begun)
 	status := h.write(w, h.answer(ctx, a)) //nolint:contextcheck // it is the context of the request, without its end
 	h.log.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
 		Dur("duration", time.Since(begun)).Msg("activity")

@@ -89,6 +89,38 @@ func TestQueueWait(t *testing.T) {
 	}
 }
 
+// TestWhatAnInvokeHasWaited: the engine learns how long a request took until it
+// was its turn, its token and the queue included.
+func TestWhatAnInvokeHasWaited(t *testing.T) {
+	t.Parallel()
+	const slow = 200 * time.Millisecond
+	waited := make(chan time.Duration, 1)
+	eng := invokeEngine{func(_ context.Context, a *machine.Activity) (machine.Answer, bool) {
+		waited <- a.Waited
+		return machine.Answer{Status: http.StatusOK}, true
+	}}
+	h := newHandler(t, eng, silent)
+	body := &late{strings.NewReader(string(recorded(t, "step5_verifystate.json"))), slow}
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/messages", body)
+	req.Header.Set("Content-Type", "application/json")
+	h.ServeHTTP(httptest.NewRecorder(), req)
+	if got := <-waited; got < slow {
+		t.Errorf("it waited for %s, want %s at least", got, slow)
+	}
+}
+
+// late is a body that takes its time.
+type late struct {
+	io.Reader
+	wait time.Duration
+}
+
+func (l *late) Read(p []byte) (int, error) {
+	time.Sleep(l.wait)
+	l.wait = 0
+	return l.Reader.Read(p)
+}
+
 // invokeEngine answers invokes, from many goroutines.
 type invokeEngine struct {
 	handle func(context.Context, *machine.Activity) (machine.Answer, bool)

@@ -12,6 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
 // Defaults of [Config].
@@ -61,6 +62,8 @@ type Config struct {
 	Limits teams.Limits
 	// Refusals count and tell what was refused. nil = an own count.
 	Refusals *teams.Refusals
+	// Upstreams are the ways out, with their breakers. nil = an own set.
+	Upstreams *upstream.Set
 
 	// OperatorAt is where operators look and act, such as
 	// operator.SocketBeside("signin.db"). The zero Endpoint means nowhere.
@@ -110,11 +113,14 @@ func (cfg Config) complete() (Config, error) {
 	if cfg.Refusals == nil {
 		cfg.Refusals = teams.NewRefusals(cfg.Engine.Log)
 	}
+	if cfg.Upstreams == nil {
+		cfg.Upstreams = upstream.NewSet(cfg.Engine.Log, nil)
+	}
 	return cfg, nil
 }
 
-// upstream bounds one call to the Token Service or the connector.
-func (cfg *Config) upstream() time.Duration {
+// timeout bounds one call to the Token Service or the connector.
+func (cfg *Config) timeout() time.Duration {
 	if cfg.Engine.Timeouts == nil {
 		return machine.DefaultTimeouts().Upstream
 	}
@@ -131,7 +137,8 @@ func (cfg *Config) credentials() (tokensvc.TokenSource, error) {
 	}
 	return tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{
 		LoginURL: cfg.LoginURL, Tenant: cmp.Or(cfg.Tenant, cfg.Cloud.LoginTenant), Scope: cfg.Cloud.Scope,
-		ClientID: cfg.Engine.AppID, ClientSecret: cfg.ClientSecret, Timeout: cfg.upstream(),
+		ClientID: cfg.Engine.AppID, ClientSecret: cfg.ClientSecret, Timeout: cfg.timeout(),
+		HTTPClient: cfg.Upstreams.To(upstream.Login).Client(),
 	})
 }
 
@@ -143,6 +150,9 @@ func (cfg *Config) authenticator(hosts *teams.AllowList) (*teams.Authenticator, 
 	auth := cfg.Auth
 	auth.AppID, auth.Cloud, auth.ServiceURLs = cfg.Engine.AppID, cfg.Cloud, hosts
 	auth.Limits, auth.Refusals, auth.Log = cfg.Limits, cfg.Refusals, cfg.Engine.Log
+	if auth.HTTPClient == nil {
+		auth.HTTPClient = cfg.Upstreams.To(upstream.SigningKeys).Client()
+	}
 	return teams.NewAuthenticator(auth)
 }
 
@@ -158,7 +168,8 @@ func (b *Bot) upstreams(engine *machine.Config) error {
 	b.releases(credentials)
 	if engine.Tokens == nil {
 		tokens, err := tokensvc.New(tokensvc.Config{
-			BaseURL: b.cfg.TokenServiceURL, Credentials: credentials, Timeout: b.cfg.upstream(),
+			BaseURL: b.cfg.TokenServiceURL, Credentials: credentials, Timeout: b.cfg.timeout(),
+			HTTPClient: b.cfg.Upstreams.To(upstream.TokenService).Client(),
 		})
 		if err != nil {
 			return fmt.Errorf("teamsbot: %w", err)
@@ -168,7 +179,8 @@ func (b *Bot) upstreams(engine *machine.Config) error {
 	}
 	if engine.Messenger == nil {
 		connector, err := teams.NewConnector(teams.ConnectorConfig{
-			Tokens: credentials, ServiceURLs: b.hosts, Timeout: b.cfg.upstream(),
+			Tokens: credentials, ServiceURLs: b.hosts, Timeout: b.cfg.timeout(),
+			Transport: b.cfg.Upstreams.To(upstream.Connector),
 		})
 		if err != nil {
 			return fmt.Errorf("teamsbot: %w", err)

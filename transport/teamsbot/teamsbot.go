@@ -16,6 +16,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
 // Bot is an engine with everything around it.
@@ -145,6 +146,7 @@ func (b *Bot) Operators(cfg operator.HandlerConfig) http.Handler {
 	}
 	reader := operator.NewDirect(b.store, operator.DefaultRules(), about)
 	reader.CountRefused(CountRefused(b.cfg.Refusals))
+	reader.CountCircuits(CountCircuits(b.cfg.Upstreams))
 	if cfg.Reader == nil {
 		cfg.Reader = reader
 	}
@@ -179,6 +181,18 @@ func CountRefused(refusals *teams.Refusals) func() *operator.Refused {
 			})
 		}
 		return r
+	}
+}
+
+// CountCircuits is how a bot's upstreams fare, as operators and metrics ask for
+// it.
+func CountCircuits(ways *upstream.Set) func() []operator.Circuit {
+	return func() []operator.Circuit {
+		var all []operator.Circuit
+		for _, c := range ways.Circuits() {
+			all = append(all, operator.Circuit(c))
+		}
+		return all
 	}
 }
 

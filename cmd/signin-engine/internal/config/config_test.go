@@ -454,7 +454,7 @@ func TestOutboundAuthNone(t *testing.T) {
 	if err = cfg.Check(); err != nil {
 		t.Error(err)
 	}
-	source, err := cfg.Credentials()
+	source, err := cfg.Credentials(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -511,7 +511,7 @@ func TestCredentials(t *testing.T) {
 		if err = cfg.Check(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if source, err := cfg.Credentials(); err != nil || source == nil {
+		if source, err := cfg.Credentials(nil); err != nil || source == nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 
@@ -57,7 +58,7 @@ func (c *Config) bySecret(bot credentials.Bot) (TokenSource, error) {
 	}
 	cfg := tokensvc.ClientCredentialsConfig{
 		LoginURL: bot.LoginURL, Tenant: tenant, ClientID: bot.ClientID, ClientSecret: c.ClientSecret, Scope: bot.Cloud.Scope,
-		Timeout: bot.Timeout,
+		HTTPClient: bot.HTTPClient, Timeout: bot.Timeout,
 	}
 	if file := c.ClientSecretFile; file != "" {
 		cfg.SecretSource = func() (tokensvc.Secret, error) { return secretOf(file) }
@@ -97,8 +98,8 @@ type nobody struct{ tokensvc.TokenSource }
 func (nobody) CloseIdleConnections() {}
 
 // Credentials is how the bot proves who it is, from settings that were
-// checked.
-func (c *Config) Credentials() (TokenSource, error) {
+// checked. They use client, which follows no redirect; nil = an own one.
+func (c *Config) Credentials(client *http.Client) (TokenSource, error) {
 	if c.OutboundAuth == AuthNone {
 		return nobody{tokensvc.Static(tokensvc.NewSecret("outbound-auth-none"))}, nil
 	}
@@ -106,7 +107,9 @@ func (c *Config) Credentials() (TokenSource, error) {
 	if len(ways) == 0 {
 		return nil, errors.New("the bot has no credentials")
 	}
-	return ways[0].make(c.bot())
+	bot := c.bot()
+	bot.HTTPClient = client
+	return ways[0].make(bot)
 }
 
 func (c *Config) checkCredentials(p *Errors) {

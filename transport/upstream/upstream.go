@@ -1,0 +1,424 @@
+// Package upstream keeps a dead or ailing upstream from costing more than it
+// has to. A [Transport] stands between a client of an upstream (the Token
+// Service, the connector, Entra, a provider) and the network:
+//
+//   - A request that only reads is made again, after a pause with jitter or the
+//     one that Retry-After asks for, as long as its deadline allows.
+//   - A circuit breaker knows an upstream that does not answer, and refuses
+//     further requests to it at once, with an [OpenError], until one request that
+//     is let through every few seconds has been answered.
+//
+// An embedder hands [Transport.Client] to the clients that he makes:
+//
+//	service := upstream.New(upstream.Config{Name: upstream.TokenService, Log: log})
+//	tokens, err := tokensvc.New(tokensvc.Config{HTTPClient: service.Client(), …})
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/rs/zerolog"
+	"github.com/sony/gobreaker/v2"
+)
+
+// Names of upstreams, as in [Config.Name].
+const (
+	TokenService = "token_service"
+	Connector    = "connector"
+	Login        = "login"        // Entra, for the bot's own token
+	SigningKeys  = "signing_keys" // of who sends activities
+	Provider     = "provider"     // of a message extension's own sign-in
+)
+
+// CodeOpen is the code of an [OpenError], where failures have one.
+const CodeOpen = "circuit_open"
+
+// The defaults of [Config].
+const (
+	DefaultTries    = 3
+	DefaultFailures = 5
+	DefaultOpenFor  = 5 * time.Second
+)
+
+const (
+	firstPause = 100 * time.Millisecond
+	maxPause   = 2 * time.Second
+	// longest is what an upstream may ask for with Retry-After and still be
+	// asked again.
+	longest = 10 * time.Second
+	// patience is how long an upstream may take before a caller who gives up
+	// says something about it.
+	patience = time.Second
+	// window and few: of so many requests in the last minutes half have failed. A
+	// request that takes longer than the window would not be counted.
+	window, bucket = 2 * time.Minute, 10 * time.Second
+	few            = 20
+	// maxHosts bounds the breakers of one transport.
+	maxHosts = 64
+
+	connectTimeout = 5 * time.Second
+	idlePerHost    = 256
+)
+
+// Config of a [Transport].
+type Config struct {
+	// Name of the upstream, in errors, metrics and the log. Required.
+	Name string
+	// Next makes the requests. nil = an own pooled transport.
+	Next http.RoundTripper
+	// Repeatable says which requests may be made more than once. nil = [Reads].
+	Repeatable func(*http.Request) bool
+	// Tries of a request that may be repeated. 0 = 3.
+	Tries int
+	// Failures in a row open the breaker of a host; so does half of 20 requests or
+	// more within 2 min. A failure is no answer, or a gateway's word for that (502,
+	// 504): any other answer is a sign of life, and costs little. 0 = 5.
+	Failures int
+	// OpenFor is how long an open breaker refuses before it lets one request
+	// through. 0 = 5 s.
+	OpenFor time.Duration
+	// Log gets a warning when a breaker opens, and a line when it closes.
+	Log zerolog.Logger
+}
+
+// Transport is an [http.RoundTripper] with a breaker for each host. Its methods
+// may be called from many goroutines.
+type Transport struct {
+	cfg   Config
+	mu    sync.Mutex // of making a breaker
+	hosts *lru.Cache[string, *circuit]
+}
+
+// circuit is the breaker of one host.
+type circuit struct {
+	*gobreaker.TwoStepCircuitBreaker[struct{}]
+	host             string
+	until            atomic.Int64 // Unix ns: when one request is let through
+	opened           atomic.Int64
+	refused, retried atomic.Int64
+}
+
+// New makes a transport. It does not connect.
+func New(cfg Config) *Transport {
+	cfg.Tries = cmp.Or(cfg.Tries, DefaultTries)
+	cfg.Failures = cmp.Or(cfg.Failures, DefaultFailures)
+	cfg.OpenFor = cmp.Or(cfg.OpenFor, DefaultOpenFor)
+	if cfg.Repeatable == nil {
+		cfg.Repeatable = Reads
+	}
+	if cfg.Next == nil {
+		cfg.Next = Pooled()
+	}
+	hosts, _ := lru.New[string, *circuit](maxHosts) // fails for a size below 1 only
+	return &Transport{cfg: cfg, hosts: hosts}
+}
+
+// Pooled is a transport that keeps connections to few hosts open.
+func Pooled() *http.Transport {
+	return &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		TLSHandshakeTimeout: connectTimeout,
+		MaxIdleConnsPerHost: idlePerHost,
+		IdleConnTimeout:     90 * time.Second,
+	}
+}
+
+// Reads reports whether a request only reads: GET and HEAD do, but for a GET that
+// carries a code, which the upstream spends.
+func Reads(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
+	}
+	for part := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		if key, _, _ := strings.Cut(part, "="); strings.EqualFold(key, "code") {
+			return false
+		}
+	}
+	return true
+}
+
+// Always is for an upstream of which any request may be repeated: asking Entra
+// for the bot's own token changes nothing.
+func Always(*http.Request) bool { return true }
+
+// Client is a client that uses t and follows no redirect: what a request carries
+// goes to the host that it was made for.
+func (t *Transport) Client() *http.Client {
+	return &http.Client{
+		Transport:     t,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// CloseIdleConnections closes pooled connections that nobody uses.
+func (t *Transport) CloseIdleConnections() {
+	if pool, ok := t.cfg.Next.(interface{ CloseIdleConnections() }); ok {
+		pool.CloseIdleConnections()
+	}
+}
+
+// OpenError says that a request was not made: the upstream has not answered the
+// requests before it.
+type OpenError struct {
+	Upstream string        // [Config.Name]
+	Wait     time.Duration // until the next request is let through
+}
+
+// Error names the upstream.
+func (e *OpenError) Error() string {
+	return fmt.Sprintf("not asked: %s does not answer, the next try is in %s", e.Upstream, e.Wait.Round(time.Millisecond))
+}
+
+// ErrorCode is [CodeOpen].
+func (e *OpenError) ErrorCode() string { return CodeOpen }
+
+// RetryDelay is Wait.
+func (e *OpenError) RetryDelay() time.Duration { return e.Wait }
+
+// NotSent says that the upstream has seen nothing of the request.
+func (e *OpenError) NotSent() bool { return true }
+
+// NonRetriable keeps Azure's SDK from trying again.
+func (e *OpenError) NonRetriable() {}
+
+// RoundTrip makes the request, if it may be made, and again if that may help.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	c := t.circuit(req.URL.Host)
+	if !t.cfg.Repeatable(req) || req.Body != nil && req.GetBody == nil {
+		return t.once(c, req)
+	}
+	pauses := &backoff.ExponentialBackOff{
+		InitialInterval: firstPause, RandomizationFactor: 0.5, Multiplier: 3, MaxInterval: maxPause,
+	}
+	pauses.Reset()
+	for try := 1; ; try++ {
+		resp, err := t.once(c, req)
+		asked, again := passing(resp, err)
+		if !again || try == t.cfg.Tries {
+			return resp, err
+		}
+		pause := max(asked, pauses.NextBackOff())
+		if asked > longest || !fits(req.Context(), pause) {
+			return resp, err
+		}
+		next, problem := fresh(req)
+		if problem != nil {
+			return resp, err
+		}
+		if resp != nil {
+			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is used again
+			_ = resp.Body.Close()
+		}
+		if err := sleep(req.Context(), pause); err != nil {
+			return nil, err
+		}
+		c.retried.Add(1)
+		req = next
+	}
+}
+
+// fresh is the request with its body from the beginning.
+func fresh(req *http.Request) (*http.Request, error) {
+	if req.Body == nil {
+		return req, nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	next := req.Clone(req.Context())
+	next.Body = body
+	return next, nil
+}
+
+// passing reports whether another try may fare better, and how long the upstream
+// wants to be left alone.
+func passing(resp *http.Response, err error) (time.Duration, bool) {
+	var open *OpenError
+	switch {
+	case errors.As(err, &open), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return 0, false
+	case err != nil:
+		return 0, true
+	}
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return retryAfter(resp.Header, time.Now()), true
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		return 0, true
+	default:
+		return 0, false
+	}
+}
+
+// retryAfter reads seconds or an HTTP date (RFC 9110 §10.2.3); 0 if it is
+// neither or over.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	value := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return max(date.Sub(now), 0)
+	}
+	return 0
+}
+
+// fits reports whether a pause leaves time for the request after it.
+func fits(ctx context.Context, pause time.Duration) bool {
+	deadline, bounded := ctx.Deadline()
+	return !bounded || time.Until(deadline) > pause+firstPause
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// circuit is the breaker of a host.
+func (t *Transport) circuit(host string) *circuit {
+	if c, ok := t.hosts.Get(host); ok {
+		return c
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c, ok := t.hosts.Get(host); ok {
+		return c
+	}
+	c := &circuit{host: host}
+	log := t.cfg.Log.With().Str("upstream", t.cfg.Name).Str("host", host).Logger()
+	c.TwoStepCircuitBreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests: 1, Interval: window, BucketPeriod: bucket, Timeout: t.cfg.OpenFor,
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return int64(n.ConsecutiveFailures) >= int64(t.cfg.Failures) || n.Requests >= few && 2*n.TotalFailures >= n.Requests
+		},
+		IsExcluded: func(err error) bool { return errors.Is(err, errUntold) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			switch to {
+			case gobreaker.StateHalfOpen: // one request is let through
+			case gobreaker.StateOpen:
+				c.until.Store(time.Now().Add(t.cfg.OpenFor).UnixNano())
+				if from == gobreaker.StateClosed {
+					c.opened.Add(1)
+					log.Warn().Str("code", CodeOpen).Msg("upstream does not answer: requests to it are refused until it does")
+				}
+			case gobreaker.StateClosed:
+				log.Info().Msg("upstream answers again")
+			}
+		},
+	})
+	t.hosts.Add(host, c)
+	return c
+}
+
+var (
+	// errUntold is an outcome that says nothing about the upstream.
+	errUntold = errors.New("the caller gave up")
+	errDead   = errors.New("no answer")
+)
+
+// once makes one request, if the breaker lets it through.
+func (t *Transport) once(c *circuit, req *http.Request) (*http.Response, error) {
+	done, err := c.Allow()
+	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		c.refused.Add(1)
+		return nil, &OpenError{t.cfg.Name, max(time.Until(time.Unix(0, c.until.Load())), firstPause)}
+	}
+	begun := time.Now()
+	resp, err := t.cfg.Next.RoundTrip(req)
+	if err != nil {
+		done(verdict(err, begun))
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusGatewayTimeout {
+		done(errDead)
+		return resp, nil
+	}
+	resp.Body = &body{ReadCloser: resp.Body, begun: begun, done: done}
+	return resp, nil
+}
+
+// verdict is what an error says about the upstream.
+func verdict(err error, begun time.Time) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < patience:
+		return errUntold
+	default:
+		return errDead
+	}
+}
+
+// body tells the breaker how an answer ended: one that stops in its middle is
+// none.
+type body struct {
+	io.ReadCloser
+	begun time.Time
+	once  sync.Once
+	done  func(error)
+}
+
+// Read implements [io.Reader].
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		b.once.Do(func() { b.done(nil) })
+	case err != nil:
+		b.once.Do(func() { b.done(verdict(err, b.begun)) })
+	}
+	return n, err
+}
+
+// Close implements [io.Closer].
+func (b *body) Close() error {
+	b.once.Do(func() { b.done(nil) })
+	return b.ReadCloser.Close()
+}
+
+// Circuit is the state of the breaker of one host.
+type Circuit struct {
+	Upstream, Host string
+	// Open says that requests are refused, but for the one that tries.
+	Open bool
+	// Opened, Refused and Retried count since the start: how often it opened, the
+	// requests that were refused, and those that were made again.
+	Opened, Refused, Retried int64
+}
+
+// Circuits lists the breakers of t, by host.
+func (t *Transport) Circuits() []Circuit {
+	var all []Circuit
+	for _, c := range t.hosts.Values() {
+		all = append(all, Circuit{
+			Upstream: t.cfg.Name, Host: c.host, Open: c.State() != gobreaker.StateClosed,
+			Opened: c.opened.Load(), Refused: c.refused.Load(), Retried: c.retried.Load(),
+		})
+	}
+	slices.SortFunc(all, func(a, b Circuit) int { return cmp.Compare(a.Host, b.Host) })
+	return all
+}
