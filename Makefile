@@ -28,6 +28,7 @@ run: build ## a running sign-in on this machine: no Azure, no database
 test: verify lint ## everything that must pass: brings its own Postgres, browser and linter
 	./.ci/postgres
 	./.ci/chromium
+	./.ci/deploy
 	$(GO) test -race -shuffle=on -timeout 18m $(PKGS)
 
 .PHONY: test-short

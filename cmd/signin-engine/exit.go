@@ -79,6 +79,7 @@ func exitCode(err error) int {
 		{store.ErrCorrupt, exitStore},
 		{operator.ErrUnreachable, exitStore},
 		{operator.ErrUnauthorized, exitStore},
+		{operator.ErrTooManyTries, exitStore},
 		{operator.ErrInUse, exitStore},
 		{errNoStore, exitStore},
 		{errNotReady, exitStore},

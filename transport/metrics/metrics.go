@@ -60,6 +60,7 @@ type Metrics struct {
 	duplicates     *prometheus.CounterVec
 	completeTime   *prometheus.HistogramVec
 	callbacks      *prometheus.CounterVec
+	guesses        *prometheus.CounterVec
 	commitTime     prometheus.Histogram
 	groupSize      prometheus.Histogram
 	build          prometheus.Gauge
@@ -96,6 +97,7 @@ func New(cfg Config) *Metrics {
 		duplicates:     counter("signin_duplicates_total", "Repeats that were answered without a call upstream.", "how"),
 		completeTime:   histogram("signin_time_to_complete_seconds", "From the beginning of an attempt to Complete.", completeBuckets, "method"),
 		callbacks:      counter("signin_callbacks_total", "Tries of callbacks, by how they ended.", "outcome"),
+		guesses:        counter("signin_operator_refused_total", "Tokens that the operator endpoint refused.", "why"),
 		commitTime: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "signin_store_commit_seconds", Help: "One group of commits, until it is durable.", Buckets: commitBuckets,
 		}),
@@ -113,6 +115,7 @@ func New(cfg Config) *Metrics {
 	begin(m.clientFailures, failureCodes)
 	begin(m.duplicates, hows)
 	begin(m.callbacks, outcomes)
+	begin(m.guesses, list(operator.Refusals()...))
 	return m
 }
 
@@ -136,7 +139,7 @@ func histogram(name, help string, buckets []float64, labels ...string) *promethe
 func (m *Metrics) counted() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.transitions, m.completed, m.failed, m.clientFailures, m.answers, m.answerTime, m.upstreamTime,
-		m.duplicates, m.completeTime, m.callbacks, m.commitTime, m.groupSize, m.build,
+		m.duplicates, m.completeTime, m.callbacks, m.guesses, m.commitTime, m.groupSize, m.build,
 	}
 }
 
@@ -159,6 +162,10 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectCircuits(ch)
 	m.collectRead(ch)
 }
+
+// OperatorRefused counts a token that the operator endpoint refused; it is for
+// operator.HandlerConfig.OnRefused.
+func (m *Metrics) OperatorRefused(why operator.Refusal) { m.guesses.WithLabelValues(string(why)).Inc() }
 
 // Handler serves the metrics, beside them those of the Go runtime and of the
 // process.

@@ -65,14 +65,14 @@ func (h *handler) guard(next http.Handler) http.Handler {
 			h.refuse(w, r, err)
 			return
 		}
-		v, ok := h.visitor(w, r)
+		v, err := h.visitor(w, r)
 		switch {
-		case !ok && wantsPage(r) && r.Method == http.MethodGet:
+		case errors.Is(err, ErrUnauthorized) && wantsPage(r) && r.Method == http.MethodGet:
 			http.Redirect(w, r, loginFor(r), http.StatusSeeOther)
 			return
-		case !ok:
+		case err != nil:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="signin-engine operator"`)
-			h.refuse(w, r, ErrUnauthorized)
+			h.refuse(w, r, err)
 			return
 		case (changes(r) || r.URL.Path == "/snapshot") && r.URL.Path != "/logout":
 			if err := h.mayChange(r, v); err != nil {
@@ -132,37 +132,37 @@ func (h *handler) mayChange(r *http.Request, v visitor) error {
 
 // visitor finds out who sent a request: a bearer, a browser that has logged in,
 // or anybody where no token is asked for.
-func (h *handler) visitor(w http.ResponseWriter, r *http.Request) (visitor, bool) {
-	v, ok := h.identify(w, r)
-	if ok && h.TrustHeader != "" {
+func (h *handler) visitor(w http.ResponseWriter, r *http.Request) (visitor, error) {
+	v, err := h.identify(w, r)
+	if err == nil && h.TrustHeader != "" {
 		v.Actor = cleanActor(r.Header.Get(h.TrustHeader))
 	}
-	return v, ok
+	return v, err
 }
 
-func (h *handler) identify(w http.ResponseWriter, r *http.Request) (visitor, bool) {
+func (h *handler) identify(w http.ResponseWriter, r *http.Request) (visitor, error) {
 	if h.Token.Empty() && h.ReadToken.Empty() {
-		return visitor{access: mayAct, bound: h.openSession(w, r)}, true
+		return visitor{access: mayAct, bound: h.openSession(w, r)}, nil
 	}
 	// Another scheme is not for us: a proxy may pass on its own.
 	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
-		level, ok := h.levelOf(token)
-		return visitor{access: level}, ok
+		level, err := h.levelOf(w, r, token)
+		return visitor{access: level}, err
 	}
 	c, err := r.Cookie(h.cookieName())
 	if err != nil {
-		return visitor{}, false
+		return visitor{}, ErrUnauthorized
 	}
 	s, err := h.readSession(c.Value)
 	if err != nil {
-		return visitor{}, false
+		return visitor{}, ErrUnauthorized
 	}
-	return visitor{access: s.Access, Actor: s.Actor, bound: c.Value, cookie: true}, true
+	return visitor{access: s.Access, Actor: s.Actor, bound: c.Value, cookie: true}, nil
 }
 
-// levelOf compares hashes, so that not even a token's length shows in the time
-// it takes.
-func (h *handler) levelOf(token string) (access, bool) {
+// match compares hashes, so that not even a token's length shows in the time it
+// takes.
+func (h *handler) match(token string) (access, bool) {
 	got := sha256.Sum256([]byte(token))
 	level, ok := mayLook, false
 	for _, known := range []struct {
@@ -350,10 +350,13 @@ func (h *handler) login(w http.ResponseWriter, r *http.Request) {
 
 func (h *handler) logIn(w http.ResponseWriter, r *http.Request, token, name, next string) {
 	again := loginData{Next: localPath(next), Actor: cleanActor(name), AskName: h.TrustHeader == ""}
-	level, ok := h.levelOf(strings.TrimSpace(token))
+	level, err := h.levelOf(w, r, strings.TrimSpace(token))
 	switch {
-	case !ok:
-		h.Log.Warn().Str("remote", r.RemoteAddr).Msg("operator login refused")
+	case errors.Is(err, ErrTooManyTries):
+		again.Problem = "Too many wrong tokens came from your address, or from many others. Try again in " + w.Header().Get("Retry-After") + " seconds."
+		h.page(w, r, http.StatusTooManyRequests, "login", "Log in", again)
+		return
+	case err != nil:
 		again.Problem = "That is not the token of this endpoint. It is operator_token or operator_read_token of the bot's settings."
 		h.page(w, r, http.StatusUnauthorized, "login", "Log in", again)
 		return

@@ -18,6 +18,8 @@ var (
 	ErrAmbiguous = errors.New("ambiguous id prefix")
 	// ErrUnauthorized: the bearer token is missing or wrong.
 	ErrUnauthorized = errors.New("operator token missing or wrong")
+	// ErrTooManyTries: so many wrong tokens came that no more are looked at for now.
+	ErrTooManyTries = errors.New("too many wrong operator tokens")
 	// ErrForbidden: the token only looks, or the request comes from another site.
 	ErrForbidden = errors.New("not allowed")
 	// ErrUnsupported: this process or backend does not offer it.
@@ -39,6 +41,7 @@ var problems = [...]struct {
 }{
 	{ErrBadRequest, "bad_request", http.StatusBadRequest},
 	{ErrUnauthorized, "unauthorized", http.StatusUnauthorized},
+	{ErrTooManyTries, "too_many_tries", http.StatusTooManyRequests},
 	{ErrForbidden, "forbidden", http.StatusForbidden},
 	{ErrAmbiguous, "ambiguous", http.StatusConflict},
 	{machine.ErrTerminal, "terminal", http.StatusConflict},

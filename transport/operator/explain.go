@@ -352,6 +352,8 @@ var words = [...]Explanation{
 	{"origin", kindRefused, "A web page of another origin made a browser send it.", nothingToDo},
 	{"keys_unavailable", kindRefused, "No signing keys were ever fetched, so nobody can be judged.", "Let the bot reach openid_metadata_url."},
 	{"body_too_long", kindRefused, "The activity is longer than limits.body.", "Raise it only if Teams sends such."},
+	{"wrong_token", kindRefused, "The operator endpoint was asked with a token that is none of its own.", "Give the script the token of the settings. If you do not know the address in the log, somebody guesses."},
+	{"too_many_tries", kindRefused, "So many wrong tokens came to the operator endpoint that no more are looked at for some seconds.", "See who can reach the endpoint. Nothing is to be undone."},
 	{"body_too_slow", kindRefused, "The body came more slowly than limits.body_timeout.", nothingToDo},
 	{"body_too_deep", kindRefused, "The JSON is nested deeper than limits.depth.", nothingToDo},
 	{"body_malformed", kindRefused, "The body is no activity.", nothingToDo},

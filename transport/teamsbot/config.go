@@ -88,6 +88,7 @@ type Metrics interface {
 	Hooks(next machine.Hooks) machine.Hooks
 	Store(st store.Store) store.Store
 	Handler() http.Handler
+	OperatorRefused(why operator.Refusal)
 }
 
 // complete is cfg with its defaults.

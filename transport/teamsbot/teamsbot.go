@@ -159,8 +159,13 @@ func (b *Bot) Operators(cfg operator.HandlerConfig) http.Handler {
 	if snap, ok := b.store.(operator.Snapshotter); ok && cfg.Snapshot == nil {
 		cfg.Snapshot = snap
 	}
-	if cfg.Metrics == nil && b.cfg.Metrics != nil {
-		cfg.Metrics = b.cfg.Metrics.Handler()
+	if shown := b.cfg.Metrics; shown != nil {
+		if cfg.Metrics == nil {
+			cfg.Metrics = shown.Handler()
+		}
+		if cfg.OnRefused == nil {
+			cfg.OnRefused = shown.OperatorRefused
+		}
 	}
 	cfg.Log = b.log
 	return operator.NewHandler(cfg)
