@@ -32,6 +32,9 @@ const (
 	kindMemory   = "memory"
 	kindBolt     = "bolt"
 	kindPostgres = "postgres"
+
+	// withCache is how the kind of a bot ends that has a token cache.
+	withCache = "-cache"
 )
 
 const (
@@ -72,11 +75,12 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 	if kind == kindBare {
 		h = &bare{tokens: tokens, out: connector}
 	} else {
-		if counted.Store, err = openStore(ctx, kind, where); err != nil {
+		backend, cached := strings.CutSuffix(kind, withCache)
+		if counted.Store, err = openStore(ctx, backend, where); err != nil {
 			return err
 		}
 		var eng *machine.Engine
-		if eng, h, err = engineBot(counted, tokens, connector, hosts); err != nil {
+		if eng, h, err = engineBot(counted, tokens, connector, hosts, cached); err != nil {
 			return err
 		}
 		running, stopped := context.WithCancel(context.WithoutCancel(ctx)) // the engine outlives the listener
@@ -150,9 +154,13 @@ func (s *countingStore) Apply(ctx context.Context, commits []store.Commit) []err
 	return errs
 }
 
-func engineBot(st store.Store, tokens *tokensvc.Client, connector *teams.Connector, hosts *teams.AllowList) (*machine.Engine, http.Handler, error) {
+func engineBot(st store.Store, tokens *tokensvc.Client, connector *teams.Connector, hosts *teams.AllowList, cached bool) (*machine.Engine, http.Handler, error) {
+	policy := machine.DefaultPolicy()
+	if cached {
+		policy.TokenCache = 5 * time.Minute
+	}
 	eng, err := machine.New(machine.Config{
-		AppID: appID, Store: st, Tokens: tokens, Messenger: connector,
+		AppID: appID, Store: st, Tokens: tokens, Messenger: connector, Policy: &policy,
 		Connections: []machine.Connection{{Name: connection}}, Log: zerolog.Nop(),
 	})
 	if err != nil {

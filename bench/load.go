@@ -17,15 +17,18 @@ import (
 type flow struct {
 	name string
 	run  func(ctx context.Context, u *user) error
+
+	asksAgain bool // one user asks more than once
 }
 
 // The flows.
 func flows() []flow {
 	return []flow{
-		{"sso", func(ctx context.Context, u *user) error { return u.sso(ctx, 1) }},
-		{"sso x3", func(ctx context.Context, u *user) error { return u.sso(ctx, 3) }},
-		{"popup", popup},
-		{"silent", silent},
+		{name: "sso", run: func(ctx context.Context, u *user) error { return u.sso(ctx, 1) }},
+		{name: "sso x3", run: func(ctx context.Context, u *user) error { return u.sso(ctx, 3) }},
+		{name: "popup", run: popup},
+		{name: "silent", run: silent},
+		{name: "silent x10", run: again, asksAgain: true},
 	}
 }
 
@@ -73,6 +76,17 @@ func popup(ctx context.Context, u *user) error {
 func silent(ctx context.Context, u *user) error {
 	u.emu.PutToken(u.owner())
 	return u.invoke(ctx, func() (emulator.Answer, error) { return u.teams.SendMessage(ctx, "login") })
+}
+
+// again asks ten times for a token that is there.
+func again(ctx context.Context, u *user) error {
+	u.emu.PutToken(u.owner())
+	for range 10 {
+		if err := u.invoke(ctx, func() (emulator.Answer, error) { return u.teams.SendMessage(ctx, "login") }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (u *user) ask(ctx context.Context) (emulator.Card, error) {

@@ -46,8 +46,8 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.rounds, "rounds", 5, "paired rounds; the figures are their medians")
 	flag.DurationVar(&o.duration, "duration", 3*time.Second, "of one measurement")
 	users := flag.String("users", "16,64", "concurrent users")
-	kinds := flag.String("kinds", "bare,memory,bolt,postgres", "bots; bare is the ceiling and always runs")
-	names := flag.String("flows", "sso,sso x3,popup,silent", "flows")
+	kinds := flag.String("kinds", "bare,memory,bolt,postgres,bolt-cache,postgres-cache", "bots; bare is the ceiling and always runs, -cache has policy.token_cache")
+	names := flag.String("flows", "sso,sso x3,popup,silent,silent x10", "flows")
 	parts := flag.String("parts", "flows,growth,instances", "what to measure")
 	flag.StringVar(&o.dsn, "postgres", os.Getenv("SIGNIN_TEST_POSTGRES"), "DSN; empty starts a throw-away cluster")
 	flag.StringVar(&o.out, "o", "", "directory for RESULTS.md and its plots; empty prints only")
@@ -94,7 +94,7 @@ func measure(ctx context.Context, o options) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(b.dir) }()
-	if b.dsn == "" && slices.Contains(o.kinds, kindPostgres) {
+	if b.dsn == "" && slices.ContainsFunc(o.kinds, func(k string) bool { return strings.HasPrefix(k, kindPostgres) }) {
 		dsn, stop, err := pgtest.Throwaway() //nolint:contextcheck // it bounds itself
 		if err != nil {
 			return err
@@ -123,7 +123,7 @@ func measure(ctx context.Context, o options) error {
 // start starts a bot of a kind; name tells its store from others.
 func (b *bench) start(ctx context.Context, kind, name string) (*bot, error) {
 	where := filepath.Join(b.dir, name+".db")
-	if kind == kindPostgres {
+	if strings.HasPrefix(kind, kindPostgres) {
 		where = pgtest.WithParam(b.dsn, "schema", "bench_"+name)
 	}
 	one, err := startBot(ctx, kind, b.base, where)
@@ -143,7 +143,7 @@ func (b *bench) flowsPart(ctx context.Context, r *report) error {
 		}
 	}()
 	for _, kind := range b.kinds {
-		one, err := b.start(ctx, kind, "flows")
+		one, err := b.start(ctx, kind, "flows_"+strings.ReplaceAll(kind, "-", "_"))
 		if err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (b *bench) flowsPart(ctx context.Context, r *report) error {
 		}
 		for _, n := range b.users {
 			for round := -1; round < b.rounds; round++ { // the first one warms up
-				for _, kind := range b.kinds {
+				for _, kind := range kindsOf(b.kinds, f) {
 					d := b.duration
 					if round < 0 {
 						d = min(d, time.Second)
@@ -173,8 +173,16 @@ func (b *bench) flowsPart(ctx context.Context, r *report) error {
 					}
 				}
 			}
-			r.table.show(os.Stdout, f.name, n, b.kinds)
+			r.table.show(os.Stdout, f.name, n, kindsOf(b.kinds, f))
 		}
 	}
 	return nil
+}
+
+// kindsOf leaves out the bots with a token cache where it has nothing to do.
+func kindsOf(kinds []string, f flow) []string {
+	if f.asksAgain {
+		return kinds
+	}
+	return slices.DeleteFunc(slices.Clone(kinds), func(k string) bool { return strings.HasSuffix(k, withCache) })
 }

@@ -31,6 +31,7 @@ type call struct {
 	// What upstreams handed out.
 	token    tokensvc.Token
 	noToken  bool  // the Token Service has just said so
+	spared   bool  // the token was in the cache: no upstream was called
 	upstream error // why the last call to an upstream failed
 
 	asked bool           // the bot asks: an attempt that is opened keeps the activity

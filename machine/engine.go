@@ -90,6 +90,7 @@ type Engine struct {
 	byName   map[string]*Flow
 	prefetch []*Flow
 
+	cache      *tokenCache
 	outbox     *outbox.Outbox
 	silentHits counter
 }
@@ -145,6 +146,7 @@ func build(cfg Config, t *table.Table) (*Engine, error) {
 	if store.IsExclusive(cfg.Store) {
 		e.since = store.Time(e.clock())
 	}
+	e.cache = newTokenCache(e.policy.TokenCache, e.clock, !store.IsExclusive(cfg.Store))
 	secret := cfg.Store.Secret()
 	e.mark = newMarker(derive(secret, "marks"))
 	var err error

@@ -38,7 +38,7 @@ func (f *Flow) Token(ctx context.Context, turn *Turn) (tokensvc.Token, error) {
 	if tok, ok := turn.fetched[f]; ok {
 		return tok, nil
 	}
-	tok, err := f.eng.getToken(ctx, userConnection(turn.key(f.conn.Name)), tokensvc.Secret{})
+	tok, err := f.eng.userToken(ctx, userConnection(turn.key(f.conn.Name)))
 	if err != nil {
 		return tokensvc.Token{}, fmt.Errorf("token of %s: %w", f.conn.Name, err)
 	}
@@ -58,6 +58,12 @@ func (f *Flow) SignedIn(ctx context.Context, turn *Turn) (bool, error) {
 func (f *Flow) SignOut(ctx context.Context, turn *Turn) error {
 	delete(turn.fetched, f)
 	return f.eng.signOut(ctx, turn, f)
+}
+
+// TokenRejected is [Turn.TokenRejected] for this connection.
+func (f *Flow) TokenRejected(ctx context.Context, turn *Turn) {
+	delete(turn.fetched, f)
+	f.eng.forgetTokens(ctx, turn.key(f.conn.Name).UserKey())
 }
 
 // ConnectionStatus is [Turn.ConnectionStatus].

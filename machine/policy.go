@@ -87,6 +87,10 @@ type Policy struct {
 	// TypedCodes takes a message of six digits for a verification code while a
 	// popup is pending. Default false.
 	TypedCodes bool
+	// TokenCache is how long a user's token is kept in memory after the Token Service
+	// gave it out, at most until it expires. Sign-out and [Flow.TokenRejected] drop
+	// it, on every instance that runs [Engine.Run]. Default 0, off.
+	TokenCache time.Duration
 	// KeepRequest keeps the activity with which the user asked, sealed, for as long
 	// as the attempt lives: [Turn.Request] has it. Default true.
 	KeepRequest bool
@@ -145,6 +149,7 @@ func (p Policy) Validate() error {
 	}{
 		{"duplicate_wait", p.DuplicateWait < 0, "must not be negative"},
 		{"resend_cooldown", p.ResendCooldown < 0, "must not be negative"},
+		{"token_cache", p.TokenCache < 0, "must not be negative"},
 		{"compose_cooldown", p.ComposeCooldown <= 0, "must be positive"},
 		{"callback_budget", p.CallbackBudget <= 0, "must be positive"},
 		{"max_code_tries", p.MaxCodeTries < 0, "must not be negative"},

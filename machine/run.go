@@ -59,6 +59,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	every(e.timeouts.Sweep, "sweep", func() error { return e.sweep(work, ctx.Done()) })
 	every(purgeEvery, "purge", func() error { return e.purge(work, ctx.Done()) })
 	wg.Go(func() { e.outbox.Run(ctx) })
+	if e.cache != nil && e.cache.shared {
+		wg.Go(func() { e.watchDrops(ctx) })
+	}
 	wg.Wait()
 	return e.Drain(work)
 }

@@ -171,6 +171,19 @@ func (t *Turn) SignOutAll(ctx context.Context) error {
 	return t.eng.signOutAll(ctx, t)
 }
 
+// TokenRejected says that an API has answered 401 to the user's token of a
+// connection ("" = the only one): the engine's cache ([Policy.TokenCache]) gives it
+// out no more, on any instance. What the Token Service itself has kept only
+// [Turn.SignOut] deletes.
+func (t *Turn) TokenRejected(ctx context.Context, connection string) error {
+	f, err := t.eng.Flow(connection)
+	if err != nil {
+		return err
+	}
+	f.TokenRejected(ctx, t)
+	return nil
+}
+
 // ConnectionStatus lists the user's connections and whether each has a token. The
 // Token Service's own list can be stale: a registered connection that it calls
 // not connected is asked once more with GetToken.

@@ -34,7 +34,10 @@ func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev 
 	failpoint("before", string(act))
 	ev = c.reach(bounded, act, a, ev)
 	failpoint("after", string(act))
-	c.reached(act, a, ev, began)
+	if !c.spared {
+		c.reached(act, a, ev, began)
+	}
+	c.spared = false
 	return ev
 }
 
@@ -124,7 +127,7 @@ func (c *call) notStarted(act table.Act, ev table.Event, why string) table.Event
 func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev table.Event) table.Event {
 	switch act {
 	case table.AskToken:
-		return c.askToken(ctx, ev)
+		return c.askToken(ctx, a, ev)
 	case table.AskResource:
 		return c.askResource(ctx, a, ev)
 	case table.PostCard:
@@ -160,9 +163,15 @@ func (e *Engine) stale(tok tokensvc.Token) bool {
 
 // askToken asks whether the user is signed in. What a recovery has just asked is
 // not asked again.
-func (c *call) askToken(ctx context.Context, ev table.Event) table.Event {
+func (c *call) askToken(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
 	ev.Kind, ev.Status = table.TokenFound, http.StatusOK
 	if !c.token.Token.Empty() {
+		return ev
+	}
+	// While a sign-in is under way its end is asked for, and not what was before it.
+	tok, drops, cached := c.eng.cache.get(c.user())
+	if cached && !c.noToken && (a == nil || a.State.Terminal()) {
+		c.token, c.spared = tok, true
 		return ev
 	}
 	err := tokensvc.ErrNoToken
@@ -179,6 +188,7 @@ func (c *call) askToken(ctx context.Context, ev table.Event) table.Event {
 	}
 	switch {
 	case err == nil:
+		c.eng.cache.put(c.user(), c.token, drops)
 	case errors.Is(err, tokensvc.ErrNoToken):
 		ev.Kind, ev.Status = table.NoToken, http.StatusNotFound
 	default:
@@ -398,6 +408,7 @@ func (c *call) recover(ctx context.Context, ev table.Event) table.Event {
 
 func (c *call) delete(ctx context.Context, ev table.Event) table.Event {
 	err := c.tokens().SignOut(ctx, c.user())
+	c.eng.forgetTokens(ctx, c.key.UserKey()) // whatever came of it
 	if err == nil {
 		ev.Kind, ev.Status = table.SignedOut, http.StatusOK
 		return ev

@@ -76,6 +76,9 @@ type Mark struct {
 	Expires time.Time // zero: with the retention
 	// Gone removes what Version would have replaced.
 	Gone bool
+	// Wakes wakes those who wait in [Store.Changed] for the mark's name, with
+	// version 0, on every process. It is not stored.
+	Wakes bool
 }
 
 // MaxMark bounds the value of a mark, in bytes.

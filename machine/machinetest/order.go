@@ -42,6 +42,8 @@ func (w *world) policy(_ context.Context, c command) string {
 			p.IdentityMismatch = machine.Choice(v)
 		case "group_card":
 			p.GroupCard = machine.Choice(v)
+		case "token_cache":
+			p.TokenCache = d
 		case "typed_codes":
 			p.TypedCodes = on
 		case "keep_request":

@@ -427,6 +427,7 @@ func verbs() map[string]func(*world, context.Context, command) string {
 		"kill":     (*world).kill,
 		"signin":   (*world).signIn,
 		"signout":  (*world).signOut,
+		"rejected": (*world).rejected,
 		"exchange": (*world).exchange,
 		"verify":   (*world).verify,
 		"failure":  (*world).failure,
@@ -523,6 +524,15 @@ func (w *world) signOut(ctx context.Context, c command) string {
 		return "error: " + w.renumber(err.Error())
 	}
 	return "signed out"
+}
+
+// rejected: an API has answered 401 to the user's token.
+func (w *world) rejected(ctx context.Context, c command) string {
+	turn := w.on(c.opt("on", "a")).Turn(w.activity(c, "message", "", nil))
+	if err := turn.TokenRejected(ctx, c.word(0)); err != nil {
+		return "error: " + err.Error()
+	}
+	return ""
 }
 
 func (w *world) exchange(ctx context.Context, c command) string {

@@ -48,6 +48,9 @@ func (t *txn) mark(name string) (markRow, bool) {
 
 // putMark writes or removes a mark that was checked.
 func (t *txn) putMark(m *store.Mark) error {
+	if m.Wakes {
+		t.woken = append(t.woken, m.Name)
+	}
 	h := t.hash(m.Name)
 	old, err := t.dropMark(h[:])
 	if err != nil || m.Gone {

@@ -28,7 +28,7 @@ type txn struct {
 
 // scratch is what a writing transaction works with; there is one at a time.
 type scratch struct {
-	woken []string      // attempts that changed
+	woken []string      // attempts that changed, and marks that wake
 	plans []putPlan     // of the current commit
 	value []byte        // of the current row
 	put   store.Attempt // the one that is being written

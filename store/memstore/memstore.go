@@ -253,6 +253,9 @@ func (s *Store) write(c *store.Commit, now time.Time) {
 		}
 	}
 	for _, m := range c.Marks {
+		if m.Wakes {
+			s.notify.Wake(m.Name)
+		}
 		if m.Gone {
 			delete(s.marks, m.Name)
 			continue

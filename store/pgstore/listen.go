@@ -48,23 +48,31 @@ func settles(a *store.Attempt) bool {
 func (s *Store) tell(ctx context.Context, conn *pgxpool.Conn, commits ...*store.Commit) {
 	var payloads []string
 	var b strings.Builder
+	add := func(version int64, id string) {
+		if b.Len() > maxPayload {
+			payloads = append(payloads, b.String())
+			b.Reset()
+		}
+		if b.Len() > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(strconv.FormatInt(version, 10))
+		b.WriteByte(' ')
+		b.WriteString(id)
+	}
 	for _, c := range commits {
 		for i := range c.Put {
 			a := &c.Put[i]
 			s.notify.Wake(a.ID)
-			if !settles(a) {
-				continue
+			if settles(a) {
+				add(a.Version, a.ID)
 			}
-			if b.Len() > maxPayload {
-				payloads = append(payloads, b.String())
-				b.Reset()
+		}
+		for i := range c.Marks {
+			if m := &c.Marks[i]; m.Wakes {
+				s.notify.Wake(m.Name)
+				add(m.Version, m.Name)
 			}
-			if b.Len() > 0 {
-				b.WriteByte('\n')
-			}
-			b.WriteString(strconv.FormatInt(a.Version, 10))
-			b.WriteByte(' ')
-			b.WriteString(a.ID)
 		}
 	}
 	if b.Len() == 0 {

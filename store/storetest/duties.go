@@ -162,6 +162,26 @@ func Changed(t *testing.T, open New) {
 	}
 	insert(t, writer, Next(a, store.CardSent, at))
 	wg.Wait()
+
+	// A mark that wakes. The one who waits may come too late for it, so it is
+	// written until he has woken.
+	woken := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		woken <- s.Changed(ctx, "bell of storetest", 0)
+	}()
+	for version := int64(1); ; version++ {
+		must(t, writer, store.Commit{Marks: []store.Mark{{Name: "bell of storetest", Version: version, Wakes: true}}})
+		select {
+		case err := <-woken:
+			if err != nil {
+				t.Errorf("a mark that wakes: %v", err)
+			}
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // ChangedParks checks in a bubble that a waiter sleeps until a commit wakes it.

@@ -204,7 +204,7 @@ connections:
     sso: false
     button_text: Sign In
     profile: {command: my ad user, url: https://graph.microsoft.com/v1.0/me}
-policy: {duplicate_wait: 0s, failed_duplicate: noop, failure_fanout: all, late_invoke: reject, identity_mismatch: reject, group_card: everyone, typed_codes: true, keep_request: false, resend_cooldown: 1s, max_code_tries: 2, on_silent_error: card, group_chat: one_to_one, group_sso: false, success_body: echo, popup_closed: fail, compose_cooldown: 31s, combined_lookup: true, callback_budget: 6s, callback_mode: at_most_once}
+policy: {duplicate_wait: 0s, failed_duplicate: noop, failure_fanout: all, late_invoke: reject, identity_mismatch: reject, group_card: everyone, typed_codes: true, keep_request: false, token_cache: 5m, resend_cooldown: 1s, max_code_tries: 2, on_silent_error: card, group_chat: one_to_one, group_sso: false, success_body: echo, popup_closed: fail, compose_cooldown: 31s, combined_lookup: true, callback_budget: 6s, callback_mode: at_most_once}
 timeouts: {attempt: 16m, upstream: 11s, lease: 31s, outbox_lease: 61s, sweep: 6s, retention: 721h}
 limits: {body: 1, depth: 2, header_timeout: 3s, body_timeout: 4s, concurrent: 5, queue: 6, queue_wait: 7s, sign_ins_per_minute: 0, connections: 9}
 log: {level: debug, format: json}
@@ -230,6 +230,7 @@ log: {level: debug, format: json}
 		MaxCodeTries: 2, OnSilentError: machine.CardAnyway, GroupChat: machine.OneToOne, SuccessBody: machine.Echo,
 		PopupClosed: machine.Fail, ComposeCooldown: 31 * time.Second, CombinedLookup: true, CallbackBudget: 6 * time.Second,
 		CallbackMode: machine.AtMostOnce, IdentityMismatch: machine.Reject, GroupCard: machine.Everyone, TypedCodes: true,
+		TokenCache: 5 * time.Minute,
 	}
 	if diff := cmp.Diff(wantPolicy, cfg.Policy); diff != "" {
 		t.Errorf("policy: %s", diff)
