@@ -13,6 +13,8 @@ import (
 
 // SQLSTATEs that are told apart, see the appendix "PostgreSQL Error Codes".
 const (
+	opApply = "apply" // what commits are called in errors
+
 	codeUniqueViolation = "23505"
 	codeSerialization   = "40001"
 	codeDeadlock        = "40P01"
@@ -41,7 +43,7 @@ func again(err error) bool {
 	case codeSerialization, codeDeadlock, codeMoved:
 		return true
 	}
-	return pgconn.SafeToRetry(err)
+	return pgconn.SafeToRetry(err) || errors.Is(err, errPooled)
 }
 
 // poisoned reports whether the values of a statement made it fail, not the

@@ -235,7 +235,7 @@ func lock(t *testing.T, dsn string) pgx.Tx {
 // TestPoolExhausted: who gets no connection in time is told so.
 func TestPoolExhausted(t *testing.T) {
 	dsn := pgtest.Start(t)
-	s := mustOpen(t, dsn, pgstore.WithAcquireTimeout(2*time.Second),
+	s := mustOpen(t, dsn, pgstore.WithAcquireTimeout(100*time.Millisecond),
 		pgstore.WithPoolConfig(func(c *pgxpool.Config) { c.MaxConns = 1 }))
 	a := insertOne(t, s)
 	d := storetest.Owed(&a, 1, a.Created)

@@ -122,8 +122,7 @@ func (s *Store) listen() (*listener, error) {
 	if s.listener == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		s.listener = &listener{cancel: cancel, ended: make(chan struct{})}
-		cfg := s.opts.admin()
-		go s.listener.run(ctx, cfg, s.opts.channel(), &s.notify)
+		go s.listener.run(ctx, s.opts, &s.notify)
 	}
 	return s.listener, nil
 }
@@ -141,10 +140,10 @@ func (l *listener) stop() {
 }
 
 // run listens, and connects again when the connection is lost.
-func (l *listener) run(ctx context.Context, cfg *pgx.ConnConfig, channel string, notify *store.Notifier) {
+func (l *listener) run(ctx context.Context, opts *options, notify *store.Notifier) {
 	defer close(l.ended)
 	for pause := minReconnect; ctx.Err() == nil; pause = min(2*pause, maxReconnect) {
-		if l.hear(ctx, cfg, channel, notify) {
+		if l.hear(ctx, opts, notify) {
 			pause = minReconnect
 		}
 		timer := time.NewTimer(pause)
@@ -157,21 +156,20 @@ func (l *listener) run(ctx context.Context, cfg *pgx.ConnConfig, channel string,
 }
 
 // hear listens on one connection until that ends; it reports whether there was
-// one. Why it ended does not matter: the pool's users see the same trouble.
-func (l *listener) hear(ctx context.Context, cfg *pgx.ConnConfig, channel string, notify *store.Notifier) bool {
+// one. Why it ended does not matter: the pool's users see the same trouble. A
+// session that a pooler lends hears nothing.
+func (l *listener) hear(ctx context.Context, opts *options, notify *store.Notifier) bool {
 	dial, cancel := context.WithTimeout(ctx, maxReconnect)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(dial, cfg)
+	conn, err := opts.direct(dial)
 	if err != nil {
 		return false
 	}
 	defer func() {
 		l.up.Store(false)
-		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = conn.Close(bye)
+		hangUp(ctx, conn)
 	}()
-	if _, err := conn.Exec(dial, `listen `+pgx.Identifier{channel}.Sanitize()); err != nil {
+	if _, err := conn.Exec(dial, `listen `+pgx.Identifier{opts.channel()}.Sanitize()); err != nil {
 		return false
 	}
 	l.up.Store(true)

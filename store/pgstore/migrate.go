@@ -6,6 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -18,155 +19,283 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migration is one step of the schema.
+// Migration is one step of the schema. Its file may say two things, each in a line
+// that is a comment:
+//
+//	-- readable by programs from version N
+//	-- outside a transaction
+//
+// The first is the oldest program, by the number of the last step that it knows,
+// that can use the schema after this step; the default is the step's own number.
+// The second is for create index concurrently and its like: such a step is one
+// statement, and one that may be run again after it was cut off. In it SCHEMA. is
+// before the names.
 type Migration struct {
-	Version int       // 1, 2, 3 …
-	Name    string    // what stands behind the number in the file's name
-	Applied time.Time // by the server's clock, zero: not yet
-	sql     string
+	Version    int       // 1, 2, 3 …
+	Name       string    // what stands behind the number in the file's name
+	Applied    time.Time // by the server's clock, zero: not yet
+	ReadableBy int       // the oldest program that can use the schema after it
+	sql        string
+	outside    bool // of a transaction
 }
 
+var (
+	readableLine = regexp.MustCompile(`(?m)^-- readable by programs from version (\d+)$`)
+	outsideLine  = regexp.MustCompile(`(?m)^-- outside a transaction$`)
+)
+
 // steps reads the embedded migrations, whose numbers have no gap.
-func steps() ([]Migration, error) {
-	files, err := fs.Glob(migrations, "migrations/*.sql") // in the order of names
+func steps() ([]Migration, error) { return stepsIn(stepFiles()) }
+
+// stepFiles are the files; tests have more of them.
+var stepFiles = func() fs.FS { return migrations }
+
+func stepsIn(files fs.FS) ([]Migration, error) {
+	names, err := fs.Glob(files, "migrations/*.sql") // in the order of names
 	if err != nil {
 		return nil, fmt.Errorf("migrations: %w", err)
 	}
-	out := make([]Migration, 0, len(files))
-	for i, file := range files {
+	out := make([]Migration, 0, len(names))
+	for i, file := range names {
 		number, name, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(file, "migrations/"), ".sql"), "_")
 		if n, err := strconv.Atoi(number); err != nil || n != i+1 {
 			return nil, fmt.Errorf("migration %s: not number %d", file, i+1)
 		}
-		text, err := migrations.ReadFile(file)
+		text, err := fs.ReadFile(files, file)
 		if err != nil {
 			return nil, fmt.Errorf("migration %s: %w", file, err)
 		}
-		out = append(out, Migration{Version: i + 1, Name: name, sql: string(text)})
+		m := Migration{Version: i + 1, Name: name, ReadableBy: i + 1, sql: string(text), outside: outsideLine.Match(text)}
+		if found := readableLine.FindSubmatch(text); found != nil {
+			if m.ReadableBy, err = strconv.Atoi(string(found[1])); err != nil || m.ReadableBy > m.Version {
+				return nil, fmt.Errorf("migration %s: readable by programs from %s", file, found[1])
+			}
+		}
+		out = append(out, m)
 	}
 	return out, nil
 }
 
-// applied fills in what the schema has, and returns its version, 0 for none.
-//
-// It asks a table of the catalog: to_regclass would go by a search path that
-// was resolved before another program made the schema.
-func applied(ctx context.Context, q querier, schema string, steps []Migration) (version int, err error) {
-	var there bool
-	err = q.QueryRow(ctx, `select exists (select from pg_tables where schemaname = $1 and tablename = 'schema_migrations')`, schema).Scan(&there)
-	if err != nil || !there {
-		return 0, err
-	}
-	rows, err := q.Query(ctx, `select version, applied from schema_migrations order by version`)
-	if err != nil {
-		return 0, err
-	}
-	var at time.Time
-	_, err = pgx.ForEachRow(rows, []any{&version, &at}, func() error {
-		if version <= len(steps) {
-			steps[version-1].Applied = at.UTC()
-		}
-		return nil
-	})
-	return version, err
+// version is how far a schema is.
+type version struct {
+	number   int // of its last step; 0 = there is none
+	readable int // the oldest program that may use it
 }
 
-func checkVersion(version, want int) error {
+// usable is why a program that knows so many steps may not use the schema.
+func (v version) usable(knows int) error {
 	switch {
-	case version > want:
-		return fmt.Errorf("schema has version %d, this program knows %d: %w", version, want, store.ErrSchema)
-	case version < want:
-		return fmt.Errorf("schema has version %d, this program needs %d: migrate it: %w", version, want, store.ErrSchema)
+	case v.number < knows:
+		return fmt.Errorf("schema has version %d, this program needs %d: migrate it: %w", v.number, knows, store.ErrSchema)
+	case v.readable > knows:
+		return fmt.Errorf("schema has version %d, for programs from version %d on, and this program knows %d: %w",
+			v.number, v.readable, knows, store.ErrSchema)
 	}
 	return nil
 }
 
-// migrate brings the schema up to date, one transaction per step. An advisory
-// lock, held to the end of each, makes others wait for it.
-func migrate(ctx context.Context, conn *pgx.Conn, schema string) error {
+// applied fills in what the schema has.
+//
+// It asks a table of the catalog: to_regclass would go by a search path that
+// was resolved before another program made the schema.
+func applied(ctx context.Context, q querier, schema string, steps []Migration) (v version, err error) {
+	var there bool
+	err = q.QueryRow(ctx, `select exists (select from pg_tables where schemaname = $1 and tablename = 'schema_migrations')`, schema).Scan(&there)
+	if err != nil || !there {
+		return v, err
+	}
+	rows, err := q.Query(ctx, `select version, readable_by, applied from `+pgx.Identifier{schema, "schema_migrations"}.Sanitize()+` order by version`)
+	if err != nil {
+		return v, err
+	}
+	var readable int
+	var at time.Time
+	_, err = pgx.ForEachRow(rows, []any{&v.number, &readable, &at}, func() error {
+		v.readable = max(v.readable, readable)
+		if v.number <= len(steps) {
+			steps[v.number-1].Applied = at.UTC()
+		}
+		return nil
+	})
+	return v, err
+}
+
+// migrator changes the schema on a connection of its own.
+type migrator struct {
+	opts *options
+	conn *pgx.Conn
+}
+
+func (m *migrator) tx(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	return m.opts.administer(ctx, m.conn, fn)
+}
+
+// version asks how far the schema is.
+func (m *migrator) version(ctx context.Context, all []Migration) (v version, err error) {
+	err = m.tx(ctx, func(tx pgx.Tx) error {
+		v, err = applied(ctx, tx, m.opts.schema, all)
+		return err
+	})
+	return v, err
+}
+
+// check is why this program may not use the schema.
+func (m *migrator) check(ctx context.Context) error {
 	all, err := steps()
 	if err != nil {
 		return err
 	}
-	for {
-		var done bool
-		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, "signin-engine "+schema); err != nil {
-				return err
-			}
-			version, err := applied(ctx, tx, schema, all)
-			if err != nil {
-				return err
-			}
-			if version >= len(all) {
-				done = true
-				return checkVersion(version, len(all))
-			}
-			return step(ctx, tx, schema, all[version])
-		})
-		if err != nil || done {
+	v, err := m.version(ctx, all)
+	if err != nil {
+		return err
+	}
+	return v.usable(len(all))
+}
+
+// up takes the steps that the schema has not, each on its own. An advisory lock
+// makes others wait for it.
+func (m *migrator) up(ctx context.Context) error {
+	all, err := steps()
+	if err != nil {
+		return err
+	}
+	v, err := m.version(ctx, all)
+	for err == nil && v.number < len(all) {
+		if next := all[v.number]; next.outside {
+			err = m.outside(ctx, next)
+		} else {
+			err = m.tx(ctx, func(tx pgx.Tx) error { return m.inside(ctx, tx, next, nil) })
+		}
+		if err == nil {
+			v, err = m.version(ctx, all)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return v.usable(len(all))
+}
+
+// inside takes a step in a transaction, unless another program has taken it
+// meanwhile.
+func (m *migrator) inside(ctx context.Context, tx pgx.Tx, next Migration, do func() error) error {
+	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, "signin-engine "+m.opts.schema); err != nil {
+		return err
+	}
+	v, err := applied(ctx, tx, m.opts.schema, nil)
+	if err != nil || v.number >= next.Version {
+		return err
+	}
+	if next.Version == 1 {
+		if err := m.create(ctx, tx); err != nil {
+			return fmt.Errorf("schema %s: %w", m.opts.schema, err)
+		}
+	}
+	if do == nil {
+		do = func() error {
+			_, err := tx.Exec(ctx, next.sql, pgx.QueryExecModeSimpleProtocol)
 			return err
 		}
 	}
-}
-
-func step(ctx context.Context, tx pgx.Tx, schema string, m Migration) error {
-	if m.Version == 1 {
-		var there bool
-		err := tx.QueryRow(ctx, `select exists (select from pg_namespace where nspname = $1)`, schema).Scan(&there)
-		if err == nil && !there {
-			_, err = tx.Exec(ctx, `create schema `+pgx.Identifier{schema}.Sanitize())
-		}
-		if err == nil {
-			_, err = tx.Exec(ctx, `create table schema_migrations (version integer primary key, name text not null, applied timestamptz not null default now())`)
-		}
-		if err != nil {
-			return fmt.Errorf("schema %s: %w", schema, err)
-		}
+	if err := do(); err != nil {
+		return fmt.Errorf("migration %d %s: %w", next.Version, next.Name, err)
 	}
-	if _, err := tx.Exec(ctx, m.sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-		return fmt.Errorf("migration %d %s: %w", m.Version, m.Name, err)
-	}
-	_, err := tx.Exec(ctx, `insert into schema_migrations (version, name) values ($1, $2)`, m.Version, m.Name)
+	_, err = tx.Exec(ctx, `insert into schema_migrations (version, name, readable_by) values ($1, $2, $3)`, next.Version, next.Name, next.ReadableBy)
 	return err
 }
 
-// Migrate brings the schema that dsn names up to date and returns its steps.
-// It may be called twice, and by several programs at once. Errors:
-// [store.ErrSchema] when the schema is newer than this program, else
-// [store.ErrUnavailable].
+// outside takes a step outside a transaction, on a second connection, while the
+// first one holds the lock in a transaction that looks at nothing.
+func (m *migrator) outside(ctx context.Context, next Migration) error {
+	second, err := m.opts.admin(ctx)
+	if err != nil {
+		return err
+	}
+	defer hangUp(ctx, second)
+	sql := strings.ReplaceAll(next.sql, "SCHEMA.", pgx.Identifier{m.opts.schema}.Sanitize()+".")
+	return m.tx(ctx, func(tx pgx.Tx) error {
+		return m.inside(ctx, tx, next, func() error {
+			if !m.opts.pooled.Load() { // elsewhere the session is not ours
+				if _, err := second.Exec(ctx, `set statement_timeout = 0; set lock_timeout = 0`, pgx.QueryExecModeSimpleProtocol); err != nil {
+					return err
+				}
+			}
+			_, err := second.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+			return err
+		})
+	})
+}
+
+// create makes the schema, unless somebody has, and the list of its steps.
+func (m *migrator) create(ctx context.Context, tx pgx.Tx) error {
+	var there bool
+	err := tx.QueryRow(ctx, `select exists (select from pg_namespace where nspname = $1)`, m.opts.schema).Scan(&there)
+	if err == nil && !there {
+		_, err = tx.Exec(ctx, `create schema `+pgx.Identifier{m.opts.schema}.Sanitize())
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, `
+create table schema_migrations (
+  version     integer     primary key,
+  name        text        not null,
+  readable_by integer     not null,
+  applied     timestamptz not null default now()
+);
+comment on table schema_migrations is 'The steps that this schema has taken.';
+comment on column schema_migrations.version is 'Number of the step.';
+comment on column schema_migrations.name is 'Name of the step.';
+comment on column schema_migrations.readable_by is 'The oldest program that may use the schema after this step, by the last step that it knows.';
+comment on column schema_migrations.applied is 'When it was taken.'`, pgx.QueryExecModeSimpleProtocol)
+	}
+	return err
+}
+
+// Migrate brings the schema that dsn names up to date, makes the audit trail's
+// partitions ahead, and returns the steps. It may be called twice, and by several
+// programs at once. Errors: [store.ErrSchema] when the schema is for newer
+// programs than this one, else [store.ErrUnavailable].
 func Migrate(ctx context.Context, dsn string, opts ...Option) ([]Migration, error) {
-	return withConn(ctx, "migrate", dsn, opts, func(conn *pgx.Conn, o *options) error {
-		return migrate(ctx, conn, o.schema)
+	return withMigrator(ctx, "migrate", dsn, opts, func(m *migrator) error {
+		if err := m.up(ctx); err != nil {
+			return err
+		}
+		return m.partitions(ctx, partitionsAhead, waiting)
 	})
 }
 
 // Status returns the steps of the schema that dsn names, without changing it.
 // Steps without a time are still to be taken. Errors as for [Migrate].
 func Status(ctx context.Context, dsn string, opts ...Option) ([]Migration, error) {
-	return withConn(ctx, "status", dsn, opts, func(*pgx.Conn, *options) error { return nil })
+	return withMigrator(ctx, "status", dsn, opts, func(*migrator) error { return nil })
 }
 
-func withConn(ctx context.Context, op, dsn string, opts []Option, fn func(*pgx.Conn, *options) error) ([]Migration, error) {
+func withMigrator(ctx context.Context, op, dsn string, opts []Option, fn func(*migrator) error) ([]Migration, error) {
 	o, err := parse(dsn, opts)
 	if err != nil {
 		return nil, fmt.Errorf("pgstore: %s: %w", op, err)
 	}
-	conn, err := pgx.ConnectConfig(ctx, o.admin())
+	conn, err := o.admin(ctx)
 	if err != nil {
 		return nil, classify(ctx, op, err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if err := fn(conn, o); err != nil {
+	defer hangUp(ctx, conn)
+	m := &migrator{opts: o, conn: conn}
+	if err := fn(m); err != nil {
 		return nil, classify(ctx, op, err)
 	}
 	all, err := steps()
 	if err != nil {
 		return nil, fmt.Errorf("pgstore: %s: %w", op, err)
 	}
-	version, err := applied(ctx, conn, o.schema, all)
-	if err == nil && version > len(all) {
-		err = checkVersion(version, len(all))
+	v, err := m.version(ctx, all)
+	if err == nil && v.number > len(all) {
+		err = v.usable(len(all))
 	}
 	return all, classify(ctx, op, err)
+}
+
+// refused reports whether the server took no change because of what we are or
+// what it is, which is no reason to do without the store.
+func refused(err error) bool {
+	return sqlState(err) != ""
 }

@@ -7,12 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -22,9 +21,9 @@ import (
 const (
 	DefaultSchema           = "signin"
 	DefaultPollInterval     = 250 * time.Millisecond
-	DefaultStatementTimeout = 10 * time.Second
+	DefaultStatementTimeout = 3 * time.Second
 	DefaultAcquireTimeout   = 3 * time.Second
-	DefaultConnectTimeout   = 5 * time.Second // unless the address has connect_timeout
+	DefaultConnectTimeout   = 3 * time.Second // unless the address has connect_timeout
 	DefaultHandlerConns     = 4
 )
 
@@ -40,10 +39,15 @@ type options struct {
 	poll      time.Duration
 	statement time.Duration
 	acquire   time.Duration
+	connect   time.Duration
+	address   func(context.Context) (string, error) // nil: the one that was given
+	listen    string                                // address for LISTEN; "" = the same
 	configure func(*pgxpool.Config)
 	pool      *pgxpool.Config
 	conns     int
 	handlers  *pgxpool.Config // of the handlers' transactions
+	hear      *pgx.ConnConfig // nil: as the pool
+	pooled    atomic.Bool     // a pooler is between us and the server, see session.go
 }
 
 // Option changes how [Open] opens a store.
@@ -66,13 +70,30 @@ func WithReadOnly() Option { return func(o *options) { o.readOnly, o.migrate = t
 // cannot listen; the default is [DefaultPollInterval].
 func WithPollInterval(d time.Duration) Option { return func(o *options) { o.poll = d } }
 
-// WithStatementTimeout bounds one call of the store, in the server and here;
-// the default is [DefaultStatementTimeout].
+// WithStatementTimeout bounds one statement of a sign-in, in the server and, half
+// a second later, here; the default is [DefaultStatementTimeout]. What operators
+// read, and retention, may take ten times as long.
 func WithStatementTimeout(d time.Duration) Option { return func(o *options) { o.statement = d } }
 
 // WithAcquireTimeout bounds the wait for a free connection; the default is
 // [DefaultAcquireTimeout].
 func WithAcquireTimeout(d time.Duration) Option { return func(o *options) { o.acquire = d } }
+
+// WithConnectTimeout bounds the making of a connection to one host; it wins over
+// connect_timeout in the address. The default is [DefaultConnectTimeout].
+func WithConnectTimeout(d time.Duration) Option { return func(o *options) { o.connect = d } }
+
+// WithAddress asks fn for the address before each new connection, so that host,
+// user and password may change while the store is open. The schema and the
+// parameters of the session stay those of the address that [Open] was given.
+func WithAddress(fn func(ctx context.Context) (string, error)) Option {
+	return func(o *options) { o.address = fn }
+}
+
+// WithListenAddress gives the address of a direct connection for LISTEN, where
+// the store's own leads to a pooler. Without one the store listens on its own
+// address, and behind a pooler it polls; see [WithPollInterval].
+func WithListenAddress(dsn string) Option { return func(o *options) { o.listen = dsn } }
 
 // WithHandlerConns sets how many transactions of handlers ([Store.AckInTx]) may
 // run at once, each on a connection beside the store's pool; the default is
@@ -114,56 +135,60 @@ func parse(dsn string, opts []Option) (*options, error) {
 	if o.schema != clean(o.schema) || len(o.schema) > maxSchema {
 		return nil, fmt.Errorf("schema name %q is not a text of at most %d bytes", o.schema, maxSchema)
 	}
-	if cfg.ConnConfig.ConnectTimeout == 0 {
-		cfg.ConnConfig.ConnectTimeout = DefaultConnectTimeout
+	if err := o.own(cfg.ConnConfig); err != nil {
+		return nil, err
 	}
-	if _, ok := params["application_name"]; !ok {
-		params["application_name"] = "signin-engine"
+	if o.listen != "" {
+		if o.hear, err = pgx.ParseConfig(o.listen); err != nil {
+			return nil, errors.New("malformed Postgres address for LISTEN")
+		}
+		delete(o.hear.RuntimeParams, "schema")
+		if err := o.own(o.hear); err != nil {
+			return nil, err
+		}
 	}
-	o.handlers = cfg.Copy()
-	if o.readOnly {
-		params["default_transaction_read_only"] = "on"
-	}
-	params["search_path"] = pgx.Identifier{o.schema}.Sanitize()
-	params["timezone"] = "UTC"
-	params["default_transaction_isolation"] = "read committed" // whatever the database prefers
-	params["statement_timeout"] = strconv.FormatInt(o.statement.Milliseconds(), 10)
-	params["idle_in_transaction_session_timeout"] = strconv.FormatInt(2*o.statement.Milliseconds(), 10)
-	// The statements are made for their indexes. Planning them anew for every
-	// set of values finds nothing better, and a plan that was made while the
-	// tables were small, to read them whole, would stay when they have grown.
-	for _, name := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
-		params[name] = "off"
-	}
-	// Of a small table the planner thinks that its pages are best read in their
-	// own order, and would sort all of a user's attempts to find the newest.
-	params["random_page_cost"] = "1"
-	params["plan_cache_mode"] = "force_generic_plan"
 	if o.configure != nil {
 		o.configure(cfg)
-		o.configure(o.handlers)
 	}
+	o.handlers = cfg.Copy()
 	o.handlers.MaxConns, o.handlers.MinConns, o.handlers.MinIdleConns = int32(o.conns), 0, 0
-	after := cfg.AfterConnect
-	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		// Elsewhere in the server losing the last commits may be fine; a
-		// transition that was acknowledged must be on the disk.
-		_, err := conn.Exec(ctx, `select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'`,
-			pgx.QueryExecModeSimpleProtocol)
-		if err == nil && after != nil {
-			err = after(ctx, conn)
-		}
-		return err
-	}
 	o.pool = cfg
+	for _, pool := range []*pgxpool.Config{o.pool, o.handlers} {
+		before, after := pool.BeforeConnect, pool.AfterConnect
+		greet := o.greet
+		if pool == o.handlers {
+			greet = o.meet
+		}
+		pool.BeforeConnect = func(ctx context.Context, cfg *pgx.ConnConfig) error {
+			return errors.Join(o.dial(ctx, cfg), call(ctx, before, cfg))
+		}
+		pool.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			return errors.Join(greet(ctx, conn), call(ctx, after, conn))
+		}
+	}
 	return o, nil
 }
 
-// admin is the configuration of a connection that may take its time.
-func (o *options) admin() *pgx.ConnConfig {
-	cfg := o.pool.ConnConfig.Copy()
-	cfg.RuntimeParams["statement_timeout"] = "0"
-	return cfg
+// call calls a hook that may not be there.
+func call[T any](ctx context.Context, hook func(context.Context, T) error, arg T) error {
+	if hook == nil {
+		return nil
+	}
+	return hook(ctx, arg)
+}
+
+// own gives a configuration what every connection of the store has.
+func (o *options) own(cfg *pgx.ConnConfig) error {
+	switch {
+	case o.connect > 0:
+		cfg.ConnectTimeout = o.connect
+	case cfg.ConnectTimeout == 0:
+		cfg.ConnectTimeout = DefaultConnectTimeout
+	}
+	if _, ok := cfg.RuntimeParams["application_name"]; !ok {
+		cfg.RuntimeParams["application_name"] = "signin-engine"
+	}
+	return nil
 }
 
 // Store is a [store.Store] in a Postgres schema.
@@ -173,6 +198,7 @@ type Store struct {
 	secret []byte
 	notify store.Notifier
 	finds  *finder
+	health health
 
 	mu       sync.Mutex
 	closed   bool
@@ -198,6 +224,7 @@ func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 	if err := s.prepare(ctx); err != nil {
 		return nil, classify(ctx, "open", err)
 	}
+	s.watchIdle()
 	if s.pool, err = pgxpool.NewWithConfig(ctx, o.pool); err != nil {
 		return nil, classify(ctx, "open", err)
 	}
@@ -206,43 +233,33 @@ func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 
 // prepare checks or makes the schema and reads the store's secret.
 func (s *Store) prepare(ctx context.Context) error {
-	conn, err := pgx.ConnectConfig(ctx, s.opts.admin())
+	conn, err := s.opts.admin(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	all, err := steps()
-	if err != nil {
+	defer hangUp(ctx, conn)
+	m := &migrator{opts: s.opts, conn: conn}
+	if s.opts.migrate {
+		err = m.up(ctx)
+	} else {
+		err = m.check(ctx)
+	}
+	if err != nil || s.opts.readOnly {
 		return err
 	}
-	version, err := applied(ctx, conn, s.opts.schema, all)
-	if err != nil {
+	if err := m.partitions(ctx, partitionsAhead, quick); err != nil && !refused(err) {
 		return err
 	}
-	if version < len(all) && s.opts.migrate {
-		if err := migrate(ctx, conn, s.opts.schema); err != nil {
-			return err
-		}
-	} else if err := checkVersion(version, len(all)); err != nil {
-		return err
-	}
-	if !s.opts.readOnly {
-		if err := partitions(ctx, conn); err != nil {
-			return err
-		}
-	}
-	return s.readSecret(ctx, conn)
+	return s.opts.administer(ctx, conn, func(tx pgx.Tx) error { return s.readSecret(ctx, tx) })
 }
 
 // readSecret makes the store's random key if there is none. Whoever comes
-// second reads the first one's.
-func (s *Store) readSecret(ctx context.Context, conn *pgx.Conn) error {
+// second reads the first one's. Who only reads has no use for it, and may not
+// have the right.
+func (s *Store) readSecret(ctx context.Context, conn querier) error {
 	const read = `select value from meta where name = 'secret'`
 	err := conn.QueryRow(ctx, read).Scan(&s.secret)
 	if errors.Is(err, pgx.ErrNoRows) {
-		if s.opts.readOnly {
-			return nil
-		}
 		fresh := make([]byte, secretSize)
 		_, _ = rand.Read(fresh) // never fails, by its contract
 		if _, err = conn.Exec(ctx, `insert into meta values ('secret', $1) on conflict do nothing`, fresh); err == nil {
@@ -255,7 +272,8 @@ func (s *Store) readSecret(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// Secret returns the store's random key; see [store.Store].
+// Secret returns the store's random key, nil where the store was opened for
+// reading; see [store.Store].
 func (s *Store) Secret() []byte { return slices.Clone(s.secret) }
 
 // Info describes the store; see [store.Store]. Schema is the version that the
@@ -288,62 +306,10 @@ func (s *Store) Close() error {
 	if l != nil {
 		l.stop()
 	}
+	s.health.stop()
 	if handlers != nil {
 		handlers.Close()
 	}
 	s.pool.Close()
 	return nil
-}
-
-// querier is a connection, a pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}
-
-// tries bounds how often a call is made that lost against another one.
-const tries = 4
-
-// use runs fn on a connection of the pool, within the store's timeouts, and
-// again if that may help.
-func (s *Store) use(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
-	return classify(ctx, op, s.patiently(ctx, fn))
-}
-
-func (s *Store) patiently(ctx context.Context, fn func(context.Context, *pgxpool.Conn) error) error {
-	var err error
-	for range tries {
-		if err = s.once(ctx, fn); err == nil || !again(err) || ctx.Err() != nil {
-			break
-		}
-	}
-	return err
-}
-
-func (s *Store) once(ctx context.Context, fn func(context.Context, *pgxpool.Conn) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	wait, cancel := context.WithTimeout(ctx, s.opts.acquire)
-	defer cancel()
-	conn, err := s.pool.Acquire(wait)
-	if err != nil {
-		return fmt.Errorf("acquire a connection: %w", err)
-	}
-	defer conn.Release()
-	run, cancel := context.WithTimeout(ctx, s.opts.statement+time.Second) // the server should give up first
-	defer cancel()
-	err = fn(run, conn)
-	switch {
-	case sqlState(err) != codeReadOnly:
-		return err
-	case s.opts.readOnly:
-		return fmt.Errorf("%w: %w", store.ErrReadOnly, err)
-	}
-	// The server may have become a standby: the next connection may find the
-	// primary. Nothing can be written now, which is not the same as a store that
-	// was opened for reading.
-	_ = conn.Conn().Close(run)
-	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }

@@ -42,8 +42,8 @@ func TestPartitions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := auditTables(t, dsn); len(got) != 6 || !slices.Contains(got, "events_default") {
-		t.Errorf("partitions %v, want five weeks and the default", got)
+	if got := auditTables(t, dsn); len(got) != 10 || !slices.Contains(got, "events_default") {
+		t.Errorf("partitions %v, want nine weeks and the default", got)
 	}
 	// A week long ago, with an attempt that was born then.
 	monday := time.Date(2020, 1, 6, 0, 0, 0, 0, time.UTC)
@@ -72,7 +72,7 @@ func TestPartitions(t *testing.T) {
 		t.Error("a partition went while an attempt of its week is there")
 	}
 	purge(info.Now, 1)
-	if got := auditTables(t, dsn); slices.Contains(got, old) || len(got) != 6 {
+	if got := auditTables(t, dsn); slices.Contains(got, old) || len(got) != 10 {
 		t.Errorf("partitions %v after the purge", got)
 	}
 }

@@ -3,8 +3,11 @@ package pgstore
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,55 +27,207 @@ var rights = []struct{ table, privileges string }{
 	{"deliveries", "select insert update"},
 	{"exchange_ids", "select insert update"},
 	{"marks", "select insert update delete"},
-	{"orphans", "select update"},
 }
 
 // probeSQL asks the session that would write.
 const probeSQL = `
 select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-  (select coalesce(max(version), 0) from schema_migrations),
+  (select coalesce(max(version), 0) from schema_migrations), (select coalesce(max(readable_by), 0) from schema_migrations),
   array(select lower(p) || ' on ' || t from unnest($1::text[], $2::text[]) need(t, p)
     where not has_table_privilege(quote_ident(current_schema()) || '.' || quote_ident(t), p))`
 
 // Probe reports whether a commit would work now: the server is a primary, the
-// session may write, the schema has this program's version and the role its
-// rights. It writes nothing. It answers within two seconds. Errors:
+// session may write, this program may use the schema and the role has its rights.
+// While the last write did not work, or one is slow to answer, it says what came
+// of a write that is tried for this purpose, once a second and whenever somebody
+// asks; nothing is left of it. It answers within two seconds. Errors:
 // [store.ErrUnavailable], which says what is missing; [store.ErrSchema];
 // [store.ErrReadOnly] when the store was opened for reading.
 func (s *Store) Probe(ctx context.Context) error {
 	if s.opts.readOnly {
 		return classify(ctx, "probe", store.ErrReadOnly)
 	}
-	all, err := steps()
-	if err != nil {
-		return classify(ctx, "probe", err)
-	}
 	short, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	err := s.health.verdict(short)
+	if err == nil {
+		if err = s.look(short); err != nil && ctx.Err() == nil {
+			s.health.doubt(s)
+		}
+	}
+	return classify(ctx, "probe", err)
+}
+
+// look asks for everything that can be known without a write.
+func (s *Store) look(ctx context.Context) error {
+	all, err := steps()
+	if err != nil {
+		return err
+	}
 	var standby, readOnly bool
-	var version int
+	var now version
 	var missing []string
-	err = s.patiently(short, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err = s.use(ctx, "look", func(ctx context.Context, conn *pgxpool.Conn) error {
 		tables, privileges := needed()
-		err := conn.QueryRow(ctx, probeSQL, tables, privileges).Scan(&standby, &readOnly, &version, &missing)
+		err := conn.QueryRow(ctx, probeSQL, tables, privileges).Scan(&standby, &readOnly, &now.number, &now.readable, &missing)
 		if err == nil && (standby || readOnly) {
 			// The next connection may be to a primary.
-			_ = conn.Conn().Close(ctx)
+			s.forsake(ctx, conn.Conn())
+			return nil
 		}
 		return err
 	})
 	switch {
 	case err != nil:
+		return err
 	case standby:
-		err = fmt.Errorf("%w: the server is a standby", store.ErrUnavailable)
+		return fmt.Errorf("%w: the server is a standby", store.ErrUnavailable)
 	case readOnly:
-		err = fmt.Errorf("%w: the session is read-only", store.ErrUnavailable)
+		return fmt.Errorf("%w: the session is read-only", store.ErrUnavailable)
 	case len(missing) > 0:
-		err = fmt.Errorf("%w: the role may not %s (schema %s)", store.ErrUnavailable, strings.Join(missing, ", "), s.opts.schema)
+		return fmt.Errorf("%w: the role may not %s (schema %s)", store.ErrUnavailable, strings.Join(missing, ", "), s.opts.schema)
 	default:
-		err = checkVersion(version, len(all))
+		return now.usable(len(all))
 	}
-	return classify(ctx, "probe", err)
+}
+
+const (
+	// slowWrite is how long a write may take before it is doubted that any works.
+	slowWrite = 500 * time.Millisecond
+	// tryTimeout bounds a write that finds out.
+	tryTimeout = time.Second
+	// tryEvery is how often that is done while writes do not work.
+	tryEvery = time.Second
+	// trySize is what it writes: more than has room on a page that is there.
+	trySize = 16 << 10
+)
+
+// health knows whether writes work. Those of the store speak for the next ones
+// while they do. When one fails, or does not answer soon, a goroutine tries for
+// itself until one works: an instance that is not ready gets no traffic.
+type health struct {
+	mu      sync.Mutex
+	trouble error         // why writes do not work; nil = they do, or nobody knows yet
+	worked  bool          // one has, since the last try began
+	next    chan struct{} // closed with the next verdict; nil = nobody tries
+	hurry   chan struct{} // has room for one: somebody waits for the verdict
+	end     context.CancelFunc
+	closed  bool
+	ended   sync.WaitGroup
+}
+
+// watch follows one write; what it returns is told how that ended.
+func (h *health) watch(s *Store) func(error) {
+	late := time.AfterFunc(slowWrite, func() { h.doubt(s) })
+	return func(err error) {
+		late.Stop()
+		switch {
+		case err == nil:
+			h.mu.Lock()
+			h.trouble, h.worked = nil, true
+			h.mu.Unlock()
+		case errors.Is(err, store.ErrUnavailable):
+			h.doubt(s)
+		}
+	}
+}
+
+// doubt begins to try, unless somebody does.
+func (h *health) doubt(s *Store) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.next != nil || h.closed {
+		return
+	}
+	ctx, end := context.WithCancel(context.Background())
+	h.next, h.hurry, h.end = make(chan struct{}), make(chan struct{}, 1), end
+	h.ended.Go(func() { h.try(ctx, s) })
+}
+
+// try tries until a write works.
+func (h *health) try(ctx context.Context, s *Store) {
+	for {
+		h.mu.Lock()
+		h.worked = false
+		h.mu.Unlock()
+		err := s.tryWrite(ctx)
+		h.mu.Lock()
+		if h.worked {
+			err = nil
+		}
+		h.trouble = err
+		close(h.next)
+		if err == nil || h.closed {
+			h.next = nil
+			h.end()
+			h.mu.Unlock()
+			return
+		}
+		h.next = make(chan struct{})
+		h.mu.Unlock()
+		timer := time.NewTimer(tryEvery)
+		select {
+		case <-h.hurry:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// verdict is why writes do not work. Whoever asks gets what was tried after he
+// asked.
+func (h *health) verdict(ctx context.Context) error {
+	for range 2 { // the first may have begun before
+		h.mu.Lock()
+		next, hurry, err := h.next, h.hurry, h.trouble
+		h.mu.Unlock()
+		if next == nil {
+			return nil
+		}
+		select {
+		case hurry <- struct{}{}:
+		default:
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			if err == nil {
+				err = ctx.Err()
+			}
+			return err
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.trouble
+}
+
+// stop ends what doubt has begun.
+func (h *health) stop() {
+	h.mu.Lock()
+	h.closed = true
+	if h.end != nil {
+		h.end()
+	}
+	h.mu.Unlock()
+	h.ended.Wait()
+}
+
+// tryWrite commits a mark, and takes it away again.
+func (s *Store) tryWrite(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	mark := store.Mark{Name: "probe " + rand.Text(), Version: 1, Value: make([]byte, trySize)}
+	_, _ = rand.Read(mark.Value) // never fails, by its contract; it cannot be compressed
+	err := s.applyAlone(short, &store.Commit{Marks: []store.Mark{mark}})
+	if err == nil {
+		// Should this fail, retention takes it.
+		_ = s.applyAlone(short, &store.Commit{Marks: []store.Mark{{Name: mark.Name, Version: 2, Gone: true}}})
+	} else if short.Err() != nil {
+		return fmt.Errorf("%w: a write has no answer within %s", store.ErrUnavailable, tryTimeout)
+	}
+	return err
 }
 
 // needed are the rights as two columns.

@@ -4,7 +4,6 @@ package pgstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,48 +13,12 @@ import (
 )
 
 const (
-	// A partition of the audit trail holds a week, from Monday, in UTC.
-	partitionSpan = 7 * 24 * time.Hour
-	// partitionsAhead is how many weeks have a partition before they begin.
-	partitionsAhead = 4
 	// purgeBatch is how many attempts one transaction deletes.
 	purgeBatch = 500
 	// partitionLockTimeout bounds the wait for a table that others use: they
 	// queue behind us meanwhile.
 	partitionLockTimeout = "200ms"
 )
-
-// partitions makes the audit trail's partitions of this week and the next
-// ones. What finds none goes to the default partition, so it is no error when
-// we may not, or when others have the tables busy.
-func partitions(ctx context.Context, q querier) error {
-	rows, err := q.Query(ctx, `select week, to_regclass('events_' || to_char(week, 'YYYYMMDD')) is not null
-		from generate_series(date_trunc('week', now()), now() + $1 * interval '1 week', interval '1 week') week`, partitionsAhead)
-	if err != nil {
-		return err
-	}
-	var missing []time.Time
-	var (
-		week  time.Time
-		there bool
-	)
-	if _, err := pgx.ForEachRow(rows, []any{&week, &there}, func() error {
-		if !there {
-			missing = append(missing, week.UTC())
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	for _, week := range missing {
-		sql := fmt.Sprintf(`create table if not exists events_%s partition of events for values from ('%s') to ('%s')`,
-			week.Format("20060102"), week.Format(time.RFC3339), week.Add(partitionSpan).Format(time.RFC3339))
-		if err := quietly(ctx, q, sql); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // quietly changes a table if it can be had at once. What the server refuses is
 // not worth failing for.
@@ -133,9 +96,6 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 	}
 	return total, s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
 		if err := dropPartitions(ctx, conn, before); err != nil {
-			return err
-		}
-		if err := partitions(ctx, conn); err != nil {
 			return err
 		}
 		var b pgx.Batch

@@ -1,0 +1,131 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// A partition of the audit trail holds a week, from Monday, in UTC.
+	partitionSpan = 7 * 24 * time.Hour
+	// partitionsAhead is how many weeks have a partition before they begin.
+	partitionsAhead = 8
+	// partitionsWarn is how far ahead they have to reach, or somebody is told.
+	partitionsWarn = 2 * partitionSpan
+	// partitionName is what a week's partition is called, as a layout of its time.
+	partitionName = "events_20060102"
+)
+
+// How long the making of a partition waits for a table that others use; they
+// queue behind it meanwhile.
+const (
+	quick   = 200 * time.Millisecond // beside running sign-ins: the next one may do it
+	waiting = 10 * time.Second       // somebody asked for it
+)
+
+// partitions makes the audit trail's partitions of this week and of so many more,
+// each in a transaction of its own. Lines of a week that began without one are
+// moved to it.
+func (m *migrator) partitions(ctx context.Context, weeks int, wait time.Duration) error {
+	var now time.Time
+	if err := m.tx(ctx, func(tx pgx.Tx) error { return tx.QueryRow(ctx, `select date_trunc('week', now())`).Scan(&now) }); err != nil {
+		return err
+	}
+	for i := range weeks + 1 {
+		week := now.UTC().Add(time.Duration(i) * partitionSpan)
+		err := m.tx(ctx, func(tx pgx.Tx) error { return m.partition(ctx, tx, week, wait) })
+		if err != nil {
+			return fmt.Errorf("partition %s: %w", week.Format(partitionName), err)
+		}
+	}
+	return nil
+}
+
+// partition makes one, unless it is there. Attaching a table disturbs others less
+// than making it in its place.
+func (m *migrator) partition(ctx context.Context, tx pgx.Tx, week time.Time, wait time.Duration) error {
+	name := week.Format(partitionName)
+	if there, err := m.table(ctx, tx, name); err != nil || there {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true), pg_advisory_xact_lock(hashtextextended($2, 0))`,
+		milliseconds(wait), "signin-engine "+m.opts.schema); err != nil {
+		return err
+	}
+	if there, err := m.table(ctx, tx, name); err != nil || there {
+		return err // another program was faster
+	}
+	from, to := week.Format(time.RFC3339), week.Add(partitionSpan).Format(time.RFC3339)
+	_, err := tx.Exec(ctx, fmt.Sprintf(`
+create table %[1]s (like events including defaults including constraints including storage including compression);
+lock table events_default in access exclusive mode;
+with moved as (delete from events_default where born >= '%[2]s' and born < '%[3]s' returning *)
+  insert into %[1]s select * from moved;
+alter table events attach partition %[1]s for values from ('%[2]s') to ('%[3]s')`, name, from, to), pgx.QueryExecModeSimpleProtocol)
+	return err
+}
+
+func (m *migrator) table(ctx context.Context, tx pgx.Tx, name string) (there bool, err error) {
+	err = tx.QueryRow(ctx, `select exists (select from pg_tables where schemaname = $1 and tablename = $2)`, m.opts.schema, name).Scan(&there)
+	return there, err
+}
+
+// Partitions makes the partitions of the audit trail for this week and so many
+// weeks ahead, and returns until when there are some. It needs the owner's role.
+// Errors as for [Migrate].
+func Partitions(ctx context.Context, dsn string, weeks int, opts ...Option) (until time.Time, err error) {
+	_, err = withMigrator(ctx, "partitions", dsn, opts, func(m *migrator) error {
+		if err := m.check(ctx); err != nil {
+			return err
+		}
+		if err := m.partitions(ctx, weeks, waiting); err != nil {
+			return err
+		}
+		return m.tx(ctx, func(tx pgx.Tx) error {
+			_, until, err = partitioned(ctx, tx)
+			return err
+		})
+	})
+	return until, err
+}
+
+// partitioned is until when the audit trail has partitions without a gap, from
+// this week on.
+func partitioned(ctx context.Context, q querier) (now, until time.Time, err error) {
+	rows, err := q.Query(ctx, `select now(), date_trunc('week', now()), to_date(right(c.relname, 8), 'YYYYMMDD')::timestamptz
+		from (select) one left join (pg_inherits i join pg_class c on c.oid = i.inhrelid)
+		  on i.inhparent = 'events'::regclass and c.relname ~ '^events_[0-9]{8}$'
+		order by 3`)
+	if err != nil {
+		return now, until, err
+	}
+	var this time.Time
+	var week *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&now, &this, &week}, func() error {
+		if until.IsZero() {
+			until = this
+		}
+		if week != nil && week.Equal(until) {
+			until = until.Add(partitionSpan)
+		}
+		return nil
+	})
+	return now.UTC(), until.UTC(), err
+}
+
+// upkeep is what the owner of the schema should see to.
+func upkeep(ctx context.Context, q querier) (warnings []string, err error) {
+	now, until, err := partitioned(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if until.Sub(now) < partitionsWarn {
+		warnings = append(warnings, fmt.Sprintf("the audit trail has partitions until %s: run signin-engine migrate partitions as the owner of the schema",
+			until.Format(time.DateOnly)))
+	}
+	return warnings, nil
+}

@@ -1,0 +1,348 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// A connection leads to a session of our own, or to a pooler that lends us a
+// session for one transaction. Which it is shows in the process id that the
+// connection was greeted with: a pooler makes one up.
+//
+// What the statements need of a session are the settings below. A session of our
+// own has them from its beginning, and keeps the statements that it has prepared.
+// A lent one has them for each transaction, which begins with them, and keeps
+// nothing. Nothing is asked for in the startup message but what the address asks
+// for: poolers refuse what they do not know.
+
+// setting is a parameter of the server.
+type setting struct{ name, value string }
+
+// settings are what the store's statements need.
+func (o *options) settings() []setting {
+	all := []setting{
+		{"search_path", pgx.Identifier{o.schema}.Sanitize()},
+		{"timezone", "UTC"},
+		{"statement_timeout", milliseconds(o.statement)},
+		{"lock_timeout", milliseconds(lockTimeout)},
+		{"idle_in_transaction_session_timeout", milliseconds(2 * o.statement)},
+		// Of a small table the planner thinks that its pages are best read in their
+		// own order, and would sort all of a user's attempts to find the newest.
+		{"random_page_cost", "1"},
+		{"plan_cache_mode", "force_generic_plan"},
+	}
+	// The statements are made for their indexes. Planning them anew for every
+	// set of values finds nothing better, and a plan that was made while the
+	// tables were small, to read them whole, would stay when they have grown.
+	for _, name := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
+		all = append(all, setting{name, "off"})
+	}
+	return all
+}
+
+// lockTimeout is how long a statement waits for a row or a table that somebody
+// else has: commits of others stand in the same statement. It is more than the
+// server takes to find a deadlock.
+const lockTimeout = 1500 * time.Millisecond
+
+// unhurried is how much longer than a statement of a sign-in may take what
+// operators read, and retention.
+const unhurried = 10
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// set is the select list that sets them; local is the condition under which only
+// for this transaction.
+func set(settings []setting, local string) string {
+	var b strings.Builder
+	for _, s := range settings {
+		fmt.Fprintf(&b, "set_config('%s', '%s', %s), ", s.name, strings.ReplaceAll(s.value, "'", "''"), local)
+	}
+	// Elsewhere in the server losing the last commits may be fine; a transition
+	// that was acknowledged must be on the disk.
+	fmt.Fprintf(&b, "set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'on' else current_setting('synchronous_commit') end, %s)", local)
+	return b.String()
+}
+
+// begin is the statement that begins a transaction in any session. It asks for
+// READ COMMITTED by name: the database may prefer another isolation.
+func (o *options) begin(more ...setting) string {
+	begin := "begin isolation level read committed"
+	if o.readOnly {
+		begin += " read only"
+	}
+	return begin + "; select " + set(append(o.settings(), more...), "true")
+}
+
+// dial gives a connection that is about to be made the address as it is now.
+func (o *options) dial(ctx context.Context, cfg *pgx.ConnConfig) error {
+	if o.address != nil {
+		dsn, err := o.address(ctx)
+		if err != nil {
+			return fmt.Errorf("address: %w", err)
+		}
+		now, err := pgx.ParseConfig(dsn)
+		if err != nil {
+			return errors.New("malformed Postgres address")
+		}
+		cfg.Host, cfg.Port, cfg.Fallbacks, cfg.TLSConfig = now.Host, now.Port, now.Fallbacks, now.TLSConfig
+		cfg.Database, cfg.User, cfg.Password, cfg.ValidateConnect = now.Database, now.User, now.Password, now.ValidateConnect
+	}
+	if o.pooled.Load() {
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	return nil
+}
+
+// errPooled ends a connection that would keep statements in sessions of others:
+// the next one does not.
+var errPooled = errors.New("the address leads to a pooler: connect again")
+
+// meet finds out whether there is a pooler behind a new connection.
+func (o *options) meet(ctx context.Context, conn *pgx.Conn) error { return o.hail(ctx, conn, "") }
+
+// greet is meet, and gives a session of our own its settings.
+func (o *options) greet(ctx context.Context, conn *pgx.Conn) error {
+	settings := append(o.settings(), setting{"default_transaction_isolation", "read committed"})
+	if o.readOnly {
+		settings = append(settings, setting{"default_transaction_read_only", "on"})
+	}
+	// In a session that is lent they are over with this statement.
+	return o.hail(ctx, conn, ", "+set(settings, fmt.Sprintf("pg_backend_pid() <> %d::bigint", conn.PgConn().PID())))
+}
+
+func (o *options) hail(ctx context.Context, conn *pgx.Conn, more string) error {
+	pooled, err := lent(ctx, conn, more)
+	if err != nil || !pooled {
+		return err
+	}
+	o.pooled.Store(true)
+	if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		return errPooled
+	}
+	return nil
+}
+
+// lent reports whether a pooler lends the session of a connection.
+func lent(ctx context.Context, conn *pgx.Conn, more string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, conn.Config().ConnectTimeout)
+	defer cancel()
+	results, err := conn.PgConn().Exec(ctx, "select pg_backend_pid()"+more).ReadAll()
+	switch {
+	case err != nil:
+		return false, err
+	case len(results) != 1 || len(results[0].Rows) != 1:
+		return false, errShortRow
+	}
+	return string(results[0].Rows[0][0]) != strconv.FormatUint(uint64(conn.PgConn().PID()), 10), nil
+}
+
+// admin makes a connection beside the pool, whose transactions may take their
+// time.
+func (o *options) admin(ctx context.Context) (*pgx.Conn, error) {
+	for {
+		cfg := o.pool.ConnConfig.Copy()
+		if err := o.dial(ctx, cfg); err != nil {
+			return nil, err
+		}
+		conn, err := pgx.ConnectConfig(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		if err = o.meet(ctx, conn); err == nil {
+			return conn, nil
+		}
+		hangUp(ctx, conn)
+		if !errors.Is(err, errPooled) {
+			return nil, err
+		}
+	}
+}
+
+// direct makes a connection with a session of its own, to listen on.
+func (o *options) direct(ctx context.Context) (*pgx.Conn, error) {
+	if o.hear == nil && o.pooled.Load() {
+		return nil, errPooled
+	}
+	cfg := o.pool.ConnConfig.Copy()
+	if o.hear != nil {
+		cfg = o.hear.Copy()
+	} else if err := o.dial(ctx, cfg); err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if lent, err := lent(ctx, conn, ""); err != nil || lent {
+		hangUp(ctx, conn)
+		return nil, errors.Join(err, errPooled)
+	}
+	return conn, nil
+}
+
+// patient are the settings of such a transaction.
+var patient = []setting{{"statement_timeout", "0"}, {"lock_timeout", "0"}, {"idle_in_transaction_session_timeout", "0"}}
+
+// administer runs fn in such a transaction.
+func (o *options) administer(ctx context.Context, conn *pgx.Conn, fn func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: o.begin(patient...)}, fn)
+}
+
+// hangUp closes a connection that is no longer needed.
+func hangUp(ctx context.Context, conn *pgx.Conn) {
+	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(bye)
+}
+
+// tries bounds how often a call is made that lost against another one.
+const tries = 4
+
+// task is one call of the store.
+type task struct {
+	op   string
+	fn   func(context.Context, *pgxpool.Conn) error
+	tx   bool // its statements belong together
+	long bool // may take its time
+}
+
+// use runs fn on a connection of the pool, within the store's timeouts, and
+// again if that may help. Statements of fn that belong together need
+// [Store.useTx].
+func (s *Store) use(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
+	return s.do(ctx, task{op: op, fn: fn})
+}
+
+// useTx is use in a transaction.
+func (s *Store) useTx(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
+	return s.do(ctx, task{op: op, fn: fn, tx: true})
+}
+
+// useLong is useTx for what may take ten times as long as a sign-in's statement.
+func (s *Store) useLong(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
+	return s.do(ctx, task{op: op, fn: fn, tx: true, long: true})
+}
+
+func (s *Store) do(ctx context.Context, t task) error {
+	settled := func(error) {}
+	if t.op == opApply && !s.opts.readOnly {
+		settled = s.health.watch(s)
+	}
+	var err error
+	for range tries {
+		if err = s.once(ctx, t); err == nil || !again(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	err = classify(ctx, t.op, err)
+	settled(err)
+	return err
+}
+
+func (s *Store) once(ctx context.Context, t task) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, s.opts.acquire)
+	defer cancel()
+	conn, err := s.pool.Acquire(wait)
+	if err != nil {
+		return fmt.Errorf("acquire a connection: %w", err)
+	}
+	defer conn.Release()
+	bound := s.opts.statement
+	if t.long {
+		bound *= unhurried
+	}
+	run, cancel := context.WithTimeout(ctx, bound+grace) // the server should give up first
+	defer cancel()
+	err = s.perform(run, conn, t)
+	switch {
+	case sqlState(err) != codeReadOnly:
+		return err
+	case s.opts.readOnly:
+		return fmt.Errorf("%w: %w", store.ErrReadOnly, err)
+	}
+	// The server may have become a standby: the next connection may find the
+	// primary. Nothing can be written now, which is not the same as a store that
+	// was opened for reading.
+	s.forsake(run, conn.Conn())
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+}
+
+// grace is how much longer than the server we wait for its answer.
+const grace = 500 * time.Millisecond
+
+// perform runs the task in a transaction, if it wants one or the session is lent.
+func (s *Store) perform(ctx context.Context, conn *pgxpool.Conn, t task) error {
+	if !t.tx && !s.opts.pooled.Load() {
+		return t.fn(ctx, conn)
+	}
+	var more []setting
+	if t.long {
+		more = []setting{{"statement_timeout", milliseconds(unhurried * s.opts.statement)}}
+	}
+	return pgx.BeginTxFunc(ctx, conn.Conn(), pgx.TxOptions{BeginQuery: s.opts.begin(more...)}, func(pgx.Tx) error { return t.fn(ctx, conn) })
+}
+
+// forsake closes a connection, and with it all others that were made until now:
+// they lead to the same server.
+func (s *Store) forsake(ctx context.Context, conn *pgx.Conn) {
+	hangUp(ctx, conn)
+	s.pool.Reset()
+}
+
+// A connection that nobody has used for idleAfter is asked whether it is still
+// there, and given pingTimeout for the answer.
+const (
+	idleAfter   = time.Second
+	pingTimeout = time.Second
+)
+
+// watchIdle lets the pool ask connections that were idle. Where one is silent the
+// others will be too: they are all made anew.
+func (s *Store) watchIdle() {
+	cfg := s.opts.pool
+	prepare := cfg.PrepareConn
+	cfg.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
+		p.Conn.PgConn().CustomData()[idleData] = p.IdleDuration > idleAfter
+		return false // PrepareConn does
+	}
+	cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+		if idle, _ := conn.PgConn().CustomData()[idleData].(bool); idle {
+			// Whoever waits may go: the connection is still good then.
+			ping, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+			defer cancel()
+			if conn.Ping(ping) != nil {
+				s.forsake(ctx, conn)
+				return false, nil
+			}
+		}
+		if prepare != nil {
+			return prepare(ctx, conn)
+		}
+		return true, nil
+	}
+}
+
+// idleData is the name under which a connection remembers that it was idle.
+const idleData = "signin_idle"
+
+// querier is a connection, a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
