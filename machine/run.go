@@ -196,11 +196,15 @@ func (e *Engine) setAside(records []store.Corrupt) {
 // time.
 func (e *Engine) DeliverDue(ctx context.Context) error { return e.outbox.Due(ctx) }
 
-// purge deletes what the retention is over for (E10).
+// purge deletes what the retention is over for (E10), and says what the store's
+// administrator should see to.
 func (e *Engine) purge(ctx context.Context, stop <-chan struct{}) error {
 	info, err := e.store.Info(ctx)
 	if err != nil {
 		return err
+	}
+	for _, warning := range info.Warnings {
+		e.log.Warn().Str("store", info.Where).Msg(warning)
 	}
 	before := info.Now.Add(-e.timeouts.Retention)
 	for {

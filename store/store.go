@@ -183,6 +183,9 @@ type Info struct {
 	Where   string // path, or address without secrets
 	Schema  int
 	Now     time.Time
+	// Warnings are what its administrator should see to, and what to do: a
+	// sentence each.
+	Warnings []string
 }
 
 // Store is a backend. Its methods may be called from many goroutines.

@@ -53,7 +53,7 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 	case config.Memory:
 		return nil, usage("store: memory: lives in the process that made it: name its endpoint with --operator")
 	case config.Postgres:
-		st, err := openPostgres(ctx, where, pgstore.WithReadOnly())
+		st, err := openPostgres(ctx, cfg, pgstore.WithReadOnly())
 		if err != nil {
 			return nil, err
 		}
@@ -91,7 +91,7 @@ func (c *cli) shown(s *source) *source {
 // address with a password is left out: it is nothing to print.
 func placeOf(cmd *cobra.Command) []string {
 	var words []string
-	for _, name := range []string{"config", "store", "operator"} {
+	for _, name := range []string{"config", "store", "store-file", "operator"} {
 		f := cmd.Flags().Lookup(name)
 		if f == nil || !f.Changed {
 			continue

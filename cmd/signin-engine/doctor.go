@@ -106,13 +106,13 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 		names = info.Names
 		found = append(found,
 			health{"store", healthOK, fmt.Sprintf("%s %s, schema %d", info.Backend, info.Where, info.Store)},
-			live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
+			upkeep(info), live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
 		found = append(found, refusedHealth(info.Refused), circuitHealth(info))
 		return nil
 	})
 	if err != nil {
 		found = append([]health{{"store", healthFail, err.Error()}},
-			skipped("the store could not be read", "engine", "clock", "sweeper", "outbox", "stuck", checkRefused, checkCircuits)...)
+			skipped("the store could not be read", "upkeep", "engine", "clock", "sweeper", "outbox", "stuck", checkRefused, checkCircuits)...)
 	}
 	if c.configFile == "" && cfg.AppID == "" {
 		return append(found, skipped("name the bot's settings with --config",
@@ -137,6 +137,14 @@ func skipped(why string, checks ...string) []health {
 		found[i] = health{check, healthSkipped, why}
 	}
 	return found
+}
+
+// upkeep is what the store's administrator should see to.
+func upkeep(i operator.Info) health {
+	if len(i.Warnings) > 0 {
+		return health{"upkeep", healthWarn, strings.Join(i.Warnings, "; ")}
+	}
+	return health{"upkeep", healthOK, "the store needs nothing"}
 }
 
 func live(i operator.Info) health {

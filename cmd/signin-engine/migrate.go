@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,11 +16,15 @@ import (
 func (c *cli) migrateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Bring the schema of a Postgres store up to date, or show it",
-		Long: `Brings the schema of a Postgres store up to date, or shows which steps it has.
-serve does it at the start unless auto_migrate is false.`,
-		Example: `  signin-engine migrate status --store 'postgres://bot@db/bots?schema=signin'
-  signin-engine migrate up --store 'postgres://bot@db/bots?schema=signin'`,
+		Short: "Bring the schema of a Postgres store up to date, show it, and give roles their rights",
+		Long: `Brings the schema of a Postgres store up to date, or shows which steps it has;
+makes the audit trail's partitions ahead; prints what to grant to the roles of
+bots and of people who look. serve migrates at the start unless auto_migrate is
+false, and makes partitions where its role may.`,
+		Example: `  signin-engine migrate status --store 'postgres://owner@db/bots?schema=signin'
+  signin-engine migrate up --store 'postgres://owner@db/bots?schema=signin'
+  signin-engine migrate partitions --ahead 8w --store 'postgres://owner@db/bots?schema=signin'
+  signin-engine migrate grants --runtime bot --reader support --store 'postgres://owner@db/bots?schema=signin' | psql bots`,
 		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -27,7 +32,95 @@ serve does it at the start unless auto_migrate is false.`,
 	cmd.AddCommand(
 		c.migrateStep("up", "Take the steps that the schema has not yet; harmless when there are none", pgstore.Migrate),
 		c.migrateStep("status", "Show which steps the schema has", pgstore.Status),
+		c.migratePartitions(),
+		c.migrateGrants(),
 	)
+	return cmd
+}
+
+// database is the settings of a command for Postgres only.
+func (c *cli) database(cmd *cobra.Command) (config.Config, error) {
+	cfg, err := c.settings(cmd)
+	if err == nil && cfg.Store.Backend != config.Postgres {
+		err = usage("store: %s has no schema to migrate: name a Postgres store with --store postgres://…", cfg.Store)
+	}
+	return cfg, err
+}
+
+// maxAhead bounds how far ahead partitions are made.
+const maxAhead = 2 * 52 * week
+
+const week = 7 * 24 * time.Hour
+
+func (c *cli) migratePartitions() *cobra.Command {
+	var ahead string
+	cmd := &cobra.Command{
+		Use:   "partitions",
+		Short: "Make the audit trail's partitions ahead",
+		Long: `Makes the partitions of the audit trail for this week and the weeks ahead that
+have none. It needs the role that owns the schema. Lines of a week that began
+without a partition are moved to it.`,
+		Example: "  signin-engine migrate partitions --ahead 8w --store 'postgres://owner@db/bots?schema=signin'",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			age, err := operator.ParseAge(ahead)
+			switch {
+			case err != nil:
+				return usage("migrate partitions: --ahead: %w", err)
+			case age <= 0 || age > maxAhead:
+				return usage("migrate partitions: --ahead %s: between 1w and 104w", ahead)
+			}
+			cfg, err := c.database(cmd)
+			if err != nil {
+				return err
+			}
+			c.progress("migrate partitions")
+			until, err := pgstore.Partitions(cmd.Context(), cfg.Store.Address.Reveal(), int((age+week-1)/week), cfg.PostgresOptions()...)
+			c.progressDone()
+			if err != nil {
+				return postgresError(err)
+			}
+			if c.format == formatJSON {
+				return c.printJSON(struct {
+					Until operator.Time `json:"until"`
+				}{operator.Time{Time: until}})
+			}
+			return c.printf("The audit trail has partitions until %s.\n", until.Format(time.DateOnly))
+		},
+	}
+	cmd.Flags().StringVar(&ahead, "ahead", "8w", "how far ahead, an `age` such as 8w")
+	c.formatFlag(cmd, formatTable, formatJSON)
+	return cmd
+}
+
+func (c *cli) migrateGrants() *cobra.Command {
+	var runtime, reader string
+	cmd := &cobra.Command{
+		Use:   "grants --runtime ROLE --reader ROLE",
+		Short: "Print the GRANTs for the roles of bots and of people who look",
+		Long: `Prints SQL for the owner of the schema to run, and connects to nothing. The
+runtime role serves: it changes rows and no tables. The reader's role is enough
+for inspect, list, watch, export, doctor and plain SQL, and does not see the
+store's key.`,
+		Example: "  signin-engine migrate grants --runtime bot --reader support --store 'postgres://owner@db/bots?schema=signin' | psql bots",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runtime == "" && reader == "" {
+				return usage("migrate grants: name a role with --runtime or --reader")
+			}
+			cfg, err := c.database(cmd)
+			if err != nil {
+				return err
+			}
+			sql, err := pgstore.Grants(cfg.Store.Address.Reveal(), runtime, reader)
+			if err != nil {
+				return err
+			}
+			return c.printf("%s", sql)
+		},
+	}
+	cmd.Flags().StringVar(&runtime, "runtime", "", "`role` of bots that serve")
+	cmd.Flags().StringVar(&reader, "reader", "", "`role` of who only looks")
 	return cmd
 }
 
@@ -40,15 +133,12 @@ func (c *cli) migrateStep(use, short string,
 		Example: "  signin-engine migrate " + use + " --store 'postgres://bot@db/bots?schema=signin'",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.settings(cmd)
+			cfg, err := c.database(cmd)
 			if err != nil {
 				return err
 			}
-			if cfg.Store.Backend != config.Postgres {
-				return usage("store: %s has no schema to migrate: name a Postgres store with --store postgres://…", cfg.Store)
-			}
 			c.progress("migrate %s", use)
-			steps, err := do(cmd.Context(), cfg.Store.Address.Reveal())
+			steps, err := do(cmd.Context(), cfg.Store.Address.Reveal(), cfg.PostgresOptions()...)
 			c.progressDone()
 			if err != nil {
 				return postgresError(err)
@@ -65,14 +155,17 @@ type migrationView struct {
 	Version int           `json:"version"`
 	Name    string        `json:"name"`
 	Applied operator.Time `json:"applied"` // null: not yet
+	// The oldest program, by the last step that it knows, that can use the schema
+	// after this step.
+	ReadableBy int `json:"readable_by"`
 }
 
 func (c *cli) printMigrations(steps []pgstore.Migration) error {
 	views := make([]migrationView, len(steps))
-	g := &grid{head: []string{"version", "name", "applied"}}
+	g := &grid{head: []string{"version", "name", "applied", "readable by"}}
 	for i, m := range steps {
-		views[i] = migrationView{m.Version, m.Name, operator.Time{Time: m.Applied}}
-		g.add(fmt.Sprint(m.Version), m.Name, cmp.Or(c.time(m.Applied), "pending"))
+		views[i] = migrationView{m.Version, m.Name, operator.Time{Time: m.Applied}, m.ReadableBy}
+		g.add(fmt.Sprint(m.Version), m.Name, cmp.Or(c.time(m.Applied), "pending"), fmt.Sprint(m.ReadableBy))
 	}
 	if c.format == formatJSON {
 		return c.printJSON(views)

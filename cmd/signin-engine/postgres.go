@@ -10,8 +10,8 @@ import (
 )
 
 // openPostgres opens a database.
-func openPostgres(ctx context.Context, where config.Store, opts ...pgstore.Option) (store.Store, error) {
-	st, err := pgstore.Open(ctx, where.Address.Reveal(), opts...)
+func openPostgres(ctx context.Context, cfg config.Config, more ...pgstore.Option) (store.Store, error) {
+	st, err := pgstore.Open(ctx, cfg.Store.Address.Reveal(), append(cfg.PostgresOptions(), more...)...)
 	if err != nil {
 		return nil, postgresError(err)
 	}

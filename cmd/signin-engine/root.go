@@ -69,6 +69,7 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 	pf := root.PersistentFlags()
 	pf.StringVar(&c.configFile, "config", c.env("CONFIG"), "YAML `file` with the settings")
 	pf.String("store", config.Default().Store.String(), "where attempts are kept: bolt:PATH, postgres://… or memory:")
+	pf.String("store-file", "", "`file` with what --store would say, read again for each connection")
 	pf.String("operator", "", "operator endpoint of a running bot: unix:PATH or http://HOST:PORT")
 	pf.String("log-level", config.Default().Log.Level, "trace, debug, info, warn or error")
 	pf.String("log-format", config.Default().Log.Format, "auto, console or json")

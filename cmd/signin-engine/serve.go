@@ -50,6 +50,7 @@ func botFlags(cmd *cobra.Command) {
 	f.String("listen", d.Listen, "`host:port` of the bot")
 	f.String("token-service-url", d.TokenServiceURL, "`URL` of the Token Service")
 	f.String("login-url", d.LoginURL, "`URL` of Entra")
+	f.Duration("wait-for-store", d.WaitForStore, "how long to wait for a store that takes no commit yet")
 	f.Bool("auto-migrate", d.AutoMigrate, "bring an older Postgres schema up to date at the start")
 	f.String("inbound-auth", d.InboundAuth, "jwt, or none on a loopback listener")
 	f.StringSlice("service-url", nil, "`host` that activities may come from, beside Microsoft's")

@@ -16,7 +16,6 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/store/memstore"
-	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 	"github.com/signin-engine/signin-engine/transport/metrics"
@@ -43,7 +42,7 @@ func openStore(ctx context.Context, cfg config.Config) (store.Store, error) {
 	case config.Memory:
 		return memstore.New(time.Now), nil
 	case config.Postgres:
-		return openPostgres(ctx, where, pgstore.WithAutoMigrate(cfg.AutoMigrate))
+		return openPostgres(ctx, cfg)
 	default:
 		st, err := boltstore.Open(where.Path)
 		switch {
@@ -56,12 +55,40 @@ func openStore(ctx context.Context, cfg config.Config) (store.Store, error) {
 	}
 }
 
+// readyStore opens a store that takes commits, and waits for one as long as the
+// settings say.
+func readyStore(ctx context.Context, cfg config.Config, log zerolog.Logger) (store.Store, error) {
+	until := time.Now().Add(cfg.WaitForStore)
+	for told := false; ; told = true {
+		st, err := openStore(ctx, cfg)
+		if err == nil {
+			if err = st.Probe(ctx); err == nil {
+				return st, nil
+			}
+			if cfg.Store.Backend == config.Postgres {
+				err = postgresError(err)
+			}
+			err = errors.Join(err, st.Close())
+		}
+		if ctx.Err() != nil || !time.Now().Before(until) {
+			return nil, err
+		}
+		if !told {
+			log.Warn().Err(err).Str("wait_for_store", cfg.WaitForStore.String()).Msg("waiting for the store")
+		}
+		select {
+		case <-time.After(min(time.Second, time.Until(until))):
+		case <-ctx.Done():
+		}
+	}
+}
+
 // newService builds everything from settings that were checked; listen is the
 // address that the bot is really served on.
 func newService(ctx context.Context, cfg config.Config, listen string, log zerolog.Logger) (*service, error) {
 	s := &service{cfg: cfg, log: log, ways: upstream.NewSet(log, nil)}
 	var err error
-	if s.store, err = openStore(ctx, cfg); err != nil {
+	if s.store, err = readyStore(ctx, cfg, log); err != nil {
 		return nil, err
 	}
 	if err = s.build(listen); err != nil {

@@ -1,4 +1,3 @@
-//nolint:wrapcheck // Store.use and its like name the operation, see classify
 package pgstore
 
 import (
@@ -286,7 +285,10 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	}
 	err := s.use(ctx, "info", func(ctx context.Context, conn *pgxpool.Conn) error {
 		err := conn.QueryRow(ctx, `select now(), max(version) from schema_migrations`).Scan(&info.Now, &info.Schema)
-		info.Now = store.Time(info.Now)
+		if err == nil {
+			info.Now = store.Time(info.Now)
+			info.Warnings, err = upkeep(ctx, conn)
+		}
 		return err
 	})
 	if err != nil {

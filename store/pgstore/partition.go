@@ -4,6 +4,7 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -127,5 +128,11 @@ func upkeep(ctx context.Context, q querier) (warnings []string, err error) {
 		warnings = append(warnings, fmt.Sprintf("the audit trail has partitions until %s: run signin-engine migrate partitions as the owner of the schema",
 			until.Format(time.DateOnly)))
 	}
-	return warnings, nil
+	tables, privileges := needed(purgeRights)
+	var missing []string
+	err = q.QueryRow(ctx, `select `+missingSQL, tables, privileges).Scan(&missing)
+	if err == nil && len(missing) > 0 {
+		warnings = append(warnings, fmt.Sprintf("the role may not %s: grant it what signin-engine migrate grants prints", strings.Join(missing, ", ")))
+	}
+	return warnings, err
 }

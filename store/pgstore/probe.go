@@ -19,22 +19,33 @@ import (
 // not wait long for the answer.
 const probeTimeout = 2 * time.Second
 
-// rights are what the role needs of each table for commits. What a purge needs
-// beside them keeps no commit from being written.
-var rights = []struct{ table, privileges string }{
-	{"attempts", "select insert update"},
-	{"events", "select insert"},
-	{"deliveries", "select insert update"},
-	{"exchange_ids", "select insert update"},
-	{"marks", "select insert update delete"},
-}
+// rights are what the role needs of a table.
+type rights struct{ table, privileges string }
+
+var (
+	// commitRights are those without which no commit is written.
+	commitRights = []rights{
+		{"attempts", "select insert update"},
+		{"events", "select insert"},
+		{"deliveries", "select insert update"},
+		{"exchange_ids", "select insert update"},
+		{"marks", "select insert update delete"},
+	}
+	// purgeRights are those that only retention needs.
+	purgeRights = []rights{
+		{"attempts", "delete"}, {"events", "delete"}, {"deliveries", "delete"}, {"exchange_ids", "delete"},
+	}
+)
+
+// missingSQL is which of the privileges $2 on the tables $1 the role lacks.
+const missingSQL = `array(select lower(p) || ' on ' || t from unnest($1::text[], $2::text[]) need(t, p)
+    where not has_table_privilege(quote_ident(current_schema()) || '.' || quote_ident(t), p))`
 
 // probeSQL asks the session that would write.
 const probeSQL = `
 select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
   (select coalesce(max(version), 0) from schema_migrations), (select coalesce(max(readable_by), 0) from schema_migrations),
-  array(select lower(p) || ' on ' || t from unnest($1::text[], $2::text[]) need(t, p)
-    where not has_table_privilege(quote_ident(current_schema()) || '.' || quote_ident(t), p))`
+  ` + missingSQL
 
 // Probe reports whether a commit would work now: the server is a primary, the
 // session may write, this program may use the schema and the role has its rights.
@@ -52,7 +63,7 @@ func (s *Store) Probe(ctx context.Context) error {
 	err := s.health.verdict(short)
 	if err == nil {
 		if err = s.look(short); err != nil && ctx.Err() == nil {
-			s.health.doubt(s)
+			s.health.doubt(s) //nolint:contextcheck // it outlives the caller
 		}
 	}
 	return classify(ctx, "probe", err)
@@ -68,7 +79,7 @@ func (s *Store) look(ctx context.Context) error {
 	var now version
 	var missing []string
 	err = s.use(ctx, "look", func(ctx context.Context, conn *pgxpool.Conn) error {
-		tables, privileges := needed()
+		tables, privileges := needed(commitRights)
 		err := conn.QueryRow(ctx, probeSQL, tables, privileges).Scan(&standby, &readOnly, &now.number, &now.readable, &missing)
 		if err == nil && (standby || readOnly) {
 			// The next connection may be to a primary.
@@ -231,8 +242,8 @@ func (s *Store) tryWrite(ctx context.Context) error {
 }
 
 // needed are the rights as two columns.
-func needed() (tables, privileges []string) {
-	for _, r := range rights {
+func needed(all []rights) (tables, privileges []string) {
+	for _, r := range all {
 		for _, p := range strings.Fields(r.privileges) {
 			tables, privileges = append(tables, r.table), append(privileges, p)
 		}

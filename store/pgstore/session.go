@@ -238,7 +238,7 @@ func (s *Store) useLong(ctx context.Context, op string, fn func(context.Context,
 func (s *Store) do(ctx context.Context, t task) error {
 	settled := func(error) {}
 	if t.op == opApply && !s.opts.readOnly {
-		settled = s.health.watch(s)
+		settled = s.health.watch(s) //nolint:contextcheck // what it starts outlives the caller
 	}
 	var err error
 	for range tries {

@@ -17,6 +17,7 @@ var (
 	depthDesc   = prometheus.NewDesc("signin_outbox_depth", "Callbacks that are pending.", nil, nil)
 	dueDesc     = prometheus.NewDesc("signin_outbox_oldest_seconds", "How long the oldest of them has been due.", nil, nil)
 	stuckDesc   = prometheus.NewDesc("signin_stuck", "Findings of a stuck rule.", []string{"rule"}, nil)
+	upkeepDesc  = prometheus.NewDesc("signin_store_warnings", "What the store's administrator should see to: doctor says it.", nil, nil)
 	refusedDesc = prometheus.NewDesc("signin_refused_total", "Requests that were not let in.", []string{"why"}, nil)
 
 	circuitDesc = prometheus.NewDesc("signin_circuit_open", "1 while requests to an upstream's host are refused because it does not answer.", upstreamHost, nil)
@@ -27,7 +28,7 @@ var (
 var upstreamHost = []string{"upstream", "host"}
 
 var readDescs = []*prometheus.Desc{
-	openDesc, oldestDesc, depthDesc, dueDesc, stuckDesc, refusedDesc, circuitDesc, skippedDesc, retriedDesc,
+	openDesc, oldestDesc, depthDesc, dueDesc, stuckDesc, upkeepDesc, refusedDesc, circuitDesc, skippedDesc, retriedDesc,
 }
 
 // look is what one read of the store saw.
@@ -35,6 +36,7 @@ type look struct {
 	at       time.Time
 	overview operator.Overview
 	due      time.Duration
+	warnings int
 	err      error
 }
 
@@ -50,6 +52,11 @@ func (m *Metrics) now() look {
 	var l look
 	if l.overview, l.err = m.reader.Overview(ctx); l.err == nil && l.overview.Owed > 0 {
 		l.due, l.err = m.reader.CallbackDue(ctx)
+	}
+	if l.err == nil {
+		var info operator.Info
+		info, l.err = m.reader.Info(ctx)
+		l.warnings = len(info.Warnings)
 	}
 	l.at = time.Now()
 	m.read = l
@@ -77,6 +84,7 @@ func (m *Metrics) collectRead(ch chan<- prometheus.Metric) {
 	for _, f := range l.overview.Stuck {
 		hits[f.Rule]++
 	}
+	gauge(upkeepDesc, float64(l.warnings))
 	for _, rule := range stuckRules {
 		gauge(stuckDesc, float64(hits[rule]), rule)
 	}

@@ -47,7 +47,7 @@ func (d *Direct) Info(ctx context.Context) (Info, error) {
 	if d.circuits != nil {
 		about.Circuits = d.circuits()
 	}
-	about.Backend, about.Where, about.Store, about.Now = i.Backend, i.Where, i.Schema, Time{i.Now}
+	about.Backend, about.Where, about.Store, about.Now, about.Warnings = i.Backend, i.Where, i.Schema, Time{i.Now}, i.Warnings
 	return about, nil
 }
 

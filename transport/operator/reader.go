@@ -35,7 +35,8 @@ type Info struct {
 	Where    string            `json:"where"`   // without secrets
 	Store    int               `json:"store_schema"`
 	Now      Time              `json:"now"`
-	Live     bool              `json:"live"` // a running engine answers, not a file
+	Warnings []string          `json:"store_warnings,omitempty"` // what the store's administrator should see to
+	Live     bool              `json:"live"`                     // a running engine answers, not a file
 	Instance string            `json:"instance,omitempty"`
 	Version  string            `json:"version,omitempty"`
 	PID      int               `json:"pid,omitempty"`

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -49,8 +48,9 @@ type Cluster struct {
 	dir    string
 	server string // path of the server's program
 	cred   *syscall.Credential
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when cmd has ended
+	args   []string // further ones of the server's
+
+	process process
 }
 
 // NewCluster starts a server that ends with the test.
@@ -112,89 +112,74 @@ func startCluster() (c *Cluster, err error) {
 	return c, nil
 }
 
+// NewReplica starts a standby of the cluster that follows it, and ends with the
+// test.
+func (c *Cluster) NewReplica(tb testing.TB) *Cluster {
+	tb.Helper()
+	r, err := c.replica(tb.Context())
+	if err != nil {
+		tb.Fatalf("pgtest: replica: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := r.remove(); err != nil {
+			tb.Errorf("pgtest: %v", err)
+		}
+	})
+	return r
+}
+
+func (c *Cluster) replica(ctx context.Context) (*Cluster, error) {
+	dir, err := os.MkdirTemp("", "pgtest")
+	if err != nil {
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	r := &Cluster{dir: dir, server: c.server, cred: c.cred, args: c.args}
+	if c.cred != nil {
+		if err := os.Chown(dir, int(c.cred.Uid), int(c.cred.Gid)); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, initTimeout)
+	defer cancel()
+	copied := exec.CommandContext(ctx, filepath.Join(filepath.Dir(c.server), "pg_basebackup"),
+		"--pgdata", r.data(), "--host", c.dir, "--username", "postgres", "--write-recovery-conf", "--checkpoint", "fast", "--no-sync")
+	copied.Dir = dir
+	copied.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred}
+	if out, err := copied.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("pg_basebackup: %w: %s", err, out), os.RemoveAll(dir))
+	}
+	if err := r.Start(ctx); err != nil {
+		return nil, errors.Join(err, r.remove())
+	}
+	return r, nil
+}
+
+// Promote makes a standby the primary, and returns when it is.
+func (c *Cluster) Promote(ctx context.Context) error {
+	return Exec(ctx, c.DSN(), "do $$ begin if not pg_promote() then raise 'not promoted'; end if; end $$")
+}
+
 func (c *Cluster) data() string { return filepath.Join(c.dir, "data") }
 
 // Start starts the server and returns when it takes connections.
 func (c *Cluster) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if c.running() {
-		return errors.New("start: the server is running")
+	args := append([]string{"-D", c.data(), "-k", c.dir, "-c", "listen_addresses=", "-c", "max_connections=100"}, c.args...)
+	if err := c.process.start(c.cred, c.dir, c.server, args...); err != nil {
+		return err
 	}
-	log, err := os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("start: %w", err)
-	}
-	defer func() { _ = log.Close() }()
-	// It outlives ctx: Stop ends it.
-	cmd := exec.Command(c.server, "-D", c.data(), "-k", c.dir, "-c", "listen_addresses=", "-c", "max_connections=100")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, log, log
-	// The server dies with the test program, even if that is killed. The
-	// kernel looks at the thread that started it, so that thread has to stay.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred, Pdeathsig: syscall.SIGQUIT}
-	started, exited := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread()
-		defer close(exited)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how it ended is in its log
-		}
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("start: %w", err)
-	}
-	c.cmd, c.exited = cmd, exited
-	return c.ready(ctx)
-}
-
-func (c *Cluster) ready(ctx context.Context) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	return c.process.ready(ctx, func() error {
 		conn, err := pgx.Connect(ctx, c.DSN())
-		if err == nil {
-			return conn.Close(ctx)
+		if err != nil {
+			return err
 		}
-		select {
-		case <-tick.C:
-		case <-c.exited:
-			log, _ := os.ReadFile(filepath.Join(c.dir, "log"))
-			return fmt.Errorf("start: the server ended: %s", log)
-		case <-ctx.Done():
-			return fmt.Errorf("start: %w: %w", ctx.Err(), err)
-		}
-	}
-}
-
-func (c *Cluster) running() bool {
-	if c.cmd == nil {
-		return false
-	}
-	select {
-	case <-c.exited:
-		return false
-	default:
-		return true
-	}
+		return conn.Close(ctx)
+	})
 }
 
 // Stop shuts the server down and returns when it is gone.
-func (c *Cluster) Stop(mode Mode) error {
-	if !c.running() {
-		return nil
-	}
-	sig, err := mode.signal()
-	if err != nil {
-		return fmt.Errorf("stop: %w", err)
-	}
-	if err := c.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("stop: %w", err)
-	}
-	<-c.exited
-	return nil
-}
+func (c *Cluster) Stop(mode Mode) error { return c.process.stop(mode) }
 
 // Restart is Stop and Start.
 func (c *Cluster) Restart(ctx context.Context, mode Mode) error {

@@ -42,6 +42,7 @@ func (c *Config) Check() error {
 	c.checkOperator(&p)
 	c.checkConnections(&p)
 	c.checkNumbers(&p)
+	c.checkStore(&p)
 	c.checkFit(&p)
 	c.checkExtension(&p)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {

@@ -3,7 +3,10 @@
 package config
 
 import (
+	"time"
+
 	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -25,7 +28,11 @@ type Config struct {
 	Federated          Federated         `koanf:"federated"`
 	Listen             string            `koanf:"listen"`
 	Store              Store             `koanf:"store"`
-	AutoMigrate        bool              `koanf:"auto_migrate"` // serve brings an older Postgres schema up to date
+	StoreFile          string            `koanf:"store_file"`     // with the text of Store, read again for each connection
+	WaitForStore       time.Duration     `koanf:"wait_for_store"` // how long serve waits for one that takes no commit yet
+	AutoMigrate        bool              `koanf:"auto_migrate"`   // serve brings an older Postgres schema up to date
+	ListenDSN          tokensvc.Secret   `koanf:"listen_dsn"`     // of a direct connection, where Store leads to a pooler
+	Postgres           Timeouts          `koanf:"postgres"`
 	TokenServiceURL    string            `koanf:"token_service_url"`
 	LoginURL           string            `koanf:"login_url"`
 	OpenIDMetadataURL  string            `koanf:"openid_metadata_url"`
@@ -43,6 +50,13 @@ type Config struct {
 	Limits             teams.Limits      `koanf:"limits"`
 	Log                Log               `koanf:"log"`
 	MessageExtension   *MessageExtension `koanf:"message_extension"` // nil = there is none
+}
+
+// Timeouts bounds what a database may keep us waiting for.
+type Timeouts struct {
+	StatementTimeout time.Duration `koanf:"statement_timeout"` // of a sign-in; operators' reads and retention: ten times that
+	AcquireTimeout   time.Duration `koanf:"acquire_timeout"`   // for a free connection
+	ConnectTimeout   time.Duration `koanf:"connect_timeout"`   // to one host; it wins over the address
 }
 
 // Federated is a credential that another issuer vouches for; one of the two.
@@ -97,11 +111,14 @@ func Default() Config {
 	limits := teams.DefaultLimits()
 	limits.SignInsPerMinute = defaultSignIns
 	return Config{
-		Cloud:             public.Name,
-		OutboundAuth:      OutboundCredentials,
-		Listen:            "127.0.0.1:3978",
-		Store:             Store{Backend: Bolt, Path: "signin.db"},
-		AutoMigrate:       true,
+		Cloud:        public.Name,
+		OutboundAuth: OutboundCredentials,
+		Listen:       "127.0.0.1:3978",
+		Store:        Store{Backend: Bolt, Path: "signin.db"},
+		AutoMigrate:  true,
+		Postgres: Timeouts{
+			StatementTimeout: pgstore.DefaultStatementTimeout, AcquireTimeout: pgstore.DefaultAcquireTimeout, ConnectTimeout: pgstore.DefaultConnectTimeout,
+		},
 		TokenServiceURL:   public.TokenServiceURL,
 		LoginURL:          public.LoginURL,
 		OpenIDMetadataURL: public.OpenIDMetadataURL,

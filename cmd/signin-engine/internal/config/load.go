@@ -131,6 +131,7 @@ func load(src Source) (Config, map[string]string, error) {
 	cfg := Default()
 	problems = append(problems, decode(ko, &cfg)...)
 	cfg.preset(ko.Exists)
+	problems = append(problems, cfg.readStore(ko.Exists)...)
 	if cfg.ClientSecretFile != "" {
 		problems = append(problems, cfg.readSecret()...)
 	}
@@ -440,7 +441,7 @@ func EnvName(key string) string {
 func FlagKey(flag string) (string, bool) {
 	switch flag {
 	case "app-id", "tenant-id", "cloud", "client-secret-file", "outbound-auth", "listen", "store", "token-service-url", "login-url",
-		"inbound-auth", "operator", "auto-migrate":
+		"inbound-auth", "operator", "auto-migrate", "store-file", "wait-for-store":
 		return strings.ReplaceAll(flag, "-", "_"), true
 	case "service-url":
 		return "service_urls", true

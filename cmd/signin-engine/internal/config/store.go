@@ -1,6 +1,9 @@
 package config
 
 import (
+	"context"
+	"fmt"
+	"os"
 	"strings"
 
 	"github.com/signin-engine/signin-engine/store/pgstore"
@@ -50,4 +53,72 @@ func (s Store) String() string {
 		return "postgres://" + s.Address.String()
 	}
 	return string(s.Backend) + ":" + s.Path
+}
+
+// readStore reads store_file, if there is one.
+func (c *Config) readStore(isSet func(key string) bool) Errors {
+	var p Errors
+	switch {
+	case c.StoreFile == "":
+	case isSet("store"):
+		p.add("store_file", "is set together with store: use one")
+	default:
+		text, err := storeText(c.StoreFile)
+		if err == nil {
+			err = c.Store.UnmarshalText([]byte(text))
+		}
+		if err != nil {
+			p.add("store_file", "%v", err)
+		}
+	}
+	if !c.ListenDSN.Empty() {
+		if err := pgstore.Check(c.ListenDSN.Reveal()); err != nil {
+			p.add("listen_dsn", "%v", err)
+		}
+	}
+	return p
+}
+
+func storeText(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func (c *Config) checkStore(p *Errors) {
+	for _, d := range []struct {
+		key   string
+		wrong bool
+	}{
+		{"wait_for_store", c.WaitForStore < 0},
+		{"postgres.statement_timeout", c.Postgres.StatementTimeout <= 0},
+		{"postgres.acquire_timeout", c.Postgres.AcquireTimeout <= 0},
+		{"postgres.connect_timeout", c.Postgres.ConnectTimeout <= 0},
+	} {
+		if d.wrong {
+			p.add(d.key, "must be positive")
+		}
+	}
+}
+
+// PostgresOptions are how the settings have a database opened.
+func (c *Config) PostgresOptions() []pgstore.Option {
+	opts := []pgstore.Option{
+		pgstore.WithAutoMigrate(c.AutoMigrate), pgstore.WithListenAddress(c.ListenDSN.Reveal()),
+		pgstore.WithStatementTimeout(c.Postgres.StatementTimeout),
+		pgstore.WithAcquireTimeout(c.Postgres.AcquireTimeout),
+		pgstore.WithConnectTimeout(c.Postgres.ConnectTimeout),
+	}
+	if path := c.StoreFile; path != "" {
+		opts = append(opts, pgstore.WithAddress(func(context.Context) (string, error) {
+			text, err := storeText(path)
+			if err != nil {
+				return "", fmt.Errorf("store_file: %w", err)
+			}
+			return text, nil
+		}))
+	}
+	return opts
 }
