@@ -22,27 +22,43 @@ const (
 	groupTimeout = 30 * time.Second
 	// closeTimeout bounds what Close still writes.
 	closeTimeout = 5 * time.Second
+	// maxFlying is how many groups may be on their way at once to a [Concurrent]
+	// store.
+	maxFlying = 3
+	// groupPatience is how long the next group waits for the one before it: longer
+	// than a group takes when nothing is wrong.
+	groupPatience = 100 * time.Millisecond
 )
 
 // Group gathers the commits of many goroutines: while one group is being
 // written the next ones gather, and then go to the backend as one call. There
 // is no delay and no goroutine; whoever comes first writes for those who came
-// meanwhile. A Group is a [Store].
+// meanwhile. When a group takes long, and the store is [Concurrent], the next one
+// goes all the same: a connection that is dead, or a row that somebody holds,
+// keeps those waiting who are in one group with it, and nobody else. A Group is a
+// [Store].
 type Group struct {
 	Store
 
 	// turn holds a token; who takes it writes one group.
 	turn    chan struct{}
+	slots   chan struct{} // one value for each group on its way
 	dropped atomic.Int64
 
-	mu    sync.Mutex
-	queue []*pending
-	later []Commit
+	mu     sync.Mutex
+	queue  []*pending
+	later  []Commit
+	flying int           // commits of Later that are on their way
+	landed chan struct{} // closed when there are none any more
+}
 
-	// Of who has the turn.
+// flight is one group.
+type flight struct {
 	waiting []*pending
 	commits []Commit
 }
+
+var flights = sync.Pool{New: func() any { return new(flight) }}
 
 // pending is a commit that somebody waits for.
 type pending struct {
@@ -55,7 +71,11 @@ func newPending(c Commit) *pending { return &pending{commit: c, done: make(chan 
 
 // NewGroup wraps a store.
 func NewGroup(s Store) *Group {
-	g := &Group{Store: s, turn: make(chan struct{}, 1)}
+	flying := 1
+	if IsConcurrent(s) {
+		flying = maxFlying
+	}
+	g := &Group{Store: s, turn: make(chan struct{}, 1), slots: make(chan struct{}, flying)}
 	g.turn <- struct{}{}
 	return g
 }
@@ -120,25 +140,20 @@ func (g *Group) Dropped() int64 { return g.dropped.Load() }
 func (g *Group) Flush(ctx context.Context) error {
 	for {
 		g.mu.Lock()
-		left := len(g.later)
+		left, flying, landed := len(g.later), g.flying, g.landed
 		g.mu.Unlock()
-		if left == 0 {
-			// What is not in the queue may be in a group that is on its way.
-			if err := g.take(ctx); err != nil {
-				return fmt.Errorf("flush: %w", err)
+		var err error
+		switch {
+		case left > 0:
+			if err = g.take(ctx, g.turn); err == nil {
+				err = g.lead(ctx)
 			}
-			g.turn <- struct{}{}
-			g.mu.Lock()
-			left = len(g.later)
-			g.mu.Unlock()
-			if left == 0 {
-				return nil
-			}
+		case flying > 0:
+			err = g.take(ctx, landed)
+		default:
+			return nil
 		}
-		if err := g.take(ctx); err != nil {
-			return fmt.Errorf("flush: %w", err)
-		}
-		if err := g.lead(ctx); err != nil {
+		if err != nil {
 			return fmt.Errorf("flush: %w", err)
 		}
 	}
@@ -147,6 +162,9 @@ func (g *Group) Flush(ctx context.Context) error {
 // Exclusive reports whether the store belongs to this process alone; see
 // [Exclusive].
 func (g *Group) Exclusive() bool { return IsExclusive(g.Store) }
+
+// Concurrent reports whether it gains by several calls at once; see [Concurrent].
+func (g *Group) Concurrent() bool { return IsConcurrent(g.Store) }
 
 // Close writes what Later has gathered, within five seconds, and closes the
 // store.
@@ -199,47 +217,74 @@ func (g *Group) forget(p *pending) {
 	g.queue = slices.DeleteFunc(g.queue, func(q *pending) bool { return q == p })
 }
 
-func (g *Group) take(ctx context.Context) error {
+// take waits for a turn, or for a group that is on its way.
+func (g *Group) take(ctx context.Context, from chan struct{}) error {
 	select {
-	case <-g.turn:
+	case <-from:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the running group: %w", ctx.Err())
 	}
 }
 
-// lead writes one group and passes the turn on. The error is the backend's on
-// commits of Later that are kept for the next try.
+// lead writes one group and passes the turn on, when that is done or when it takes
+// long. The error is the backend's on commits of Later that are kept for the next
+// try.
 func (g *Group) lead(ctx context.Context) error {
-	defer func() { g.turn <- struct{}{} }()
+	pass := sync.OnceFunc(func() { g.turn <- struct{}{} })
+	defer pass()
+	select {
+	case g.slots <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the running groups: %w", ctx.Err())
+	}
+	defer func() { <-g.slots }()
 
 	// Whoever is about to commit anyway may come along.
 	runtime.Gosched()
-	g.mu.Lock()
-	// Half of a group is Later's if it comes to that, lest it starve.
-	later := min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))
-	waiting := min(len(g.queue), MaxGroup-later)
-	// Later's commits are older than whoever waits.
-	g.commits = append(g.commits[:0], g.later[:later]...)
-	g.waiting = append(g.waiting[:0], g.queue[:waiting]...)
-	g.later, g.queue = slices.Delete(g.later, 0, later), slices.Delete(g.queue, 0, waiting)
-	g.mu.Unlock()
-	if later+waiting == 0 {
+	f, later := g.board()
+	defer func() {
+		clear(f.commits)
+		clear(f.waiting)
+		flights.Put(f)
+	}()
+	if len(f.commits) == 0 {
 		return nil
 	}
-	for _, p := range g.waiting {
-		g.commits = append(g.commits, p.commit)
+	if cap(g.slots) > 1 {
+		next := time.AfterFunc(groupPatience, pass)
+		defer next.Stop()
 	}
-	defer func() { clear(g.commits); clear(g.waiting) }()
-
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
 	defer cancel()
-	errs := g.write(ctx, g.commits)
-	for i, p := range g.waiting {
+	errs := g.write(ctx, f.commits)
+	for i, p := range f.waiting {
 		p.err = errs[later+i]
 		p.done <- struct{}{}
 	}
-	return g.keep(g.commits[:later], errs[:later])
+	return g.keep(f.commits[:later], errs[:later])
+}
+
+// board takes the next group from the queues. Later's commits come first: they are
+// older than whoever waits.
+func (g *Group) board() (f *flight, later int) {
+	f, _ = flights.Get().(*flight)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	// Half of a group is Later's if it comes to that, lest it starve.
+	later = min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))
+	waiting := min(len(g.queue), MaxGroup-later)
+	f.commits = append(f.commits[:0], g.later[:later]...)
+	f.waiting = append(f.waiting[:0], g.queue[:waiting]...)
+	for _, p := range f.waiting {
+		f.commits = append(f.commits, p.commit)
+	}
+	g.later, g.queue = slices.Delete(g.later, 0, later), slices.Delete(g.queue, 0, waiting)
+	if later > 0 && g.flying == 0 {
+		g.landed = make(chan struct{})
+	}
+	g.flying += later
+	return f, later
 }
 
 // write is the backend's Apply. A panic in it must not leave those who wait
@@ -258,6 +303,9 @@ func (g *Group) write(ctx context.Context, commits []Commit) (errs []error) {
 
 // keep puts those of Later's commits back that the backend could not write.
 func (g *Group) keep(later []Commit, errs []error) error {
+	if len(later) == 0 {
+		return nil
+	}
 	var failed error
 	var again []Commit
 	for i, err := range errs {
@@ -266,13 +314,15 @@ func (g *Group) keep(later []Commit, errs []error) error {
 			failed = err
 		}
 	}
-	if failed == nil {
-		return nil
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.later = append(again, g.later...)
-	g.trim()
+	if failed != nil {
+		g.later = append(again, g.later...)
+		g.trim()
+	}
+	if g.flying -= len(later); g.flying == 0 {
+		close(g.landed)
+	}
 	return failed
 }
 

@@ -276,3 +276,105 @@ func TestGroupOutlivesAPanic(t *testing.T) {
 		t.Errorf("commit after it: %v", err)
 	}
 }
+
+// crowd is a recorder that takes many calls at once; a commit called stuck waits
+// for release.
+type crowd struct {
+	recorder
+	release chan struct{}
+}
+
+func (*crowd) Concurrent() bool { return true }
+
+func (c *crowd) Apply(ctx context.Context, commits []store.Commit) []error {
+	for i := range commits {
+		if commits[i].Marks[0].Name == "stuck" {
+			<-c.release
+		}
+	}
+	return c.recorder.Apply(ctx, commits)
+}
+
+// TestGroupGoesAroundAStuckOne: who is in one group with a commit that does not
+// come back waits for it, and nobody else; nor does whoever flushes keep others.
+func TestGroupGoesAroundAStuckOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{release: make(chan struct{})}
+		g := store.NewGroup(c)
+		if !store.IsConcurrent(g) {
+			t.Error("a group hides that its store takes several calls at once")
+		}
+		g.Later(t.Context(), named("stuck"))
+		flushed := make(chan error, 1)
+		go func() { flushed <- g.Flush(t.Context()) }()
+		synctest.Wait()
+		begun := time.Now()
+		for i := range 5 {
+			if err := g.Commit(t.Context(), named(fmt.Sprint(i))); err != nil {
+				t.Errorf("commit %d: %v", i, err)
+			}
+		}
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("five commits took %s beside a stuck one", took)
+		}
+		select {
+		case err := <-flushed:
+			t.Errorf("Flush = %v while one of Later's commits is on its way", err)
+		default:
+		}
+		// As many as may be stuck are: the next one waits, and not for ever.
+		stuck := make(chan error, 2)
+		for range 2 {
+			go func() { stuck <- g.Commit(t.Context(), named("stuck")) }()
+			time.Sleep(time.Second)
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := g.Commit(short, named("late")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a commit behind three stuck ones: %v", err)
+		}
+		close(c.release)
+		for range 2 {
+			if err := <-stuck; err != nil {
+				t.Error(err)
+			}
+		}
+		if err := <-flushed; err != nil {
+			t.Errorf("Flush: %v", err)
+		}
+		if err := g.Commit(t.Context(), named("after")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// counting is a recorder that counts the calls it has at once.
+type counting struct {
+	recorder
+	now, most atomic.Int32
+}
+
+func (c *counting) Apply(ctx context.Context, commits []store.Commit) []error {
+	c.most.Store(max(c.most.Load(), c.now.Add(1)))
+	defer c.now.Add(-1)
+	time.Sleep(time.Minute / 4)
+	return c.recorder.Apply(ctx, commits)
+}
+
+// TestGroupOfOneWriter: a store that writes one group at a time gets one at a
+// time, however long that takes.
+func TestGroupOfOneWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &counting{}
+		g := store.NewGroup(c)
+		var done sync.WaitGroup
+		for i := range 3 {
+			done.Go(func() { _ = g.Commit(t.Context(), named(fmt.Sprint(i))) })
+			synctest.Wait()
+		}
+		done.Wait()
+		if most := c.most.Load(); most != 1 {
+			t.Errorf("%d groups at once", most)
+		}
+	})
+}

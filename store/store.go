@@ -247,6 +247,20 @@ type Exclusive interface {
 	Exclusive() bool
 }
 
+// Concurrent is a [Store] that gains when Apply is called again while a call of it
+// is under way.
+type Concurrent interface {
+	Store
+	// Concurrent reports whether that is so.
+	Concurrent() bool
+}
+
+// IsConcurrent reports whether s gains by several calls of Apply at once.
+func IsConcurrent(s Store) bool {
+	c, ok := s.(Concurrent)
+	return ok && c.Concurrent()
+}
+
 // IsExclusive reports whether s belongs to this process alone.
 func IsExclusive(s Store) bool {
 	e, ok := s.(Exclusive)

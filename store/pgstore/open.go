@@ -205,7 +205,11 @@ type Store struct {
 	handlers *pgxpool.Pool // nil until a handler wants a transaction
 }
 
-var _ store.Store = (*Store)(nil)
+var _ store.Concurrent = (*Store)(nil)
+
+// Concurrent reports that several calls of Apply at once are welcome: each has a
+// connection of its own.
+func (s *Store) Concurrent() bool { return true }
 
 // Open opens the store in the schema that dsn, a URL or keywords and values,
 // names in its parameter schema; unless told otherwise it makes or migrates

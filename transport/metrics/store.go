@@ -9,8 +9,8 @@ import (
 )
 
 // Store measures the groups of commits that an engine writes to st. What is
-// returned is for machine.Config.Store: it is exclusive, and hands out
-// transactions, if st does.
+// returned is for machine.Config.Store: it is exclusive or concurrent, and hands
+// out transactions, if st is and does.
 func (m *Metrics) Store(st store.Store) store.Store {
 	s := measured{Store: st, m: m}
 	if tx, ok := st.(machine.Transactor); ok {
@@ -35,6 +35,9 @@ func (s measured) Apply(ctx context.Context, commits []store.Commit) []error {
 
 // Exclusive implements store.Exclusive.
 func (s measured) Exclusive() bool { return store.IsExclusive(s.Store) }
+
+// Concurrent implements store.Concurrent.
+func (s measured) Concurrent() bool { return store.IsConcurrent(s.Store) }
 
 type transacting struct {
 	measured
