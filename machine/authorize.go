@@ -94,7 +94,7 @@ func (c *call) tryCode(ctx context.Context, code tokensvc.Secret) (Access, error
 	c.received(c.turn.act.Name)
 	c.code = code
 	ev := c.event(table.VerifyState)
-	ev.CodeMark = c.eng.mark("code", c.key.UserKey(), code)
+	ev.CodeMarks = c.eng.mark("code", c.key.UserKey(), code)
 	ev.Only, ev.First, ev.Attributed = true, true, true
 	out, err := c.drive(ctx, byKey{}, ev)
 	if err != nil {
@@ -129,7 +129,7 @@ func (c *call) tryToken(ctx context.Context, ask Ask) (Access, error) {
 	if len(ask.ExchangeID) <= maxExchangeID {
 		ev.ExchangeID = ask.ExchangeID
 	}
-	ev.TokenMark = c.eng.mark("token", c.key.UserKey(), ask.Token)
+	ev.TokenMarks = c.eng.mark("token", c.key.UserKey(), ask.Token)
 	out, err := c.drive(ctx, byExchange{}, ev)
 	if err != nil {
 		return Access{}, fmt.Errorf("authorize: %w", err)

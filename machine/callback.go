@@ -85,7 +85,7 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	turn := &Turn{eng: e}
 	if d.Owed != nil {
 		row = *d.Owed
-		turn = e.proactive(d.Attempt, row, now) // swept: the stored conversation stands in
+		turn = e.proactive(ctx, d.Attempt, row, now) // swept: the stored conversation stands in
 	} else { // of no attempt, so of no row: told once, as well as it goes
 		row = store.Delivery{
 			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
@@ -113,7 +113,7 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 		return nil, fmt.Errorf("read attempt %s: %w", row.Attempt, err)
 	}
 	a := &snap.Attempts[0]
-	turn := e.proactive(a, row, snap.Now)
+	turn := e.proactive(ctx, a, row, snap.Now)
 	flow := e.registered(a.Key.Connection)
 	if row.Kind != store.DeliverComplete || e.handler(row, flow, turn, tokensvc.Token{}) == nil {
 		return e.handler(row, flow, turn, tokensvc.Token{}), nil
@@ -128,19 +128,19 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 }
 
 // proactive is the turn of a callback without an activity.
-func (e *Engine) proactive(a *store.Attempt, row store.Delivery, now time.Time) *Turn {
-	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(a, now)}
+func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Delivery, now time.Time) *Turn {
+	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(ctx, a, now)}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
 	}
 	return t
 }
 
-func (e *Engine) unsealed(a *store.Attempt, now time.Time) json.RawMessage {
+func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) json.RawMessage {
 	if a.Request == nil || now.After(a.Expires.Add(e.timeouts.OutboxLease)) {
 		return nil
 	}
-	plain, err := e.sealer.open(a.Request)
+	plain, err := e.open(ctx, a.Request)
 	if err != nil {
 		e.log.Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -50,6 +51,11 @@ type Config struct {
 	Clock       func() time.Time // nil = time.Now; only durations are taken from it
 	Hooks       Hooks
 
+	// Keys are kept outside of the store: the first one makes marks and seals, all
+	// of them are read, and so are those of the store. They are asked for again with
+	// each sweep ([Timeouts].Sweep). nil = the store's own; see [Engine.RotateKey].
+	Keys func() ([]store.SecretKey, error)
+
 	// TxCallbacks runs every callback in a transaction of the store that also
 	// acknowledges it: [Turn.Tx] hands it to the handler, whose writes in the
 	// same database are then effectively once. The store has to be a
@@ -79,12 +85,14 @@ type Engine struct {
 	hooks    Hooks
 	handlers handlers // for every connection
 
-	table  *table.Table
-	rules  table.Policy // policy and timeouts, as the table asks for them
-	since  time.Time    // when this process began to own the store; zero if others share it
-	ids    *idSource
-	mark   marker
-	sealer *sealer
+	table *table.Table
+	rules table.Policy // policy and timeouts, as the table asks for them
+	since time.Time    // when this process began to own the store; zero if others share it
+	ids   *idSource
+
+	mark    marker
+	ring    atomic.Pointer[ring]
+	outside func() ([]store.SecretKey, error) // nil: the store's own keys
 
 	flows    []*Flow // in the order of registration
 	byName   map[string]*Flow
@@ -106,8 +114,8 @@ var (
 	ErrLeaseHeld = errors.New("attempt is held by a live lease")
 )
 
-// New checks the configuration and builds an engine. It starts nothing: see
-// [Engine.Run].
+// New checks the configuration, reads the keys for marks and seals, and builds an
+// engine. It starts nothing: see [Engine.Run].
 func New(cfg Config) (*Engine, error) {
 	t, err := table.New()
 	if err != nil {
@@ -147,10 +155,10 @@ func build(cfg Config, t *table.Table) (*Engine, error) {
 		e.since = store.Time(e.clock())
 	}
 	e.cache = newTokenCache(e.policy.TokenCache, e.clock, !store.IsExclusive(cfg.Store))
-	secret := cfg.Store.Secret()
-	e.mark = newMarker(derive(secret, "marks"))
-	var err error
-	if e.sealer, err = newSealer(derive(secret, "seals")); err != nil {
+	e.outside, e.mark = cfg.Keys, e.marks
+	ctx, cancel := context.WithTimeout(context.Background(), e.timeouts.Upstream)
+	defer cancel()
+	if err := e.loadKeys(ctx); err != nil {
 		return nil, fmt.Errorf("machine: %w", err)
 	}
 	for _, c := range cfg.Connections {

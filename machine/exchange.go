@@ -46,7 +46,7 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	c.ssoToken = value.Token
 	ev := c.event(table.TokenExchange)
 	ev.ExchangeID = string(value.ID)
-	ev.TokenMark = e.mark("token", c.key.UserKey(), value.Token)
+	ev.TokenMarks = e.mark("token", c.key.UserKey(), value.Token)
 	out, err := c.drive(ctx, byExchange{}, ev)
 	switch {
 	case errors.Is(err, errUnregistered):

@@ -17,5 +17,13 @@ func (e *Engine) Flush(ctx context.Context) error { return e.store.Flush(ctx) }
 
 // MarksBy puts other marks in the place of the engine's own.
 func (e *Engine) MarksBy(mark func(kind string, user store.UserKey, secret tokensvc.Secret) []byte) {
-	e.mark = mark
+	e.mark = func(kind string, user store.UserKey, secret tokensvc.Secret) [][]byte {
+		return [][]byte{mark(kind, user, secret)}
+	}
 }
+
+// LoadKeys reads the keys, as Run does with each sweep.
+func (e *Engine) LoadKeys(ctx context.Context) error { return e.loadKeys(ctx) }
+
+// ForgetKeys drops the keys that are of no use any more, as Run does.
+func (e *Engine) ForgetKeys(ctx context.Context) error { return e.forgetKeys(ctx) }

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -117,7 +116,7 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 	}
 	// An id that is missing or another user's says nothing: the token does.
 	nameless := ev.ExchangeID == "" || ev.Foreign
-	if pending || newest != nil && nameless && bytes.Equal(newest.TokenMark, ev.TokenMark) {
+	if pending || newest != nil && nameless && table.Marked(ev.TokenMarks, newest.TokenMark) {
 		return newest, nil
 	}
 	c.ended = newest

@@ -57,6 +57,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	every(flushEvery, "flush", func() error { return e.store.Flush(work) })
 	every(e.timeouts.Sweep, "sweep", func() error { return e.sweep(work, ctx.Done()) })
+	every(e.timeouts.Sweep, "keys", func() error { return e.loadKeys(work) })
 	every(purgeEvery, "purge", func() error { return e.purge(work, ctx.Done()) })
 	wg.Go(func() { e.outbox.Run(ctx) })
 	if e.cache != nil && e.cache.shared {
@@ -209,8 +210,11 @@ func (e *Engine) purge(ctx context.Context, stop <-chan struct{}) error {
 	before := info.Now.Add(-e.timeouts.Retention)
 	for {
 		n, err := e.store.Purge(ctx, before, batch, false)
-		if err != nil || n < batch || stopped(stop) {
+		if err != nil || stopped(stop) {
 			return err
+		}
+		if n < batch {
+			return e.forgetKeys(ctx)
 		}
 	}
 }

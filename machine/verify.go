@@ -45,7 +45,7 @@ func (e *Engine) unreadable(ctx context.Context, turn *Turn, form string) Answer
 func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secret) Answer {
 	c := e.call(turn, "")
 	p := &prober{eng: e, turn: turn, code: code, ev: c.event(table.VerifyState)}
-	p.ev.CodeMark = e.mark("code", c.key.UserKey(), code)
+	p.ev.CodeMarks = e.mark("code", c.key.UserKey(), code)
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
 	if err != nil {
 		return c.broken(ctx, outcome{}, err)
@@ -72,7 +72,7 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 // redeemed is the attempt that this code has completed, nil if there is none.
 func (p *prober) redeemed(attempts []store.Attempt) *store.Attempt {
 	for i := range attempts {
-		if a := &attempts[i]; a.State == store.Complete && slices.Equal(a.CodeMark, p.ev.CodeMark) {
+		if a := &attempts[i]; a.State == store.Complete && table.Marked(p.ev.CodeMarks, a.CodeMark) {
 			return a
 		}
 	}

@@ -229,8 +229,13 @@ type Store interface {
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
 	Counts(ctx context.Context, since time.Time) (Counts, error)
 
-	// Secret is the store's own random key (32 bytes) for marks and seals.
+	// Secret is the store's first key (32 bytes), which it was made with. It never
+	// changes: what is found by a name that was made with it is found for good.
 	Secret() []byte
+	// Keys are the store's keys for marks and seals.
+	Keys(ctx context.Context) (KeyRing, error)
+	// SwapKeys replaces them. ErrConflict: they are no longer old.
+	SwapKeys(ctx context.Context, old, next []SecretKey) error
 	// Info describes the store and proves that it answers.
 	Info(ctx context.Context) (Info, error)
 	// Probe reports whether a commit would work now.

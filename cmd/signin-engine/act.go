@@ -15,7 +15,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// action is the flags of reconcile, cancel and redeliver.
+// action is the flags of reconcile, cancel, redeliver and rotate-key.
 type action struct {
 	yes           bool
 	reason, actor string
@@ -73,8 +73,8 @@ and on Postgres, the bot's --config is needed.`,
 		Example: "  signin-engine " + strings.Replace(use, "ID", "01JSD4K2Q8 --yes --reason 'asked by the user'", 1),
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			if !a.yes || a.reason == "" {
-				return fmt.Errorf("%w: %s needs --yes and --reason", errRefused, cmd.Name())
+			if err := a.asked(cmd); err != nil {
+				return err
 			}
 			return c.acting(cmd, func(ctx context.Context, by operator.Actor) error {
 				return do(ctx, by, typedID(given[0]), machine.Operator{Actor: a.actor, Reason: a.reason})
@@ -82,12 +82,24 @@ and on Postgres, the bot's --config is needed.`,
 		},
 	}
 	cmd.ValidArgsFunction = c.completeAttempts
-	cmd.Flags().BoolVar(&a.yes, "yes", false, "do it")
-	cmd.Flags().StringVar(&a.reason, "reason", "", "`why`, for the audit trail")
-	cmd.Flags().StringVar(&a.actor, "actor", c.osUser(), "`who`, for the audit trail")
+	a.flags(c, cmd)
 	c.idsFlag(cmd)
 	c.formatFlag(cmd, formatTable, formatJSON)
 	return cmd
+}
+
+func (a *action) flags(c *cli, cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.yes, "yes", false, "do it")
+	cmd.Flags().StringVar(&a.reason, "reason", "", "`why`, for the audit trail")
+	cmd.Flags().StringVar(&a.actor, "actor", c.osUser(), "`who`, for the audit trail")
+}
+
+// asked refuses what was not asked for expressly.
+func (a *action) asked(cmd *cobra.Command) error {
+	if !a.yes || a.reason == "" {
+		return fmt.Errorf("%w: %s needs --yes and --reason", errRefused, cmd.Name())
+	}
+	return nil
 }
 
 func (c *cli) osUser() string {

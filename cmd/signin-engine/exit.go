@@ -69,6 +69,7 @@ func exitCode(err error) int {
 		{errStuck, exitStuck},
 		{errRefused, exitRefused},
 		{machine.ErrTerminal, exitRefused},
+		{machine.ErrKeysElsewhere, exitRefused},
 		{machine.ErrLeaseHeld, exitLostRace},
 		{store.ErrConflict, exitLostRace},
 		{operator.ErrAmbiguous, exitAmbiguous},

@@ -79,7 +79,7 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 		c.serveCommand(), c.devCommand(),
 		c.inspectCommand(), c.listCommand(), c.watchCommand(), c.diagramCommand(), c.explainCommand(),
 		c.reconcileCommand(), c.cancelCommand(), c.redeliverCommand(),
-		c.exportCommand(), c.purgeCommand(), c.snapshotCommand(), c.migrateCommand(), c.doctorCommand(), c.configCommand(), c.healthcheckCommand(), c.versionCommand(),
+		c.exportCommand(), c.purgeCommand(), c.rotateKeyCommand(), c.snapshotCommand(), c.migrateCommand(), c.doctorCommand(), c.configCommand(), c.healthcheckCommand(), c.versionCommand(),
 	)
 	return root
 }

@@ -91,7 +91,7 @@ func newService(ctx context.Context, cfg config.Config, listen string, log zerol
 	if s.store, err = readyStore(ctx, cfg, log); err != nil {
 		return nil, err
 	}
-	if err = s.build(listen); err != nil {
+	if err = s.build(listen); err != nil { //nolint:contextcheck // the engine reads its keys within timeouts.upstream
 		return nil, errors.Join(err, s.store.Close())
 	}
 	return s, nil
@@ -131,6 +131,7 @@ func (s *service) build(listen string) error {
 	if s.bot, err = teamsbot.New(teamsbot.Config{
 		Engine: machine.Config{
 			AppID: cfg.AppID, Store: s.store, Connections: connections, Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Log: s.log,
+			Keys: cfg.Keys(),
 		},
 		Credentials: credentials, Cloud: cfg.CloudPreset(), TokenServiceURL: cfg.TokenServiceURL, LoginURL: cfg.LoginURL,
 		Listen: listen, InboundAuth: cfg.InboundAuth, Auth: authConfig(cfg), ServiceURLs: cfg.ServiceURLs,

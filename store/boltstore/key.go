@@ -45,6 +45,7 @@ const (
 func factSkew() []byte    { return []byte("skew") }
 func factOrphans() []byte { return []byte("orphans") } // last Seq of a line of no attempt
 func factProbe() []byte   { return []byte("probe") }   // see [Store.Probe]
+func factKeys() []byte    { return []byte("keys") }    // for marks and seals
 
 const (
 	hashSize  = 16 // of what users can choose

@@ -4,6 +4,7 @@
 package memstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -22,6 +23,7 @@ const Schema = 1
 type Store struct {
 	clock  func() time.Time
 	secret []byte
+	keys   []byte // record; nil = the first key alone
 	notify store.Notifier
 
 	mu         sync.Mutex
@@ -524,6 +526,34 @@ func (s *Store) remove(id string) {
 
 // Secret returns the store's random key; see [store.Store].
 func (s *Store) Secret() []byte { return slices.Clone(s.secret) }
+
+// Keys returns the keys for marks and seals; see [store.Store].
+func (s *Store) Keys(ctx context.Context) (store.KeyRing, error) {
+	now, err := s.lock(ctx, "keys")
+	if err != nil {
+		return store.KeyRing{}, err
+	}
+	defer s.mu.Unlock()
+	keys, err := store.DecodeKeys(s.keys, s.Secret())
+	return store.KeyRing{Now: now, Keys: keys}, err
+}
+
+// SwapKeys replaces the keys; see [store.Store].
+func (s *Store) SwapKeys(ctx context.Context, old, next []store.SecretKey) error {
+	if _, err := s.lock(ctx, "swap keys"); err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	have, err := store.DecodeKeys(s.keys, s.secret)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(store.EncodeKeys(have), store.EncodeKeys(old)) {
+		return fmt.Errorf("memstore: swap keys: %w", store.ErrConflict)
+	}
+	s.keys = store.EncodeKeys(next)
+	return nil
+}
 
 // Info describes the store; see [store.Store].
 func (s *Store) Info(ctx context.Context) (store.Info, error) {

@@ -337,8 +337,14 @@ func Reopen(t *testing.T, open New) {
 		Put: []store.Attempt{a}, Events: []store.Event{Line(&a, store.None), {Kind: store.EventNote, Time: at}},
 		Deliveries: []store.Delivery{Owed(&a, 1, at)}, Marks: []store.Mark{{Name: "m", Version: 1, Value: []byte("value")}},
 	})
-	secret := s.Secret()
+	secret, rotated := s.Secret(), append(allKeys(t, s), store.NewSecretKey(at))
+	if err := s.SwapKeys(t.Context(), rotated[:1], rotated); err != nil {
+		t.Fatal(err)
+	}
 	s = h.Reopen(t)
+	if diff := cmp.Diff(rotated, allKeys(t, s)); diff != "" {
+		t.Errorf("keys (-swapped +got):\n%s", diff)
+	}
 	if !cmp.Equal(secret, s.Secret()) {
 		t.Error("another secret")
 	}

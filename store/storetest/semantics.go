@@ -79,6 +79,7 @@ func Semantics(t *testing.T, open New) {
 			t.Errorf("secret of %d bytes", len(s.Secret()))
 		}
 	})
+	t.Run("Keys", func(t *testing.T) { secretKeys(t, open(t).Store) })
 	t.Run("Probe", func(t *testing.T) {
 		s := open(t).Store
 		for range 3 {

@@ -4,7 +4,10 @@ import (
 	"crypto/subtle"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
 // botTokenLifetime is what Entra says, in seconds.
@@ -21,6 +24,32 @@ type oauthToken struct {
 	AccessToken string `json:"access_token"`
 }
 
+// SetClientSecrets are the secrets of the bot that Entra takes from now on: two
+// while the bot changes from one to the other.
+func (s *Server) SetClientSecrets(secrets ...tokensvc.Secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.secrets = nil
+	for _, one := range secrets {
+		s.secrets = append(s.secrets, one.Reveal())
+	}
+}
+
+// DropBearers forgets the tokens that Entra gave the bot, as if they were over.
+func (s *Server) DropBearers() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bearers = newBounded[time.Time](remembered)
+}
+
+func (s *Server) takesSecret(given string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.secrets, func(secret string) bool {
+		return subtle.ConstantTimeCompare([]byte(given), []byte(secret)) == 1
+	})
+}
+
 // accessToken is the client credentials grant (docs/protocol.md §2).
 func (s *Server) accessToken(w http.ResponseWriter, in *incoming) {
 	form, err := url.ParseQuery(string(in.body))
@@ -32,9 +61,8 @@ func (s *Server) accessToken(w http.ResponseWriter, in *incoming) {
 		answerJSON(w, http.StatusBadRequest, oauthError{"unsupported_grant_type", "only client_credentials"})
 		return
 	}
-	secret := s.cfg.ClientSecret.Reveal()
 	if id := form.Get("client_id"); id == "" || s.cfg.ClientID != "" && id != s.cfg.ClientID ||
-		secret != "" && subtle.ConstantTimeCompare([]byte(form.Get("client_secret")), []byte(secret)) != 1 {
+		s.cfg.ClientSecret.Reveal() != "" && !s.takesSecret(form.Get("client_secret")) {
 		answerJSON(w, http.StatusUnauthorized, oauthError{"invalid_client", "client id or secret is wrong"})
 		return
 	}

@@ -112,6 +112,37 @@ func (s *Server) ConnectorToken(appID, serviceURL string) (string, error) {
 	})
 }
 
+// RotateSigningKey has the connector sign with a new key from now on. The one
+// before it stays among the published ones.
+func (s *Server) RotateSigningKey() error {
+	old, err := s.key()
+	if err != nil {
+		return err
+	}
+	next, err := newSigningKey()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signing, s.retired = next, append(s.retired, old)
+	return nil
+}
+
+// key is what the connector signs with.
+func (s *Server) key() (*signingKey, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.signing == nil {
+		made, err := newSigningKey()
+		if err != nil {
+			return nil, err
+		}
+		s.signing = made
+	}
+	return s.signing, nil
+}
+
 // public is the half that everybody may know, with the channels that it is
 // endorsed for.
 func (k *signingKey) public(endorsements ...string) publicKey {
@@ -151,5 +182,11 @@ func (s *Server) keys(w http.ResponseWriter) {
 		refuse(w, http.StatusInternalServerError, "InternalServerError", "no key")
 		return
 	}
-	answerJSON(w, statusOK, keysAnswer{[]publicKey{key.public("msteams")}})
+	all := []publicKey{key.public("msteams")}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, old := range s.retired {
+		all = append(all, old.public("msteams"))
+	}
+	answerJSON(w, statusOK, keysAnswer{all})
 }

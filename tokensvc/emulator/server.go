@@ -29,9 +29,11 @@ type Server struct {
 	counts  map[Operation]*atomic.Int64
 	hmacKey []byte
 	origin  *http.CrossOriginProtection
-	key     func() (*signingKey, error)
 
 	mu       sync.Mutex
+	signing  *signingKey   // nil: none was needed yet
+	retired  []*signingKey // still published
+	secrets  []string      // of the bot, that Entra takes
 	base     string
 	switches Switches
 	faults   []Fault
@@ -70,7 +72,6 @@ func New(cfg Config) *Server {
 		ids:        newIDs(cfg.Seed),
 		counts:     make(map[Operation]*atomic.Int64),
 		origin:     http.NewCrossOriginProtection(),
-		key:        sync.OnceValues(newSigningKey),
 		base:       strings.TrimRight(cfg.BaseURL, "/"),
 		switches:   cfg.Switches.clone(),
 		tokens:     make(map[string][]*heldToken),
@@ -78,6 +79,7 @@ func New(cfg Config) *Server {
 		links:      newBounded[*link](remembered),
 		codes:      newBounded[*code](remembered),
 		bearers:    newBounded[time.Time](remembered),
+		secrets:    []string{cfg.ClientSecret.Reveal()},
 		recording:  keep > 0,
 		requests:   ring[Request]{limit: keep},
 		activities: ring[Activity]{limit: keep},

@@ -107,7 +107,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		t.Errorf("snapshot of a store in memory: %v", err)
 	}
 	op := machine.Operator{Actor: "eve", Reason: "ticket 7"}
-	for _, want := range []error{machine.ErrTerminal, machine.ErrLeaseHeld, store.ErrConflict, store.ErrUnavailable} {
+	for _, want := range []error{machine.ErrTerminal, machine.ErrLeaseHeld, machine.ErrKeysElsewhere, store.ErrConflict, store.ErrUnavailable} {
 		eng.err = want
 		if _, err := c.Cancel(t.Context(), stuckID, op); !errors.Is(err, want) {
 			t.Errorf("cancel: %v, want %v", err, want)
@@ -136,7 +136,13 @@ func TestActions(t *testing.T) {
 	if err != nil || n != 2 {
 		t.Errorf("redeliver: %d, %v", n, err)
 	}
-	want := []string{"reconcile " + stuckID + " by eve: ticket 7", "redeliver " + doneID + " by eve: ticket 7"}
+	r, err := c.RotateKey(t.Context(), op)
+	if err != nil || r.Key != "abcd0000" || !r.From.Equal(time.Unix(1000, 0)) || r.Older != 1 {
+		t.Errorf("rotate-key: %+v, %v", r, err)
+	}
+	want := []string{
+		"reconcile " + stuckID + " by eve: ticket 7", "redeliver " + doneID + " by eve: ticket 7", "rotate-key the store by eve: ticket 7",
+	}
 	if diff := cmp.Diff(want, eng.asked); diff != "" {
 		t.Error(diff)
 	}

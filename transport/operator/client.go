@@ -110,6 +110,13 @@ func (c *Client) Redeliver(ctx context.Context, id string, op machine.Operator) 
 	return r.Redelivered, err
 }
 
+// RotateKey implements [Actor].
+func (c *Client) RotateKey(ctx context.Context, op machine.Operator) (Rotation, error) {
+	var r Rotation
+	err := c.post(ctx, "/rotate-key", order{Actor: op.Actor, Reason: op.Reason}, &r)
+	return r, err
+}
+
 // Purge implements [Actor].
 func (c *Client) Purge(ctx context.Context, olderThan time.Duration, limit int, dry bool) (int, error) {
 	var p purged

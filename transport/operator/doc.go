@@ -23,6 +23,7 @@
 //	POST /attempts/{id}/cancel         {actor, reason}
 //	POST /attempts/{id}/redeliver      {actor, reason}
 //	POST /purge                        {older_than, dry_run, limit}
+//	POST /rotate-key                   {actor, reason}
 //
 // The same addresses are the console for a browser, which asks for text/html:
 // /, /attempts, /attempts/{id}, /users/{id}, /connections/{name}, /diagram,

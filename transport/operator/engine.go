@@ -15,18 +15,28 @@ type Engine interface {
 	Reconcile(ctx context.Context, id string, op machine.Operator) (store.Attempt, error)
 	Cancel(ctx context.Context, id string, op machine.Operator) (store.Attempt, error)
 	Redeliver(ctx context.Context, id string, op machine.Operator) (int, error)
+	RotateKey(ctx context.Context, op machine.Operator) (machine.Rotation, error)
 }
 
 // Actor does what an operator asks for; id may be a unique prefix. Errors:
 // store.ErrNotFound, store.ErrConflict, ErrAmbiguous, machine.ErrTerminal,
-// machine.ErrLeaseHeld.
+// machine.ErrLeaseHeld, machine.ErrKeysElsewhere.
 type Actor interface {
 	Reconcile(ctx context.Context, id string, op machine.Operator) (View, error)
 	Cancel(ctx context.Context, id string, op machine.Operator) (View, error)
 	// Redeliver makes the attempt's dead and pending callbacks due now and
 	// says how many there are.
 	Redeliver(ctx context.Context, id string, op machine.Operator) (int, error)
+	// RotateKey adds a key for marks and seals to the store.
+	RotateKey(ctx context.Context, op machine.Operator) (Rotation, error)
 	Purger
+}
+
+// Rotation is what came of a new key; of the key itself it has the id.
+type Rotation struct {
+	Key   string `json:"key"`   // id of the new one
+	From  Time   `json:"from"`  // when it is used first
+	Older int    `json:"older"` // keys that are still read
 }
 
 // Purger deletes what is past its retention. [Direct] and [Client] are purgers.
@@ -82,6 +92,15 @@ func (d *DirectActor) Redeliver(ctx context.Context, id string, op machine.Opera
 		return n, fmt.Errorf("redeliver %s: %w", full, err)
 	}
 	return n, nil
+}
+
+// RotateKey implements [Actor].
+func (d *DirectActor) RotateKey(ctx context.Context, op machine.Operator) (Rotation, error) {
+	r, err := d.engine.RotateKey(ctx, op)
+	if err != nil {
+		return Rotation{}, fmt.Errorf("store: %w", err)
+	}
+	return Rotation{Key: r.ID.String(), From: Time{r.From}, Older: r.Older}, nil
 }
 
 // Purge implements [Purger].

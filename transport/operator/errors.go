@@ -46,6 +46,7 @@ var problems = [...]struct {
 	{ErrAmbiguous, "ambiguous", http.StatusConflict},
 	{machine.ErrTerminal, "terminal", http.StatusConflict},
 	{machine.ErrLeaseHeld, "lease_held", http.StatusConflict},
+	{machine.ErrKeysElsewhere, "keys_elsewhere", http.StatusConflict},
 	{store.ErrConflict, "conflict", http.StatusConflict},
 	{store.ErrNotFound, "not_found", http.StatusNotFound},
 	{ErrUnsupported, "unsupported", http.StatusNotImplemented},

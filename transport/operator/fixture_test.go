@@ -111,6 +111,11 @@ func (e *engine) Redeliver(_ context.Context, id string, op machine.Operator) (i
 	return 2, err
 }
 
+func (e *engine) RotateKey(_ context.Context, op machine.Operator) (machine.Rotation, error) {
+	_, err := e.ask("rotate-key", "the store", op)
+	return machine.Rotation{ID: store.KeyID{0xab, 0xcd}, From: time.Unix(1000, 0), Older: 1}, err
+}
+
 func (e *engine) ask(what, id string, op machine.Operator) (store.Attempt, error) {
 	e.asked = append(e.asked, fmt.Sprintf("%s %s by %s: %s", what, id, op.Actor, op.Reason))
 	return store.Attempt{}, e.err

@@ -67,6 +67,7 @@ func NewHandler(cfg HandlerConfig) http.Handler {
 		"POST /attempts/{id}/cancel":    h.formOr("cancel", h.cancel),
 		"POST /attempts/{id}/redeliver": h.formOr("redeliver", h.redeliver),
 		"POST /purge":                   h.reply(h.purge),
+		"POST /rotate-key":              h.reply(h.rotateKey),
 		"GET /{$}":                      h.or(h.overviewPage, h.overview),
 		"GET /users/{id}":               h.or(h.userPage, anyOf(h.user)),
 		"GET /connections/{name}":       h.or(h.connectionPage, anyOf(h.connection)),
@@ -236,6 +237,14 @@ func (h *handler) redeliver(r *http.Request) (any, error) {
 	}
 	n, err := h.Actor.Redeliver(r.Context(), r.PathValue("id"), op)
 	return redelivered{n}, err
+}
+
+func (h *handler) rotateKey(r *http.Request) (any, error) {
+	op, err := h.order(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.Actor.RotateKey(r.Context(), op)
 }
 
 // order reads who acts and why: an action without both is refused.

@@ -76,9 +76,10 @@ type Event struct {
 	Platform string // of the client
 	// Via is what brought it, if not the chat: a message extension or an Adaptive
 	// Card. The answer of that invoke is the card and the callback.
-	Via       store.Origin
-	TokenMark []byte // of the SSO token
-	CodeMark  []byte // of the verification code
+	Via store.Origin
+	// Marks of the SSO token and of the verification code, by each key; the first is
+	// the one that is kept.
+	TokenMarks, CodeMarks [][]byte
 
 	// Of an upstream's answer.
 	Operation  string // what was called

@@ -1,7 +1,6 @@
 package table
 
 import (
-	"bytes"
 	"net/http"
 	"strings"
 	"time"
@@ -125,7 +124,7 @@ func meanings() map[Guard]func(*Input) bool {
 			}
 			return false
 		},
-		sameToken:   func(in *Input) bool { return bytes.Equal(in.Attempt.TokenMark, in.Event.TokenMark) },
+		sameToken:   func(in *Input) bool { return Marked(in.Event.TokenMarks, in.Attempt.TokenMark) },
 		oldCard:     func(in *Input) bool { return in.Event.OldCard },
 		foreignCard: func(in *Input) bool { return in.Event.Foreign },
 		byCode:      func(in *Input) bool { return in.Attempt.Method == store.MethodVerifyState },
@@ -136,7 +135,7 @@ func meanings() map[Guard]func(*Input) bool {
 		statusRejects: func(in *Input) bool { return rejects(in.Event.Status) },
 		noStatus:      func(in *Input) bool { return in.Event.Status == 0 },
 
-		sameCode:     func(in *Input) bool { return bytes.Equal(in.Attempt.CodeMark, in.Event.CodeMark) },
+		sameCode:     func(in *Input) bool { return Marked(in.Event.CodeMarks, in.Attempt.CodeMark) },
 		codeAnswered: func(in *Input) bool { return in.Attempt.CodeStatus != 0 },
 		only:         func(in *Input) bool { return in.Event.Only },
 		first:        func(in *Input) bool { return in.Event.First },

@@ -70,7 +70,7 @@ func deeds() map[Op]func(*Input, *store.Attempt) {
 
 		beginRound: func(in *Input, a *store.Attempt) {
 			a.Rounds++
-			a.TokenMark = in.Event.TokenMark
+			a.TokenMark = newest(in.Event.TokenMarks)
 			forget(a)
 		},
 		adoptID: func(in *Input, a *store.Attempt) {
@@ -91,7 +91,7 @@ func deeds() map[Op]func(*Input, *store.Attempt) {
 		outcomeClient:   func(in *Input, a *store.Attempt) { a.SSOOutcome = "client_failed:" + in.Event.Code },
 		withholdSSO:     func(in *Input, a *store.Attempt) { a.NoSSOUntil = in.Now.Add(withheldFor) },
 
-		keepCode:       func(in *Input, a *store.Attempt) { a.CodeMark, a.CodeStatus = in.Event.CodeMark, 0 },
+		keepCode:       func(in *Input, a *store.Attempt) { a.CodeMark, a.CodeStatus = newest(in.Event.CodeMarks), 0 },
 		refuseCode:     func(_ *Input, a *store.Attempt) { a.CodeStatus = http.StatusPreconditionFailed },
 		keepCodeAnswer: func(in *Input, a *store.Attempt) { a.CodeStatus = in.Event.Status },
 		countTry:       func(_ *Input, a *store.Attempt) { a.VerifyTries++ },

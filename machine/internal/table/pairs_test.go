@@ -101,8 +101,8 @@ func oneOf[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 func variant(r *rand.Rand, k Kind, s store.State) *Input {
 	ev := Event{
 		Kind: k, Invoke: oneOf(r, "", "signin/verifyState"), Activity: oneOf(r, "", "activity"), Platform: oneOf(r, "", "Web"),
-		Via:       oneOf(r, "", "", store.OriginCompose, store.OriginCardAction),
-		TokenMark: oneOf(r, []byte("token"), []byte("other")), CodeMark: oneOf(r, []byte("code"), []byte("other")),
+		Via:        oneOf(r, "", "", store.OriginCompose, store.OriginCardAction),
+		TokenMarks: oneOf(r, [][]byte{[]byte("token")}, [][]byte{[]byte("other")}), CodeMarks: oneOf(r, [][]byte{[]byte("code")}, [][]byte{[]byte("new"), []byte("other")}),
 		Status: oneOf(r, 0, 401, 503), Code: oneOf(r, "resourcematchfailed", "userconsentrequired", "tokenmissing"), Consent: coin(r),
 		Fence: oneOf[int64](r, 0, 2, 3), ExchangeID: oneOf(r, "", "x-2"), CardID: oneOf(r, "", "card-2"),
 		SSO: coin(r), Withheld: coin(r), Only: coin(r), First: coin(r), Attributed: coin(r), Unclear: coin(r),

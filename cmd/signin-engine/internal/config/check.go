@@ -40,6 +40,11 @@ func (c *Config) Check() error {
 	c.checkCredentials(&p)
 	c.checkInbound(&p)
 	c.checkOperator(&p)
+	if keys := c.Keys(); keys != nil {
+		if _, err := keys(); err != nil {
+			p.add("encryption_key_file", "%v", err)
+		}
+	}
 	c.checkConnections(&p)
 	c.checkNumbers(&p)
 	c.checkStore(&p)

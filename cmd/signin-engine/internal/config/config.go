@@ -44,6 +44,7 @@ type Config struct {
 	OperatorToken      tokensvc.Secret   `koanf:"operator_token"`        // acts
 	OperatorReadToken  tokensvc.Secret   `koanf:"operator_read_token"`   // only looks
 	OperatorTrust      string            `koanf:"operator_trust_header"` // in which a proxy names the actor
+	EncryptionKeyFile  string            `koanf:"encryption_key_file"`   // keys for marks and seals outside of the store
 	Connections        []Connection      `koanf:"connections"`
 	Policy             machine.Policy    `koanf:"policy"`
 	Timeouts           machine.Timeouts  `koanf:"timeouts"`

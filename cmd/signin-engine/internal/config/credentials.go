@@ -7,7 +7,9 @@ import (
 	"os"
 	"strings"
 
+	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 	"github.com/signin-engine/signin-engine/transport/credentials"
 )
 
@@ -77,6 +79,30 @@ func secretOf(file string) (tokensvc.Secret, error) {
 		return tokensvc.Secret{}, fmt.Errorf("%s is empty", file)
 	}
 	return secret, nil
+}
+
+// Keys are those of encryption_key_file, which is read each time; nil if there is
+// none.
+func (c *Config) Keys() func() ([]store.SecretKey, error) {
+	file := c.EncryptionKeyFile
+	if file == "" {
+		return nil
+	}
+	return func() ([]store.SecretKey, error) {
+		text, err := secretOf(file)
+		if err != nil {
+			return nil, err
+		}
+		var keys []store.SecretKey
+		for _, one := range strings.Fields(text.Reveal()) {
+			key, err := popup.ParseKey(one)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
+			keys = append(keys, store.SecretKey{Secret: key})
+		}
+		return keys, nil
+	}
 }
 
 // CloudPreset is the cloud that was named.

@@ -1,0 +1,137 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+)
+
+// TestRotationUnderLoad: while users sign in without a pause, the store gets a new
+// key, the connector signs with another one, and the bot changes its client
+// secret. Not one honest request fails.
+func TestRotationUnderLoad(t *testing.T) {
+	t.Parallel()
+	const workers, rounds = 8, 3
+	w := newWorld(t, true)
+	file := filepath.Join(t.TempDir(), "secret")
+	secret := func(s string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(s+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secret(clientSecret)
+	b := newBot(t, w, program(t, released), "")
+	config, err := os.ReadFile(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	yaml := strings.Replace(string(config), "client_secret: "+clientSecret, "client_secret_file: "+file, 1) +
+		"timeouts: {sweep: 200ms}\nlimits: {sign_ins_per_minute: 0}\n"
+	if err := os.WriteFile(b.config, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := b.start(t, metadata(w.url)...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+
+	// signIn plays one user: half of them by a code, sent twice.
+	var done atomic.Int64
+	signIn := func(n int64) error {
+		user := w.user(b.client(t), fmt.Sprintf("rotation-%d", n))
+		user.Authorize = func(_ context.Context, r *http.Request) error {
+			token, err := w.ConnectorToken(appID, w.ServiceURL()) // with the key of this moment
+			r.Header.Set("Authorization", "Bearer "+token)
+			return err
+		}
+		if a, err := user.SendMessage(ctx, "login graph"); err != nil || a.Status != http.StatusOK {
+			return fmt.Errorf("message: %d, %w", a.Status, err)
+		}
+		card, err := w.WaitForCard(ctx, user.Conversation.ID, 0)
+		if err != nil {
+			return err
+		}
+		code := ""
+		if n%2 == 0 {
+			if code, err = w.code(ctx, &card, fmt.Sprintf("code-%d", n)); err != nil {
+				return err
+			}
+		}
+		for range 2 { // the repeat is known by its mark
+			var a emulator.Answer
+			if code == "" {
+				a, err = user.TokenExchange(ctx, card.ExchangeID(), connection, "sso-"+user.User.ID)
+			} else {
+				a, err = user.VerifyState(ctx, code, card.ActivityID)
+			}
+			if err != nil || a.Status != http.StatusOK {
+				return fmt.Errorf("invoke: %d %s, %w", a.Status, a.Body, err)
+			}
+		}
+		done.Add(1)
+		return nil
+	}
+	var next atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := signIn(next.Add(1)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	more := func(what string) {
+		t.Helper()
+		from := done.Load()
+		eventually(t, "sign-ins after "+what, func() bool { return t.Failed() || done.Load() >= from+4*workers })
+	}
+	more("the start")
+	for round := range rounds {
+		if stdout, stderr, code := b.run(t, "rotate-key", "--yes", "--reason", "test", "--store", "bolt:"+b.db); code != 0 {
+			t.Fatalf("rotate-key: exit %d %s %s", code, stdout, stderr)
+		}
+		more("a new key of the store")
+
+		before, after := fmt.Sprintf("secret-%d", round-1), fmt.Sprintf("secret-%d", round)
+		if round == 0 {
+			before = clientSecret
+		}
+		w.SetClientSecrets(tokensvc.NewSecret(before), tokensvc.NewSecret(after))
+		secret(after)
+		w.SetClientSecrets(tokensvc.NewSecret(after))
+		w.DropBearers() // the bot has to show the new one
+		more("a new client secret")
+		if round == 0 { // an unknown key is looked up once an hour
+			if err := w.RotateSigningKey(); err != nil {
+				t.Fatal(err)
+			}
+			more("a new signing key")
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d users have signed in", done.Load())
+
+	p.stopped(t)
+	keys, err := b.open(t).Keys(t.Context())
+	if err != nil || len(keys.Keys) != rounds+1 {
+		t.Errorf("%d keys, %v", len(keys.Keys), err)
+	}
+}

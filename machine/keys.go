@@ -1,0 +1,244 @@
+package machine
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+)
+
+// ErrKeysElsewhere says that the keys are kept outside of the store
+// ([Config].Keys): those of the store cannot be rotated.
+var ErrKeysElsewhere = errors.New("the keys are kept outside of the store")
+
+// errUnknownKey: something was sealed with a key that is not in the ring.
+var errUnknownKey = errors.New("no such key")
+
+// spread is how many sweeps a new key of the store is only read: by then every
+// instance has it.
+const spread = 3
+
+// ring are the keys of an engine. The first one makes what is new; all are read.
+type ring struct{ keys []ringKey }
+
+type ringKey struct {
+	id    store.KeyID
+	marks []byte // key of the HMACs
+	aead  cipher.AEAD
+}
+
+// newRing makes a ring of keys in the order in which they are tried.
+func newRing(keys []store.SecretKey) (*ring, error) {
+	r := &ring{keys: make([]ringKey, len(keys))}
+	for i, k := range keys {
+		block, err := aes.NewCipher(derive(k.Secret, "seals"))
+		if err != nil {
+			return nil, fmt.Errorf("keys: %w", err)
+		}
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
+			return nil, fmt.Errorf("keys: %w", err)
+		}
+		r.keys[i] = ringKey{k.ID(), derive(k.Secret, "marks"), aead}
+	}
+	return r, nil
+}
+
+// derive makes a key for one purpose of a secret.
+func derive(secret []byte, purpose string) []byte {
+	h := hmac.New(sha256.New, secret)
+	h.Write([]byte("signin-engine " + purpose))
+	return h.Sum(nil)
+}
+
+// markSize is that of the HMAC in a mark, in bytes.
+const markSize = 16
+
+// mark recognises a repeat of something secret without keeping it: for each key,
+// in the ring's order, its id and an HMAC under it, so that six digits cannot be
+// tried out. The user is part of a mark, so that nobody's says anything about
+// another's.
+func (r *ring) mark(kind string, user store.UserKey, secret tokensvc.Secret) [][]byte {
+	marks := make([][]byte, len(r.keys))
+	for i := range r.keys {
+		k := &r.keys[i]
+		h := hmac.New(sha256.New, k.marks)
+		for _, part := range [...]string{kind, user.App, user.Channel, user.User, secret.Reveal()} {
+			h.Write([]byte(part))
+			h.Write([]byte{0})
+		}
+		marks[i] = append(k.id[:len(k.id):len(k.id)], h.Sum(nil)[:markSize]...)
+	}
+	return marks
+}
+
+// seal hides what is kept but not ours to show: the activity with which the user
+// asked (its text is nobody's business but the bot's). A sealed value is
+//
+//	key id 4 | nonce 12 | ciphertext and tag
+func (r *ring) seal(plain []byte) []byte {
+	k := &r.keys[0]
+	out := make([]byte, len(k.id)+k.aead.NonceSize())
+	copy(out, k.id[:])
+	nonce := out[len(k.id):]
+	_, _ = rand.Read(nonce) // never fails since Go 1.24
+	return k.aead.Seal(out, nonce, plain, nil)
+}
+
+func (r *ring) open(sealed []byte) ([]byte, error) {
+	for i := range r.keys {
+		k := &r.keys[i]
+		n := len(k.id) + k.aead.NonceSize()
+		if len(sealed) < n || [len(k.id)]byte(sealed) != k.id {
+			continue
+		}
+		plain, err := k.aead.Open(nil, sealed[len(k.id):n], sealed[n:], nil)
+		if err != nil {
+			return nil, fmt.Errorf("unseal: %w", err)
+		}
+		return plain, nil
+	}
+	return nil, fmt.Errorf("unseal: %w", errUnknownKey)
+}
+
+// loadKeys reads the keys anew.
+func (e *Engine) loadKeys(ctx context.Context) error {
+	stored, err := e.store.Keys(ctx)
+	if err != nil {
+		return fmt.Errorf("keys: %w", err)
+	}
+	made := e.inUse(&stored)
+	order := []store.SecretKey{stored.Keys[made]}
+	for i, k := range slices.Backward(stored.Keys) {
+		if i != made {
+			order = append(order, k)
+		}
+	}
+	if e.outside != nil {
+		own, err := e.outside()
+		if err != nil {
+			return fmt.Errorf("keys outside of the store: %w", err)
+		}
+		if len(own) == 0 {
+			return errors.New("keys outside of the store: there is none")
+		}
+		order = append(slices.Clone(own), order...)
+	}
+	r, err := newRing(order)
+	if err != nil {
+		return err
+	}
+	e.ring.Store(r)
+	return nil
+}
+
+// inUse is the newest of the store's keys that every instance has read.
+func (e *Engine) inUse(stored *store.KeyRing) int {
+	for i := len(stored.Keys) - 1; i > 0; i-- {
+		if !stored.Now.Before(e.usedFrom(stored.Keys[i])) {
+			return i
+		}
+	}
+	return 0
+}
+
+func (e *Engine) usedFrom(k store.SecretKey) time.Time { return k.Made.Add(spread * e.timeouts.Sweep) }
+
+// sealed is the activity as it is kept; nil if it is not.
+func (e *Engine) sealed(act *Activity) []byte {
+	if !e.policy.KeepRequest || act == nil || len(act.Raw) == 0 || len(act.Raw) > maxRequest {
+		return nil
+	}
+	return e.ring.Load().seal(act.Raw)
+}
+
+// maxRequest bounds what is kept of an activity, in bytes.
+const maxRequest = 64 << 10
+
+// open reads a sealed value, of another instance's newest key too.
+func (e *Engine) open(ctx context.Context, sealed []byte) ([]byte, error) {
+	plain, err := e.ring.Load().open(sealed)
+	if !errors.Is(err, errUnknownKey) {
+		return plain, err
+	}
+	if err := e.loadKeys(ctx); err != nil {
+		return nil, err
+	}
+	return e.ring.Load().open(sealed)
+}
+
+// marker makes the marks of something secret.
+type marker func(kind string, user store.UserKey, secret tokensvc.Secret) [][]byte
+
+func (e *Engine) marks(kind string, user store.UserKey, secret tokensvc.Secret) [][]byte {
+	return e.ring.Load().mark(kind, user, secret)
+}
+
+// Rotation is what came of [Engine.RotateKey].
+type Rotation struct {
+	ID    store.KeyID // of the new key
+	From  time.Time   // when it is used first, by the store's clock
+	Older int         // keys that are still read
+}
+
+// RotateKey adds a key for marks and seals to the store. Every instance reads it
+// with its next sweep, and uses it for what is new after three of them. What was
+// made with older keys is still read; a key is forgotten once all that was made
+// with it is past its retention. ErrKeysElsewhere with [Config].Keys.
+func (e *Engine) RotateKey(ctx context.Context, op Operator) (Rotation, error) {
+	fail := func(err error) (Rotation, error) { return Rotation{}, fmt.Errorf("rotate key: %w", err) }
+	if e.outside != nil {
+		return fail(ErrKeysElsewhere)
+	}
+	stored, err := e.store.Keys(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	fresh := store.NewSecretKey(stored.Now)
+	line := store.Event{
+		Time: stored.Now, Instance: e.instance, Kind: store.EventOperator, Invoke: "rotate-key", Actor: op.Actor,
+		Detail: fmt.Sprintf("key %s: %s", fresh.ID(), op.Reason),
+	}
+	// Whatever becomes of the key, that somebody asked for it is on record.
+	if err := e.store.Commit(ctx, store.Commit{Events: []store.Event{line}}); err != nil {
+		return fail(err)
+	}
+	if err := e.store.SwapKeys(ctx, stored.Keys, append(slices.Clone(stored.Keys), fresh)); err != nil {
+		return fail(err)
+	}
+	e.emit(ctx, []store.Event{line})
+	e.log.Warn().Stringer("key", fresh.ID()).Str("actor", op.Actor).Msg("the store has a new key for marks and seals")
+	return Rotation{ID: fresh.ID(), From: e.usedFrom(fresh), Older: len(stored.Keys)}, e.loadKeys(ctx)
+}
+
+// forgetKeys drops the keys with which nothing has been made for so long that all
+// of it is past its retention.
+func (e *Engine) forgetKeys(ctx context.Context) error {
+	stored, err := e.store.Keys(ctx)
+	if err != nil {
+		return fmt.Errorf("keys: %w", err)
+	}
+	keys := stored.Keys
+	const reserve = 24 * time.Hour // instances whose clocks or sweeps are late
+	kept := 0
+	for kept < len(keys)-1 && stored.Now.After(e.usedFrom(keys[kept+1]).Add(e.timeouts.Retention+e.timeouts.Attempt+reserve)) {
+		kept++
+	}
+	if kept == 0 {
+		return nil
+	}
+	err = e.store.SwapKeys(ctx, keys, keys[kept:])
+	if errors.Is(err, store.ErrConflict) {
+		return nil // another instance was faster
+	}
+	return err
+}
