@@ -71,6 +71,9 @@ func NewCluster(tb testing.TB) *Cluster {
 // DSN is the address of the server's superuser.
 func (c *Cluster) DSN() string { return "postgres://postgres@/postgres?host=" + c.dir }
 
+// Binaries is the directory of the server's programs, pg_dump among them.
+func (c *Cluster) Binaries() string { return filepath.Dir(c.server) }
+
 func startCluster() (c *Cluster, err error) {
 	bin, err := binaries()
 	if err != nil {
