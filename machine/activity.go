@@ -17,6 +17,9 @@ type Activity struct {
 	Text      string // of a message, without the bot's mention
 	Platform  string // entities[].platform: Web, Windows, iOS …
 
+	// Agentic: it comes from an agent of Agent 365 and not from a user's client, so
+	// nobody can sign in to it.
+	Agentic bool
 	// Waited is how long ago it arrived, when it is handed to the engine: the time
 	// in which an invoke has to be answered runs since then. 0 = just now.
 	Waited time.Duration

@@ -54,6 +54,9 @@ func (e *Engine) Authorize(ctx context.Context, turn *Turn, ask Ask) (Access, er
 	if turn.to.UserID == "" {
 		return Access{}, errors.New("authorize: the turn names no user")
 	}
+	if turn.agentic() {
+		return Access{}, fmt.Errorf("authorize: %w", ErrAgentic)
+	}
 	ctx = context.WithoutCancel(ctx) // what was begun is finished
 	begin := func() *call {
 		c := e.call(turn, f.conn.Name)

@@ -754,3 +754,23 @@ func TestCardThatNeverLeft(t *testing.T) {
 		t.Errorf("%s %s %+v", a.State, a.Reason, a.Failure)
 	}
 }
+
+// TestAgentsTurn: there is nobody to sign in, so there is a typed error, no card
+// and no attempt.
+func TestAgentsTurn(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, nil)
+	act := message("hello")
+	act.Agentic = true
+	if _, err := d.eng.Turn(act).SignIn(t.Context()); !errors.Is(err, machine.ErrAgentic) {
+		t.Errorf("sign in: %v", err)
+	}
+	query := activity("invoke", "composeExtension/query", "", "")
+	query.Agentic = true
+	if _, err := d.eng.Authorize(t.Context(), d.eng.Turn(query), machine.Ask{Connection: "graph", Via: store.OriginCompose}); !errors.Is(err, machine.ErrAgentic) {
+		t.Errorf("authorize: %v", err)
+	}
+	if rows := d.rows(); len(rows) != 0 || d.said("") != 0 {
+		t.Errorf("%v, and %d calls", rows, d.said(""))
+	}
+}

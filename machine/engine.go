@@ -110,6 +110,8 @@ var (
 	ErrUnknownConnection = errors.New("unknown connection")
 	// ErrTerminal: the attempt has ended; there is nothing to do to it.
 	ErrTerminal = errors.New("attempt has already ended")
+	// ErrAgentic: the turn is an agent's, which has no user who could sign in.
+	ErrAgentic = errors.New("nobody can sign in to an agent's turn")
 	// ErrLeaseHeld: an instance is talking to the Token Service right now.
 	ErrLeaseHeld = errors.New("attempt is held by a live lease")
 )

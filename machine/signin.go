@@ -36,6 +36,9 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	if turn.to.UserID == "" || turn.to.ServiceURL == "" || turn.to.ID == "" {
 		return SignInResult{}, errors.New("sign in: the turn names no user, conversation or service URL")
 	}
+	if turn.agentic() {
+		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, ErrAgentic)
+	}
 	ctx = context.WithoutCancel(ctx) // what was begun is finished
 	c := e.call(turn, f.conn.Name)
 	c.card.text, c.card.button = o.text, o.button

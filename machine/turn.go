@@ -118,7 +118,8 @@ func WithButtonText(text string) SignInOption { return func(o *signInOptions) { 
 
 // SignIn returns the user's token if there is one. Otherwise the sign-in is
 // pending: the result says what it waits for, and the flow's callback tells how
-// it ends. An error means that nothing is under way.
+// it ends. An error means that nothing is under way; ErrAgentic in the turn of an
+// agent.
 func (t *Turn) SignIn(ctx context.Context, opts ...SignInOption) (SignInResult, error) {
 	f, err := t.eng.Flow(chosen(signInOptions{}, opts).connection)
 	if err != nil {
@@ -212,6 +213,9 @@ func (t *Turn) ConnectionStatus(ctx context.Context) ([]tokensvc.TokenStatus, er
 	}
 	return out, nil
 }
+
+// agentic reports whether the turn is an agent's.
+func (t *Turn) agentic() bool { return t.act != nil && t.act.Agentic }
 
 // key is the turn's user with a connection.
 func (t *Turn) key(connection string) store.Key {

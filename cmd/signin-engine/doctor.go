@@ -229,7 +229,7 @@ func stuckHealth(o operator.Overview) health {
 // attacker.
 func telling() []teams.Why {
 	return []teams.Why{
-		teams.WhyIssuer, teams.WhyAudience, teams.WhyTenant, teams.WhyEndorsement, teams.WhyServiceURLClaim, teams.WhyKeysUnavailable, teams.WhyBusy,
+		teams.WhyIssuer, teams.WhyAudience, teams.WhyTenant, teams.WhyCaller, teams.WhyEndorsement, teams.WhyServiceURLClaim, teams.WhyKeysUnavailable, teams.WhyBusy,
 	}
 }
 
@@ -243,6 +243,9 @@ func refusedHealth(r *operator.Refused) health {
 	warn := len(r.Hosts) > 0
 	for _, h := range r.Hosts {
 		parts = append(parts, fmt.Sprintf("host %s (%d times): add it to service_urls if it is yours", h.Host, h.Count))
+	}
+	for _, c := range r.Callers {
+		parts = append(parts, fmt.Sprintf("agentic caller %s (%d times): set agentic, and add it to agentic_callers, if it is your agent", c.App, c.Count))
 	}
 	if r.OtherHosts > 0 {
 		parts = append(parts, fmt.Sprintf("further hosts (%d times)", r.OtherHosts))

@@ -200,7 +200,7 @@ func (s *service) extension(own *popup.Popup, chat *bot.Bot) (teams.Bot, error) 
 func authConfig(cfg config.Config) teams.AuthConfig {
 	auth := teams.AuthConfig{AppID: cfg.AppID, Cloud: cfg.CloudPreset(), OpenIDMetadataURL: cfg.OpenIDMetadataURL}
 	if cfg.Agentic {
-		auth.Agentic = &teams.Agentic{Tenant: cfg.TenantID, BlueprintID: cfg.AgenticBlueprintID, LoginURL: cfg.LoginURL}
+		auth.Agentic = &teams.Agentic{Tenant: cfg.TenantID, BlueprintID: cfg.AgenticBlueprintID, Callers: cfg.AgenticCallers, LoginURL: cfg.LoginURL}
 	}
 	return auth
 }

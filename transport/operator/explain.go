@@ -346,6 +346,7 @@ var words = [...]Explanation{
 	{"expired", kindRefused, "The token of a request had expired, with 5 min of tolerance.", "Check this machine's clock."},
 	{"not_yet_valid", kindRefused, "The token of a request is of the future.", "Check this machine's clock."},
 	{"tenant", kindRefused, "An agentic token of another tenant than tenant_id.", "Check tenant_id."},
+	{"caller", kindRefused, "An agentic token of an app that agentic_callers does not list.", "Add the app's id to agentic_callers if it is your agent. doctor names it."},
 	{"endorsement", kindRefused, "The key may not speak for the activity's channel.", "Check that the bot resource has that channel."},
 	{"serviceurl_claim", kindRefused, "Activity and token name different service URLs.", "A proxy rewrites bodies, or somebody replays a token."},
 	{"service_host", kindRefused, "The host of the activity's service URL is not on the allow-list. Nothing was stored or sent.", "Add the host to service_urls if it is yours."},

@@ -53,6 +53,15 @@ type Refused struct {
 	Reasons    map[string]int64 `json:"reasons,omitempty"` // as in signin_refused_total
 	Hosts      []RefusedHost    `json:"hosts,omitempty"`   // that service_urls does not list
 	OtherHosts int64            `json:"other_hosts,omitempty"`
+	Callers    []RefusedCaller  `json:"callers,omitempty"` // that tokens of Entra name, whether they were good or not
+}
+
+// RefusedCaller is an app whose token of Entra was refused.
+type RefusedCaller struct {
+	App   string `json:"app"`
+	Count int64  `json:"count"`
+	First Time   `json:"first"`
+	Last  Time   `json:"last"`
 }
 
 // RefusedHost is a host that activities came from and that is not allowed.

@@ -2,6 +2,7 @@ package teams
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -67,6 +68,10 @@ type Agentic struct {
 	// BlueprintID is the app id of the agent's blueprint, for which such a
 	// token may be made too. "" = the bot's own app id only.
 	BlueprintID string
+	// Callers are the app ids (azp, or appid in a token of version 1) that such a
+	// token may come from. Any app of the tenant can get one for the bot. Without
+	// any all of them are let in.
+	Callers []string
 	// LoginURL of Entra. "" = the cloud's.
 	LoginURL string
 }
@@ -77,8 +82,9 @@ type Agentic struct {
 // from many goroutines. It makes no request before the first is needed.
 type Authenticator struct {
 	channel  issuer
-	agentic  *issuer // nil: no
-	tenant   string  // of agentic tokens
+	agentic  *issuer  // nil: no
+	tenant   string   // of agentic tokens
+	callers  []string // of agentic tokens; none: any
 	allowed  *AllowList
 	intake   *intake
 	refusals *Refusals
@@ -139,7 +145,7 @@ func (a *Authenticator) addAgentic(cfg AuthConfig) error {
 	if !IsTenantID(cfg.Agentic.Tenant) {
 		return errors.New("teams: authenticator: agentic tokens need the id of their tenant, a GUID")
 	}
-	a.tenant = strings.ToLower(cfg.Agentic.Tenant)
+	a.tenant, a.callers = strings.ToLower(cfg.Agentic.Tenant), cfg.Agentic.Callers
 	login := strings.TrimRight(cfg.Agentic.LoginURL, "/")
 	if login == "" {
 		login = cfg.Cloud.LoginURL
@@ -192,8 +198,8 @@ func (a *Authenticator) CloseIdleConnections() {
 type Caller struct {
 	// Agentic: the token is one of Agent 365.
 	Agentic bool
-	// Tenant of an agentic token.
-	Tenant string
+	// Tenant of an agentic token, and App that it was given out to.
+	Tenant, App string
 	// ServiceURL and Channel are those of the activity that were held against
 	// the token. Who reads the activity on his own takes them from here: a
 	// body may say a thing twice.
@@ -260,7 +266,7 @@ func (a *Authenticator) admit(w http.ResponseWriter, r *http.Request) ([]byte, f
 // pass is a token that is good; its activity has yet to fit it.
 type pass struct {
 	agentic      bool
-	tenant       string
+	tenant, app  string
 	endorsements []string
 	serviceURL   string
 }
@@ -310,7 +316,7 @@ func (a *Authenticator) check(r *http.Request) (*pass, *refusal) {
 	}
 	p := &pass{agentic: by == a.agentic, endorsements: key.endorsements}
 	if p.agentic {
-		return p, a.judgeTenant(p, claims)
+		return p, a.judgeAgent(p, claims)
 	}
 	if claims.Get("serviceurl", &p.serviceURL) != nil || strings.Trim(p.serviceURL, "/") == "" {
 		return nil, unauthorized(WhyServiceURLClaim, errors.New("the token has none"))
@@ -357,6 +363,8 @@ func (a *Authenticator) issuerOf(token []byte) (*issuer, string, *refusal) {
 	}
 	var claims struct {
 		Issuer string `json:"iss"`
+		Azp    string `json:"azp"`
+		AppID  string `json:"appid"`
 	}
 	head, payload, _, err := jwsbb.SplitCompact(token)
 	if err != nil || decodePart(head, &header) != nil || decodePart(payload, &claims) != nil {
@@ -373,7 +381,9 @@ func (a *Authenticator) issuerOf(token []byte) (*issuer, string, *refusal) {
 			return by, header.KeyID, nil
 		}
 	}
-	return nil, "", unauthorized(WhyIssuer, fmt.Errorf("%q", short(claims.Issuer)))
+	f := unauthorized(WhyIssuer, fmt.Errorf("%q", short(claims.Issuer)))
+	f.caller = cmp.Or(claims.Azp, claims.AppID) // so it says
+	return nil, "", f
 }
 
 func decodePart(encoded []byte, into any) error {
@@ -411,22 +421,32 @@ func (a *Authenticator) judge(by *issuer, claims jwt.Token) *refusal {
 	}
 }
 
-// judgeTenant holds an agentic token to its tenant. A token that was given out in
+// judgeAgent holds an agentic token to its tenant and to who may bring it. A token that was given out in
 // a user's name, such as the SSO token that Teams brings, has the same issuer,
 // tenant and audience; its scope tells it apart.
-func (a *Authenticator) judgeTenant(p *pass, claims jwt.Token) *refusal {
-	if claims.Has("scp") {
-		return unauthorized(WhyTenant, errors.New("a token in a user's name, not a service's"))
+func (a *Authenticator) judgeAgent(p *pass, claims jwt.Token) *refusal {
+	if claims.Get("azp", &p.app) != nil {
+		_ = claims.Get("appid", &p.app) // "" for a token without either
 	}
-	if claims.Get("tid", &p.tenant) != nil || !strings.EqualFold(p.tenant, a.tenant) {
-		return unauthorized(WhyTenant, fmt.Errorf("%q", short(p.tenant)))
+	refuse := func(why Why, err error) *refusal {
+		f := unauthorized(why, err)
+		f.caller = p.app
+		return f
+	}
+	switch {
+	case claims.Has("scp"):
+		return refuse(WhyTenant, errors.New("a token in a user's name, not a service's"))
+	case claims.Get("tid", &p.tenant) != nil || !strings.EqualFold(p.tenant, a.tenant):
+		return refuse(WhyTenant, fmt.Errorf("%q", short(p.tenant)))
+	case len(a.callers) > 0 && !slices.ContainsFunc(a.callers, func(app string) bool { return app != "" && strings.EqualFold(app, p.app) }):
+		return refuse(WhyCaller, fmt.Errorf("%q", short(p.app)))
 	}
 	return nil
 }
 
 // admit is rules 7 and 8: the activity must be one that the token may bring.
 func (p *pass) admit(channel, serviceURL string) (Caller, *refusal) {
-	caller := Caller{Agentic: p.agentic, Tenant: p.tenant, ServiceURL: serviceURL, Channel: channel}
+	caller := Caller{Agentic: p.agentic, Tenant: p.tenant, App: p.app, ServiceURL: serviceURL, Channel: channel}
 	if p.agentic {
 		return caller, nil
 	}

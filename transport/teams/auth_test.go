@@ -409,16 +409,48 @@ func agenticToken(tb testing.TB, now time.Time) *jwt {
 	return token
 }
 
+// agentID is the app of an agent.
+const agentID = "5f0a6e3c-0f57-4f4f-9d0e-1f0c5d1f7a11"
+
+// TestRefusedCallers: of apps whose agentic token was refused it is known which
+// they are, also where no agent is let in.
+func TestRefusedCallers(t *testing.T) {
+	t.Parallel()
+	keys, entra := newJWKS(t), newJWKS(t)
+	entra.change(func(s *jwks) { clear(s.keys) })
+	entra.put(otherKey, publicJWK(&rsaKey(t, 2).PublicKey))
+	token := agenticToken(t, time.Now())
+	token.claims["azp"] = agentID
+	for name, configure := range map[string]func(*teams.AuthConfig){
+		"no agent is let in": func(*teams.AuthConfig) {},
+		"another one is": func(c *teams.AuthConfig) {
+			agenticConfig(entra.URL)(c)
+			c.Agentic.Callers = []string{blueprintID}
+		},
+	} {
+		a := newAuthenticator(t, keys, configure)
+		for range 2 {
+			if w := postAs(t, authenticated(t, a, &fakeEngine{}), recorded(t, "step1_message.json"), "Bearer "+token.sign(t)); w.Code != 401 {
+				t.Errorf("%s: %d", name, w.Code)
+			}
+		}
+		if got := a.Refusals().Snapshot().Callers; len(got) != 1 || got[0].What != agentID || got[0].Count != 2 {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
 func TestAgenticTokens(t *testing.T) {
 	t.Parallel()
 	const message = "step1_message.json"
 	for _, tc := range []struct {
-		name   string
-		off    bool
-		change func(*jwt)
-		body   string
-		why    teams.Why
-		status int
+		name    string
+		off     bool
+		callers []string
+		change  func(*jwt)
+		body    string
+		why     teams.Why
+		status  int
 	}{
 		{name: "good", status: 200},
 		{name: "v1 issuer", change: func(j *jwt) { j.claims["iss"] = "https://sts.windows.net/" + seedTenant + "/" }, status: 200},
@@ -433,6 +465,11 @@ func TestAgenticTokens(t *testing.T) {
 		{name: "a user's own SSO token", change: func(j *jwt) { j.claims["scp"] = "access_as_user" }, why: teams.WhyTenant, status: 401},
 		{name: "no tid", change: func(j *jwt) { delete(j.claims, "tid") }, why: teams.WhyTenant, status: 401},
 		{name: "tid is a list", change: func(j *jwt) { j.claims["tid"] = []string{seedTenant} }, why: teams.WhyTenant, status: 401},
+		{name: "listed caller", callers: []string{"x", agentID}, change: func(j *jwt) { j.claims["azp"] = strings.ToUpper(agentID) }, status: 200},
+		{name: "listed caller, version 1", callers: []string{agentID}, change: func(j *jwt) { j.claims["appid"] = agentID }, status: 200},
+		{name: "another caller", callers: []string{agentID}, change: func(j *jwt) { j.claims["azp"] = blueprintID }, why: teams.WhyCaller, status: 401},
+		{name: "no caller", callers: []string{agentID, ""}, why: teams.WhyCaller, status: 401},
+		{name: "nobody is listed", callers: []string{}, change: func(j *jwt) { j.claims["azp"] = agentID }, status: 200},
 		{name: "expired", change: func(j *jwt) { j.claims["exp"] = 1 }, why: teams.WhyExpired, status: 401},
 		{name: "no exp", change: func(j *jwt) { delete(j.claims, "exp") }, why: teams.WhyExpiryMissing, status: 401},
 		{name: "key of the connector", change: func(j *jwt) { j.header["kid"], j.key = goodKey, rsaKey(t, 0) }, why: teams.WhyKeyUnknown, status: 401},
@@ -460,7 +497,10 @@ func TestAgenticTokens(t *testing.T) {
 			if tc.body == "" {
 				body = recorded(t, message)
 			}
-			configure := agenticConfig(entra.URL)
+			configure := func(c *teams.AuthConfig) {
+				agenticConfig(entra.URL)(c)
+				c.Agentic.Callers = tc.callers
+			}
 			if tc.off {
 				configure = func(*teams.AuthConfig) {}
 			}
@@ -482,7 +522,7 @@ func TestAgenticTokens(t *testing.T) {
 			if tc.why != "" && a.Refusals().Count(tc.why) != 2 {
 				t.Errorf("refused for %+v, want %s", a.Refusals().Snapshot(), tc.why)
 			}
-			if tc.status == 200 && (len(eng.turns) != 1 || seen != caller || !caller.Agentic || caller.Tenant != seedTenant || caller.Channel != "msteams") {
+			if tc.status == 200 && (len(eng.turns) != 1 || !eng.turns[0].Agentic || seen != caller || !caller.Agentic || caller.Tenant != seedTenant || caller.Channel != "msteams") {
 				t.Errorf("%d turns, caller %+v", len(eng.turns), caller)
 			}
 		})

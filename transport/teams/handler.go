@@ -285,7 +285,7 @@ func (h *handler) decode(in *received, body []byte, p *pass) *refusal {
 		if f != nil {
 			return f
 		}
-		in.context = withCaller(in.context, caller)
+		in.context, a.Agentic = withCaller(in.context, caller), caller.Agentic
 	}
 	if a.Conversation.ServiceURL != "" || p != nil {
 		if err := h.allowed.Check(a.Conversation.ServiceURL); err != nil {

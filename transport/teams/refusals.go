@@ -30,6 +30,7 @@ const (
 	WhyExpired          Why = "expired"          //
 	WhyNotYetValid      Why = "not_yet_valid"    //
 	WhyTenant           Why = "tenant"           // an agentic token of another tenant
+	WhyCaller           Why = "caller"           // an agentic token of an app that is not listed
 	WhyEndorsement      Why = "endorsement"      // the key may not speak for the channel
 	WhyServiceURLClaim  Why = "serviceurl_claim" // the activity names another service URL
 	WhyServiceHost      Why = "service_host"     // not on the allow-list
@@ -47,7 +48,7 @@ const (
 func Whys() []Why {
 	return []Why{
 		WhyTokenMissing, WhyTokenMalformed, WhyAlgorithm, WhyKeyMissing, WhyIssuer, WhyKeyUnknown, WhySignature,
-		WhyAudience, WhyExpiryMissing, WhyExpired, WhyNotYetValid, WhyTenant, WhyEndorsement, WhyServiceURLClaim,
+		WhyAudience, WhyExpiryMissing, WhyExpired, WhyNotYetValid, WhyTenant, WhyCaller, WhyEndorsement, WhyServiceURLClaim,
 		WhyServiceHost, WhyKeysUnavailable, WhyOrigin, WhyBodyTooLong, WhyBodyTooSlow, WhyBodyTooDeep,
 		WhyBodyMalformed, WhyTooManyOfOneUser, WhyBusy,
 	}
@@ -67,7 +68,8 @@ type Refusals struct {
 	mu      sync.Mutex
 	reasons map[Why]*Refused
 	hosts   map[string]*Refused
-	others  int64 // refusals of further hosts
+	others  int64               // refusals of further hosts
+	callers map[string]*Refused // app ids of agentic tokens
 }
 
 // Refused is how often something was refused.
@@ -81,13 +83,14 @@ type Refused struct {
 type RefusalSnapshot struct {
 	Reasons []Refused // by name
 	Hosts   []Refused // by name; at most 64
+	Callers []Refused // app ids that refused tokens of Entra name; at most 64
 	// OtherHosts counts refusals of hosts beyond those.
 	OtherHosts int64
 }
 
 // NewRefusals makes an empty count that warns to log.
 func NewRefusals(log zerolog.Logger) *Refusals {
-	return &Refusals{log: log, now: time.Now, reasons: make(map[Why]*Refused), hosts: make(map[string]*Refused)}
+	return &Refusals{log: log, now: time.Now, reasons: make(map[Why]*Refused), hosts: make(map[string]*Refused), callers: make(map[string]*Refused)}
 }
 
 // Snapshot returns what was refused so far.
@@ -104,9 +107,13 @@ func (r *Refusals) Snapshot() RefusalSnapshot {
 	for _, one := range r.hosts {
 		s.Hosts = append(s.Hosts, *one)
 	}
+	for _, one := range r.callers {
+		s.Callers = append(s.Callers, *one)
+	}
 	byName := func(a, b Refused) int { return cmp.Compare(a.What, b.What) }
 	slices.SortFunc(s.Reasons, byName)
 	slices.SortFunc(s.Hosts, byName)
+	slices.SortFunc(s.Callers, byName)
 	return s
 }
 
@@ -129,6 +136,7 @@ type refusal struct {
 	status     int
 	err        error         // for the log; nothing of it is answered
 	host       string        // of WhyServiceHost
+	caller     string        // app id that an agentic token names, "" for others
 	retryAfter time.Duration // of a 429 and a 503
 	unread     bool          // the body was not read to its end
 }
@@ -188,6 +196,14 @@ func (r *Refusals) add(f *refusal) {
 	}
 	r.mu.Lock()
 	first := r.count(f.why)
+	if app := short(f.caller); app != "" {
+		if one := r.callers[app]; one != nil {
+			one.Count, one.Last = one.Count+1, r.now()
+		} else if len(r.callers) < maxHosts {
+			app = strings.Clone(app)
+			r.callers[app] = &Refused{What: app, Count: 1, First: r.now(), Last: r.now()}
+		}
+	}
 	r.mu.Unlock()
 	if first {
 		r.log.Warn().Str("why", string(f.why)).Int("status", f.status).AnErr("detail", f.err).

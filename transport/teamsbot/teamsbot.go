@@ -185,6 +185,11 @@ func CountRefused(refusals *teams.Refusals) func() *operator.Refused {
 				Host: one.What, Count: one.Count, First: operator.Time{Time: one.First}, Last: operator.Time{Time: one.Last},
 			})
 		}
+		for _, one := range counted.Callers {
+			r.Callers = append(r.Callers, operator.RefusedCaller{
+				App: one.What, Count: one.Count, First: operator.Time{Time: one.First}, Last: operator.Time{Time: one.Last},
+			})
+		}
 		return r
 	}
 }

@@ -124,6 +124,8 @@ func (c *Config) checkInbound(p *Errors) {
 		p.add("tenant_id", "has to be the tenant's id, a GUID, where agentic is on: it says whose agents are let in")
 	case !c.Agentic && c.AgenticBlueprintID != "":
 		p.add("agentic_blueprint_id", "is set, and agentic is not")
+	case !c.Agentic && len(c.AgenticCallers) > 0:
+		p.add("agentic_callers", "is set, and agentic is not")
 	}
 }
 

@@ -39,6 +39,7 @@ type Config struct {
 	InboundAuth        string            `koanf:"inbound_auth"`         // jwt, none
 	Agentic            bool              `koanf:"agentic"`              // accept tokens of Agent 365 too
 	AgenticBlueprintID string            `koanf:"agentic_blueprint_id"` // "" = made for the bot itself only
+	AgenticCallers     []string          `koanf:"agentic_callers"`      // app ids; empty = every app of the tenant
 	ServiceURLs        []string          `koanf:"service_urls"`
 	Operator           string            `koanf:"operator"`              // "" = unix socket beside a bolt file
 	OperatorToken      tokensvc.Secret   `koanf:"operator_token"`        // acts

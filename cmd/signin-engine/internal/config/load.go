@@ -192,7 +192,7 @@ func environment(environ []string, from map[string]string, problems *Errors) koa
 			}
 			from[key] = FromEnv
 			switch key {
-			case "service_urls", extensionKey + "provider.scopes":
+			case "service_urls", "agentic_callers", extensionKey + "provider.scopes":
 				return key, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 			}
 			return key, value

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/signin-engine/signin-engine/transport/operator"
+)
+
+// TestRefusedIsNamed: doctor says which host and which agent was refused, and the
+// setting that lets each in.
+func TestRefusedIsNamed(t *testing.T) {
+	h := refusedHealth(&operator.Refused{
+		Reasons: map[string]int64{"caller": 3, "service_host": 1},
+		Hosts:   []operator.RefusedHost{{Host: "smba.example", Count: 1}},
+		Callers: []operator.RefusedCaller{{App: "5f0a6e3c-0f57-4f4f-9d0e-1f0c5d1f7a11", Count: 3}},
+	})
+	for _, part := range []string{
+		"host smba.example (1 times): add it to service_urls",
+		"agentic caller 5f0a6e3c-0f57-4f4f-9d0e-1f0c5d1f7a11 (3 times): set agentic, and add it to agentic_callers", "caller (3 times)",
+	} {
+		if h.Result != healthWarn || !strings.Contains(h.Detail, part) {
+			t.Errorf("%s, without %q: %s", h.Result, part, h.Detail)
+		}
+	}
+}
+
+// TestDeadUpstreamIsNamed: doctor fails while an upstream does not answer.
+func TestDeadUpstreamIsNamed(t *testing.T) {
+	dead := operator.Circuit{Upstream: "token_service", Host: "token.example", Open: true, Opened: 1, Refused: 7}
+	for _, c := range []struct {
+		info         operator.Info
+		result, part string
+	}{
+		{operator.Info{}, healthSkipped, "only a running bot"},
+		{operator.Info{Live: true}, healthOK, "answered"},
+		{operator.Info{Live: true, Circuits: []operator.Circuit{dead}}, healthFail, "token_service at token.example does not answer (7 requests"},
+		{operator.Info{Live: true, Circuits: []operator.Circuit{{Upstream: "login", Host: "login.example", Opened: 2}}}, healthOK, "login at login.example did not answer before (2 times)"},
+	} {
+		if h := circuitHealth(c.info); h.Result != c.result || !strings.Contains(h.Detail, c.part) {
+			t.Errorf("%+v: %+v", c.info, h)
+		}
+	}
+}
