@@ -14,14 +14,38 @@ import (
 	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
 )
 
-// sql SERVER STATEMENT: runs it on a connection of its own.
+// sql SERVER STATEMENT: runs it on a connection of its own; of @FILE what is in
+// there. Negated, the server has to refuse it.
 func sql(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: sql SERVER STATEMENT")
+	if len(args) != 2 {
+		ts.Fatalf("usage: sql SERVER STATEMENT|@FILE")
+	}
+	text := args[1]
+	if file, ok := strings.CutPrefix(text, "@"); ok {
+		text = ts.ReadFile(file)
 	}
 	ctx, cancel := scriptContext()
 	defer cancel()
-	ts.Check(pgtest.Exec(ctx, args[0], args[1]))
+	switch err := pgtest.Exec(ctx, args[0], text); {
+	case neg && err == nil:
+		ts.Fatalf("the server did it")
+	case !neg:
+		ts.Check(err)
+	}
+}
+
+// ownPostgres gives a script a server of its own, at $SERVER, whose socket is in
+// $SOCKETS; $NEXTWEEK is a partition.
+func ownPostgres(t *testing.T, e *testscript.Env) error {
+	t.Helper()
+	dsn := pgtest.NewCluster(t).DSN()
+	e.Setenv("SERVER", dsn)
+	_, dir, _ := strings.Cut(dsn, "host=")
+	e.Setenv("SOCKETS", dir)
+	now := time.Now().UTC()
+	monday := now.AddDate(0, 0, 7-(int(now.Weekday())+6)%7)
+	e.Setenv("NEXTWEEK", monday.Format("events_20060102"))
+	return nil
 }
 
 // scriptContext bounds what a script waits for.

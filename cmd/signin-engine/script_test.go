@@ -60,6 +60,8 @@ func TestScript(t *testing.T) {
 				e.Setenv("SCHEMA", schema)
 			case "postgres_down":
 				return guardedPostgres(t, e)
+			case "postgres_estate":
+				return ownPostgres(t, e)
 			case "serve", "doctor":
 				for _, name := range []string{"PORT", "BOT_PORT"} {
 					port, err := freePort(t)
