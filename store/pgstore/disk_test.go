@@ -50,8 +50,12 @@ func TestDiskFull(t *testing.T) {
 			}
 		}
 	}
+	if err := s.Probe(t.Context()); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Probe: %v, want ErrUnavailable", err)
+	}
 	there()
 	disk.Grow(t, 64)
+	eventually(t, s, true)
 	id, err := write(len(kept) + 1)
 	if err != nil {
 		t.Fatalf("with room again: %v", err)

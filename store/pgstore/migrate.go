@@ -27,9 +27,9 @@ var migrations embed.FS
 //
 // The first is the oldest program, by the number of the last step that it knows,
 // that can use the schema after this step; the default is the step's own number.
-// The second is for create index concurrently and its like: such a step is one
-// statement, and one that may be run again after it was cut off. In it SCHEMA. is
-// before the names.
+// The second is for create index concurrently and its like. Such a step may be run
+// again after it was cut off: it drops the index, if it is there, and builds it. Each
+// statement ends with its line, and SCHEMA. is before the names.
 type Migration struct {
 	Version    int       // 1, 2, 3 …
 	Name       string    // what stands behind the number in the file's name
@@ -45,13 +45,8 @@ var (
 )
 
 // steps reads the embedded migrations, whose numbers have no gap.
-func steps() ([]Migration, error) { return stepsIn(stepFiles()) }
-
-// stepFiles are the files; tests have more of them.
-var stepFiles = func() fs.FS { return migrations }
-
-func stepsIn(files fs.FS) ([]Migration, error) {
-	names, err := fs.Glob(files, "migrations/*.sql") // in the order of names
+func (o *options) steps() ([]Migration, error) {
+	names, err := fs.Glob(o.files, "migrations/*.sql") // in the order of names
 	if err != nil {
 		return nil, fmt.Errorf("migrations: %w", err)
 	}
@@ -61,7 +56,7 @@ func stepsIn(files fs.FS) ([]Migration, error) {
 		if n, err := strconv.Atoi(number); err != nil || n != i+1 {
 			return nil, fmt.Errorf("migration %s: not number %d", file, i+1)
 		}
-		text, err := fs.ReadFile(files, file)
+		text, err := fs.ReadFile(o.files, file)
 		if err != nil {
 			return nil, fmt.Errorf("migration %s: %w", file, err)
 		}
@@ -141,7 +136,7 @@ func (m *migrator) version(ctx context.Context, all []Migration) (v version, err
 
 // check is why this program may not use the schema.
 func (m *migrator) check(ctx context.Context) error {
-	all, err := steps()
+	all, err := m.opts.steps()
 	if err != nil {
 		return err
 	}
@@ -155,7 +150,7 @@ func (m *migrator) check(ctx context.Context) error {
 // up takes the steps that the schema has not, each on its own. An advisory lock
 // makes others wait for it.
 func (m *migrator) up(ctx context.Context) error {
-	all, err := steps()
+	all, err := m.opts.steps()
 	if err != nil {
 		return err
 	}
@@ -179,7 +174,7 @@ func (m *migrator) up(ctx context.Context) error {
 // inside takes a step in a transaction, unless another program has taken it
 // meanwhile.
 func (m *migrator) inside(ctx context.Context, tx pgx.Tx, next Migration, do func() error) error {
-	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, "signin-engine "+m.opts.schema); err != nil {
+	if err := m.lock(ctx, tx); err != nil {
 		return err
 	}
 	v, err := applied(ctx, tx, m.opts.schema, nil)
@@ -204,6 +199,31 @@ func (m *migrator) inside(ctx context.Context, tx pgx.Tx, next Migration, do fun
 	return err
 }
 
+// lock keeps other programs from changing the schema until the transaction ends. It
+// asks again and again, by simple queries: a statement that waits holds a snapshot,
+// as does the last one of the extended protocol, and the building of an index waits
+// for the snapshots of others.
+func (m *migrator) lock(ctx context.Context, tx pgx.Tx) error {
+	tick := time.NewTicker(lockEvery)
+	defer tick.Stop()
+	for {
+		var got bool
+		err := tx.QueryRow(ctx, `select pg_try_advisory_xact_lock(hashtextextended($1, 0))`,
+			pgx.QueryExecModeSimpleProtocol, "signin-engine "+m.opts.schema).Scan(&got)
+		if err != nil || got {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lockEvery is how often that is.
+const lockEvery = 100 * time.Millisecond
+
 // outside takes a step outside a transaction, on a second connection, while the
 // first one holds the lock in a transaction that looks at nothing.
 func (m *migrator) outside(ctx context.Context, next Migration) error {
@@ -220,8 +240,15 @@ func (m *migrator) outside(ctx context.Context, next Migration) error {
 					return err
 				}
 			}
-			_, err := second.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
-			return err
+			if _, err := tx.Exec(ctx, `select`); err != nil { // lets go of the last snapshot, see lock
+				return err
+			}
+			for statement := range strings.SplitSeq(sql, ";\n") { // several at once would be a transaction
+				if _, err := second.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	})
 }
@@ -283,7 +310,7 @@ func withMigrator(ctx context.Context, op, dsn string, opts []Option, fn func(*m
 	if err := fn(m); err != nil {
 		return nil, classify(ctx, op, err)
 	}
-	all, err := steps()
+	all, err := o.steps()
 	if err != nil {
 		return nil, fmt.Errorf("pgstore: %s: %w", op, err)
 	}

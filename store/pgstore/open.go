@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,7 @@ type options struct {
 	address   func(context.Context) (string, error) // nil: the one that was given
 	listen    string                                // address for LISTEN; "" = the same
 	configure func(*pgxpool.Config)
+	files     fs.FS // with the migrations
 	pool      *pgxpool.Config
 	conns     int
 	handlers  *pgxpool.Config // of the handlers' transactions
@@ -116,7 +118,7 @@ func Check(dsn string) error {
 func parse(dsn string, opts []Option) (*options, error) {
 	o := &options{
 		migrate: true, poll: DefaultPollInterval, statement: DefaultStatementTimeout, acquire: DefaultAcquireTimeout,
-		conns: DefaultHandlerConns,
+		conns: DefaultHandlerConns, files: migrations,
 	}
 	cfg, err := pgxpool.ParseConfig(dsn)
 	if err != nil {

@@ -53,12 +53,14 @@ func (m *migrator) partition(ctx context.Context, tx pgx.Tx, week time.Time, wai
 	if there, err := m.table(ctx, tx, name); err != nil || there {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true), pg_advisory_xact_lock(hashtextextended($2, 0))`,
-		milliseconds(wait), "signin-engine "+m.opts.schema); err != nil {
+	if err := m.lock(ctx, tx); err != nil {
 		return err
 	}
 	if there, err := m.table(ctx, tx, name); err != nil || there {
 		return err // another program was faster
+	}
+	if _, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true)`, milliseconds(wait)); err != nil {
+		return err
 	}
 	from, to := week.Format(time.RFC3339), week.Add(partitionSpan).Format(time.RFC3339)
 	_, err := tx.Exec(ctx, fmt.Sprintf(`

@@ -71,7 +71,7 @@ func (s *Store) Probe(ctx context.Context) error {
 
 // look asks for everything that can be known without a write.
 func (s *Store) look(ctx context.Context) error {
-	all, err := steps()
+	all, err := s.opts.steps()
 	if err != nil {
 		return err
 	}
