@@ -1,8 +1,6 @@
 package machine
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"strings"
 	"time"
 
@@ -17,47 +15,18 @@ const (
 	teamsNativeClient = "1fec8e78-bce4-4aaf-ab1b-5451cc387264"
 )
 
-// claims are what the engine looks at in an SSO token. Its signature is not
-// checked: this is for people, the Token Service decides.
-type claims struct {
-	Audience string      `json:"aud"`
-	Version  string      `json:"ver"`
-	Tenant   string      `json:"tid"`
-	Object   string      `json:"oid"`
-	AZP      string      `json:"azp"`
-	AppID    string      `json:"appid"`
-	Expires  json.Number `json:"exp"`
-}
-
-func claimsOf(token tokensvc.Secret) (claims, bool) {
-	var c claims
-	parts := strings.Split(token.Reveal(), ".")
-	if len(parts) != 3 {
-		return c, false
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	if err != nil || json.Unmarshal(raw, &c) != nil {
-		return claims{}, false
-	}
-	return c, true
-}
-
 // diagnose says what the SSO token of a refused exchange looks like
 // (docs/state-machine.md §9). Nothing of the token itself is kept.
 func diagnose(token tokensvc.Secret, a *store.Attempt, now time.Time) store.Diagnosis {
-	c, ok := claimsOf(token)
+	c, ok := tokensvc.ReadClaims(token) // the signature is not checked: the Token Service decides
 	if !ok || a == nil {
 		return store.Diagnosis{}
-	}
-	client := c.AZP
-	if client == "" {
-		client = c.AppID
 	}
 	d := store.Diagnosis{
 		Version: verdict(c.Version != "", c.Version == "2.0"),
 		Tenant:  same(c.Tenant, a.Conversation.Tenant),
-		User:    same(c.Object, a.Conversation.UserAAD),
-		Client:  verdict(client != "", strings.EqualFold(client, teamsWebClient) || strings.EqualFold(client, teamsNativeClient)),
+		User:    same(c.ObjectID, a.Conversation.UserAAD),
+		Client:  verdict(c.Client != "", strings.EqualFold(c.Client, teamsWebClient) || strings.EqualFold(c.Client, teamsNativeClient)),
 	}
 	if uri := a.ResourceURI; uri != "" {
 		// A v2.0 token names the client id that ends the URI.
@@ -65,9 +34,7 @@ func diagnose(token tokensvc.Secret, a *store.Attempt, now time.Time) store.Diag
 		id = strings.TrimPrefix(id, "botid-")
 		d.Audience = verdict(c.Audience != "", strings.EqualFold(c.Audience, uri) || strings.EqualFold(c.Audience, id))
 	}
-	if exp, err := c.Expires.Int64(); err == nil {
-		d.Fresh = verdict(true, now.Before(time.Unix(exp, 0)))
-	}
+	d.Fresh = verdict(!c.Expires.IsZero(), now.Before(c.Expires))
 	return d
 }
 
@@ -91,8 +58,8 @@ func same(said, is string) store.Verdict {
 // writes a security line then. Guests and shared channels have other tenants, so
 // the tenant alone says nothing.
 func (c *call) mismatch(token tokensvc.Secret) bool {
-	said, ok := claimsOf(token)
-	if !ok || same(said.Object, c.turn.to.UserAAD) != store.Fails {
+	said, ok := tokensvc.ReadClaims(token)
+	if !ok || same(said.ObjectID, c.turn.to.UserAAD) != store.Fails {
 		return false
 	}
 	c.note(store.Event{

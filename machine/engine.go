@@ -61,6 +61,9 @@ type Config struct {
 	// same database are then effectively once. The store has to be a
 	// [Transactor]; pgstore is.
 	TxCallbacks bool
+	// OnBehalfOf exchanges users' tokens for other scopes: [WithScopes]. nil = that
+	// option is an error.
+	OnBehalfOf OnBehalfOf
 	// Prefetch names the connections whose tokens are fetched before the bot
 	// sees an activity.
 	Prefetch []string
@@ -99,6 +102,8 @@ type Engine struct {
 	prefetch []*Flow
 
 	cache      *tokenCache
+	behalf     OnBehalfOf
+	exchanges  *tokenCache // what was exchanged on behalf of users
 	outbox     *outbox.Outbox
 	silentHits counter
 }
@@ -157,6 +162,9 @@ func build(cfg Config, t *table.Table) (*Engine, error) {
 		e.since = store.Time(e.clock())
 	}
 	e.cache = newTokenCache(e.policy.TokenCache, e.clock, !store.IsExclusive(cfg.Store))
+	if e.behalf = cfg.OnBehalfOf; e.behalf != nil {
+		e.exchanges = newTokenCache(exchangedLife, e.clock, false)
+	}
 	e.outside, e.mark = cfg.Keys, e.marks
 	ctx, cancel := context.WithTimeout(context.Background(), e.timeouts.Upstream)
 	defer cancel()

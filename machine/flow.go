@@ -34,15 +34,25 @@ func (f *Flow) SignIn(ctx context.Context, turn *Turn, opts ...SignInOption) (Si
 }
 
 // Token is [Turn.Token] for this connection.
-func (f *Flow) Token(ctx context.Context, turn *Turn) (tokensvc.Token, error) {
-	if tok, ok := turn.fetched[f]; ok {
+func (f *Flow) Token(ctx context.Context, turn *Turn, opts ...TokenOption) (tokensvc.Token, error) {
+	tok, ok := turn.fetched[f]
+	if !ok {
+		var err error
+		if tok, err = f.eng.userToken(ctx, userConnection(turn.key(f.conn.Name))); err != nil {
+			return tokensvc.Token{}, fmt.Errorf("token of %s: %w", f.conn.Name, err)
+		}
+	}
+	if len(opts) == 0 {
 		return tok, nil
 	}
-	tok, err := f.eng.userToken(ctx, userConnection(turn.key(f.conn.Name)))
-	if err != nil {
-		return tokensvc.Token{}, fmt.Errorf("token of %s: %w", f.conn.Name, err)
+	var o tokenOptions
+	for _, set := range opts {
+		set(&o)
 	}
-	return tok, nil
+	if len(o.scopes) == 0 {
+		return tok, nil
+	}
+	return f.exchanged(ctx, turn, tok, o.scopes)
 }
 
 // SignedIn is [Turn.SignedIn] for this connection.

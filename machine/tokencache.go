@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -93,7 +94,8 @@ func (c *tokenCache) put(uc tokensvc.UserConnection, tok tokensvc.Token, drops i
 	if c == nil {
 		return
 	}
-	until := c.clock().Add(c.life)
+	now := c.clock()
+	until := now.Add(c.life)
 	if ends := tok.Expiration.Add(-cacheEndsEarly); !tok.Expiration.IsZero() && ends.Before(until) {
 		until = ends
 	}
@@ -108,11 +110,15 @@ func (c *tokenCache) put(uc tokensvc.UserConnection, tok tokensvc.Token, drops i
 		of = map[string]cachedToken{}
 		c.users.Add(who, of)
 	}
+	maps.DeleteFunc(of, func(_ string, old cachedToken) bool { return !now.Before(old.until) })
 	of[strings.ToLower(uc.Connection)] = cachedToken{tok, until}
 }
 
 // drop forgets users.
 func (c *tokenCache) drop(users ...cacheUser) {
+	if c == nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.drops++
@@ -144,13 +150,10 @@ func (e *Engine) userToken(ctx context.Context, uc tokensvc.UserConnection) (tok
 
 // forgetTokens drops the user's tokens from the cache of every process.
 func (e *Engine) forgetTokens(ctx context.Context, user store.UserKey) {
-	c := e.cache
-	if c == nil {
-		return
-	}
 	who := cacheUser{user.Channel, user.User}
-	c.drop(who)
-	if !c.shared {
+	e.exchanges.drop(who)
+	e.cache.drop(who)
+	if e.cache == nil || !e.cache.shared {
 		return
 	}
 	if err := e.tellDrop(context.WithoutCancel(ctx), who); err != nil {

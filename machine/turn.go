@@ -130,12 +130,12 @@ func (t *Turn) SignIn(ctx context.Context, opts ...SignInOption) (SignInResult, 
 
 // Token returns the user's token of a connection ("" = the only one) without
 // sending anything; ErrNoToken of package tokensvc if there is none.
-func (t *Turn) Token(ctx context.Context, connection string) (tokensvc.Token, error) {
+func (t *Turn) Token(ctx context.Context, connection string, opts ...TokenOption) (tokensvc.Token, error) {
 	f, err := t.eng.Flow(connection)
 	if err != nil {
 		return tokensvc.Token{}, err
 	}
-	return f.Token(ctx, t)
+	return f.Token(ctx, t, opts...)
 }
 
 // SignedIn reports whether the Token Service holds a token of the user for a

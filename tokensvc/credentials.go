@@ -1,6 +1,7 @@
 package tokensvc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,10 +43,12 @@ type ClientCredentialsConfig struct {
 // at Entra with a client secret, in front of it a [TokenCache].
 type ClientCredentials struct {
 	*TokenCache
-	endpoint string
-	form     url.Values // without the secret
-	secret   func() (Secret, error)
-	http     *http.Client
+	login   string
+	tenant  string
+	form    url.Values // without the secret
+	secret  func() (Secret, error)
+	http    *http.Client
+	timeout time.Duration
 }
 
 // NewClientCredentials checks cfg. It does not connect.
@@ -70,14 +73,15 @@ func NewClientCredentials(cfg ClientCredentialsConfig) (*ClientCredentials, erro
 		secret = func() (Secret, error) { return cfg.ClientSecret, nil }
 	}
 	c := &ClientCredentials{
-		endpoint: strings.TrimRight(cfg.LoginURL, "/") + "/" + url.PathEscape(cfg.Tenant) + "/oauth2/v2.0/token",
+		login: strings.TrimRight(cfg.LoginURL, "/"), tenant: cfg.Tenant,
 		form: url.Values{
 			"grant_type": {"client_credentials"},
 			"client_id":  {cfg.ClientID},
 			"scope":      {cfg.Scope},
 		},
-		secret: secret,
-		http:   pooled(cfg.HTTPClient),
+		secret:  secret,
+		http:    pooled(cfg.HTTPClient),
+		timeout: cmp.Or(cfg.Timeout, DefaultTimeout),
 	}
 	c.TokenCache = NewTokenCache(c.request, cfg.Timeout)
 	return c, nil
@@ -86,6 +90,10 @@ func NewClientCredentials(cfg ClientCredentialsConfig) (*ClientCredentials, erro
 // CloseIdleConnections closes pooled connections that nobody uses.
 func (c *ClientCredentials) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
+func (c *ClientCredentials) endpoint(tenant string) string {
+	return c.login + "/" + url.PathEscape(tenant) + "/oauth2/v2.0/token"
+}
+
 func (c *ClientCredentials) request(ctx context.Context) (Secret, time.Time, error) {
 	secret, err := c.secret()
 	if err != nil {
@@ -93,7 +101,7 @@ func (c *ClientCredentials) request(ctx context.Context) (Secret, time.Time, err
 	}
 	form := maps.Clone(c.form)
 	form.Set("client_secret", secret.Reveal())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint(c.tenant), nil)
 	if err != nil {
 		return Secret{}, time.Time{}, &Error{Op: OpAccessToken, Err: withoutURL(err)}
 	}
@@ -104,19 +112,25 @@ func (c *ClientCredentials) request(ctx context.Context) (Secret, time.Time, err
 	if fail != nil {
 		return Secret{}, time.Time{}, fail
 	}
+	return readAccessToken(answer, OpAccessToken)
+}
+
+// readAccessToken reads an answer of the token endpoint. One without a life is good
+// for one use.
+func readAccessToken(answer []byte, op string) (token Secret, expires time.Time, err error) {
 	var wire struct {
 		AccessToken Secret      `json:"access_token"`
 		ExpiresIn   json.Number `json:"expires_in"` // some endpoints quote it
 	}
 	if json.Unmarshal(answer, &wire) != nil {
-		return Secret{}, time.Time{}, unreadable(OpAccessToken, errMalformed)
+		return Secret{}, time.Time{}, unreadable(op, errMalformed)
 	}
 	if wire.AccessToken.Empty() {
-		return Secret{}, time.Time{}, unreadable(OpAccessToken, errWithoutToken)
+		return Secret{}, time.Time{}, unreadable(op, errWithoutToken)
 	}
 	seconds, err := wire.ExpiresIn.Int64()
 	if err != nil {
-		seconds = 0 // good for this one use
+		seconds = 0
 	}
 	const longest = 24 * 60 * 60
 	life := time.Duration(min(max(seconds, 0), longest)) * time.Second

@@ -58,6 +58,10 @@ type Connection struct {
 	SSO         bool   // has a token exchange URL
 	URI         string // of the token exchange; "" = api://botid-{app id}
 	ProviderID  string // "" = that of Entra
+	// Audience is for whom the connection's tokens are made, JSON Web Tokens: the
+	// bot's client id for tokens that can be exchanged on behalf of their user, the
+	// URL of an API for its own. "" = tokens that nobody can read.
+	Audience string
 }
 
 // entraProvider is the provider id of Azure Active Directory v2.
@@ -96,6 +100,8 @@ type Switches struct {
 	SSO map[string]int `json:"sso,omitempty"`
 	// SSOTokens is the same by SSO token, and comes first.
 	SSOTokens map[string]int `json:"ssoTokens,omitempty"`
+	// NoConsent: the users have not consented to what is asked on their behalf.
+	NoConsent bool `json:"noConsent"`
 	// Down answers everything with 503.
 	Down bool `json:"down"`
 }

@@ -50,20 +50,26 @@ func (s *Server) takesSecret(given string) bool {
 	})
 }
 
-// accessToken is the client credentials grant (docs/protocol.md §2).
+// accessToken is the client credentials grant (docs/protocol.md §2), and the
+// on-behalf-of grant.
 func (s *Server) accessToken(w http.ResponseWriter, in *incoming) {
 	form, err := url.ParseQuery(string(in.body))
 	if err != nil {
 		answerJSON(w, http.StatusBadRequest, oauthError{"invalid_request", "the form cannot be read"})
 		return
 	}
-	if form.Get("grant_type") != "client_credentials" {
-		answerJSON(w, http.StatusBadRequest, oauthError{"unsupported_grant_type", "only client_credentials"})
+	grant := form.Get("grant_type")
+	if grant != "client_credentials" && grant != grantJWT {
+		answerJSON(w, http.StatusBadRequest, oauthError{"unsupported_grant_type", "only client_credentials and on behalf of"})
 		return
 	}
 	if id := form.Get("client_id"); id == "" || s.cfg.ClientID != "" && id != s.cfg.ClientID ||
 		s.cfg.ClientSecret.Reveal() != "" && !s.takesSecret(form.Get("client_secret")) {
 		answerJSON(w, http.StatusUnauthorized, oauthError{"invalid_client", "client id or secret is wrong"})
+		return
+	}
+	if grant == grantJWT {
+		s.onBehalfOf(w, form)
 		return
 	}
 	token := "bot-token-" + s.ids.hex(16)

@@ -61,6 +61,9 @@ func (s *Server) store(uc tokensvc.UserConnection) *heldToken {
 		user: uc.UserID, connection: s.connection(uc.Connection).Name, channel: uc.ChannelID,
 		token: "user-token-" + s.ids.hex(16), expires: s.cfg.Now().Add(s.cfg.TokenLifetime).UTC().Truncate(time.Second),
 	}
+	if audience := s.connection(uc.Connection).Audience; audience != "" {
+		held.token = s.userJWT(s.user(uc.UserID), audience, "", s.cfg.ClientID, held.expires)
+	}
 	kept := slices.DeleteFunc(s.tokens[uc.UserID], func(t *heldToken) bool {
 		replaced := t.fits(uc.Connection, uc.ChannelID)
 		if replaced {

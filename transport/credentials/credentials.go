@@ -7,6 +7,8 @@ package credentials
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -58,7 +60,8 @@ type Source struct {
 	bot      Bot
 	scope    string
 	make     maker
-	bypasses bool // the SDK has a cache of its own that claims get past
+	behalf   behalfMaker // nil: these credentials cannot exchange users' tokens
+	bypasses bool        // the SDK has a cache of its own that claims get past
 	renew    atomic.Bool
 }
 
@@ -67,6 +70,9 @@ var _ tokensvc.TokenDropper = (*Source)(nil)
 // maker makes the credential of one fetch; seen learns what happens on the way.
 type maker func(options azcore.ClientOptions, seen *witness) (azcore.TokenCredential, error)
 
+// behalfMaker makes the credential of one exchange of a user's token.
+type behalfMaker func(options azcore.ClientOptions, seen *witness, tenant, assertion string) (azcore.TokenCredential, error)
+
 // Certificate is the client credentials grant with a certificate: file holds it
 // and its private key as PEM, or both as PKCS#12 without a password. It is read
 // here, so that a file without use is found at once, and before every fetch.
@@ -74,19 +80,40 @@ func Certificate(bot Bot, file string) (*Source, error) {
 	if _, err := certificate(bot, file, azcore.ClientOptions{}); err != nil {
 		return nil, err
 	}
-	return newSource(bot, func(options azcore.ClientOptions, _ *witness) (azcore.TokenCredential, error) {
+	s, err := newSource(bot, func(options azcore.ClientOptions, _ *witness) (azcore.TokenCredential, error) {
 		return certificate(bot, file, options)
 	})
+	if err != nil {
+		return nil, err
+	}
+	s.behalf = func(options azcore.ClientOptions, _ *witness, tenant, assertion string) (azcore.TokenCredential, error) {
+		certs, key, err := readCertificate(file)
+		if err != nil {
+			return nil, err
+		}
+		return azidentity.NewOnBehalfOfCredentialWithCertificate(tenant, bot.ClientID, assertion, certs, key,
+			&azidentity.OnBehalfOfCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
+	}
+	return s, nil
 }
 
-func certificate(bot Bot, file string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+// readCertificate reads a certificate and its key.
+func readCertificate(file string) ([]*x509.Certificate, crypto.PrivateKey, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("certificate: %w", err)
+		return nil, nil, fmt.Errorf("certificate: %w", err)
 	}
 	certs, key, err := azidentity.ParseCertificates(pem, nil)
 	if err != nil {
-		return nil, fmt.Errorf("certificate: %s: no certificate with its private key: %w", file, err)
+		return nil, nil, fmt.Errorf("certificate: %s: no certificate with its private key: %w", file, err)
+	}
+	return certs, key, nil
+}
+
+func certificate(bot Bot, file string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+	certs, key, err := readCertificate(file)
+	if err != nil {
+		return nil, err
 	}
 	cred, err := azidentity.NewClientCertificateCredential(bot.tenant(), bot.ClientID, certs, key,
 		&azidentity.ClientCertificateCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
@@ -168,23 +195,41 @@ func FederatedIdentity(bot Bot, identity string) (*Source, error) {
 }
 
 func federated(bot Bot, how func(azcore.ClientOptions) (func(context.Context) (string, error), error)) (*Source, error) {
-	return newSource(bot, func(options azcore.ClientOptions, seen *witness) (azcore.TokenCredential, error) {
+	asserts := func(options azcore.ClientOptions, seen *witness) (func(context.Context) (string, error), error) {
 		get, err := how(options)
 		if err != nil {
 			return nil, err
 		}
-		cred, err := azidentity.NewClientAssertionCredential(bot.tenant(), bot.ClientID,
-			func(ctx context.Context) (string, error) {
-				token, err := get(ctx)
-				seen.assertion = err
-				return token, err
-			},
+		return func(ctx context.Context) (string, error) {
+			token, err := get(ctx)
+			seen.assertion = err
+			return token, err
+		}, nil
+	}
+	s, err := newSource(bot, func(options azcore.ClientOptions, seen *witness) (azcore.TokenCredential, error) {
+		get, err := asserts(options, seen)
+		if err != nil {
+			return nil, err
+		}
+		cred, err := azidentity.NewClientAssertionCredential(bot.tenant(), bot.ClientID, get,
 			&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
 		if err != nil {
 			return nil, fmt.Errorf("federated credential: %w", err)
 		}
 		return cred, nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	s.behalf = func(options azcore.ClientOptions, seen *witness, tenant, assertion string) (azcore.TokenCredential, error) {
+		get, err := asserts(options, seen)
+		if err != nil {
+			return nil, err
+		}
+		return azidentity.NewOnBehalfOfCredentialWithClientAssertions(tenant, bot.ClientID, assertion, get,
+			&azidentity.OnBehalfOfCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
+	}
+	return s, nil
 }
 
 func (b *Bot) cloud() tokensvc.Cloud {
@@ -257,9 +302,32 @@ func (s *Source) fetch(ctx context.Context) (tokensvc.Secret, time.Time, error) 
 	}
 	token, err := cred.GetToken(ctx, request)
 	if err != nil {
-		return tokensvc.Secret{}, time.Time{}, seen.failure(ctx)
+		return tokensvc.Secret{}, time.Time{}, seen.failure(ctx, ofBot)
 	}
 	return tokensvc.NewSecret(token.Token), token.ExpiresOn, nil
+}
+
+// OnBehalfOf exchanges a user's token for one with other scopes, as
+// [tokensvc.ClientCredentials.OnBehalfOf] does with a client secret. A managed
+// identity cannot; one behind a federated credential can.
+func (s *Source) OnBehalfOf(ctx context.Context, assertion tokensvc.Secret, scopes []string) (tokensvc.Token, error) {
+	if s.behalf == nil {
+		return tokensvc.Token{}, errors.New("on behalf of: a managed identity cannot exchange users' tokens: make it the assertion of a federated credential")
+	}
+	tenant, err := tokensvc.AssertionTenant(assertion)
+	if err != nil {
+		return tokensvc.Token{}, err
+	}
+	seen := new(witness)
+	cred, err := s.behalf(s.options(seen), seen, tenant, assertion.Reveal())
+	if err != nil {
+		return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpOnBehalfOf, Err: err}
+	}
+	token, err := cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: scopes})
+	if err != nil {
+		return tokensvc.Token{}, seen.failure(ctx, onBehalf)
+	}
+	return tokensvc.Token{Token: tokensvc.NewSecret(token.Token), Expiration: token.ExpiresOn}, nil
 }
 
 // witness remembers what the last answer of one fetch was. The SDK's own errors
@@ -288,19 +356,31 @@ func (w *witness) Do(req *policy.Request) (*http.Response, error) {
 
 var errUnusable = errors.New("no token in the answer")
 
+// failures make the errors of one kind of fetch.
+type failures struct {
+	op         string
+	unanswered func(error) *tokensvc.Error
+	refused    func(int, http.Header, []byte) *tokensvc.Error
+}
+
+var (
+	ofBot    = failures{tokensvc.OpAccessToken, tokensvc.NewAccessTokenFailure, tokensvc.NewAccessTokenError}
+	onBehalf = failures{tokensvc.OpOnBehalfOf, tokensvc.NewOnBehalfOfFailure, tokensvc.NewOnBehalfOfError}
+)
+
 // failure is what became of the fetch.
-func (w *witness) failure(ctx context.Context) error {
+func (w *witness) failure(ctx context.Context, of failures) error {
 	switch {
 	case ctx.Err() != nil:
-		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: ctx.Err()}
+		return &tokensvc.Error{Op: of.op, Err: ctx.Err()}
 	case w.network != nil:
-		return tokensvc.NewAccessTokenFailure(w.network)
+		return of.unanswered(w.network)
 	case w.status >= http.StatusBadRequest:
-		return tokensvc.NewAccessTokenError(w.status, w.header, w.body)
+		return of.refused(w.status, w.header, w.body)
 	case w.assertion != nil:
-		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Err: w.assertion}
+		return &tokensvc.Error{Op: of.op, Err: w.assertion}
 	default:
-		return &tokensvc.Error{Op: tokensvc.OpAccessToken, Status: w.status, Err: errUnusable}
+		return &tokensvc.Error{Op: of.op, Status: w.status, Err: errUnusable}
 	}
 }
 

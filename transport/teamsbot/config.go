@@ -167,6 +167,9 @@ func (b *Bot) upstreams(engine *machine.Config) error {
 		return err
 	}
 	b.releases(credentials)
+	if behalf, ok := credentials.(machine.OnBehalfOf); ok && engine.OnBehalfOf == nil {
+		engine.OnBehalfOf = behalf
+	}
 	if engine.Tokens == nil {
 		tokens, err := tokensvc.New(tokensvc.Config{
 			BaseURL: b.cfg.TokenServiceURL, Credentials: credentials, Timeout: b.cfg.timeout(),
