@@ -206,7 +206,7 @@ func (c *call) finish(ctx context.Context, a *store.Attempt) {
 	if c.worth {
 		c.eng.store.Later(ctx, store.Commit{Events: lines})
 	}
-	c.eng.emit(ctx, lines)
+	c.eng.emit(ctx, c.key, lines)
 	c.lines, c.worth = nil, false
 }
 
@@ -234,12 +234,12 @@ func (c *call) seen(ctx context.Context, row string, status int) {
 	if act := c.activity(); act != nil {
 		line.Invoke, line.Activity = act.Name, act.ID
 	}
-	c.eng.emit(ctx, []store.Event{line})
+	c.eng.emit(ctx, c.key, []store.Event{line})
 }
 
 // broken is the answer to an invoke when the store does not do its part (S).
 func (c *call) broken(ctx context.Context, out outcome, err error) Answer {
-	c.eng.log.Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("store unavailable: invoke answered 503")
+	c.eng.logger(ctx).Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("store unavailable: invoke answered 503")
 	c.eng.report(ctx, c.activity(), err)
 	c.finish(ctx, out.attempt)
 	a := unavailable()
@@ -255,7 +255,7 @@ func (c *call) refuse(ctx context.Context, row string, status int, why string, p
 		Kind: store.EventNote, Row: row, Invoke: act.Name, Activity: act.ID, Platform: act.Platform,
 		Status: status, Detail: why,
 	})
-	c.eng.log.Warn().Str("user", c.key.User).Str("conversation", c.turn.to.ID).Str("row", row).Int("status", status).Msg(why)
+	c.eng.logger(ctx).Warn().Str("user", c.key.User).Str("conversation", c.turn.to.ID).Str("row", row).Int("status", status).Msg(why)
 	if err := c.eng.Ready(ctx); err != nil {
 		return c.broken(ctx, outcome{attempt: pending}, err)
 	}

@@ -142,7 +142,7 @@ func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) 
 	}
 	plain, err := e.open(ctx, a.Request)
 	if err != nil {
-		e.log.Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
+		e.logger(ctx).Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
 		return nil
 	}
 	return plain
@@ -211,9 +211,9 @@ func guarded(f func() error) (err error) {
 
 func (e *Engine) callbackFailed(ctx context.Context, row store.Delivery, err error) {
 	if row.Round == 0 && row.Attempt == "" {
-		e.log.Error().Err(err).Msg("outbox")
+		e.logger(ctx).Error().Err(err).Msg("outbox")
 	} else {
-		e.log.Error().Stringer("callback", row.DeliveryKey).Int("tries", row.Tries).Err(err).Msg("callback failed")
+		e.logger(ctx).Error().Stringer("callback", row.DeliveryKey).Int("tries", row.Tries).Err(err).Msg("callback failed")
 	}
 	e.report(ctx, nil, fmt.Errorf("callback %s: %w", row.DeliveryKey, err))
 }

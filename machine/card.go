@@ -23,7 +23,7 @@ func (e *Engine) retire(ctx context.Context, a *store.Attempt) {
 	e.outbox.Go(func() {
 		defer cancel()
 		if err := e.out.Update(ctx, to, id, m); err != nil {
-			e.log.Warn().Str("attempt", a.ID).Err(err).Msg("the card of a completed sign-in could not be updated")
+			e.logger(ctx).Warn().Str("attempt", a.ID).Err(err).Msg("the card of a completed sign-in could not be updated")
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -57,7 +58,7 @@ func same(said, is string) store.Verdict {
 // mismatch reports whether a token is another user's than the sender's, and
 // writes a security line then. Guests and shared channels have other tenants, so
 // the tenant alone says nothing.
-func (c *call) mismatch(token tokensvc.Secret) bool {
+func (c *call) mismatch(ctx context.Context, token tokensvc.Secret) bool {
 	said, ok := tokensvc.ReadClaims(token)
 	if !ok || same(said.ObjectID, c.turn.to.UserAAD) != store.Fails {
 		return false
@@ -66,7 +67,7 @@ func (c *call) mismatch(token tokensvc.Secret) bool {
 		Kind: store.EventSecurity, Row: "§9", Invoke: c.turn.act.Name, Activity: c.turn.act.ID,
 		Detail: "the SSO token is another user's",
 	})
-	c.eng.log.Warn().Str("user", c.key.User).Str("connection", c.key.Connection).
+	c.eng.logger(ctx).Warn().Str("user", c.key.User).Str("connection", c.key.Connection).
 		Msg("signin/tokenExchange with a token of another user than its sender")
 	return true
 }

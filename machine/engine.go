@@ -217,7 +217,7 @@ func (e *Engine) connectOutbox(cfg Config) error {
 		Store: e.store, Transactor: tx, Instance: e.instance, Lease: e.timeouts.OutboxLease,
 		Budget: e.policy.CallbackBudget, Clock: e.clock,
 		Prepare: e.prepare, Failed: e.callbackFailed, Overrun: e.callbackOverrun,
-		Noted: func(ctx context.Context, line store.Event) { e.emit(ctx, []store.Event{line}) },
+		Noted: func(ctx context.Context, line store.Event) { e.emit(ctx, store.Key{}, []store.Event{line}) },
 	})
 	return nil
 }

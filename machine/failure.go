@@ -122,7 +122,7 @@ func (b *byFailure) attribute(snap store.Snapshot, act *Activity) *store.Attempt
 
 // warnFailure logs what every SDK used to swallow [S 000].
 func (e *Engine) warnFailure(ctx context.Context, turn *Turn, f Failure) {
-	line := e.log.Warn().Str("user", turn.to.UserID).Str("conversation", turn.to.ID).
+	line := e.logger(ctx).Warn().Str("user", turn.to.UserID).Str("conversation", turn.to.ID).
 		Str("code", f.Code).Str("client_message", f.Message)
 	if strings.EqualFold(f.Code, "resourcematchfailed") {
 		line = line.Str("hint", "check the Entra app's Expose an API: its Application ID URI must match the connection's Token Exchange URL")

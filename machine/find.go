@@ -87,7 +87,7 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 	owner := snap.ByExchangeID
 	if owner != nil && owner.Key.UserKey() != c.key.UserKey() {
 		ev.Foreign, owner = true, nil
-		c.foreign(snap.ByExchangeID)
+		c.foreign(ctx, snap.ByExchangeID)
 	}
 	if owner != nil && !owner.Key.Same(c.key) {
 		if c.eng.registered(owner.Key.Connection) == nil {
@@ -125,14 +125,14 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 
 // foreign notes an exchange id that belongs to another user (B18), once. That
 // attempt is never touched.
-func (c *call) foreign(owner *store.Attempt) {
+func (c *call) foreign(ctx context.Context, owner *store.Attempt) {
 	for _, l := range c.lines {
 		if l.Kind == store.EventSecurity && l.Row == "B18" {
 			return
 		}
 	}
 	c.note(store.Event{Kind: store.EventSecurity, Row: "B18", Invoke: InvokeTokenExchange, Detail: "exchange id of another user"})
-	c.eng.log.Warn().Str("user", c.key.User).Str("attempt", owner.ID).
+	c.eng.logger(ctx).Warn().Str("user", c.key.User).Str("attempt", owner.ID).
 		Msg("signin/tokenExchange with the exchange id of another user")
 }
 

@@ -215,7 +215,7 @@ func (e *Engine) RotateKey(ctx context.Context, op Operator) (Rotation, error) {
 	if err := e.store.SwapKeys(ctx, stored.Keys, append(slices.Clone(stored.Keys), fresh)); err != nil {
 		return fail(err)
 	}
-	e.emit(ctx, []store.Event{line})
+	e.emit(ctx, store.Key{}, []store.Event{line})
 	e.log.Warn().Stringer("key", fresh.ID()).Str("actor", op.Actor).Msg("the store has a new key for marks and seals")
 	return Rotation{ID: fresh.ID(), From: e.usedFrom(fresh), Older: len(stored.Keys)}, e.loadKeys(ctx)
 }

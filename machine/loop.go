@@ -247,12 +247,12 @@ func (c *call) wait(ctx context.Context, a *store.Attempt, d time.Duration) {
 
 // observe tells the hooks and the log of a transition that is durable.
 func (e *Engine) observe(ctx context.Context, d *table.Decision) {
-	e.emit(ctx, d.Commit.Events)
+	e.emit(ctx, d.Attempt.Key, d.Commit.Events)
 	for _, l := range d.Commit.Events {
 		if l.Kind != store.EventTransition {
 			continue
 		}
-		e.log.Debug().Str("attempt", l.Attempt).Str("row", l.Row).Str("from", string(l.From)).Str("to", string(l.To)).
+		e.logger(ctx).Debug().Str("attempt", l.Attempt).Str("row", l.Row).Str("from", string(l.From)).Str("to", string(l.To)).
 			Int64("version", l.Version).Str("detail", l.Detail).Msg("transition")
 	}
 	if d.Rule.Method == "" {

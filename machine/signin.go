@@ -82,7 +82,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	if err = c.upstream; err == nil {
 		err = errors.New("the sign-in could not be started")
 	}
-	e.log.Warn().Str("user", c.key.User).Str("connection", c.key.Connection).Str("row", out.row).
+	e.logger(ctx).Warn().Str("user", c.key.User).Str("connection", c.key.Connection).Str("row", out.row).
 		Err(err).Msg("sign-in not started")
 	e.report(ctx, turn.act, err)
 	return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)

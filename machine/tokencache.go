@@ -157,7 +157,7 @@ func (e *Engine) forgetTokens(ctx context.Context, user store.UserKey) {
 		return
 	}
 	if err := e.tellDrop(context.WithoutCancel(ctx), who); err != nil {
-		e.log.Error().Str("user", user.User).Err(err).Msg("other processes may give out a token that was dropped, as long as policy.token_cache")
+		e.logger(ctx).Error().Str("user", user.User).Err(err).Msg("other processes may give out a token that was dropped, as long as policy.token_cache")
 		e.report(ctx, nil, err)
 	}
 }

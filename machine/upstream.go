@@ -35,7 +35,7 @@ func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev 
 	ev = c.reach(bounded, act, a, ev)
 	failpoint("after", string(act))
 	if !c.spared {
-		c.reached(act, a, ev, began)
+		c.reached(ctx, act, a, ev, began)
 	}
 	c.spared = false
 	return ev
@@ -49,7 +49,7 @@ func unanswered(ev table.Event) table.Event {
 }
 
 // reached writes the audit line of an upstream call.
-func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began time.Time) {
+func (c *call) reached(ctx context.Context, act table.Act, a *store.Attempt, ev table.Event, began time.Time) {
 	ended := c.eng.clock()
 	took := ended.Sub(began)
 	called, status := string(act), ev.Status
@@ -69,7 +69,7 @@ func (c *call) reached(act table.Act, a *store.Attempt, ev table.Event, began ti
 		line.Key = c.key
 	}
 	c.lines = append(c.lines, line)
-	c.eng.log.Debug().Str("attempt", line.Attempt).Str("call", called).Int("status", status).
+	c.eng.logger(ctx).Debug().Str("attempt", line.Attempt).Str("call", called).Int("status", status).
 		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
 }
 

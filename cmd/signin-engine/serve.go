@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -73,6 +75,19 @@ func serve(ctx context.Context, cfg config.Config, log zerolog.Logger) error {
 	doors, err := s.bot.Doors(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close(), s.close())
+	}
+	if cfg.Metrics != "" {
+		l, err := listenTCP(ctx, cfg.Metrics)
+		if err != nil {
+			for _, d := range doors {
+				err = errors.Join(err, d.Listener.Close())
+			}
+			return errors.Join(err, listener.Close(), s.close())
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", s.metrics.Handler())
+		doors = append(doors, teamsbot.Door{Listener: l, Handler: mux})
+		log.Info().Str("metrics", "http://"+l.Addr().String()+"/metrics").Msg("metrics")
 	}
 	log.Info().Str("store", about.Backend+":"+about.Where).Msg("store open")
 	return s.run(ctx, listener, doors...)

@@ -22,6 +22,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 	"github.com/signin-engine/signin-engine/transport/teamsbot"
+	"github.com/signin-engine/signin-engine/transport/traces"
 	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
@@ -34,6 +35,7 @@ type service struct {
 	handler http.Handler // of the bot's listener
 	release []func()     // idle connections
 	ways    *upstream.Set
+	metrics *metrics.Metrics
 }
 
 // openStore opens the store for writing.
@@ -86,7 +88,7 @@ func readyStore(ctx context.Context, cfg config.Config, log zerolog.Logger) (sto
 // newService builds everything from settings that were checked; listen is the
 // address that the bot is really served on.
 func newService(ctx context.Context, cfg config.Config, listen string, log zerolog.Logger) (*service, error) {
-	s := &service{cfg: cfg, log: log, ways: upstream.NewSet(log, nil)}
+	s := &service{cfg: cfg, log: log, ways: upstream.NewSet(log, traces.Transport)}
 	var err error
 	if s.store, err = readyStore(ctx, cfg, log); err != nil {
 		return nil, err
@@ -128,6 +130,15 @@ func (s *service) build(listen string) error {
 		access = operator.HandlerConfig{Token: cfg.OperatorToken, ReadToken: cfg.OperatorReadToken, TrustHeader: cfg.OperatorTrust}
 	}
 	version, refusals := buildVersion().Version, teams.NewRefusals(s.log)
+	var names []string
+	for _, c := range connections {
+		names = append(names, c.Name)
+	}
+	s.metrics = metrics.New(metrics.Config{
+		Connections: names,
+		Store:       s.store, Refused: teamsbot.CountRefused(refusals), Circuits: teamsbot.CountCircuits(s.ways),
+		Version: version, Log: s.log,
+	})
 	if s.bot, err = teamsbot.New(teamsbot.Config{
 		Engine: machine.Config{
 			AppID: cfg.AppID, Store: s.store, Connections: connections, Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Log: s.log,
@@ -137,10 +148,7 @@ func (s *service) build(listen string) error {
 		Listen: listen, InboundAuth: cfg.InboundAuth, Auth: authConfig(cfg), ServiceURLs: cfg.ServiceURLs,
 		Limits: cfg.Limits, Refusals: refusals, Upstreams: s.ways,
 		OperatorAt: operatorAt, Operator: access, Version: version,
-		Metrics: metrics.New(metrics.Config{
-			Store: s.store, Refused: teamsbot.CountRefused(refusals), Circuits: teamsbot.CountCircuits(s.ways),
-			Version: version, Log: s.log,
-		}),
+		Metrics: s.metrics,
 	}); err != nil {
 		return err
 	}
@@ -165,7 +173,7 @@ func (s *service) build(listen string) error {
 	if own != nil {
 		mux.Handle("/", own) // below …/auth/, whatever a proxy leaves of the path before it
 	}
-	s.handler = mux
+	s.handler = traces.Forward().Handler(mux)
 	return nil
 }
 

@@ -12,6 +12,7 @@
 //     prometheus.Registerer of his own.
 //
 // Labels have few values, all known before: a word of a client or of an upstream
-// that is not among them counts as "other". No user, tenant, conversation or
-// connection is ever a label.
+// that is not among them counts as "other". No user, tenant or conversation is
+// ever a label, and a connection only in teams_oauth_…, as Config.Connections
+// names it.
 package metrics

@@ -15,6 +15,7 @@ func (m *Metrics) Hooks(next machine.Hooks) machine.Hooks {
 	onEvent, onSignIn := next.OnEvent, next.OnSignIn
 	next.OnEvent = func(ctx context.Context, e store.Event) {
 		m.event(&e)
+		m.oauth.event(&e)
 		if onEvent != nil {
 			onEvent(ctx, e)
 		}

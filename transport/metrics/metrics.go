@@ -27,6 +27,9 @@ type Config struct {
 	Refused func() *operator.Refused
 	// Circuits says how the upstreams fare. With nil there are no signin_circuit_*.
 	Circuits func() []operator.Circuit
+	// Connections are the names that teams_oauth_… may have as oauth_connection; any
+	// other is "other".
+	Connections []string
 	// Version of the program, for signin_build_info; "" = "unknown".
 	Version string
 	// Timeout bounds the reads of one scrape; 0 = 5 s. A scrape whose reads fail
@@ -64,6 +67,7 @@ type Metrics struct {
 	commitTime     prometheus.Histogram
 	groupSize      prometheus.Histogram
 	build          prometheus.Gauge
+	oauth          *oauth
 
 	mu   sync.Mutex // of the reads of a scrape
 	read look
@@ -109,6 +113,7 @@ func New(cfg Config) *Metrics {
 			ConstLabels: prometheus.Labels{"version": cmp.Or(cfg.Version, "unknown"), "goversion": runtime.Version()},
 		}),
 	}
+	m.oauth = newOAuth(cfg.Connections)
 	m.build.Set(1)
 	begin(m.completed, methods)
 	begin(m.failed, reasons)
@@ -137,10 +142,9 @@ func histogram(name, help string, buckets []float64, labels ...string) *promethe
 
 // counted are the metrics that are kept between scrapes.
 func (m *Metrics) counted() []prometheus.Collector {
-	return []prometheus.Collector{
+	return append(m.oauth.collectors(),
 		m.transitions, m.completed, m.failed, m.clientFailures, m.answers, m.answerTime, m.upstreamTime,
-		m.duplicates, m.completeTime, m.callbacks, m.guesses, m.commitTime, m.groupSize, m.build,
-	}
+		m.duplicates, m.completeTime, m.callbacks, m.guesses, m.commitTime, m.groupSize, m.build)
 }
 
 // Describe implements prometheus.Collector.

@@ -243,3 +243,45 @@ func TestStoreStaysWhatItIs(t *testing.T) {
 	m.Store(plain).Apply(t.Context(), make([]store.Commit, 3))
 	has(t, scrape(t, m), `signin_store_commit_seconds_count 1`, `signin_store_group_size_sum 3`)
 }
+
+// TestOAuth: the metrics of the .NET SDK, by what the lines of the engine say.
+func TestOAuth(t *testing.T) {
+	t.Parallel()
+	m := metrics.New(metrics.Config{Store: memstore.New(time.Now), Connections: []string{"graph"}})
+	h := m.Hooks(machine.Hooks{})
+	for _, e := range []store.Event{
+		{Kind: store.EventUpstream, Invoke: "GetToken", Status: 200, Duration: 20 * time.Millisecond},
+		{Kind: store.EventUpstream, Invoke: "GetToken", Status: 404},
+		{Kind: store.EventUpstream, Invoke: "GetToken", Status: 503},
+		{Kind: store.EventTransition, Row: "A6"},
+		{Kind: store.EventUpstream, Invoke: "GetToken with code", Status: 404},
+		{Kind: store.EventUpstream, Invoke: "GetToken with code", Status: 200},
+		{Kind: store.EventUpstream, Invoke: "GetToken with code"},
+		{Kind: store.EventUpstream, Invoke: "exchange", Status: 412},
+		{Kind: store.EventAnswer, Row: "B3", Invoke: machine.InvokeTokenExchange, Status: 412},
+		{Kind: store.EventAnswer, Invoke: machine.InvokeFailure, Status: 200},
+		{Kind: store.EventUpstream, Invoke: "SignOut", Status: 200},
+		{Kind: store.EventUpstream, Invoke: "SignOut", Status: 500},
+		{Kind: store.EventUpstream, Invoke: "POST card", Status: 500},
+	} {
+		e.Key.Connection = "Graph"
+		h.OnEvent(t.Context(), e)
+	}
+	operation := func(operation, result string) string {
+		return `teams_oauth_operations_total{oauth_connection="graph",oauth_operation="` + operation + `",oauth_result="` + result + `"} 1`
+	}
+	page := scrape(t, m)
+	has(t, page,
+		operation("signin", "token_cached"), operation("signin", "signin_card_sent"),
+		operation("verify_state", "connection_not_matched"), operation("verify_state", "operation_succeeded"), operation("verify_state", "operation_failed"),
+		operation("token_exchange", "operation_failed"), operation("signin_failure", "failure_callback_notified"),
+		operation("signout", "operation_succeeded"), operation("signout", "operation_failed"),
+		`teams_oauth_operation_duration_milliseconds_sum{oauth_connection="graph",oauth_operation="signin",oauth_result="token_cached"} 20`,
+		`teams_oauth_errors_total{oauth_connection="graph",oauth_error_type="http_error",oauth_operation="signin"} 1`,
+		`teams_oauth_errors_total{oauth_connection="graph",oauth_error_type="http_error",oauth_operation="verify_state"} 1`,
+		`teams_oauth_errors_total{oauth_connection="graph",oauth_error_type="http_error",oauth_operation="signout"} 1`,
+	)
+	if n := strings.Count(page, "\nteams_oauth_operations_total{"); n != 9 {
+		t.Errorf("%d kinds of operations", n)
+	}
+}

@@ -51,7 +51,8 @@ func newWorld(t *testing.T) *world {
 	st := memstore.New(time.Now)
 	w.metrics = metrics.New(metrics.Config{
 		Store: st, Version: "v1.2.3",
-		Refused: func() *operator.Refused { return &operator.Refused{Reasons: map[string]int64{"service_host": 3}} },
+		Connections: []string{"graph"},
+		Refused:     func() *operator.Refused { return &operator.Refused{Reasons: map[string]int64{"service_host": 3}} },
 		Circuits: func() []operator.Circuit {
 			return []operator.Circuit{{Upstream: "token_service", Host: "token.example", Open: true, Opened: 1, Refused: 2, Retried: 3}}
 		},
@@ -151,6 +152,10 @@ func TestSignIn(t *testing.T) {
 		`signin_stuck{rule="lease-expired"} 0`,
 		`signin_refused_total{why="service_host"} 3`,
 		`signin_refused_total{why="expired"} 0`,
+		`teams_oauth_operations_total{oauth_connection="graph",oauth_operation="signin",oauth_result="signin_card_sent"} 1`,
+		`teams_oauth_operations_total{oauth_connection="graph",oauth_operation="token_exchange",oauth_result="operation_succeeded"} 1`,
+		`teams_oauth_operations_total{oauth_connection="graph",oauth_operation="token_exchange",oauth_result="request_deduplicated"} 1`,
+		`teams_oauth_operation_duration_milliseconds_count{oauth_connection="graph",oauth_operation="token_exchange",oauth_result="operation_succeeded"} 1`,
 		`signin_circuit_open{host="token.example",upstream="token_service"} 1`,
 		`signin_circuit_refused_total{host="token.example",upstream="token_service"} 2`,
 		`signin_upstream_retries_total{host="token.example",upstream="token_service"} 3`,

@@ -97,7 +97,8 @@ type Config struct {
 	// or an own count.
 	Refusals *Refusals
 	// Log gets errors of the bot, a warning for each kind of refusal, and at
-	// debug level one line per request without its content.
+	// debug level one line per request without its content. The context of a turn
+	// has it with the fields activity and ms_cv: see [zerolog.Ctx].
 	Log zerolog.Logger
 }
 
@@ -232,9 +233,27 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	a := in.activity
 	a.Waited = time.Since(begun)
-	status := h.write(w, h.answer(ctx, a)) //nolint:contextcheck // it is the context of the request, without its end
-	h.log.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
+	ctx = h.logged(ctx, r, a)
+	status := h.write(ctx, w, h.answer(ctx, a)) //nolint:contextcheck // it is the context of the request, without its end
+	said := zerolog.Ctx(ctx)                    //nolint:contextcheck // likewise
+	said.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
 		Dur("duration", time.Since(begun)).Msg("activity")
+}
+
+// maxCorrelation bounds a correlation id of Teams in the log, in bytes.
+const maxCorrelation = 128
+
+// logged is ctx with a logger whose lines say which activity they belong to: its
+// id, and the MS-CV header with which Teams and its support find it again.
+func (h *handler) logged(ctx context.Context, r *http.Request, a *machine.Activity) context.Context {
+	with := h.log.With()
+	if a.ID != "" {
+		with = with.Str("activity", a.ID)
+	}
+	if cv := r.Header.Get("MS-CV"); cv != "" && len(cv) <= maxCorrelation {
+		with = with.Str("ms_cv", cv)
+	}
+	return with.Logger().WithContext(ctx)
 }
 
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, f *refusal, begun time.Time) {
@@ -332,7 +351,7 @@ func (h *handler) answer(ctx context.Context, a *machine.Activity) machine.Answe
 	if err == nil {
 		return answer
 	}
-	h.log.Error().Err(err).Str("type", a.Type).Str("name", a.Name).Str("activity", a.ID).Msg("activity failed")
+	zerolog.Ctx(ctx).Error().Err(err).Str("type", a.Type).Str("name", a.Name).Msg("activity failed")
 	if a.Type != typeInvoke {
 		return machine.Answer{Status: http.StatusOK}
 	}
@@ -342,7 +361,7 @@ func (h *handler) answer(ctx context.Context, a *machine.Activity) machine.Answe
 func (h *handler) route(ctx context.Context, a *machine.Activity) (answer machine.Answer, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			h.log.Error().Bytes("stack", debug.Stack()).Msg("panic")
+			zerolog.Ctx(ctx).Error().Bytes("stack", debug.Stack()).Msg("panic")
 			err = fmt.Errorf("panic: %v", v)
 		}
 	}()
@@ -377,7 +396,7 @@ func answerTo(err error) machine.Answer {
 }
 
 // write sends an answer and returns the status that was sent.
-func (h *handler) write(w http.ResponseWriter, answer machine.Answer) int {
+func (h *handler) write(ctx context.Context, w http.ResponseWriter, answer machine.Answer) int {
 	status := answer.Status
 	if status == 0 {
 		status = http.StatusOK
@@ -391,7 +410,7 @@ func (h *handler) write(w http.ResponseWriter, answer machine.Answer) int {
 		err = fmt.Errorf("%d is no status of an answer", status)
 	}
 	if err != nil {
-		h.log.Error().Err(err).Msg("answer cannot be sent")
+		zerolog.Ctx(ctx).Error().Err(err).Msg("answer cannot be sent")
 		w.WriteHeader(http.StatusInternalServerError)
 		return http.StatusInternalServerError
 	}
@@ -405,7 +424,7 @@ func (h *handler) write(w http.ResponseWriter, answer machine.Answer) int {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {
-		h.log.Debug().Err(err).Msg("answer was not taken")
+		zerolog.Ctx(ctx).Debug().Err(err).Msg("answer was not taken")
 	}
 	return status
 }

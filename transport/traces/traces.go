@@ -3,12 +3,14 @@
 // the Token Service and the connector. Transitions, callbacks, notes and
 // operators' actions are events of the span in which they happen.
 //
-// Nothing is exported unless the embedder's provider does. An embedder does two
+// Nothing is exported unless the embedder's provider does. An embedder does three
 // things:
 //
 //  1. machine.Config.Hooks is what [Traces.Hooks] returns.
 //  2. The handler of the bot is served through [Traces.Handler], or through
 //     otelhttp, whose span is taken as well.
+//  3. The upstreams are asked through [Transport], which hands the traceparent on:
+//     upstream.NewSet takes it.
 //
 // A span has ids of attempts and activities, rows, statuses and error codes. It
 // has no user, tenant, conversation or text.
@@ -23,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -45,6 +48,32 @@ func (t *Traces) Handler(next http.Handler) http.Handler {
 		defer span.End()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// Forward makes no spans. Its [Traces.Handler] and [Transport] hand the caller's
+// traceparent on to the upstreams, unchanged.
+func Forward() *Traces { return New(noop.NewTracerProvider()) }
+
+// Transport adds the traceparent of its context to each request that next makes,
+// if there is one. It stands below whatever repeats requests.
+func Transport(next http.RoundTripper) http.RoundTripper { return transport{next} }
+
+type transport struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if ctx := r.Context(); trace.SpanContextFromContext(ctx).IsValid() {
+		r = r.Clone(ctx)
+		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
+	}
+	return t.next.RoundTrip(r)
+}
+
+// CloseIdleConnections closes pooled connections that nobody uses.
+func (t transport) CloseIdleConnections() {
+	if pool, ok := t.next.(interface{ CloseIdleConnections() }); ok {
+		pool.CloseIdleConnections()
+	}
 }
 
 // Hooks shows what the engine does. The hooks of next are called as well.

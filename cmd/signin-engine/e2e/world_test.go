@@ -43,6 +43,7 @@ type exchange struct {
 	method, target string // the target as it was sent, percent-encoding and all
 	body           []byte
 	bearer         string
+	traceparent    string
 	status         int
 	answer         []byte
 }
@@ -88,7 +89,8 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	e := exchange{
 		method: r.Method, target: r.RequestURI, body: body,
-		bearer: strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "),
+		bearer:      strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "),
+		traceparent: r.Header.Get("Traceparent"),
 	}
 	w.mu.Lock()
 	w.begun[strings.ToLower(r.URL.Path)]++

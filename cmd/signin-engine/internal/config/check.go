@@ -40,6 +40,9 @@ func (c *Config) Check() error {
 	c.checkCredentials(&p)
 	c.checkInbound(&p)
 	c.checkOperator(&p)
+	if _, _, err := net.SplitHostPort(c.Metrics); c.Metrics != "" && err != nil {
+		p.add("metrics", "%q is no host:port", c.Metrics)
+	}
 	if keys := c.Keys(); keys != nil {
 		if _, err := keys(); err != nil {
 			p.add("encryption_key_file", "%v", err)

@@ -45,6 +45,7 @@ type Config struct {
 	OperatorToken      tokensvc.Secret   `koanf:"operator_token"`        // acts
 	OperatorReadToken  tokensvc.Secret   `koanf:"operator_read_token"`   // only looks
 	OperatorTrust      string            `koanf:"operator_trust_header"` // in which a proxy names the actor
+	Metrics            string            `koanf:"metrics"`               // host:port of a listener of their own; "" = none
 	EncryptionKeyFile  string            `koanf:"encryption_key_file"`   // keys for marks and seals outside of the store
 	Connections        []Connection      `koanf:"connections"`
 	Policy             machine.Policy    `koanf:"policy"`
