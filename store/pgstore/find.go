@@ -121,10 +121,19 @@ func (s *Store) inCompany(ctx context.Context, q store.Query) (*question, error)
 	}
 }
 
-// lead sends one query, unless one has its answer, and passes the turn on.
+// askAgain is how long a read waits before it asks on another connection.
+const askAgain = time.Second
+
+// findPatience is how long the next query waits for the one before it: longer than
+// one takes when nothing is wrong.
+const findPatience = 100 * time.Millisecond
+
+// lead sends one query, unless one has its answer, and passes the turn on, when
+// that is done or when it takes long.
 func (s *Store) lead(ctx context.Context, one *question) {
 	f := s.finds
-	defer func() { f.turn <- struct{}{} }()
+	pass := sync.OnceFunc(func() { f.turn <- struct{}{} })
+	defer pass()
 	select {
 	case <-one.done:
 		return
@@ -135,6 +144,8 @@ func (s *Store) lead(ctx context.Context, one *question) {
 	asked := slices.Clone(f.queue[:min(len(f.queue), maxFinds)])
 	f.queue = slices.Delete(f.queue, 0, len(asked))
 	f.mu.Unlock()
+	next := time.AfterFunc(findPatience, pass)
+	defer next.Stop()
 	s.ask(ctx, asked)
 }
 
@@ -157,9 +168,17 @@ func (s *Store) ask(ctx context.Context, asked []*question) {
 			close(q.done)
 		}
 	}()
-	err = s.use(ctx, "find", func(ctx context.Context, conn *pgxpool.Conn) error {
-		return find(ctx, conn.Conn(), asked)
-	})
+	read := func(ctx context.Context) error {
+		return s.use(ctx, "find", func(ctx context.Context, conn *pgxpool.Conn) error {
+			return find(ctx, conn.Conn(), asked)
+		})
+	}
+	// A connection that does not answer may be dead, and reading twice does no harm.
+	soon, cancel := context.WithTimeout(ctx, askAgain)
+	defer cancel()
+	if err = read(soon); err != nil && soon.Err() != nil && ctx.Err() == nil {
+		err = read(ctx)
+	}
 }
 
 // findArgs are the arguments of findSQL.

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -186,6 +188,7 @@ func (o *options) own(cfg *pgx.ConnConfig) error {
 	case cfg.ConnectTimeout == 0:
 		cfg.ConnectTimeout = DefaultConnectTimeout
 	}
+	cfg.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) { return brief{conn}, nil }
 	if _, ok := cfg.RuntimeParams["application_name"]; !ok {
 		cfg.RuntimeParams["application_name"] = "signin-engine"
 	}
@@ -200,6 +203,7 @@ type Store struct {
 	notify store.Notifier
 	finds  *finder
 	health health
+	doubts atomic.Int64 // how often an answer was slow
 
 	mu       sync.Mutex
 	closed   bool
@@ -229,7 +233,7 @@ func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 	if err := s.prepare(ctx); err != nil {
 		return nil, classify(ctx, "open", err)
 	}
-	s.watchIdle()
+	s.watchConnections()
 	if s.pool, err = pgxpool.NewWithConfig(ctx, o.pool); err != nil {
 		return nil, classify(ctx, "open", err)
 	}

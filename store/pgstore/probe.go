@@ -103,8 +103,6 @@ func (s *Store) look(ctx context.Context) error {
 }
 
 const (
-	// slowWrite is how long a write may take before it is doubted that any works.
-	slowWrite = 500 * time.Millisecond
 	// tryTimeout bounds a write that finds out.
 	tryTimeout = time.Second
 	// tryEvery is how often that is done while writes do not work.
@@ -129,7 +127,7 @@ type health struct {
 
 // watch follows one write; what it returns is told how that ended.
 func (h *health) watch(s *Store) func(error) {
-	late := time.AfterFunc(slowWrite, func() { h.doubt(s) })
+	late := time.AfterFunc(slowAnswer, func() { h.doubt(s) })
 	return func(err error) {
 		late.Stop()
 		switch {

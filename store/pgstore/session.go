@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -236,6 +237,10 @@ func (s *Store) useLong(ctx context.Context, op string, fn func(context.Context,
 }
 
 func (s *Store) do(ctx context.Context, t task) error {
+	if !t.long {
+		slow := time.AfterFunc(slowAnswer, func() { s.doubts.Add(1) })
+		defer slow.Stop()
+	}
 	settled := func(error) {}
 	if t.op == opApply && !s.opts.readOnly {
 		settled = s.health.watch(s) //nolint:contextcheck // what it starts outlives the caller
@@ -305,23 +310,36 @@ func (s *Store) forsake(ctx context.Context, conn *pgx.Conn) {
 }
 
 // A connection that nobody has used for idleAfter is asked whether it is still
-// there, and given pingTimeout for the answer.
+// there, and given pingTimeout for the answer. So is each one when a statement of a
+// sign-in has had no answer for slowAnswer.
 const (
 	idleAfter   = time.Second
 	pingTimeout = time.Second
+	slowAnswer  = 500 * time.Millisecond
 )
 
-// watchIdle lets the pool ask connections that were idle. Where one is silent the
-// others will be too: they are all made anew.
-func (s *Store) watchIdle() {
+// watchConnections lets the pool ask connections whether they are there. Where one is
+// silent the others will be too: they are all made anew.
+func (s *Store) watchConnections() {
 	cfg := s.opts.pool
 	prepare := cfg.PrepareConn
 	cfg.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
-		p.Conn.PgConn().CustomData()[idleData] = p.IdleDuration > idleAfter
+		known := p.Conn.PgConn().CustomData()
+		if seen, _ := known[doubtsData].(int64); p.IdleDuration > idleAfter || seen < s.doubts.Load() {
+			known[askData] = true
+		}
 		return false // PrepareConn does
 	}
+	closing := cfg.BeforeClose
+	cfg.BeforeClose = func(conn *pgx.Conn) {
+		if closing != nil {
+			closing(conn)
+		}
+		_ = conn.PgConn().Conn().SetDeadline(time.Now().Add(farewell))
+	}
 	cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
-		if idle, _ := conn.PgConn().CustomData()[idleData].(bool); idle {
+		known, doubts := conn.PgConn().CustomData(), s.doubts.Load()
+		if known[askData] != nil {
 			// Whoever waits may go: the connection is still good then.
 			ping, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
 			defer cancel()
@@ -329,6 +347,8 @@ func (s *Store) watchIdle() {
 				s.forsake(ctx, conn)
 				return false, nil
 			}
+			delete(known, askData)
+			known[doubtsData] = doubts
 		}
 		if prepare != nil {
 			return prepare(ctx, conn)
@@ -337,8 +357,26 @@ func (s *Store) watchIdle() {
 	}
 }
 
-// idleData is the name under which a connection remembers that it was idle.
-const idleData = "signin_idle"
+// farewell is how long a connection that is given up may take to end. A server that
+// is away does not say good-bye, and the place in the pool is wanted.
+const farewell = time.Second
+
+// brief is a connection that gives up soon. pgx sets a deadline in the future only
+// to wait for the end of one, and that is many seconds away.
+type brief struct{ net.Conn }
+
+func (b brief) SetDeadline(t time.Time) error {
+	if soon := time.Now().Add(farewell); t.After(soon) {
+		t = soon
+	}
+	return b.Conn.SetDeadline(t)
+}
+
+// What a connection remembers.
+const (
+	askData    = "signin_ask"    // it is to be asked whether it is there
+	doubtsData = "signin_doubts" // which doubts it has dispelled
+)
 
 // querier is a connection, a pool or a transaction.
 type querier interface {

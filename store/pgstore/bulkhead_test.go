@@ -1,0 +1,156 @@
+package pgstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/pgstore"
+	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
+	"github.com/signin-engine/signin-engine/store/storetest"
+)
+
+// signIn reads and writes as a sign-in of one user does.
+func signIn(ctx context.Context, s store.Store, at time.Time, user string) error {
+	a := storetest.NewAttempt(at, user, "graph")
+	if _, err := s.Find(ctx, store.Query{User: a.Key.UserKey(), Connection: a.Key.Connection}); err != nil {
+		return fmt.Errorf("find: %w", err)
+	}
+	for version := range 3 {
+		if version > 0 {
+			a = storetest.Next(a, store.CardSent, at)
+		}
+		if err := s.Apply(ctx, []store.Commit{{Put: []store.Attempt{a}, Events: []store.Event{storetest.Line(&a, store.None)}}})[0]; err != nil {
+			return fmt.Errorf("version %d: %w", version, err)
+		}
+	}
+	return nil
+}
+
+// signIns runs so many at once and returns how many failed, and how long the
+// slowest of the others took.
+func signIns(t *testing.T, s store.Store, at time.Time, name string, n int) (failed int, slowest time.Duration) {
+	t.Helper()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			begun := time.Now()
+			err := signIn(t.Context(), s, at, fmt.Sprintf("29:%s-%d", name, i))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Logf("%s %d after %s: %v", name, i, time.Since(begun), err)
+				failed++
+				return
+			}
+			slowest = max(slowest, time.Since(begun))
+		})
+	}
+	all.Wait()
+	return failed, slowest
+}
+
+// TestDeadConnections: connections are dead, and nobody is told. New ones work.
+func TestDeadConnections(t *testing.T) {
+	for name, dead := range map[string]int{"one": 1, "all": -1} {
+		t.Run(name, func(t *testing.T) {
+			c := pgtest.NewCluster(t)
+			p := pgtest.NewProxy(t, c)
+			dsn := pgtest.WithParam(p.DSN(), "schema", schemaOf(pgtest.Schema(t, c.DSN())))
+			raw := mustOpen(t, dsn)
+			s := store.NewGroup(raw)
+			info, err := s.Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if failed, _ := signIns(t, s, info.Now, "before", 32); failed > 0 {
+				t.Fatalf("%d sign-ins failed", failed)
+			}
+			// Under way while it happens, and again until all is well.
+			var under sync.WaitGroup
+			stop := make(chan struct{})
+			for i := range 8 {
+				under.Go(func() {
+					for n := 0; ; n++ {
+						select {
+						case <-stop:
+							return
+						default:
+							_ = signIn(t.Context(), s, info.Now, fmt.Sprintf("29:under-%d-%d", i, n))
+						}
+					}
+				})
+			}
+			p.Freeze(dead)
+			frozen := time.Now()
+			for round := 0; ; round++ {
+				failed, slowest := signIns(t, s, info.Now, fmt.Sprintf("round%d", round), 8)
+				if failed == 0 && slowest < 2*time.Second {
+					break
+				}
+				if time.Since(frozen) > 30*time.Second {
+					t.Fatal("sign-ins do not become normal again")
+				}
+			}
+			t.Logf("normal again %s after the connections had died", time.Since(frozen).Round(10*time.Millisecond))
+			close(stop)
+			under.Wait()
+		})
+	}
+}
+
+// TestLockedRow: somebody holds the row of one attempt. Whoever is in a group with
+// it waits a little, whoever comes after does not.
+func TestLockedRow(t *testing.T) {
+	dsn := pgtest.Start(t)
+	s := store.NewGroup(mustOpen(t, dsn, pgstore.WithStatementTimeout(10*time.Second)))
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked := storetest.NewAttempt(info.Now, "29:locked", "graph")
+	if err := s.Commit(t.Context(), store.Commit{Put: []store.Attempt{locked}}); err != nil {
+		t.Fatal(err)
+	}
+	tx := begin(t, dsn)
+	mustExecIn(t, tx, dsn, `select from SCHEMA.attempts where id = '`+locked.ID+`' for update`)
+	next := storetest.Next(locked, store.CardSent, info.Now)
+	held := make(chan error, 1)
+	go func() { held <- s.Commit(t.Context(), store.Commit{Put: []store.Attempt{next}}) }()
+	waiting(t, tx)
+	failed, slowest := signIns(t, s, info.Now, "beside", 32)
+	if failed > 0 {
+		t.Errorf("%d sign-ins failed", failed)
+	}
+	select {
+	case err := <-held:
+		t.Errorf("the commit of the locked row came back before the others: %v", err)
+	default:
+	}
+	t.Logf("the slowest sign-in beside a locked row took %s", slowest)
+	if err := <-held; !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Commit: %v, want ErrUnavailable", err)
+	}
+	// In one group with it.
+	var together sync.WaitGroup
+	together.Go(func() {
+		errs := s.Apply(t.Context(), []store.Commit{
+			{Put: []store.Attempt{next}}, {Put: []store.Attempt{storetest.NewAttempt(info.Now, "29:neighbour", "graph")}},
+		})
+		if !errors.Is(errs[0], store.ErrUnavailable) || errs[1] != nil {
+			t.Errorf("Apply = %v, want the first to be unavailable, the second to pass", errs)
+		}
+	})
+	together.Wait()
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(t.Context(), store.Commit{Put: []store.Attempt{next}}); err != nil {
+		t.Errorf("Commit: %v", err)
+	}
+}

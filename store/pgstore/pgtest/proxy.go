@@ -1,0 +1,111 @@
+package pgtest
+
+import (
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// Proxy stands between clients and a cluster, and can leave connections dead: what
+// is sent on them arrives nowhere, and nobody is told.
+type Proxy struct {
+	listener net.Listener
+	socket   string
+
+	mu    sync.Mutex
+	lines []*line
+	ended sync.WaitGroup
+}
+
+// line is a connection through the proxy.
+type line struct {
+	client, server net.Conn
+	frozen         chan struct{} // closed: nothing passes
+	once           sync.Once
+}
+
+func (l *line) freeze() { l.once.Do(func() { close(l.frozen) }) }
+
+// NewProxy starts a proxy that ends with the test.
+func NewProxy(tb testing.TB, c *Cluster) *Proxy {
+	tb.Helper()
+	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatalf("pgtest: %v", err)
+	}
+	p := &Proxy{listener: l, socket: filepath.Join(c.dir, ".s.PGSQL.5432")}
+	p.ended.Go(p.accept)
+	tb.Cleanup(func() {
+		_ = l.Close()
+		p.mu.Lock()
+		for _, one := range p.lines {
+			_ = one.client.Close()
+			_ = one.server.Close()
+		}
+		p.mu.Unlock()
+		p.ended.Wait()
+	})
+	return p
+}
+
+// DSN is the address of the superuser through the proxy.
+func (p *Proxy) DSN() string {
+	return "postgres://postgres@" + p.listener.Addr().String() + "/postgres?sslmode=disable"
+}
+
+// Freeze leaves the oldest n of the connections that are there dead; n < 0: all.
+func (p *Proxy) Freeze(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, one := range p.lines {
+		if n < 0 || i < n {
+			one.freeze()
+		}
+	}
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("unix", p.socket)
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		one := &line{client: client, server: server, frozen: make(chan struct{})}
+		p.mu.Lock()
+		p.lines = append(p.lines, one)
+		p.mu.Unlock()
+		p.ended.Go(func() { one.pass(client, server) })
+		p.ended.Go(func() { one.pass(server, client) })
+	}
+}
+
+// pass carries what comes from one end to the other until the line is frozen.
+func (l *line) pass(from, to net.Conn) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		select {
+		case <-l.frozen:
+			_, _ = io.Copy(io.Discard, from) // until the test ends
+			return
+		default:
+		}
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	_ = from.Close()
+	_ = to.Close()
+}
