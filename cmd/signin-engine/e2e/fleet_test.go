@@ -48,8 +48,14 @@ func newFleetOf(t *testing.T, built func() (string, error), size int, extra stri
 // newFleetIn is newFleetOf in a world that was made before.
 func newFleetIn(t *testing.T, w *world, built func() (string, error), size int, extra string, again bool) *fleet {
 	t.Helper()
-	f := &fleet{w: w, cluster: pgtest.NewCluster(t), again: again}
-	f.address = pgtest.WithParam(f.cluster.DSN(), "schema", "bot")
+	c := pgtest.NewCluster(t)
+	return newFleetAt(t, w, built, c, c.DSN(), size, extra, again)
+}
+
+// newFleetAt is newFleetIn on a cluster that is reached at an address.
+func newFleetAt(t *testing.T, w *world, built func() (string, error), c *pgtest.Cluster, address string, size int, extra string, again bool) *fleet {
+	t.Helper()
+	f := &fleet{w: w, cluster: c, address: pgtest.WithParam(address, "schema", "bot"), again: again}
 	for range size {
 		b := newBot(t, f.w, program(t, built), extra)
 		transport := &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: 64}

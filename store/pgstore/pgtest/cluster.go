@@ -234,3 +234,8 @@ func (c *Cluster) TerminateBackends(ctx context.Context) (n int, err error) {
 func (c *Cluster) remove() error {
 	return errors.Join(c.Stop(Immediate), os.RemoveAll(c.dir))
 }
+
+// Either is an address that leads to whichever of two servers is the primary.
+func Either(a, b *Cluster) string {
+	return "postgres://postgres@/postgres?host=" + a.dir + "," + b.dir + "&target_session_attrs=read-write"
+}
