@@ -73,6 +73,9 @@ func legalEdge(from, to store.State) bool {
 // observe checks a commit that an instance has written. w.mu is held.
 func (m *model) observe(n *node, c *store.Commit) {
 	m.count(c)
+	if m.w.ext != nil {
+		m.spends(c)
+	}
 	for i := range c.Put {
 		m.put(c, &c.Put[i])
 	}
@@ -131,7 +134,11 @@ func (m *model) name(id string) string {
 }
 
 func (m *model) secret(where string, b []byte) {
-	if bytes.Contains(b, []byte(canary)) {
+	found := bytes.Contains(b, []byte(canary))
+	if m.w.ext != nil {
+		found = found || slices.ContainsFunc(m.w.ext.said, func(s string) bool { return bytes.Contains(b, []byte(s)) })
+	}
+	if found {
 		m.w.violate("8", "a secret in %s", where)
 	}
 }
@@ -311,7 +318,7 @@ func upstreamRow(name string) bool {
 
 // ends checks how an attempt ends, and what goes with it.
 func (m *model) ends(c *store.Commit, r *row, before, a *store.Attempt, line *store.Event, now time.Time) {
-	if needsFailure(line.Row) && before.ID != "" && !newDelivery(c, a.ID, store.DeliverFailure) {
+	if needsFailure(line.Row) && before.ID != "" && !m.asked(line) && !newDelivery(c, a.ID, store.DeliverFailure) {
 		m.w.violate("4", "#%d: %s owes a failure callback, the commit has none", r.number, line.Row)
 	}
 	if line.Row == "E3" && m.owesCompletion(a.ID) && !slices.Contains(c.Drop, a.ID) {
@@ -410,6 +417,13 @@ func (m *model) withheld(t *task, a *store.Attempt, now time.Time) bool {
 		}
 	}
 	return now.Before(newest.NoSSOUntil)
+}
+
+// asked reports whether a message extension or an Adaptive Card has brought a line:
+// its answer is on the screen, and nobody else is told of a failure.
+func (m *model) asked(line *store.Event) bool {
+	t := m.w.author(line)
+	return t != nil && t.asks
 }
 
 // needsFailure names the rows that owe a failure callback (§4, column CB).

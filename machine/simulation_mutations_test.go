@@ -13,6 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
 // mutation is a small deliberate fault in an engine.
@@ -24,6 +25,8 @@ type mutation struct {
 	store  func(*gateStore) store.Store
 	tokens func(machine.TokenService) machine.TokenService
 	engine func(*machine.Engine)
+	// redeemer is a fault of the popup as the engine reaches it.
+	redeemer func(*node, *popup.Popup) machine.Redeemer
 }
 
 // mutationRuns is how many seeds a mutation may survive.

@@ -78,10 +78,12 @@ func (w *world) beginCode(t *task, uc tokensvc.UserConnection, code string) {
 		w.violate("6", "t%d sends its code to %s twice", t.id, uc.Connection)
 	case t.settled:
 		w.violate("6", "t%d sends a code that is redeemed already", t.id)
-	case t.spends && t.passed[c] && w.rank(t, uc.Connection)/perRank != isCard && len(w.connections) > 1:
+	case !t.asks && t.spends && t.passed[c] && w.rank(t, uc.Connection)/perRank != isCard && len(w.connections) > 1:
 		w.violate("table", "t%d sends its code to %s, which is complete and was not asked for (C10b)", t.id, uc.Connection)
 	}
-	w.inOrder(t, uc)
+	if !t.asks { // it says itself which connection it is about
+		w.inOrder(t, uc)
+	}
 }
 
 // The candidates of a code, best first (§4.C).
@@ -172,8 +174,15 @@ func (w *world) announced(t *task, to store.Conversation, c *machine.OAuthCard) 
 
 // judge looks at how a task ended on an instance that lived. w.mu is held.
 func (w *world) judge(t *task) {
-	if t.activity != nil {
+	switch {
+	case t.asks:
+		w.judgeAsk(t)
+		return
+	case t.activity != nil:
 		w.judgeInvoke(t)
+		return
+	case t.popup != nil:
+		w.judgePopup(t)
 		return
 	}
 	if t.err != nil && strings.Contains(t.err.Error(), canary) {
@@ -462,7 +471,13 @@ func (w *world) heal() {
 		}
 	}
 	if !w.free {
-		w.blame("9", "something is still under way")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, t := range w.tasks {
+			if !t.done {
+				w.violate("9", "t%d %s is still under way", t.id, t.what)
+			}
+		}
 		return
 	}
 	w.quiet()

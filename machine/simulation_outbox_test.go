@@ -171,6 +171,9 @@ func (m *model) started(n *node, t *task, turn *machine.Turn, key store.Delivery
 		this = &run{nth: o.begun, want: 2}
 		if o.Fanout {
 			this.want = 1 + len(m.w.connections)
+			if m.w.ext != nil {
+				this.want++
+			}
 		}
 		o.runs[turn] = this
 		if o.Tries > maxTries {

@@ -32,6 +32,17 @@ type task struct {
 	failure  string             // the code of a signin/failure
 	plain    bool               // malformed, or CancelledByUser: no upstream call
 
+	// Of a message extension, or an Adaptive Card.
+	asks     bool
+	card     bool      // an Adaptive Card
+	cancels  bool      // the popup was closed
+	brings   *popupRun // whose security code it brings
+	sure     bool      // … which has to be taken
+	served   bool      // the handler ran
+	popup    *popupRun // of which this is the callback
+	mayIssue bool      // … and may end with a code
+	issued   bool      // … and did
+
 	// What was true when it arrived.
 	settled   bool   // the chain of the exchange id, or of this code, is complete
 	signedOut string // … or ended by a sign-out: that attempt
@@ -268,6 +279,10 @@ func (w *world) act() {
 	n := w.nodes[r.IntN(len(w.nodes))]
 	user := w.users[r.IntN(len(w.users))]
 	conn := w.connections[r.IntN(len(w.connections))]
+	if w.ext != nil && r.IntN(2) == 0 {
+		w.clientExtension(user)
+		return
+	}
 	switch dice := r.IntN(100); {
 	case dice < 22:
 		w.signIn(n, user, conn)
@@ -285,6 +300,9 @@ func (w *world) act() {
 			names = append(names, other)
 		}
 		turn := n.eng.Turn(w.message(w.anyChat(user)))
+		if w.ext != nil && r.IntN(2) == 0 {
+			names = append(names, own)
+		}
 		w.start(n, &task{what: "signout " + user + " " + strings.Join(names, " "), user: user}, func(ctx context.Context, t *task) {
 			t.err = turn.SignOut(ctx, names...)
 		})

@@ -1,7 +1,6 @@
 package machine_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +23,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/composeext"
+	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
 // world is one simulated run: engines over one store, a token service, users
@@ -47,6 +48,8 @@ type world struct {
 	plain       map[string]bool   // connections that are set to offer none
 	once        bool              // the handlers use Once
 	stubborn    bool              // the handlers of connections never succeed
+
+	ext *extension // nil for a world without message extensions
 
 	nodes    []*node
 	born     int // instances so far
@@ -84,6 +87,9 @@ type node struct {
 	dead        bool
 	storeFaults int
 	errors      map[string]int // reported, by what is said of them
+
+	popup              *popup.Popup // nil for a world without message extensions
+	ofPopup, ofService *composeext.Extension
 }
 
 // card is what a user sees. Its activity's id is unique in its conversation
@@ -128,6 +134,9 @@ func newWorld(seed uint64, mut *mutation, on *table.Table) *world {
 	w.once, w.stubborn = r.IntN(4) == 0, r.IntN(12) == 0
 	if r.IntN(3) == 0 {
 		w.bend(r)
+	}
+	if r.IntN(2) == 0 {
+		w.ext = newExtension(w)
 	}
 	if mut != nil && mut.policy != nil {
 		mut.policy(&w.policy)
@@ -211,6 +220,9 @@ func (w *world) boot() {
 	for _, c := range w.connections {
 		cfg.Connections = append(cfg.Connections, machine.Connection{Name: c, NoSSO: w.plain[c]})
 	}
+	if w.ext != nil {
+		cfg.Connections = append(cfg.Connections, machine.Connection{Name: own, Tokens: n.extend()})
+	}
 	eng, err := machine.NewWith(cfg, w.table)
 	if err != nil {
 		panic(err)
@@ -225,7 +237,11 @@ func (w *world) boot() {
 	eng.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, _ *machine.Failure) error {
 		return n.callback(ctx, turn, "", nil)
 	})
-	for _, c := range w.connections {
+	if w.ext != nil {
+		n.attach()
+	}
+	for _, c := range cfg.Connections {
+		c := c.Name
 		f, err := eng.Flow(c)
 		if err != nil {
 			panic(err)
@@ -244,11 +260,9 @@ func (w *world) boot() {
 type logWriter struct{ n *node }
 
 func (l logWriter) Write(b []byte) (int, error) {
-	if bytes.Contains(b, []byte(canary)) {
-		l.n.w.mu.Lock()
-		defer l.n.w.mu.Unlock()
-		l.n.w.violate("8", "a secret in the log")
-	}
+	l.n.w.mu.Lock()
+	defer l.n.w.mu.Unlock()
+	l.n.w.model.secret("the log", b)
 	return len(b), nil
 }
 

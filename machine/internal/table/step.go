@@ -190,16 +190,13 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	return nil
 }
 
-// tells is the callback of a rule.
+// tells is the callback of a rule. A try of a message extension or of an Adaptive
+// Card that failed has its answer on the screen: nobody else is told.
 func (in *Input) tells(c Callback) Callback {
-	switch {
-	case in.Event.Via == "":
-		return c
-	case c == TellDone || c == TellSilent:
-		return TellSilent // the completion is on record all the same
-	default:
+	if in.Event.Via != "" && c != TellDone && c != TellSilent {
 		return TellNothing
 	}
+	return c
 }
 
 // method is the rule's, unless a message extension or an Adaptive Card brought the
