@@ -129,7 +129,7 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 
 // proactive is the turn of a callback without an activity.
 func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Delivery, now time.Time) *Turn {
-	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(ctx, a, now)}
+	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(ctx, a, now), method: a.Method}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
 	}

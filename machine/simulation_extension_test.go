@@ -79,23 +79,32 @@ func newExtension(w *world) *extension {
 // extend builds the extensions of an instance. They need its engine, which needs
 // the popup.
 func (n *node) extend() machine.Redeemer {
-	p, err := popup.New(popup.Config{
-		AppID: "app", Connection: own, PublicURL: simPublic, Store: &popupStore{n: n},
-		Keys:       [][]byte{bytes.Repeat([]byte{7}, 32)},
-		Provider:   popup.Provider{AuthorizeURL: simProvider + "/authorize", TokenURL: simProvider + "/token", RevokeURL: simProvider + "/revoke", ClientID: "bot", ClientSecret: tokensvc.NewSecret(canary + "-client")},
-		HTTPClient: &http.Client{Transport: &gateProvider{n}}, Log: zerolog.New(logWriter{n}),
-	})
-	if err != nil {
-		panic(err)
-	}
-	n.popup = p
-	var tokens machine.Redeemer = p
-	if n.w.mut != nil && n.w.mut.redeemer != nil {
-		tokens = n.w.mut.redeemer(n, p)
+	n.popup = n.popupWith(func(*popup.Config) {})
+	var tokens machine.Redeemer = n.popup
+	if n.w.mut != nil && n.w.mut.popup != nil {
+		tokens = n.w.mut.popup(n)
 	}
 	return &ownTokens{tokens, n}
 }
 
+func (n *node) popupWith(change func(*popup.Config)) *popup.Popup {
+	cfg := popup.Config{
+		AppID: "app", Connection: own, PublicURL: simPublic, Store: &popupStore{n: n}, Keys: [][]byte{bytes.Repeat([]byte{7}, 32)},
+		Provider: popup.Provider{
+			AuthorizeURL: simProvider + "/authorize", TokenURL: simProvider + "/token", RevokeURL: simProvider + "/revoke",
+			ClientID: "bot", ClientSecret: tokensvc.NewSecret(canary + "-client"),
+		},
+		HTTPClient: &http.Client{Transport: &gateProvider{n}}, Log: zerolog.New(logWriter{n}),
+	}
+	change(&cfg)
+	p, err := popup.New(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// attach makes the extensions. They answer whoever is signed in.
 func (n *node) attach() {
 	answers := func(cfg composeext.Config) *composeext.Extension {
 		cfg.Engine, cfg.Log = n.eng, zerolog.New(logWriter{n})
@@ -196,12 +205,15 @@ func (w *world) issued(ctx context.Context, c *store.Commit) {
 		if !strings.HasPrefix(m.Name, codePrefix) || m.Version != 1 {
 			continue
 		}
+		if t.popup != nil && t.popup.name == m.Name {
+			continue // written once more, for nobody heard of the first time
+		}
 		if t.popup == nil || !t.mayIssue || t.popup.name != "" {
 			w.violate("M2", "t%d %s issues a code, and has no right to one", t.id, t.what)
 			continue
 		}
 		w.ext.codes[m.Name] = &secCode{
-			user: t.popup.user, from: t.began.Add(popup.DefaultCodeLifetime), to: time.Now().Add(popup.DefaultCodeLifetime),
+			user: t.popup.user, from: t.began.Add(min(popup.DefaultCodeLifetime, t.life)), to: time.Now().Add(popup.DefaultCodeLifetime),
 		}
 		t.popup.name = m.Name
 	}
@@ -288,8 +300,8 @@ func (g *gateProvider) RoundTrip(r *http.Request) (*http.Response, error) {
 		user, ok := w.ext.grants[form.Get("code")]
 		delete(w.ext.grants, form.Get("code"))
 		if out = answer(http.StatusBadRequest, `{"error":"invalid_grant"}`); ok {
-			life := []int{3600, 3600, 60}[w.ext.granted%3]
-			out = answer(http.StatusOK, fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":%d}`, tokenOf(owner(user, own)), life))
+			t.life = []time.Duration{time.Hour, time.Hour, time.Minute}[w.ext.granted%3]
+			out = answer(http.StatusOK, fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":%d}`, tokenOf(owner(user, own)), int(t.life.Seconds())))
 		}
 	}
 	if v.fault == lost {
@@ -305,7 +317,7 @@ func (w *world) served(ctx context.Context, r *composeext.Request) {
 	t := w.task(ctx)
 	t.served = true
 	switch token := r.Token.Token.Reveal(); {
-	case strings.HasPrefix(token, staleToken):
+	case strings.HasPrefix(token, staleToken), !r.Token.Expiration.IsZero() && r.Token.Expiration.Before(t.began):
 		w.violate("token", "t%d %s runs with a token that has expired", t.id, t.what)
 	case token != tokenOf(owner(t.user, r.Connection)):
 		w.violate("10", "t%d %s runs with another's token", t.id, t.what)
@@ -644,4 +656,68 @@ func (w *world) judgePopup(t *task) {
 	case !t.issued && t.mayIssue && !troubled && p.tries == 1 && time.Since(p.began) < popup.DefaultPopupLifetime:
 		w.violate("M2", "t%d %s gets no code (%d)", t.id, t.what, t.answer.Status)
 	}
+}
+
+// The faults of a popup (M3).
+
+// spendsFirst uses a code up, and then lets the engine complete the sign-in.
+type spendsFirst struct {
+	machine.Redeemer
+	n *node
+}
+
+func (s *spendsFirst) Redeem(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, []store.Mark, error) {
+	tok, marks, err := s.Redeemer.Redeem(ctx, uc, code)
+	if err != nil {
+		return tok, nil, err
+	}
+	return tok, nil, (&popupStore{s.n}).Apply(ctx, []store.Commit{{Marks: marks}})[0]
+}
+
+// bearer takes whoever brings a code for the user for whom it was made.
+type bearer struct {
+	*popup.Popup
+	n *node
+}
+
+func (b *bearer) Redeem(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, []store.Mark, error) {
+	b.n.w.mu.Lock()
+	for _, p := range b.n.w.ext.popups {
+		if p.code == code.Reveal() {
+			uc.UserID = p.user
+		}
+	}
+	b.n.w.mu.Unlock()
+	return b.Popup.Redeem(popup.WithCaller(ctx, "aad-"+uc.UserID), uc, code)
+}
+
+// ageless is a popup whose codes are kept, and whose clock stands still when it
+// looks at one.
+func ageless(n *node) machine.Redeemer {
+	n.popup = n.popupWith(func(c *popup.Config) { c.Store = &keeping{popupStore{n}} })
+	redeems := n.popupWith(func(c *popup.Config) { c.Clock = func() time.Time { return epoch } })
+	return &frozen{n.popup, redeems}
+}
+
+type frozen struct {
+	*popup.Popup
+	redeems *popup.Popup
+}
+
+func (f *frozen) Redeem(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, []store.Mark, error) {
+	return f.redeems.Redeem(ctx, uc, code)
+}
+
+// keeping keeps codes for a day.
+type keeping struct{ popupStore }
+
+func (k *keeping) Apply(ctx context.Context, commits []store.Commit) []error {
+	for i := range commits {
+		for j := range commits[i].Marks {
+			if m := &commits[i].Marks[j]; strings.HasPrefix(m.Name, codePrefix) {
+				m.Expires = time.Now().Add(24 * time.Hour)
+			}
+		}
+	}
+	return k.popupStore.Apply(ctx, commits)
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
-	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
 // mutation is a small deliberate fault in an engine.
@@ -25,8 +24,7 @@ type mutation struct {
 	store  func(*gateStore) store.Store
 	tokens func(machine.TokenService) machine.TokenService
 	engine func(*machine.Engine)
-	// redeemer is a fault of the popup as the engine reaches it.
-	redeemer func(*node, *popup.Popup) machine.Redeemer
+	popup  func(*node) machine.Redeemer // in the place of the instance's
 }
 
 // mutationRuns is how many seeds a mutation may survive.
@@ -208,6 +206,10 @@ func mutations() []mutation {
 		}),
 		inStore("match the card without its conversation", func(s *gateStore) store.Store { return &careless{s} }),
 		inStore("keep the first service URL", func(s *gateStore) store.Store { return &rooted{s} }),
+
+		{name: "M3: a code is used up in another transaction than its sign-in", popup: func(n *node) machine.Redeemer { return &spendsFirst{n.popup, n} }},
+		{name: "M3: a code is good for whoever brings it", popup: func(n *node) machine.Redeemer { return &bearer{n.popup, n} }},
+		{name: "M3: a code is good for ever", popup: ageless},
 
 		inTokens("exchange twice under one claim", func(s machine.TokenService) machine.TokenService { return &twice{s} }),
 		inTokens("send a code twice", func(s machine.TokenService) machine.TokenService { return &twiceCode{s} }),

@@ -34,14 +34,15 @@ type task struct {
 
 	// Of a message extension, or an Adaptive Card.
 	asks     bool
-	card     bool      // an Adaptive Card
-	cancels  bool      // the popup was closed
-	brings   *popupRun // whose security code it brings
-	sure     bool      // … which has to be taken
-	served   bool      // the handler ran
-	popup    *popupRun // of which this is the callback
-	mayIssue bool      // … and may end with a code
-	issued   bool      // … and did
+	card     bool          // an Adaptive Card
+	cancels  bool          // the popup was closed
+	brings   *popupRun     // whose security code it brings
+	sure     bool          // … which has to be taken
+	served   bool          // the handler ran
+	popup    *popupRun     // of which this is the callback
+	mayIssue bool          // … and may end with a code
+	issued   bool          // … and did
+	life     time.Duration // … of what the provider granted
 
 	// What was true when it arrived.
 	settled   bool   // the chain of the exchange id, or of this code, is complete

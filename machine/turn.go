@@ -25,6 +25,7 @@ type Turn struct {
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
 	refusal  *Refusal
+	method   store.Method
 	until    time.Time // by when an invoke is answered; zero for anything else
 }
 
@@ -64,6 +65,11 @@ func (t *Turn) Tx() any { return t.tx }
 // Refusal says more about a failure on the server side; nil outside of such a
 // callback.
 func (t *Turn) Refusal() *Refusal { return t.refusal }
+
+// Method is how the sign-in of a completion's callback was completed, "" outside
+// of one. [store.MethodCompose] and [store.MethodAdaptiveCard] are of message
+// extensions and cards: there the bot may not be in the conversation to write to.
+func (t *Turn) Method() store.Method { return t.method }
 
 // Request is the activity with which the user first asked, as it came
 // ([Policy.KeepRequest]); nil when it was not kept.

@@ -364,7 +364,11 @@ func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
 	var err error
 	own, isOwn := c.tokens().(Redeemer)
 	if isOwn {
-		tok, c.marks, err = own.Redeem(ctx, c.user(), c.code)
+		// The popup may have ended a while ago: a token that is over by now is none,
+		// and the code is good for what renews it.
+		if tok, c.marks, err = own.Redeem(ctx, c.user(), c.code); err == nil && c.eng.stale(tok) {
+			tok = tokensvc.Token{}
+		}
 	} else {
 		tok, err = c.eng.getToken(ctx, c.user(), c.code)
 	}

@@ -29,6 +29,7 @@ type ProviderConfig struct {
 	User User
 	// TokenLifetime of an access token; 0 = [DefaultTokenLifetime].
 	TokenLifetime time.Duration
+	NoRefresh     bool             // no refresh tokens are given out
 	Seed          uint64           // as in [Config]
 	Now           func() time.Time // nil = time.Now
 }
@@ -284,12 +285,14 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request, base string) {
 		return
 	}
 	access := "third-party-access-" + p.ids.hex(16)
-	g.current = "third-party-refresh-" + p.ids.hex(16)
 	g.expires[access] = p.cfg.Now().Add(p.cfg.TokenLifetime)
-	p.tokens[access], p.refresh[g.current] = g, g
+	p.tokens[access] = g
 	answer := map[string]any{
-		"access_token": access, "refresh_token": g.current, "token_type": "Bearer",
-		"expires_in": int(p.cfg.TokenLifetime.Seconds()),
+		"access_token": access, "token_type": "Bearer", "expires_in": int(p.cfg.TokenLifetime.Seconds()),
+	}
+	if !p.cfg.NoRefresh {
+		g.current = "third-party-refresh-" + p.ids.hex(16)
+		p.refresh[g.current], answer["refresh_token"] = g, g.current
 	}
 	if g.openid {
 		id, err := p.idToken(base, cmp.Or(p.forged, g.nonce))

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
@@ -284,4 +287,67 @@ func TestCredentialsChangeUnderACode(t *testing.T) {
 	once = sync.Once{}
 	two = three
 	w.want(w.reissue(user, asked, three.Code), "result") // by the credentials that are there
+}
+
+// The code of a popup may come when its access token is over: it is good for what
+// renews the token, and for nothing if nothing does.
+func TestCodeWhoseTokenIsOver(t *testing.T) {
+	t.Parallel()
+	for answer, noRefresh := range map[string]bool{"result": false, "auth": true} {
+		t.Run(answer, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(w *world) { w.tokenLifetime, w.noRefresh = 2*time.Minute, noRefresh })
+			user := w.user("")
+			asked, auth := w.query(user, "lakers")
+			ended := w.open(emulator.NewBrowser(), auth.URL)
+			w.advance(3 * time.Minute)
+			w.want(w.reissue(user, asked, ended.Code), answer)
+		})
+	}
+}
+
+// A sign-in through the popup is told to the bot's own code, once it is durable,
+// and from the outbox if the handler could not do its part.
+func TestCompletionIsTold(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var told []string
+	w := newWorld(t)
+	for _, in := range w.instances {
+		note := func(who string) machine.CompleteHandler {
+			return func(_ context.Context, turn *machine.Turn, tok tokensvc.Token) error {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, fmt.Sprintf("%s %s proactive=%t token=%t", who, turn.Method(), turn.Proactive(), w.provider.Good(tok.Token.Reveal())))
+				if len(told) == 1 {
+					return errors.New("the first try fails")
+				}
+				return nil
+			}
+		}
+		in.eng.OnSignIn(note("all"))
+		flow, err := in.eng.Flow(wiki)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flow.OnSignInComplete(note("wiki"))
+	}
+	user := w.user("")
+	w.signIn(user)
+	w.query(user, "again") // signed in by now: nobody is told
+	w.advance(5 * time.Minute)
+	for _, in := range w.instances {
+		if err := in.eng.DeliverDue(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{
+		"all composeExtension proactive=false token=true", "wiki composeExtension proactive=false token=true",
+		"all composeExtension proactive=true token=true", "wiki composeExtension proactive=true token=true",
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("told:\n%s\nwant:\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
+	}
 }

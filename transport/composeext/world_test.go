@@ -49,6 +49,7 @@ type world struct {
 	oidc          bool
 	tokenLifetime time.Duration
 	service       string
+	noRefresh     bool
 	configure     func(*popup.Config)
 	extend        func(*composeext.Config)
 }
@@ -78,7 +79,7 @@ func newWorld(t *testing.T, opts ...with) *world {
 	}
 	w.provider = emulator.NewProvider(emulator.ProviderConfig{
 		ClientID: "bot-client", ClientSecret: tokensvc.NewSecret("canary-client-secret"), Now: w.now,
-		TokenLifetime: w.tokenLifetime,
+		TokenLifetime: w.tokenLifetime, NoRefresh: w.noRefresh,
 	})
 	w.emu = emulator.New(emulator.Config{
 		Connections: []emulator.Connection{{Name: graph, SSO: true}}, Provider: w.provider, Now: w.now,

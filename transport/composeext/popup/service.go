@@ -145,6 +145,7 @@ func (p *Popup) Redeem(ctx context.Context, uc tokensvc.UserConnection, code tok
 	switch {
 	case m.Version != 1 || len(m.Value) == 0: // used
 	case !p.clock().Before(got.Expires), over:
+	case got.Credentials.Refresh == "" && !got.Credentials.good(p.clock()): // nothing is left of it
 	case !mine:
 		p.log.Warn().Str("user", uc.UserID).Str("attempt", got.Attempt).Msg("security code of another user")
 	default:
@@ -232,7 +233,7 @@ func (p *Popup) keepAlive(ctx context.Context, user string, c *kept) {
 
 // good reports whether the access token can be used. One that can be renewed is
 // renewed a little early.
-func (c *kept) good(now time.Time) bool {
+func (c *credentials) good(now time.Time) bool {
 	if c.Expires.IsZero() {
 		return true
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 )
@@ -56,8 +57,13 @@ func New(eng *machine.Engine, connections []config.Connection, client *http.Clie
 }
 
 // complete tells the user that it worked. Without a token the user has signed
-// out again since, and there is nothing to boast of.
+// out again since, and there is nothing to boast of. A message extension or a card
+// has its answer on the screen, and may be where the bot cannot write.
 func (c *connection) complete(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+	switch turn.Method() { //nolint:exhaustive // the others are of the chat
+	case store.MethodCompose, store.MethodAdaptiveCard:
+		return nil
+	}
 	if token.Token.Empty() {
 		return nil
 	}
