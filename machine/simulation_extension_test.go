@@ -543,8 +543,8 @@ func (w *world) popupCallback(p *popupRun) {
 	t := &task{what: "popup callback " + p.user, user: p.user, popup: p}
 	query := url.Values{"state": {p.state}}
 	cookies := p.cookies
-	switch dice := r.IntN(12); {
-	case dice == 0:
+	switch dice := r.IntN(12); dice {
+	case 0:
 		query.Set("error", "access_denied")
 		t.what += " denied"
 	default:
