@@ -4,6 +4,7 @@ GO      ?= go
 BIN     := bin
 LINT    := $(BIN)/golangci-lint
 LINT_VERSION := v2.15.0
+VULN_VERSION := v1.9.0
 PKGS    := ./...
 RUNS    ?= 100000
 SEED    ?= 0
@@ -44,6 +45,11 @@ verify: ## what is generated is up to date, code is formatted and vetted
 	@$(GO) run ./diagrams/draw $(BIN)/diagrams $(BIN)/state-machine.md
 	@for f in $(BIN)/diagrams/*; do cmp $$f diagrams/$${f##*/} || { echo 'diagrams/ differ from the table: make generate'; exit 1; }; done
 	@cmp $(BIN)/state-machine.md docs/state-machine.md || { echo 'docs/state-machine.md differs from the table: make generate'; exit 1; }
+	@$(MAKE) --no-print-directory vuln
+
+.PHONY: vuln
+vuln: ## known vulnerabilities of what is called, where their data can be had
+	@GO=$(GO) ./.ci/vuln $(VULN_VERSION)
 
 .PHONY: generate
 generate: ## draw diagrams/ and the tables of docs/ from the table and the words
