@@ -144,7 +144,7 @@ func dump(t *testing.T, mem *memstore.Store) any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	events, err := mem.Events(t.Context(), store.EventFilter{})
+	events, err := mem.Trail(t.Context(), store.TrailQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}

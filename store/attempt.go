@@ -217,7 +217,7 @@ func unpackDiagnosis(n int64) (d Diagnosis) {
 // Attempt is one sign-in attempt. It holds no secret: tokens and codes appear
 // only as marks, HMACs under the store's own key.
 type Attempt struct {
-	ID      string // ULID: sorts by time of creation
+	ID      string // ULID of Created: sorts by it, and a filter by time may go by it
 	Version int64  // 1 at insertion, +1 with every write
 	Key     Key
 	State   State
@@ -235,7 +235,7 @@ type Attempt struct {
 	Platform         string // of the client that was last heard of
 
 	Created time.Time
-	Entered time.Time // when State was entered
+	Entered time.Time // when State was entered, not before Created
 	Expires time.Time
 	Lease   Lease
 	CheckAt time.Time // not to be recovered before (E8's back-off)

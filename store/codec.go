@@ -46,13 +46,12 @@ func (a *Attempt) Decode(b []byte) error {
 func AppendEvent(dst []byte, e *Event) []byte { return appendRecord(dst, e, eventFields[:]) }
 
 // AppendLine appends the length of the encoding of e and the encoding, without
-// Attempt and Seq: the lines of an attempt are kept one behind the other, where
-// the place says both.
+// Attempt: the lines of an attempt are kept one behind the other.
 func AppendLine(dst []byte, e *Event) []byte {
-	const seq = 2 // the second field; Attempt is the first
+	const attempt = 1 // the first field
 	at := len(dst)
 	dst = append(dst, 0, codecFormat) // one byte is enough for most lengths
-	dst = appendFields(dst, e, eventFields[:], seq+1)
+	dst = appendFields(dst, e, eventFields[:], attempt+1)
 	size := uint64(len(dst) - at - 1)
 	if size < 0x80 {
 		dst[at] = byte(size)

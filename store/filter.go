@@ -45,11 +45,11 @@ func (f *Filter) OpenOnly() bool {
 // Match reports whether an attempt passes the filter; Limit and Cursor aside.
 func (f *Filter) Match(a *Attempt) bool {
 	return strings.HasPrefix(a.ID, f.IDPrefix) &&
-		same(f.App, a.Key.App) &&
 		(f.User == "" || f.User == a.Key.User || strings.EqualFold(f.User, a.Conversation.UserAAD)) &&
 		(f.Connection == "" || strings.EqualFold(f.Connection, a.Key.Connection)) &&
 		same(f.Tenant, a.Conversation.Tenant) &&
 		same(f.Conversation, a.Conversation.ID) &&
+		(f.Activity == "" || f.Activity == a.Activity || f.Activity == a.CardActivityID) &&
 		(len(f.States) == 0 || slices.Contains(f.States, a.State)) &&
 		(!f.Open || !a.State.Terminal()) &&
 		same(f.Reason, a.Reason) &&
@@ -59,7 +59,6 @@ func (f *Filter) Match(a *Attempt) bool {
 		same(f.Instance, a.Lease.Owner) &&
 		(f.Since.IsZero() || !a.Created.Before(f.Since)) &&
 		(f.Until.IsZero() || a.Created.Before(f.Until)) &&
-		(f.EnteredSince.IsZero() || !a.Entered.Before(f.EnteredSince)) &&
 		(f.EnteredUntil.IsZero() || a.Entered.Before(f.EnteredUntil))
 }
 
@@ -69,6 +68,14 @@ func same[T ~string](want, got T) bool { return want == "" || want == got }
 func (f *EventFilter) Max() int {
 	if f.Limit > 0 {
 		return f.Limit
+	}
+	return DefaultEventLimit
+}
+
+// Max is Limit, or what stands in for zero.
+func (q *TrailQuery) Max() int {
+	if q.Limit > 0 {
+		return q.Limit
 	}
 	return DefaultEventLimit
 }

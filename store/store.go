@@ -10,7 +10,8 @@ import (
 var (
 	// ErrNotFound: no such attempt.
 	ErrNotFound = errors.New("not found")
-	// ErrExists: the key already has a non-terminal attempt, or the id is taken.
+	// ErrExists: the key already has a non-terminal attempt, or the user already
+	// has an attempt of this id.
 	ErrExists = errors.New("a non-terminal attempt of this key exists")
 	// ErrConflict: the attempt, delivery or mark is no longer as it was read.
 	ErrConflict = errors.New("version conflict")
@@ -34,8 +35,10 @@ var (
 // Commit is what one step of the machine writes: all of it or nothing.
 type Commit struct {
 	// Put inserts (Version 1) or replaces (stored version must be Version-1)
-	// attempts, in this order. A Put with a non-empty ExchangeID makes that
-	// id point to this attempt from now on.
+	// attempts, in this order. An attempt keeps its Key for good: one with
+	// another Key is ErrNotFound. A Put with a non-empty ExchangeID makes that
+	// id point to this attempt from now on; that attempts of two users have one
+	// is not foreseen, and then it leads to either.
 	Put []Attempt
 	// Events are appended; their Seq is given by the store. An event of an
 	// attempt that is neither stored nor in Put is ErrNotFound.
@@ -52,6 +55,10 @@ type Commit struct {
 	Drop []string
 	// Marks are inserted, replaced or removed; see [Mark].
 	Marks []Mark
+	// User is whose attempts the commit is about, beside those of Put: a backend
+	// that distributes its rows finds them by it. It is no error to leave it
+	// empty: then they are looked for by their ids alone, which takes longer.
+	User UserKey
 }
 
 // Ack replaces a stored delivery, as a compare-and-set: only if it is pending,
@@ -115,11 +122,11 @@ type Corrupt struct {
 // Filter selects attempts for people. Zero members do not filter.
 type Filter struct {
 	IDPrefix     string
-	App          string
 	User         string // MRI or Entra object id
 	Connection   string
 	Tenant       string
 	Conversation string
+	Activity     string // id of the activity that opened it, or of its card
 	States       []State
 	Open         bool // non-terminal only
 	Owed         bool // only with a delivery that is owed, see [Delivery.Owed]
@@ -130,7 +137,6 @@ type Filter struct {
 	Instance     string    // last owner of the lease
 	Since        time.Time // created at or after
 	Until        time.Time // created before
-	EnteredSince time.Time // State entered at or after
 	EnteredUntil time.Time // State entered before
 	Limit        int       // 0 = 50
 	Cursor       string    // Page.Next of the page before
@@ -145,15 +151,31 @@ type Page struct {
 	Next       string     // "" = no more
 }
 
-// EventFilter selects audit lines, oldest first: those of one attempt and the
-// orphans by Seq. With neither Attempt nor Orphans it is every line, by time,
-// then attempt, then Seq; After does not apply, and it costs a scan.
+// EventFilter selects the audit lines of one attempt, or those of none, by Seq.
 type EventFilter struct {
 	Attempt string // lines of this attempt
 	Orphans bool   // lines of no attempt
 	Since   time.Time
 	After   int64 // Seq greater than this
 	Limit   int   // 0 = 1000
+}
+
+// TrailQuery selects audit lines of every attempt and of none, in the order in
+// which they were written. That is nearly the order of their times: a line may be
+// written some time after what it tells of.
+type TrailQuery struct {
+	Since  time.Time // no line of what happened before
+	Cursor string    // Trail.Next of the read before; "" = from the beginning
+	Limit  int       // 0 = 1000
+}
+
+// Trail is a part of the audit trail.
+type Trail struct {
+	Events []Event
+	// Next goes on behind these lines, now or later: no line is missed, however
+	// late it is written, and none comes twice. It is never empty.
+	Next string
+	More bool // there is more to read now
 }
 
 // Counts is an overview: what is open now and what ended since.
@@ -216,17 +238,20 @@ type Store interface {
 	// promise: the caller reads again.
 	Changed(ctx context.Context, id string, version int64) error
 	// Purge deletes attempts that ended before the time, with their events,
-	// deliveries and exchange ids, and orphan lines and marks as old: at most
-	// limit attempts per call (0 = all). It returns how many attempts; dry
-	// only counts. Records that cannot be decoded stay.
+	// deliveries and exchange ids: at most limit per call (0 = all; which ones is
+	// not said). Where none of them is left it deletes orphan lines and marks that
+	// are as old. It returns how many attempts; dry only counts. Records that
+	// cannot be decoded stay.
 	Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error)
 
 	// Mark returns a mark that is there and not over; ErrNotFound otherwise.
 	Mark(ctx context.Context, name string) (Mark, error)
 
-	// List, Events and Counts are the operator's reads.
+	// List, Events, Trail and Counts are the operator's reads. A cursor that is
+	// none is ErrInvalid.
 	List(ctx context.Context, f Filter) (Page, error)
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
+	Trail(ctx context.Context, q TrailQuery) (Trail, error)
 	Counts(ctx context.Context, since time.Time) (Counts, error)
 
 	// Secret is the store's first key (32 bytes), which it was made with. It never

@@ -12,10 +12,9 @@ import (
 
 // putPlan is what check learned about one Put.
 type putPlan struct {
-	had  bool // false on insertion
-	old  stored
-	key  userKey
-	from userKey // of old
+	had bool // false on insertion
+	old stored
+	key userKey
 }
 
 // Apply writes the commits in one transaction; see [store.Store]. When the
@@ -128,20 +127,14 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 	switch {
 	case a.Version == 1 && plan.had:
 		return fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
-	case a.Version > 1 && !plan.had:
+	case a.Version > 1 && (!plan.had || !old.key.Same(a.Key)):
 		return fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
 	case a.Version > 1 && old.version != a.Version-1:
 		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.version, a.Version-1, store.ErrConflict)
 	}
-	if plan.had {
-		plan.from = plan.key
-		if old.key != a.Key {
-			plan.from = t.hashKey(old.key)
-		}
-	}
-	if plan.had && !old.state.Terminal() && (a.State.Terminal() || plan.from != plan.key) {
+	if plan.had && !old.state.Terminal() && a.State.Terminal() {
 		// What cannot be read refuses this commit now; later it would refuse all.
-		if _, _, err := t.openRow(plan.from); err != nil {
+		if _, _, err := t.openRow(plan.key); err != nil {
 			return err
 		}
 	}
@@ -260,13 +253,13 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 	var had openRow
 	if plan.had && !plan.old.state.Terminal() {
-		row, ok, err := t.openRow(plan.from)
+		row, ok, err := t.openRow(plan.key)
 		if err != nil {
 			return err
 		}
 		if ok && row.id == a.ID {
 			had = row
-			if a.State.Terminal() || plan.from != plan.key {
+			if a.State.Terminal() {
 				if err := t.live.Delete(t.key); err != nil {
 					return err
 				}
@@ -287,15 +280,12 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 		return nil
 	}
 	row := openRow{state: a.State, entered: a.Entered, due: due, id: a.ID}
-	return t.putOpenRow(plan.key, &row, had.id == "" || plan.from != plan.key)
+	return t.putOpenRow(plan.key, &row)
 }
 
-func (t *txn) putOpenRow(h userKey, row *openRow, fresh bool) error {
+func (t *txn) putOpenRow(h userKey, row *openRow) error {
 	t.value = row.append(t.value[:0])
 	t.key = openKey(t.key[:0], h)
-	if fresh {
-		return t.live.Put(t.key, t.value)
-	}
 	return t.live.Put(t.key, t.value)
 }
 
@@ -315,13 +305,7 @@ func (t *txn) moveDue(id string, from, to time.Time) error {
 
 // indexUser keeps the indexes by MRI and by Entra object id.
 func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
-	if !plan.had || plan.from != plan.key {
-		if plan.had {
-			t.key = userRow(t.key[:0], plan.from, a.ID)
-			if err := t.idx.Delete(t.key); err != nil {
-				return err
-			}
-		}
+	if !plan.had {
 		t.value = append(t.value[:0], plan.key[hashSize:]...)
 		t.key = userRow(t.key[:0], plan.key, a.ID)
 		if err := t.idx.Put(t.key, t.value); err != nil {
@@ -413,26 +397,34 @@ func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
 // micros is how far a is after b; time.Duration ends at 292 years.
 func micros(a, b time.Time) int64 { return a.UnixMicro() - b.UnixMicro() }
 
-// putEvents appends the lines to those of their attempts.
+// putEvents appends the lines to those of their attempts. Each gets a number
+// among all lines, which outlives a purge: that of a line of no attempt is its
+// Seq, that of another stands where its Seq would.
 func (t *txn) putEvents(events []store.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	last, _ := binary.Uvarint(t.facts.Get(factLines()))
+	if err := t.facts.Put(factLines(), binary.AppendUvarint(nil, last+uint64(len(events)))); err != nil {
+		return err
+	}
 	for i := range events {
 		id := events[i].Attempt
-		if id == "" {
-			if err := t.putOrphan(&events[i]); err != nil {
-				return err
-			}
-			continue
-		}
-		if indexEvent(events, id) < i {
+		if id != "" && indexEvent(events, id) < i {
 			continue // it went with the first
 		}
 		t.value = t.value[:0]
 		for j := i; j < len(events); j++ {
-			if events[j].Attempt == id {
-				t.value = store.AppendLine(t.value, &events[j])
+			if j == i || id != "" && events[j].Attempt == id {
+				e := events[j]
+				e.Seq = int64(last) + int64(j) + 1
+				t.value = store.AppendLine(t.value, &e)
 			}
 		}
 		t.key = append(t.key[:0], id...)
+		if id == "" {
+			t.key = orphanKey(t.key, last+uint64(i)+1)
+		}
 		if err := t.audit.Append(t.key, t.value); err != nil {
 			return err
 		}
@@ -448,15 +440,4 @@ func indexEvent(events []store.Event, id string) int {
 		}
 	}
 	return len(events)
-}
-
-// putOrphan writes a line of no attempt; their sequence outlives a purge.
-func (t *txn) putOrphan(e *store.Event) error {
-	seq, _ := binary.Uvarint(t.facts.Get(factOrphans()))
-	seq++
-	if err := t.facts.Put(factOrphans(), binary.AppendUvarint(t.value[:0], seq)); err != nil {
-		return err
-	}
-	t.key = orphanKey(t.key[:0], seq)
-	return t.audit.Append(t.key, store.AppendLine(t.value[:0], e))
 }

@@ -215,7 +215,7 @@ func TestDamagedLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range [][]byte{[]byte(bad.ID), boltstore.OrphanKey(1)} {
+	for _, key := range [][]byte{[]byte(bad.ID), boltstore.OrphanKey(3)} {
 		if err := s.DamageLines(t.Context(), key); err != nil {
 			t.Fatal(err)
 		}
@@ -229,12 +229,18 @@ func TestDamagedLines(t *testing.T) {
 			t.Errorf("Events: %d lines, %v; want %d", len(lines), err, want)
 		}
 	}
+	all := func(want int) {
+		t.Helper()
+		if lines, err := s.Trail(t.Context(), store.TrailQuery{}); err != nil || len(lines.Events) != want {
+			t.Errorf("Trail: %d lines, %v; want %d", len(lines.Events), err, want)
+		}
+	}
 	count(store.EventFilter{Orphans: true}, 2)
-	count(store.EventFilter{}, 3)
+	all(3)
 	if _, err := s.Purge(t.Context(), time.Now(), 0, false); err != nil {
 		t.Errorf("Purge: %v", err)
 	}
-	count(store.EventFilter{}, 1)
+	all(1)
 }
 
 // TestStalePending: a row of the index under a time at which its delivery is not

@@ -159,7 +159,7 @@ func (t *txn) fileDue(a *store.Attempt, from, to time.Time) error {
 		return err
 	}
 	row.due = to
-	return t.putOpenRow(h, &row, false)
+	return t.putOpenRow(h, &row)
 }
 
 // peek reports, without writing, whether an index has a row whose time has come.

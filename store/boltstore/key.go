@@ -42,10 +42,10 @@ const (
 )
 
 // Keys of bucket facts.
-func factSkew() []byte    { return []byte("skew") }
-func factOrphans() []byte { return []byte("orphans") } // last Seq of a line of no attempt
-func factProbe() []byte   { return []byte("probe") }   // see [Store.Probe]
-func factKeys() []byte    { return []byte("keys") }    // for marks and seals
+func factSkew() []byte  { return []byte("skew") }
+func factLines() []byte { return []byte("lines") } // number of the last audit line
+func factProbe() []byte { return []byte("probe") } // see [Store.Probe]
+func factKeys() []byte  { return []byte("keys") }  // for marks and seals
 
 const (
 	hashSize  = 16 // of what users can choose

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -328,12 +329,11 @@ func (t *txn) newestFirst(f *store.Filter) func() string {
 
 func isOrphan(key []byte) bool { return len(key) == 1+timeSize && key[0] == orphanPrefix }
 
-// readLines decodes a row of bucket audit. The lines of an attempt are numbered
-// by their place, those of none by their key.
-func readLines(key, b []byte) ([]store.Event, error) {
-	id, seq := string(key), int64(1)
+// numberedLines decodes a row of bucket audit; Seq is the number among all lines.
+func numberedLines(key, b []byte) ([]store.Event, error) {
+	id := string(key)
 	if isOrphan(key) {
-		id, seq = "", int64(binary.BigEndian.Uint64(key[1:]))
+		id = ""
 	}
 	lines, err := store.DecodeLines(b)
 	if err == nil && len(lines) == 0 {
@@ -343,12 +343,24 @@ func readLines(key, b []byte) ([]store.Event, error) {
 		return nil, fmt.Errorf("audit lines of attempt %q: %w", id, err)
 	}
 	for i := range lines {
-		lines[i].Attempt, lines[i].Seq = id, seq+int64(i)
+		lines[i].Attempt = id
 	}
 	return lines, nil
 }
 
-// Events returns audit lines; see [store.Store].
+// readLines is numberedLines, but the lines of an attempt are numbered by their
+// place.
+func readLines(key, b []byte) ([]store.Event, error) {
+	lines, err := numberedLines(key, b)
+	for i := range lines {
+		if lines[i].Attempt != "" {
+			lines[i].Seq = int64(i) + 1
+		}
+	}
+	return lines, err
+}
+
+// Events returns the lines of an attempt, or those of none; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	var out []store.Event
 	err := s.scan(ctx, "events", func(t *txn) (err error) {
@@ -358,7 +370,7 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event,
 		case f.Attempt != "":
 			out, err = t.events(&f)
 		default:
-			out, err = t.allEvents(ctx, &f)
+			err = fmt.Errorf("of neither an attempt nor none: %w", store.ErrInvalid)
 		}
 		return err
 	})
@@ -396,36 +408,68 @@ func (t *txn) orphans(f *store.EventFilter) []store.Event {
 	return out
 }
 
-// allEvents scans every line and keeps the first Limit of them by time. The
-// lines of an attempt of which one cannot be decoded are passed over: who asks
-// for that attempt hears of it.
-func (t *txn) allEvents(ctx context.Context, f *store.EventFilter) ([]store.Event, error) {
-	var out []store.Event
+// Trail returns lines of every attempt and of none; see [store.Store]. The cursor
+// is the number of a line.
+func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, error) {
+	var out store.Trail
+	err := s.scan(ctx, "trail", func(t *txn) error {
+		after, err := strconv.ParseInt(cmp.Or(q.Cursor, "0"), 10, 64)
+		if err != nil {
+			return fmt.Errorf("cursor %q: %w", q.Cursor, store.ErrInvalid)
+		}
+		out, err = t.trail(ctx, &q, after)
+		return err
+	})
+	return out, err
+}
+
+// numbered is a line and its number.
+type numbered struct {
+	store.Event
+	n int64
+}
+
+// trail scans every line and keeps the first of those behind a number. The lines
+// of an attempt of which one cannot be decoded are passed over: who asks for that
+// attempt hears of it.
+func (t *txn) trail(ctx context.Context, q *store.TrailQuery, after int64) (store.Trail, error) {
+	var found []numbered
 	cut := func() {
-		slices.SortFunc(out, func(a, b store.Event) int {
-			return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Seq, b.Seq))
-		})
-		out = out[:min(len(out), f.Max())]
+		slices.SortFunc(found, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
+		found = found[:min(len(found), q.Max()+1)] // one more says that there is more
 	}
 	next := t.audit.From(nil)
 	for k, v := next(); k != nil; k, v = next() {
-		lines, err := readLines(k, v)
+		lines, err := numberedLines(k, v)
 		if err != nil {
 			continue
 		}
-		for _, e := range lines {
-			if !e.Time.Before(f.Since) {
-				out = append(out, e)
+		for i, e := range lines {
+			if n := e.Seq; n > after && !e.Time.Before(q.Since) {
+				if e.Attempt != "" {
+					e.Seq = int64(i) + 1
+				}
+				found = append(found, numbered{e, n})
 			}
 		}
-		if len(out) > 2*f.Max()+store.DefaultEventLimit {
+		if len(found) > 2*q.Max()+store.DefaultEventLimit {
 			if err := ctx.Err(); err != nil {
-				return nil, fmt.Errorf("interrupted: %w", err)
+				return store.Trail{}, fmt.Errorf("interrupted: %w", err)
 			}
 			cut()
 		}
 	}
 	cut()
+	last, _ := binary.Uvarint(t.facts.Get(factLines()))
+	out := store.Trail{More: len(found) > q.Max()}
+	if out.More {
+		found = found[:q.Max()]
+		last = uint64(found[q.Max()-1].n)
+	}
+	for _, f := range found {
+		out.Events = append(out.Events, f.Event)
+	}
+	out.Next = strconv.FormatUint(last, 10)
 	return out, nil
 }
 

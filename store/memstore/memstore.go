@@ -33,14 +33,20 @@ type Store struct {
 	open       map[string]string                 // Key.Index of the non-terminal attempts, to id
 	due        map[string]time.Time              // when Due shows an attempt next: its Due, or the end of a hold
 	exchange   map[exchangeKey]string
-	events     map[string][]store.Event // by attempt, "" for orphans
-	orphans    int64                    // last Seq of an orphan
+	events     map[string][]line // by attempt, "" for orphans
+	lines      int64             // lines written so far
 	deliveries map[store.DeliveryKey]store.Delivery
 	marks      map[string]*mark
 	damaged    map[string]bool // ids, see Damage
 }
 
 type exchangeKey struct{ app, id string }
+
+// line is an audit line and its place among all.
+type line struct {
+	store.Event
+	pos int64
+}
 
 type mark struct {
 	store.Mark
@@ -66,7 +72,7 @@ func New(clock func() time.Time) *Store {
 		open:       map[string]string{},
 		due:        map[string]time.Time{},
 		exchange:   map[exchangeKey]string{},
-		events:     map[string][]store.Event{},
+		events:     map[string][]line{},
 		deliveries: map[store.DeliveryKey]store.Delivery{},
 		marks:      map[string]*mark{},
 		damaged:    map[string]bool{},
@@ -146,7 +152,7 @@ func (s *Store) check(c *store.Commit, now time.Time) error {
 			return fmt.Errorf("attempt %s: id taken: %w", a.ID, store.ErrExists)
 		case s.damaged[a.ID]:
 			return undecodable(a.ID).Err
-		case a.Version > 1 && old == nil:
+		case a.Version > 1 && (old == nil || !old.Key.Same(a.Key)):
 			return fmt.Errorf("attempt %s: %w", a.ID, store.ErrNotFound)
 		case a.Version > 1 && old.Version != a.Version-1:
 			return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.Version, a.Version-1, store.ErrConflict)
@@ -229,13 +235,11 @@ func (s *Store) write(c *store.Commit, now time.Time) {
 	}
 	for _, e := range c.Events {
 		e.Normalize()
-		if e.Attempt == "" {
-			s.orphans++
-			e.Seq = s.orphans
-		} else {
+		s.lines++
+		if e.Seq = s.lines; e.Attempt != "" {
 			e.Seq = int64(len(s.events[e.Attempt])) + 1
 		}
-		s.events[e.Attempt] = append(s.events[e.Attempt], e)
+		s.events[e.Attempt] = append(s.events[e.Attempt], line{e, s.lines})
 	}
 	for i := range c.Deliveries {
 		d := c.Deliveries[i].Clone()
@@ -481,7 +485,7 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 	for _, id := range ids {
 		s.remove(id)
 	}
-	s.events[""] = slices.DeleteFunc(s.events[""], func(e store.Event) bool { return e.Time.Before(before) })
+	s.events[""] = slices.DeleteFunc(s.events[""], func(e line) bool { return e.Time.Before(before) })
 	for name, m := range s.marks {
 		if m.over(now) || m.created.Before(before) {
 			delete(s.marks, name)

@@ -3,7 +3,9 @@ package memstore
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,31 +62,53 @@ func (s *Store) deliveriesOf(id string) []store.Delivery {
 	return out
 }
 
-// Events returns audit lines; see [store.Store].
+// Events returns the lines of an attempt, or those of none; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	if _, err := s.lock(ctx, "events"); err != nil {
 		return nil, err
 	}
 	defer s.mu.Unlock()
-	all := f.Attempt == "" && !f.Orphans
+	if f.Attempt == "" && !f.Orphans {
+		return nil, fmt.Errorf("memstore: events: of neither an attempt nor none: %w", store.ErrInvalid)
+	}
 	var out []store.Event
-	for id, events := range s.events {
-		if !all && id != f.Attempt {
-			continue
+	for _, e := range s.events[f.Attempt] {
+		if e.Seq > f.After && !e.Time.Before(f.Since) && len(out) < f.Max() {
+			out = append(out, e.Event)
 		}
-		for _, e := range events {
-			if (all || e.Seq > f.After) && !e.Time.Before(f.Since) {
-				out = append(out, e)
+	}
+	return out, nil
+}
+
+// Trail returns lines of every attempt and of none; see [store.Store].
+func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, error) {
+	if _, err := s.lock(ctx, "trail"); err != nil {
+		return store.Trail{}, err
+	}
+	defer s.mu.Unlock()
+	after, err := strconv.ParseInt(cmp.Or(q.Cursor, "0"), 10, 64)
+	if err != nil {
+		return store.Trail{}, fmt.Errorf("memstore: trail: cursor %q: %w", q.Cursor, store.ErrInvalid)
+	}
+	var found []line
+	for _, lines := range s.events {
+		for _, e := range lines {
+			if e.pos > after && !e.Time.Before(q.Since) {
+				found = append(found, e)
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b store.Event) int {
-		if !all {
-			return cmp.Compare(a.Seq, b.Seq)
-		}
-		return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Seq, b.Seq))
-	})
-	return out[:min(len(out), f.Max())], nil
+	slices.SortFunc(found, func(a, b line) int { return cmp.Compare(a.pos, b.pos) })
+	out, last := store.Trail{More: len(found) > q.Max()}, s.lines
+	if out.More {
+		found = found[:q.Max()]
+		last = found[q.Max()-1].pos
+	}
+	for _, e := range found {
+		out.Events = append(out.Events, e.Event)
+	}
+	out.Next = strconv.FormatInt(last, 10)
+	return out, nil
 }
 
 // Counts is the operator's overview; see [store.Store].

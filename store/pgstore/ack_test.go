@@ -38,7 +38,7 @@ func TestOvertaken(t *testing.T) {
 		"an ack by a drop":  {`update SCHEMA.deliveries set status = 'dropped', owner = ''`, ack},
 		"an ack by a claim": {`update SCHEMA.deliveries set owner = 'bot-b', tries = tries + 1`, ack},
 		"an insertion by another": {
-			`insert into SCHEMA.deliveries select home, attempt, kind, 2, status, tries, owner, created, next_at, error, record from SCHEMA.deliveries`,
+			`insert into SCHEMA.deliveries select home, created, next_at, tries, 2, fanout, attempt, kind, status, owner, error, failure, refusal from SCHEMA.deliveries`,
 			func(a *store.Attempt, _ store.Delivery) store.Commit {
 				return store.Commit{Deliveries: []store.Delivery{storetest.Owed(a, 2, a.Created)}}
 			},

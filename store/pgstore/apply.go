@@ -1,15 +1,15 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/maphash"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -26,8 +26,12 @@ func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 	w.plan()
 	if len(w.steps) == 0 {
 		if err := ctx.Err(); err != nil {
-			w.all(classify(ctx, "apply", err))
+			w.all(classify(ctx, opApply, err))
 		}
+		return w.errs
+	}
+	if err := s.findHomes(ctx, w); err != nil {
+		w.all(err)
 		return w.errs
 	}
 	for _, step := range w.steps {
@@ -42,10 +46,11 @@ type writer struct {
 	errs    []error
 	shapes  []shape
 	steps   []group
+	homes   map[string]int64 // of attempts whose commits do not say it
 }
 
 // group goes as one transaction: levels of commits that do not meet, each a
-// statement, or one commit alone.
+// statement or two, or one commit alone.
 type group struct {
 	levels [][]int
 	alone  int
@@ -54,11 +59,79 @@ type group struct {
 // shape is what plan has found out about a commit.
 type shape struct {
 	simple bool   // one statement can write it: see shapeOf
+	acks   bool   // it is an ack, and nothing else
 	id     string // of the attempt that it touches, "" for none
 	prev   int64
 	put    *store.Attempt // nil: lines and deliveries only
 	claims bool
-	needs  error // what it is when the attempt is not there; nil if it does not matter
+}
+
+// home is where the rows of an attempt are that a commit is about.
+func (w *writer) home(c *store.Commit, id string) int64 {
+	for i := range c.Put {
+		if c.Put[i].ID == id {
+			return home(c.Put[i].Key.UserKey())
+		}
+	}
+	if c.User != (store.UserKey{}) {
+		return home(c.User)
+	}
+	return w.homes[id]
+}
+
+// findHomes looks for the attempts of commits that say neither by a Put nor by
+// their User whose they are.
+func (s *Store) findHomes(ctx context.Context, w *writer) error {
+	var ids []string
+	for i := range w.commits {
+		if c := &w.commits[i]; w.errs[i] == nil && c.User == (store.UserKey{}) {
+			ids = append(ids, namedIDs(c)...)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	w.homes = map[string]int64{}
+	for i := range w.commits { // of what this call inserts
+		for j := range w.commits[i].Put {
+			a := &w.commits[i].Put[j]
+			w.homes[a.ID] = home(a.Key.UserKey())
+		}
+	}
+	return s.use(ctx, opApply, func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, `select id, home from attempts where id = any ($1)`, ids)
+		if err != nil {
+			return err
+		}
+		var (
+			id string
+			at int64
+		)
+		_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
+			w.homes[id] = at
+			return nil
+		})
+		return err
+	})
+}
+
+// namedIDs are the attempts that a commit is about beside its Puts.
+func namedIDs(c *store.Commit) []string {
+	ids := slices.Clone(c.Drop)
+	for i := range c.Events {
+		ids = append(ids, c.Events[i].Attempt)
+	}
+	for i := range c.Deliveries {
+		ids = append(ids, c.Deliveries[i].Attempt)
+	}
+	for i := range c.Acks {
+		ids = append(ids, c.Acks[i].Attempt)
+	}
+	return slices.DeleteFunc(ids, func(id string) bool { return id == "" || hasPut(c, id) })
+}
+
+func hasPut(c *store.Commit, id string) bool {
+	return slices.ContainsFunc(c.Put, func(a store.Attempt) bool { return a.ID == id })
 }
 
 func (w *writer) all(err error) {
@@ -140,21 +213,9 @@ func validate(c *store.Commit) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	ok := true
+	ok := !slices.ContainsFunc(namedIDs(c), func(id string) bool { return clean(id) != id })
 	for i := range c.Put {
-		ok = ok && utf8.ValidString(c.Put[i].ID)
-	}
-	for i := range c.Events {
-		ok = ok && clean(c.Events[i].Attempt) == c.Events[i].Attempt
-	}
-	for i := range c.Deliveries {
-		ok = ok && clean(c.Deliveries[i].Attempt) == c.Deliveries[i].Attempt
-	}
-	for i := range c.Acks {
-		ok = ok && clean(c.Acks[i].Attempt) == c.Acks[i].Attempt
-	}
-	for _, id := range c.Drop {
-		ok = ok && clean(id) == id
+		ok = ok && clean(c.Put[i].ID) == c.Put[i].ID
 	}
 	if !ok {
 		return fmt.Errorf("attempt id is no text: %w", store.ErrInvalid)
@@ -193,18 +254,7 @@ func touched(names []uint64, c *store.Commit) []uint64 {
 			add(name("exchange", a.Key.App, a.ExchangeID))
 		}
 	}
-	for i := range c.Events {
-		if id := c.Events[i].Attempt; id != "" {
-			add(name("attempt", id))
-		}
-	}
-	for i := range c.Deliveries {
-		add(name("attempt", c.Deliveries[i].Attempt))
-	}
-	for i := range c.Acks {
-		add(name("attempt", c.Acks[i].Attempt))
-	}
-	for _, id := range c.Drop {
+	for _, id := range namedIDs(c) {
 		add(name("attempt", id))
 	}
 	for _, m := range c.Marks {
@@ -214,114 +264,74 @@ func touched(names []uint64, c *store.Commit) []uint64 {
 }
 
 // shapeOf finds out whether one statement can write the commit: it touches one
-// attempt, its Puts mean the same as the last of them, and no delivery is
-// written twice.
+// attempt, its Puts mean the same as the last of them, no delivery is written
+// twice, and none dropped but beside a Put alone; or it is one ack.
 func shapeOf(c *store.Commit) shape {
-	if len(c.Marks) > 0 {
+	beside := len(c.Put) + len(c.Events) + len(c.Deliveries) + len(c.Drop)
+	switch {
+	case len(c.Marks) > 0, len(c.Acks) > 1, len(c.Acks) == 1 && beside > 0, len(c.Drop) > 0 && (len(c.Put) == 0 || len(c.Deliveries) > 0):
 		return shape{}
+	case len(c.Acks) == 1:
+		return shape{simple: true, acks: true, id: c.Acks[0].Attempt}
 	}
 	s := shape{simple: true, prev: prevNone}
-	same := func(id string) bool {
-		if s.id == "" {
-			s.id = id
-		}
-		return s.id == id
-	}
 	for i := range c.Put {
 		a := &c.Put[i]
-		if !same(a.ID) {
-			return shape{}
-		}
 		if i == 0 {
 			s.prev = a.Version - 1
-		} else if b := &c.Put[i-1]; b.State.Terminal() || a.Version != b.Version+1 || a.Key != b.Key ||
+		} else if b := &c.Put[i-1]; b.State.Terminal() || a.ID != b.ID || a.Version != b.Version+1 || a.Key != b.Key ||
 			b.ExchangeID != "" && b.ExchangeID != a.ExchangeID {
 			return shape{}
 		}
 		s.claims = s.claims || !a.State.Terminal()
-		s.put = a
+		s.put, s.id = a, a.ID
 	}
-	for i := range c.Events {
-		if id := c.Events[i].Attempt; id != "" && !same(id) {
+	for _, id := range namedIDs(c) {
+		if s.id == "" {
+			s.id = id
+		}
+		if s.id != id {
 			return shape{}
 		}
 	}
 	for i := range c.Deliveries {
-		d := &c.Deliveries[i]
-		if !same(d.Attempt) || hasDelivery(c.Deliveries[:i], d.DeliveryKey) {
+		if hasDelivery(c.Deliveries[:i], c.Deliveries[i].DeliveryKey) {
 			return shape{}
 		}
-	}
-	if s.id != "" {
-		s.needs = store.ErrNotFound
-	}
-	for i := range c.Acks {
-		a := &c.Acks[i]
-		if !same(a.Attempt) || hasAck(c.Acks[:i], a.DeliveryKey) {
-			return shape{}
-		}
-	}
-	if s.needs == nil && len(c.Acks) > 0 {
-		s.needs = store.ErrConflict
-	}
-	for _, id := range c.Drop {
-		if !same(id) {
-			return shape{}
-		}
-	}
-	switch {
-	case len(c.Acks) > 0 && s.prev == prevInsert, len(c.Drop) > 0 && len(c.Deliveries)+len(c.Acks) > 0:
-		return shape{}
 	}
 	return s
 }
 
 func hasDelivery(deliveries []store.Delivery, k store.DeliveryKey) bool {
-	for i := range deliveries {
-		if deliveries[i].DeliveryKey == k {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(deliveries, func(d store.Delivery) bool { return d.DeliveryKey == k })
 }
 
-func hasAck(acks []store.Ack, k store.DeliveryKey) bool {
-	for i := range acks {
-		if acks[i].DeliveryKey == k {
-			return true
-		}
-	}
-	return false
-}
-
-// refusal says why the commit wrote nothing; nil if there was nothing to write.
+// refusal says why the commit wrote nothing.
 func (s *shape) refusal(found stored) error {
 	switch {
 	case s.prev == prevInsert && found.there:
 		return fmt.Errorf("attempt %s: id taken: %w", s.id, store.ErrExists)
 	case s.prev == prevInsert:
 		return fmt.Errorf("attempt %s: %w", s.id, store.ErrExists)
-	case !found.there && s.needs == nil:
-		return nil
 	case !found.there:
-		return fmt.Errorf("attempt %s: %w", s.id, s.needs)
+		return fmt.Errorf("attempt %s: %w", s.id, store.ErrNotFound)
 	case s.prev > 0 && s.prev != found.version:
 		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", s.id, found.version, s.prev, store.ErrConflict)
 	case s.claims && found.taken:
 		return fmt.Errorf("attempt %s: %w", s.id, store.ErrExists)
 	default:
-		return fmt.Errorf("attempt %s or a delivery of it is no longer as it was read: %w", s.id, store.ErrConflict)
+		return fmt.Errorf("attempt %s is no longer as it was read: %w", s.id, store.ErrConflict)
 	}
 }
 
 // run executes one step of the plan.
 func (s *Store) run(ctx context.Context, w *writer, g group) {
 	if g.levels == nil {
-		w.errs[g.alone] = s.applyAlone(ctx, &w.commits[g.alone])
+		w.errs[g.alone] = s.applyAlone(ctx, w, g.alone)
 		return
 	}
-	err := s.use(ctx, "apply", func(ctx context.Context, conn *pgxpool.Conn) error {
-		if err := w.together(ctx, conn.Conn(), g.levels); err != nil {
+	err := s.use(ctx, opApply, func(ctx context.Context, conn *pgxpool.Conn) error {
+		if err := w.together(ctx, conn, g.levels); err != nil {
 			return err
 		}
 		s.tell(ctx, conn, w.written(g.levels)...)
@@ -333,59 +343,37 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 	for _, i := range slices.Sorted(slices.Values(slices.Concat(g.levels...))) {
 		if w.errs[i] = err; poisoned(err) {
 			// One of them made the statement fail: find out which.
-			w.errs[i] = s.applyAlone(ctx, &w.commits[i])
+			w.errs[i] = s.applyAlone(ctx, w, i)
 		}
 	}
 }
 
 // together sends the statements of all levels; the server runs them as one
 // transaction.
-func (w *writer) together(ctx context.Context, conn *pgx.Conn, levels [][]int) error {
-	r := round{conn: conn}
-	refused := map[int]error{}
+func (w *writer) together(ctx context.Context, to sender, levels [][]int) error {
+	refused := map[int64]error{}
+	b, t := &pgx.Batch{}, touches{}
 	for _, level := range levels {
-		if err := w.level(ctx, &r, level, refused); err != nil {
-			return err
+		var k acks
+		for _, i := range level {
+			if w.shapes[i].acks {
+				k.add(int64(i), w.home(&w.commits[i], w.shapes[i].id), &w.commits[i].Acks[0])
+			} else {
+				w.collect(&t, i)
+			}
 		}
+		// The rows are in the order of ids, the lines in that of the commits.
+		slices.SortStableFunc(t.lines, func(a, b eventRow) int { return cmp.Compare(a.commit, b.commit) })
+		t.queue(b, func(n int64, found stored) { refused[n] = w.shapes[n].refusal(found) })
+		k.queue(b, func(n int64) { refused[n] = notHeld(w.commits[n].Acks[0].DeliveryKey) })
 	}
-	if err := r.send(ctx); err != nil {
+	if err := send(ctx, to, b); err != nil {
 		return err
 	}
 	for i, err := range refused {
 		w.errs[i] = fmt.Errorf("pgstore: apply: %w", err)
 	}
 	return nil
-}
-
-// level adds the statement of commits that do not meet.
-func (w *writer) level(ctx context.Context, r *round, level []int, refused map[int]error) error {
-	t := newTouches()
-	defer t.free()
-	orphans := false
-	for _, i := range level {
-		w.collect(t, i)
-		orphans = orphans || hasOrphans(&w.commits[i])
-	}
-	if orphans {
-		for _, i := range slices.Sorted(slices.Values(level)) {
-			n := i
-			if w.shapes[i].needs == nil {
-				n = -1 // nothing can be wrong with this commit
-			}
-			t.orphans(n, w.commits[i].Events)
-		}
-	}
-	if t.empty() {
-		return nil
-	}
-	stmt, args := t.statement(false)
-	return r.add(ctx, stmt, args, func(rows *pgconn.ResultReader) error {
-		return eachRefused(rows, func(n int, found stored) {
-			if err := w.shapes[n].refusal(found); err != nil {
-				refused[n] = err
-			}
-		})
-	})
 }
 
 // written are the commits of the levels that were not refused.
@@ -401,22 +389,29 @@ func (w *writer) written(levels [][]int) []*store.Commit {
 	return out
 }
 
-// collect adds a simple commit to a statement, but for its lines of no attempt.
+// collect adds a simple commit to a statement.
 func (w *writer) collect(t *touches, i int) {
-	c, shape := &w.commits[i], &w.shapes[i]
+	c, s, n := &w.commits[i], &w.shapes[i], int64(i)
 	switch {
-	case shape.put != nil:
-		t.put(i, shape.put, shape.prev, shape.claims, c)
-	case shape.id != "":
-		t.touch(i, shape.id, c)
+	case s.put != nil:
+		t.put(n, s.prev, s.claims, s.put)
+	case s.id != "":
+		t.add(n, w.home(c, s.id), s.id)
+	default:
+		n = -1 // lines of no attempt: nothing can be wrong with them
+	}
+	for j := range c.Events {
+		t.line(n, &c.Events[j])
+		t.lines[len(t.lines)-1].commit = i
+	}
+	for j := range c.Deliveries {
+		t.owed = append(t.owed, newDeliveryRow(n, t.rows[len(t.rows)-1].home, &c.Deliveries[j]))
+	}
+	if len(c.Drop) > 0 {
+		t.drop()
 	}
 }
 
 func hasOrphans(c *store.Commit) bool {
-	for i := range c.Events {
-		if c.Events[i].Attempt == "" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.Events, func(e store.Event) bool { return e.Attempt == "" })
 }

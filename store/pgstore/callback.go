@@ -35,16 +35,13 @@ func (s *Store) AckIn(ctx context.Context, row store.Delivery, fn func(ctx conte
 // fn must not end tx. An error of fn is returned as it is, and undoes everything.
 func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	const op = "acknowledge"
-	done := row.Clone()
-	done.Status, done.Error = store.DeliveryDone, ""
-	done.Normalize()
-	if err := validate(&store.Commit{Deliveries: []store.Delivery{done}}); err != nil {
+	if err := validate(&store.Commit{Deliveries: []store.Delivery{row}}); err != nil {
 		return classify(ctx, op, err)
 	}
 	if s.opts.readOnly {
 		return classify(ctx, op, store.ErrReadOnly)
 	}
-	home, err := s.heldIn(ctx, &row)
+	at, err := s.heldIn(ctx, &row)
 	if err != nil {
 		return err
 	}
@@ -61,7 +58,7 @@ func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx con
 	if err := fn(ctx, tx); err != nil {
 		return fmt.Errorf("pgstore: %s: %w", op, err)
 	}
-	err = s.acknowledge(ctx, tx, home, &row, &done)
+	err = s.acknowledge(ctx, tx, at, &row)
 	if sqlState(err) == codeSerialization {
 		// Where transactions see one snapshot the server refuses to change a row
 		// that another has changed. Was it ours?
@@ -73,42 +70,38 @@ func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx con
 	return classify(ctx, op, err)
 }
 
-// heldIn returns the row's home. It is [store.ErrConflict] unless the row is
+// heldIn returns where the row is, its home. It is [store.ErrConflict] unless the row is
 // pending, with the owner and the try that the caller knows.
-func (s *Store) heldIn(ctx context.Context, row *store.Delivery) (home []byte, err error) {
+func (s *Store) heldIn(ctx context.Context, row *store.Delivery) (at int64, err error) {
 	err = s.use(ctx, "acknowledge", func(ctx context.Context, conn *pgxpool.Conn) error {
 		var (
 			status store.DeliveryStatus
 			owner  string
 			tries  int
 		)
-		err := conn.QueryRow(ctx, `select d.home, d.status, d.owner, d.tries from attempts a join deliveries d on d.home = a.home and d.attempt = a.id
-			where a.id = $1 and d.kind = $2 and d.round = $3`, row.Attempt, row.Kind, row.Round).Scan(&home, &status, &owner, &tries)
+		err := conn.QueryRow(ctx, `select home, status, owner, tries from deliveries where attempt = $1 and kind = $2 and round = $3`,
+			row.Attempt, row.Kind, row.Round).Scan(&at, &status, &owner, &tries)
 		if errors.Is(err, pgx.ErrNoRows) || err == nil && (status != store.DeliveryPending || owner != clean(row.Owner) || tries != row.Tries) {
-			return notHeld(row)
+			return notHeld(row.DeliveryKey)
 		}
 		return err
 	})
-	return home, err
-}
-
-func notHeld(row *store.Delivery) error {
-	return fmt.Errorf("delivery %s: %w", row.DeliveryKey, store.ErrConflict)
+	return at, err
 }
 
 // acknowledge changes the row, if it is still as it was read, and commits.
-func (s *Store) acknowledge(ctx context.Context, tx pgx.Tx, home []byte, row, done *store.Delivery) error {
+func (s *Store) acknowledge(ctx context.Context, tx pgx.Tx, at int64, row *store.Delivery) error {
 	// The session is the database's own: names are qualified, and no statement is
 	// kept in it.
 	tag, err := tx.Exec(ctx, `update `+pgx.Identifier{s.opts.schema, "deliveries"}.Sanitize()+`
-		set status = 'delivered', error = '', record = $1
-		where home = $2 and attempt = $3 and kind = $4 and round = $5 and status = 'pending' and owner = $6 and tries = $7`,
-		pgx.QueryExecModeExec, store.AppendDelivery(nil, done), home, row.Attempt, string(row.Kind), row.Round, clean(row.Owner), row.Tries)
+		set status = 'delivered', error = ''
+		where home = $1 and attempt = $2 and kind = $3 and round = $4 and status = 'pending' and owner = $5 and tries = $6`,
+		pgx.QueryExecModeExec, at, row.Attempt, string(row.Kind), row.Round, clean(row.Owner), row.Tries)
 	switch {
 	case err != nil:
 		return fmt.Errorf("delivery %s: %w", row.DeliveryKey, err)
 	case tag.RowsAffected() == 0:
-		return notHeld(row)
+		return notHeld(row.DeliveryKey)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)

@@ -13,8 +13,8 @@ import (
 	"github.com/signin-engine/signin-engine/store/storetest"
 )
 
-// notDecodable is a record of a format that is none.
-const notDecodable = `'\x02'`
+// notDecodable is JSON of another shape.
+const notDecodable = `'"damaged"'`
 
 // fill stores so many attempts of one user that ended at a time, oldest first.
 func fill(t *testing.T, s *pgstore.Store, at time.Time, n int) []store.Attempt {
@@ -47,7 +47,7 @@ func TestManyDamaged(t *testing.T) {
 	long := info.Now.Add(-48 * time.Hour)
 	sound := fill(t, s, long, 2)
 	fill(t, s, long.Add(time.Second), damaged)
-	mustExec(t, dsn, `update SCHEMA.attempts set record = `+notDecodable+` where id > '`+sound[1].ID+`'`)
+	mustExec(t, dsn, `update SCHEMA.attempts set detail = `+notDecodable+` where id > '`+sound[1].ID+`'`)
 	behind := fill(t, s, long.Add(time.Minute), 1)
 
 	t.Run("Find", func(t *testing.T) {
@@ -117,7 +117,7 @@ func TestDamagedDelivery(t *testing.T) {
 		}
 		ids = append(ids, a.ID)
 	}
-	mustExec(t, dsn, `update SCHEMA.deliveries set record = `+notDecodable+` where attempt in ('`+ids[0]+`', '`+ids[1]+`')`)
+	mustExec(t, dsn, `update SCHEMA.deliveries set failure = `+notDecodable+` where attempt in ('`+ids[0]+`', '`+ids[1]+`')`)
 	rows, err := s.Claim(t.Context(), store.ClaimQuery{Owner: "bot-a", Limit: 1, Hold: time.Hour})
 	if err != nil || len(rows) != 1 || rows[0].Attempt != ids[2] {
 		t.Errorf("Claim = %+v, %v; want the third", rows, err)

@@ -19,7 +19,6 @@ const (
 	codeSerialization   = "40001"
 	codeDeadlock        = "40P01"
 	codeReadOnly        = "25006"
-	codeMoved           = "22012" // division by zero: see applySQL
 
 	classData       = "22" // a value that Postgres cannot keep
 	classConstraint = "23"
@@ -40,7 +39,7 @@ func sqlState(err error) string {
 // was ever sent.
 func again(err error) bool {
 	switch sqlState(err) {
-	case codeSerialization, codeDeadlock, codeMoved:
+	case codeSerialization, codeDeadlock:
 		return true
 	}
 	return pgconn.SafeToRetry(err) || errors.Is(err, errPooled)

@@ -180,7 +180,7 @@ func TestUnreachable(t *testing.T) {
 		"Changed": func() error { return s.Changed(t.Context(), a.ID, 1) },
 		"Purge":   func() error { _, err := s.Purge(t.Context(), a.Created, 1, false); return err },
 		"List":    func() error { _, err := s.List(t.Context(), store.Filter{}); return err },
-		"Events":  func() error { _, err := s.Events(t.Context(), store.EventFilter{}); return err },
+		"Events":  func() error { _, err := s.Events(t.Context(), store.EventFilter{Orphans: true}); return err },
 		"Counts":  func() error { _, err := s.Counts(t.Context(), a.Created); return err },
 		"Info":    func() error { _, err := s.Info(t.Context()); return err },
 		"Mark":    func() error { _, err := s.Mark(t.Context(), "m"); return err },

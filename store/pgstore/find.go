@@ -3,7 +3,6 @@ package pgstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -20,35 +18,56 @@ import (
 
 // What a row of findSQL is.
 const (
-	rowNothing  = 0
 	rowExchange = 1
 	rowOpen     = 2
 	rowEnded    = 3
 )
 
-// findSQL answers many questions in one round trip, each with the clock, the
-// attempt that an exchange id leads to, the user's open attempts and the newest
-// of the others. n is the number of the question. Key hash null: of every
-// connection with the facets that say bot and channel. Nothing is sorted but
-// what is cut off.
-var findSQL = statement{"signin_find", `
-select q.n, now(), coalesce(r.kind, 0), coalesce(r.id, ''), r.record
-from unnest($1::int4[], $2::bytea[], $3::bytea[], $4::bytea[], $5::text[], $6::int8[])
-  as q(n, exchange_hash, user_hash, key_hash, bot, most)
-left join lateral (
-  select 1 as kind, a.id, a.record
-  from exchange_ids x join attempts a on a.id = x.attempt
-  where x.hash = q.exchange_hash
+// findSQL answers many questions in one round trip, each with the attempt of the
+// user's own that an exchange id leads to, the user's open attempts and the newest
+// of the others. Nothing is sorted but what is cut off.
+var findSQL = `
+select q.n, r.*
+from ` + rowsOf("q", questionColumns) + `
+cross join lateral (
+  select 1 as kind, ` + names("a.", attemptColumns) + `
+  from exchange_ids x join attempts a on a.home = x.home and a.id = x.attempt
+  where x.home = q.home and x.exchange_id = q.exchange_id and x.app = q.app
   union all
-  select 2, a.id, a.record
+  select 2, ` + names("a.", attemptColumns) + `
   from attempts a
-  where a.user_hash = q.user_hash and a.ended is null and (a.key_hash = q.key_hash or q.key_hash is null and starts_with(a.facets, q.bot))
+  where a.home = q.home and a.user_id = q.user_id and a.channel = q.channel and a.app = q.app and a.ended is null
+    and (q.key = '' or a.connection_key = q.key)
   union all
-  (select 3, a.id, a.record
+  (select 3, ` + names("a.", attemptColumns) + `
   from attempts a
-  where a.user_hash = q.user_hash and a.ended is not null and (a.key_hash = q.key_hash or q.key_hash is null and starts_with(a.facets, q.bot))
+  where a.home = q.home and a.user_id = q.user_id and a.channel = q.channel and a.app = q.app and a.ended is not null
+    and (q.key = '' or a.connection_key = q.key)
   order by a.id desc limit q.most)
-) r on true`}
+) r`
+
+// strayedSQL is for exchange ids that are none of the user's own: it asks every
+// partition.
+var strayedSQL = `
+select q.n, r.*
+from ` + rowsOf("q", questionColumns) + `
+cross join lateral (
+  select 1 as kind, ` + names("a.", attemptColumns) + `
+  from exchange_ids x join attempts a on a.home = x.home and a.id = x.attempt
+  where x.exchange_id = q.exchange_id and x.app = q.app
+  order by x.attempt desc limit 1
+) r`
+
+var questionColumns = []column[question]{
+	value("n", "int8", func(q *question) *int64 { return &q.n }),
+	value("home", "int8", func(q *question) *int64 { return &q.home }),
+	text("exchange_id", func(q *question) *string { return &q.query.ExchangeID }),
+	text("app", func(q *question) *string { return &q.query.User.App }),
+	text("channel", func(q *question) *string { return &q.query.User.Channel }),
+	text("user_id", func(q *question) *string { return &q.query.User.User }),
+	text("key", func(q *question) *string { return &q.key }),
+	value("most", "int8", func(q *question) *int { return &q.most }),
+}
 
 // maxFinds is how many questions go to the server at once.
 const maxFinds = 256
@@ -61,13 +80,13 @@ type finder struct {
 	turn chan struct{} // holds a token; who takes it sends one query
 
 	mu    sync.Mutex
-	queue []*question
+	queue []*asked
 }
 
-// question is a read that somebody waits for. Who asks writes to it until done
-// is closed.
-type question struct {
-	query store.Query
+// asked is a read that somebody waits for. Who asks writes to it until done is
+// closed.
+type asked struct {
+	question
 	snap  store.Snapshot
 	ended []store.Attempt // go behind the open ones
 	seen  int             // rows of attempts that ended
@@ -76,6 +95,22 @@ type question struct {
 	err   error
 	over  bool // whoever asked was called off, and this is still to be asked
 	done  chan struct{}
+}
+
+// question is a query as the server gets it.
+type question struct {
+	query store.Query
+	n     int64
+	home  int64
+	key   string // the connection as it is compared; "": of every one
+	most  int
+}
+
+func newAsked(q store.Query) *asked {
+	return &asked{
+		question: question{query: q, home: home(q.User), key: strings.ToLower(q.Connection)},
+		done:     make(chan struct{}),
+	}
 }
 
 func newFinder() *finder {
@@ -93,17 +128,17 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 			return one.snap, one.err
 		}
 	}
-	one := &question{query: q, done: make(chan struct{})}
-	s.ask(ctx, []*question{one})
+	one := newAsked(q)
+	s.ask(ctx, []*asked{one})
 	return one.snap, one.err
 }
 
 // inCompany asks together with others. The error is ctx's.
-func (s *Store) inCompany(ctx context.Context, q store.Query) (*question, error) {
+func (s *Store) inCompany(ctx context.Context, q store.Query) (*asked, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	one := &question{query: q, done: make(chan struct{})}
+	one := newAsked(q)
 	f := s.finds
 	f.mu.Lock()
 	f.queue = append(f.queue, one)
@@ -130,7 +165,7 @@ const findPatience = 100 * time.Millisecond
 
 // lead sends one query, unless one has its answer, and passes the turn on, when
 // that is done or when it takes long.
-func (s *Store) lead(ctx context.Context, one *question) {
+func (s *Store) lead(ctx context.Context, one *asked) {
 	f := s.finds
 	pass := sync.OnceFunc(func() { f.turn <- struct{}{} })
 	defer pass()
@@ -141,168 +176,138 @@ func (s *Store) lead(ctx context.Context, one *question) {
 	}
 	runtime.Gosched() // whoever is about to read anyway may come along
 	f.mu.Lock()
-	asked := slices.Clone(f.queue[:min(len(f.queue), maxFinds)])
-	f.queue = slices.Delete(f.queue, 0, len(asked))
+	all := slices.Clone(f.queue[:min(len(f.queue), maxFinds)])
+	f.queue = slices.Delete(f.queue, 0, len(all))
 	f.mu.Unlock()
 	next := time.AfterFunc(findPatience, pass)
 	defer next.Stop()
-	s.ask(ctx, asked)
+	s.ask(ctx, all)
 }
 
 // forget takes a question back if it has not left.
-func (f *finder) forget(one *question) {
+func (f *finder) forget(one *asked) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.queue = slices.DeleteFunc(f.queue, func(q *question) bool { return q == one })
+	f.queue = slices.DeleteFunc(f.queue, func(q *asked) bool { return q == one })
 }
 
 // ask sends a query and settles its questions. It is bound by the context of
 // whoever asks, which is no reason to fail the others: those ask again.
-func (s *Store) ask(ctx context.Context, asked []*question) {
+func (s *Store) ask(ctx context.Context, all []*asked) {
 	err := fmt.Errorf("%w: the read panicked", store.ErrUnavailable)
 	defer func() {
-		for _, q := range asked {
+		for _, q := range all {
 			if err != nil {
 				q.snap, q.err, q.over = store.Snapshot{}, err, ctx.Err() != nil
 			}
 			close(q.done)
 		}
 	}()
-	read := func(ctx context.Context) error {
+	try := func(ctx context.Context) error {
 		return s.use(ctx, "find", func(ctx context.Context, conn *pgxpool.Conn) error {
-			return find(ctx, conn.Conn(), asked)
+			return find(ctx, conn, all)
 		})
 	}
 	// A connection that does not answer may be dead, and reading twice does no harm.
 	soon, cancel := context.WithTimeout(ctx, askAgain)
 	defer cancel()
-	if err = read(soon); err != nil && soon.Err() != nil && ctx.Err() == nil {
-		err = read(ctx)
+	if err = try(soon); err != nil && soon.Err() != nil && ctx.Err() == nil {
+		err = try(ctx)
 	}
-}
-
-// findArgs are the arguments of findSQL.
-type findArgs struct {
-	n, exchange, user, key, bot, most array
-	values                            [6][]byte
-}
-
-var findPool = sync.Pool{New: func() any {
-	return &findArgs{
-		n: array{oid: pgtype.Int4OID}, exchange: array{oid: pgtype.ByteaOID}, user: array{oid: pgtype.ByteaOID},
-		key: array{oid: pgtype.ByteaOID}, bot: array{oid: pgtype.TextOID}, most: array{oid: pgtype.Int8OID},
-	}
-}}
-
-func (f *findArgs) fill(asked []*question) [][]byte {
-	columns := [...]*array{&f.n, &f.exchange, &f.user, &f.key, &f.bot, &f.most}
-	for _, a := range columns {
-		a.reset()
-	}
-	for i, one := range asked {
-		q := &one.query
-		f.n.int4(i)
-		if q.ExchangeID != "" {
-			f.exchange.hash(hashExchange, q.User.App, q.ExchangeID)
-		} else {
-			f.exchange.null()
-		}
-		f.user.hash(hashUser, q.User.User)
-		if q.Connection != "" {
-			f.key.hash(hashKey, q.User.App, q.User.Channel, q.User.User, strings.ToLower(q.Connection))
-		} else {
-			f.key.null()
-		}
-		from := f.bot.begin()
-		f.bot.b = append(append(f.bot.b, facet(q.User.App)...), separator...)
-		f.bot.b = append(append(f.bot.b, facet(q.User.Channel)...), separator...)
-		f.bot.end(from)
-		f.most.int8(int64(q.Max() + one.more))
-	}
-	for i, a := range columns {
-		f.values[i] = a.value()
-	}
-	return f.values[:]
 }
 
 // find sends the query and reads the answers. Where records that cannot be
-// decoded have taken the place of others it asks again, for more.
-func find(ctx context.Context, conn *pgx.Conn, asked []*question) error {
-	for _, q := range asked {
+// decoded have taken the place of others it asks again, for more, and where an
+// exchange id is none of the user's own, for that.
+func find(ctx context.Context, to sender, all []*asked) error {
+	for _, q := range all {
 		q.more = 0
 	}
-	for len(asked) > 0 {
-		if err := findOnce(ctx, conn, asked); err != nil {
+	for left := all; len(left) > 0; {
+		for _, q := range left {
+			q.snap, q.ended, q.seen, q.bad, q.err = store.Snapshot{}, nil, 0, 0, nil
+		}
+		if err := put(ctx, to, findSQL, left); err != nil {
 			return err
 		}
-		var short []*question
-		for _, q := range asked {
-			if q.err == nil && q.bad > q.more && q.seen == q.query.Max()+q.more {
+		var short []*asked
+		for _, q := range left {
+			if q.err == nil && q.bad > q.more && q.seen == q.most {
 				q.more = 2 * q.bad
 				short = append(short, q)
-				continue
 			}
-			q.settle()
 		}
-		asked = short
+		left = short
+	}
+	var strayed []*asked
+	for _, q := range all {
+		if q.err == nil && q.snap.ByExchangeID == nil && q.query.ExchangeID != "" {
+			strayed = append(strayed, q)
+		}
+	}
+	if len(strayed) > 0 {
+		if err := put(ctx, to, strayedSQL, strayed); err != nil {
+			return err
+		}
+	}
+	for _, q := range all {
+		q.settle()
 	}
 	return nil
 }
 
-func findOnce(ctx context.Context, conn *pgx.Conn, asked []*question) error {
-	sd, err := findSQL.prepare(ctx, conn)
-	if err != nil {
-		return err
+// put puts the questions.
+func put(ctx context.Context, to sender, sql string, all []*asked) error {
+	rows := make([]question, len(all))
+	for i, q := range all {
+		q.n, q.most = int64(i), q.query.Max()+q.more
+		rows[i] = q.question
 	}
-	args, _ := findPool.Get().(*findArgs)
-	defer findPool.Put(args)
-	for _, q := range asked {
-		q.snap, q.ended, q.seen, q.bad, q.err = store.Snapshot{}, nil, 0, 0, nil
+	a := pgx.NamedArgs{}
+	args(a, "q", questionColumns, rows)
+	var now time.Time
+	b := clocked(&now)
+	b.Queue(sql, a).Query(func(rows pgx.Rows) error {
+		var n int64
+		var kind int
+		return read(rows, []any{&n, &kind}, attemptColumns, func(r *attemptRow) error {
+			all[n].add(kind, r)
+			return nil
+		})
+	})
+	err := send(ctx, to, b)
+	for _, q := range all {
+		q.snap.Now = now
 	}
-	rows := conn.PgConn().ExecStatement(ctx, sd, args.fill(asked), binaryFormat, binaryFormat)
-	for rows.NextRow() && err == nil {
-		r := row{values: rows.Values()}
-		n, now, kind, id, record := r.int4(), r.time(), r.int4(), r.next(), r.next()
-		if err = r.err; err == nil {
-			asked[n].add(now, kind, id, record)
-		}
-	}
-	_, closed := rows.Close()
-	return errors.Join(closed, err)
+	return err
 }
 
 // add takes a row of the answer.
-func (q *question) add(now time.Time, kind int, id, record []byte) {
-	q.snap.Now = now
-	if kind == rowNothing {
-		return
-	}
+func (q *asked) add(kind int, r *attemptRow) {
 	if kind == rowEnded {
 		q.seen++
 	}
-	a := new(store.Attempt)
-	err := a.Decode(record)
+	a, err := r.attempt()
 	switch {
 	case err != nil && (kind == rowExchange || kind == rowOpen && q.query.Connection != ""):
-		q.err = fmt.Errorf("pgstore: find: attempt %s: %w", id, err)
+		q.err = fmt.Errorf("pgstore: find: %w", err)
 	case err != nil:
-		q.snap.Corrupt = append(q.snap.Corrupt, store.Corrupt{ID: string(id), Err: err})
+		q.snap.Corrupt = append(q.snap.Corrupt, store.Corrupt{ID: r.ID, Err: err})
 		if kind == rowEnded {
 			q.bad++
 		}
 	case kind == rowExchange:
-		q.snap.ByExchangeID = a
-	case a.Key.UserKey() != q.query.User: // texts that had to be cleaned
+		q.snap.ByExchangeID = &a
 	case kind == rowOpen:
-		q.snap.Attempts = append(q.snap.Attempts, *a)
+		q.snap.Attempts = append(q.snap.Attempts, a)
 	default:
-		q.ended = append(q.ended, *a)
+		q.ended = append(q.ended, a)
 	}
 }
 
 // settle brings the answer in order: open attempts, then as many of the others
 // as were asked for, each newest first.
-func (q *question) settle() {
+func (q *asked) settle() {
 	if q.err != nil {
 		q.snap = store.Snapshot{}
 		return
@@ -314,8 +319,5 @@ func (q *question) settle() {
 }
 
 func newestFirst(attempts []store.Attempt) {
-	if len(attempts) < 2 {
-		return // sorting takes a large stack
-	}
 	slices.SortFunc(attempts, func(a, b store.Attempt) int { return strings.Compare(b.ID, a.ID) })
 }

@@ -50,7 +50,10 @@ func TestPartitions(t *testing.T) {
 	const old = "events_20200106"
 	mustExec(t, dsn, fmt.Sprintf(`create table SCHEMA.%s partition of SCHEMA.events for values from ('%s') to ('%s')`,
 		old, monday.Format(time.RFC3339), monday.AddDate(0, 0, 7).Format(time.RFC3339)))
-	a := insertOne(t, s)
+	a := storetest.NewAttempt(monday.AddDate(0, 0, 1), "29:x", "graph")
+	if err := s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}}})[0]; err != nil {
+		t.Fatal(err)
+	}
 	mustExec(t, dsn, `update SCHEMA.attempts set born = '2020-01-07 00:00:00+00'`)
 	done := storetest.Next(a, store.Failed, info.Now.Add(-time.Hour))
 	line := storetest.Line(&done, a.State)

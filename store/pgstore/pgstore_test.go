@@ -64,7 +64,7 @@ func harness(t *testing.T) storetest.Harness {
 func damage(dsn string) func(*testing.T, string) {
 	return func(t *testing.T, id string) {
 		t.Helper()
-		mustExec(t, dsn, `update SCHEMA.attempts set record = `+notDecodable+` where id = '`+id+`'`)
+		mustExec(t, dsn, `update SCHEMA.attempts set detail = `+notDecodable+` where id = '`+id+`'`)
 	}
 }
 
@@ -72,7 +72,7 @@ func damage(dsn string) func(*testing.T, string) {
 func damageDelivery(dsn string) func(*testing.T, store.DeliveryKey) {
 	return func(t *testing.T, k store.DeliveryKey) {
 		t.Helper()
-		mustExec(t, dsn, fmt.Sprintf(`update SCHEMA.deliveries set record = %s where attempt = '%s' and kind = '%s' and round = %d`,
+		mustExec(t, dsn, fmt.Sprintf(`update SCHEMA.deliveries set failure = %s where attempt = '%s' and kind = '%s' and round = %d`,
 			notDecodable, k.Attempt, k.Kind, k.Round))
 	}
 }

@@ -229,10 +229,10 @@ func (s *Store) tryWrite(ctx context.Context) error {
 	defer cancel()
 	mark := store.Mark{Name: "probe " + rand.Text(), Version: 1, Value: make([]byte, trySize)}
 	_, _ = rand.Read(mark.Value) // never fails, by its contract; it cannot be compressed
-	err := s.applyAlone(short, &store.Commit{Marks: []store.Mark{mark}})
+	err := s.applyOne(short, store.Commit{Marks: []store.Mark{mark}})
 	if err == nil {
 		// Should this fail, retention takes it.
-		_ = s.applyAlone(short, &store.Commit{Marks: []store.Mark{{Name: mark.Name, Version: 2, Gone: true}}})
+		_ = s.applyOne(short, store.Commit{Marks: []store.Mark{{Name: mark.Name, Version: 2, Gone: true}}})
 	} else if short.Err() != nil {
 		return fmt.Errorf("%w: a write has no answer within %s", store.ErrUnavailable, tryTimeout)
 	}

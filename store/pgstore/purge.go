@@ -3,7 +3,6 @@ package pgstore
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,116 +12,117 @@ import (
 )
 
 const (
-	// purgeBatch is how many attempts one transaction deletes.
-	purgeBatch = 500
-	// partitionLockTimeout bounds the wait for a table that others use: they
-	// queue behind us meanwhile.
-	partitionLockTimeout = "200ms"
+	// purgeBatch is how many attempts, lines or marks one transaction deletes.
+	purgeBatch = 1000
+	// clockSlack is by how much the time of an id may differ from the time at
+	// which its row was inserted.
+	clockSlack = time.Hour
 )
 
-// quietly changes a table if it can be had at once. What the server refuses is
-// not worth failing for.
-func quietly(ctx context.Context, q querier, sql string) error {
-	_, err := q.Exec(ctx, `begin; set local lock_timeout = '`+partitionLockTimeout+`'; `+sql+`; commit`, pgx.QueryExecModeSimpleProtocol)
-	if err == nil {
-		return nil
-	}
-	_, back := q.Exec(ctx, `rollback`, pgx.QueryExecModeSimpleProtocol)
-	if sqlState(err) != "" && back == nil {
-		return nil
-	}
-	return errors.Join(err, back)
+var (
+	// oldSQL reads attempts that ended before a time, the oldest first.
+	oldSQL = `
+select ended, ` + names("", attemptColumns) + ` from attempts
+where ended < @before and ended >= @ended and (ended, id) > (@ended, @id)
+order by ended, id limit @limit`
+
+	// purgeSQL deletes attempts with all that is theirs, but for those that
+	// somebody else is at: another purge.
+	purgeSQL = `
+with old as materialized (
+  select a.home, a.id, a.born from ` + rowsOf("p", placeColumns) + ` join attempts a on a.home = p.home and a.id = p.id
+  where a.ended < @before
+  for update of a skip locked
+), d as (
+  delete from deliveries d using old where d.home = old.home and d.attempt = old.id
+), e as (
+  delete from events e using old where e.home = old.home and e.attempt = old.id and e.born = old.born
+), x as (
+  delete from exchange_ids x using old where x.home = old.home and x.attempt = old.id
+)
+delete from attempts a using old where a.home = old.home and a.id = old.id
+returning a.id`
+)
+
+// restSQL delete what belongs to no attempt, a batch at a time.
+var restSQL = []string{
+	`delete from events e using (
+  select born, seq from events where attempt = '' and at < @before order by at limit @limit for update skip locked
+) o where e.attempt = '' and e.born = o.born and e.seq = o.seq`,
+	`delete from marks where hash in (select hash from marks where expires <= now() limit @limit for update skip locked)`,
+	`delete from marks where hash in (select hash from marks where created < @before limit @limit for update skip locked)`,
 }
 
-// oldSQL finds the lowest ids among those that ended first: what it costs follows
-// neither from what is kept nor from what is still to go.
-const oldSQL = `
-with old as materialized (
-  select id from attempts where ended < $1 and id <> all ($3) order by ended limit 10000
-)
-select a.id, a.record from attempts a join (select id from old order by id limit $2) old on a.id = old.id
-order by a.id`
-
-const purgeSQL = `
-with gone as (
-  delete from attempts
-  where id = any ($2) and ended < $1
-  returning id, home, born
-), d as (
-  delete from deliveries d using gone where d.home = gone.home and d.attempt = gone.id
-), e as (
-  delete from events e using gone where e.attempt = gone.id and e.born = gone.born
-), x as (
-  delete from exchange_ids x using gone where x.attempt = gone.id
-)
-select id from gone`
-
 // Purge deletes what is old, in transactions of bounded size; see
-// [store.Store]. Then it drops the audit trail's partitions that have ended
-// before the time and whose attempts have all gone, and makes new ones.
+// [store.Store]. When no attempt is left to go it drops the audit trail's
+// partitions that have ended before the time and whose attempts have all gone.
+// Several may be at it: each passes over what another has.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error) {
 	before = store.Time(before)
-	if dry {
-		return s.countEnded(ctx, before, limit)
-	}
-	total := 0
-	kept := []string{} // records that cannot be decoded
+	total, last := 0, oldRow{}
 	for limit <= 0 || total < limit {
 		n := purgeBatch
 		if limit > 0 {
 			n = min(n, limit-total)
 		}
-		old, err := s.endedBefore(ctx, before, n, kept)
+		read, sound, err := s.endedBefore(ctx, before, &last, n)
 		if err != nil {
 			return total, err
 		}
-		var ids []string
-		for _, r := range old {
-			if r.err != nil {
-				kept = append(kept, r.id)
-			} else {
-				ids = append(ids, r.id)
+		if dry {
+			total += len(sound)
+		} else {
+			gone, err := s.purgeAttempts(ctx, before, sound)
+			total += len(gone)
+			s.notify.Wake(gone...)
+			if err != nil {
+				return total, err
 			}
 		}
-		gone, err := s.purgeAttempts(ctx, before, ids)
-		total += len(gone)
-		s.notify.Wake(gone...)
-		if err != nil {
-			return total, err
-		}
-		if len(old) < n {
-			break
+		if read < n {
+			return total, s.purgeRest(ctx, before, dry)
 		}
 	}
-	return total, s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
-		if err := dropPartitions(ctx, conn, before); err != nil {
-			return err
-		}
-		var b pgx.Batch
-		b.Queue(`delete from events where attempt = '' and at < $1`, before)
-		b.Queue(`delete from marks where expires <= now() or created < $1`, before)
-		return conn.SendBatch(ctx, &b).Close()
-	})
+	return total, nil
 }
 
-func (s *Store) endedBefore(ctx context.Context, before time.Time, n int, except []string) (old []record, err error) {
-	err = s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, oldSQL, before, n, except)
+// oldRow is where a batch ended.
+type oldRow struct {
+	ended time.Time
+	id    string
+}
+
+// endedBefore reads the next batch behind last, and moves that on. Records that
+// cannot be decoded are not among the sound ones.
+func (s *Store) endedBefore(ctx context.Context, before time.Time, last *oldRow, n int) (all int, sound []attemptRow, err error) {
+	begin := *last
+	err = s.useLong(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, oldSQL, pgx.NamedArgs{"before": before, "ended": begin.ended, "id": begin.id, "limit": n})
 		if err != nil {
 			return err
 		}
-		old, err = readRecords(rows)
-		return err
+		all, sound = 0, nil
+		var ended time.Time
+		return read(rows, []any{&ended}, attemptColumns, func(r *attemptRow) error {
+			all++
+			*last = oldRow{ended, r.ID}
+			if _, bad := r.attempt(); bad == nil {
+				sound = append(sound, attemptRow{Attempt: store.Attempt{ID: r.ID}, home: r.home})
+			}
+			return nil
+		})
 	})
-	return old, err
+	return all, sound, err
 }
 
-func (s *Store) purgeAttempts(ctx context.Context, before time.Time, ids []string) (gone []string, err error) {
-	if len(ids) == 0 {
+func (s *Store) purgeAttempts(ctx context.Context, before time.Time, old []attemptRow) (gone []string, err error) {
+	if len(old) == 0 {
 		return nil, nil
 	}
-	err = s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, purgeSQL, before, ids)
+	a := pgx.NamedArgs{"before": before}
+	args(a, "p", placeColumns, old)
+	err = s.useLong(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, purgeSQL, a)
 		if err != nil {
 			return err
 		}
@@ -132,81 +132,81 @@ func (s *Store) purgeAttempts(ctx context.Context, before time.Time, ids []strin
 	return gone, err
 }
 
-// countEnded counts what a purge would delete. It has to look at each record,
-// batch by batch.
-func (s *Store) countEnded(ctx context.Context, before time.Time, limit int) (int, error) {
-	type place struct {
-		ended time.Time
-		id    string
-		sound bool
+func (s *Store) purgeRest(ctx context.Context, before time.Time, dry bool) error {
+	if dry {
+		return nil
 	}
-	total := 0
-	for last := (place{}); ; {
-		var batch []place
-		err := s.use(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
-			rows, err := conn.Query(ctx, `select ended, id, record from attempts
-				where ended < $1 and (ended, id) > ($2, $3) order by ended, id limit $4`, before, last.ended, last.id, purgeBatch)
+	for _, sql := range restSQL {
+		for more := true; more; {
+			err := s.useLong(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
+				tag, err := conn.Exec(ctx, sql, pgx.NamedArgs{"before": before, "limit": purgeBatch})
+				more = tag.RowsAffected() == purgeBatch
+				return err
+			})
 			if err != nil {
 				return err
 			}
-			batch, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p place, err error) {
-				var b []byte
-				if err = row.Scan(&p.ended, &p.id, &b); err == nil {
-					_, bad := store.DecodeAttempt(b)
-					p.sound = bad == nil
-				}
-				return p, err
-			})
-			return err
-		})
-		if err != nil {
-			return total, err
-		}
-		for _, last = range batch {
-			if last.sound {
-				total++
-			}
-		}
-		switch {
-		case limit > 0 && total >= limit:
-			return limit, nil
-		case len(batch) < purgeBatch:
-			return total, nil
 		}
 	}
+	return s.dropPartitions(ctx, before)
 }
 
 // dropPartitions drops the weeks that lie before the time and have no attempt
 // left, nor a line of no attempt that is to stay. An attempt is born by the
-// server's clock, so none comes to a week that is over.
-func dropPartitions(ctx context.Context, q querier, before time.Time) error {
-	rows, err := q.Query(ctx, `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-		where i.inhparent = 'events'::regclass and c.relname ~ '^events_[0-9]{8}$' order by 1`)
+// server's clock, so none comes to a week that is over. A week that others use,
+// or that the role may not drop, stays: the next purge may do it.
+func (s *Store) dropPartitions(ctx context.Context, before time.Time) error {
+	tables, err := s.emptyWeeks(ctx, before)
 	if err != nil {
 		return err
 	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		week, err := time.Parse("events_20060102", name)
-		if err != nil || week.Add(partitionSpan).After(before) {
-			continue
-		}
-		var used bool
-		table := pgx.Identifier{name}.Sanitize()
-		err = q.QueryRow(ctx, `select exists (select from attempts where born >= $1 and born < $2)
-			or exists (select from `+table+` where attempt = '' and at >= $3)`, week, week.Add(partitionSpan), before).Scan(&used)
-		if err != nil {
+	for _, table := range tables {
+		err := s.useTx(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
+			if _, err := conn.Exec(ctx, `select set_config('lock_timeout', $1, true)`, milliseconds(quick)); err != nil {
+				return err
+			}
+			_, err := conn.Exec(ctx, `drop table `+pgx.Identifier{table}.Sanitize())
 			return err
-		}
-		if used {
-			continue
-		}
-		if err := quietly(ctx, q, `drop table `+table); err != nil {
+		})
+		if err != nil && sqlState(err) == "" {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *Store) emptyWeeks(ctx context.Context, before time.Time) (empty []string, err error) {
+	err = s.useLong(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
+		empty = nil
+		rows, err := conn.Query(ctx, `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+			where i.inhparent = 'events'::regclass and c.relname ~ '^events_[0-9]{8}$' order by 1`)
+		if err != nil {
+			return err
+		}
+		tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		for _, table := range tables {
+			week, err := time.Parse(partitionName, table)
+			if err != nil || week.Add(partitionSpan).After(before) {
+				continue
+			}
+			// It asks the whole trail: the role may have no right to a part of it.
+			var used bool
+			end := week.Add(partitionSpan)
+			err = conn.QueryRow(ctx, `select exists (select from attempts where id >= @first and id < @last and born >= @week and born < @end)
+				or exists (select from events where attempt = '' and at >= @before and born >= @week and born < @end)`, pgx.NamedArgs{
+				"first": firstID(week.Add(-clockSlack)), "last": firstID(end.Add(clockSlack)), "week": week, "end": end, "before": before,
+			}).Scan(&used)
+			if err != nil {
+				return err
+			}
+			if !used {
+				empty = append(empty, table)
+			}
+		}
+		return nil
+	})
+	return empty, err
 }

@@ -11,28 +11,33 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Get returns one attempt; see [store.Store].
+// Get returns one attempt; see [store.Store]. It knows no user, and asks every
+// partition.
 func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	var snap store.Snapshot
 	err := s.use(ctx, "get", func(ctx context.Context, conn *pgxpool.Conn) error {
-		var record []byte
-		err := conn.QueryRow(ctx, `select now(), a.record from (select) one left join attempts a on a.id = $1`, clean(id)).Scan(&snap.Now, &record)
-		if err != nil {
+		snap = store.Snapshot{}
+		b := clocked(&snap.Now)
+		b.Queue(`select `+names("", attemptColumns)+` from attempts where id = @id limit 1`, pgx.NamedArgs{"id": clean(id)}).Query(func(rows pgx.Rows) error {
+			return read(rows, nil, attemptColumns, func(r *attemptRow) error {
+				a, err := r.attempt()
+				if err == nil && a.ID == id {
+					snap.Attempts = []store.Attempt{a}
+				}
+				return err
+			})
+		})
+		if err := send(ctx, conn, b); err != nil {
 			return err
 		}
-		snap.Now = store.Time(snap.Now)
-		if record == nil || clean(id) != id {
+		if len(snap.Attempts) == 0 {
 			return fmt.Errorf("attempt %q: %w", id, store.ErrNotFound)
 		}
-		a, err := store.DecodeAttempt(record)
-		if err != nil {
-			return err
-		}
-		snap.Attempts = []store.Attempt{a}
 		return nil
 	})
 	return snap, err
@@ -42,14 +47,10 @@ func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
 func (s *Store) Mark(ctx context.Context, name string) (store.Mark, error) {
 	m := store.Mark{Name: name}
 	err := s.use(ctx, "mark", func(ctx context.Context, conn *pgxpool.Conn) error {
-		var expires *time.Time
 		err := conn.QueryRow(ctx, `select version, expires, value from marks where hash = $1 and (expires is null or expires > now())`,
-			appendHash(nil, hashMark, name)).Scan(&m.Version, &expires, &m.Value)
-		switch {
-		case errors.Is(err, pgx.ErrNoRows):
+			markHash(name)).Scan(&m.Version, (*maybeTime)(&m.Expires), &m.Value)
+		if errors.Is(err, pgx.ErrNoRows) {
 			return store.ErrNotFound
-		case err == nil && expires != nil:
-			m.Expires = store.Time(*expires)
 		}
 		return err
 	})
@@ -67,10 +68,6 @@ func (s *Store) versionOf(ctx context.Context, id string) (version int64, err er
 	return version, err
 }
 
-// deliveryColumns are what readDeliveries reads: what the outbox changes counts as
-// its columns say, the record has the rest.
-const deliveryColumns = `d.attempt, d.kind, d.round, d.record, d.status, d.tries, d.owner, d.next_at, d.error`
-
 // corruptDelivery is a row that cannot be decoded.
 type corruptDelivery struct {
 	key store.DeliveryKey
@@ -78,28 +75,12 @@ type corruptDelivery struct {
 }
 
 func readDeliveries(rows pgx.Rows) (good []store.Delivery, bad []corruptDelivery, err error) {
-	var (
-		key            store.DeliveryKey
-		record         []byte
-		status         store.DeliveryStatus
-		tries          int
-		owner, problem string
-		next           time.Time
-	)
-	_, err = pgx.ForEachRow(rows, []any{&key.Attempt, &key.Kind, &key.Round, &record, &status, &tries, &owner, &next, &problem}, func() error {
-		d, err := store.DecodeDelivery(record)
-		if err != nil {
-			bad = append(bad, corruptDelivery{key, fmt.Errorf("delivery %s: %w", key, err)})
-			return nil
+	err = read(rows, nil, deliveryColumns, func(r *deliveryRow) error {
+		if d, err := r.delivery(); err != nil {
+			bad = append(bad, corruptDelivery{r.DeliveryKey, err})
+		} else {
+			good = append(good, d)
 		}
-		d.Status, d.Tries, d.NextAt = status, tries, store.Time(next)
-		if clean(d.Owner) != owner {
-			d.Owner = owner
-		}
-		if clean(d.Error) != problem {
-			d.Error = problem
-		}
-		good = append(good, d)
 		return nil
 	})
 	return good, bad, err
@@ -108,22 +89,28 @@ func readDeliveries(rows pgx.Rows) (good []store.Delivery, bad []corruptDelivery
 // List is the operator's list; see [store.Store].
 func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	var page store.Page
-	err := s.use(ctx, "list", func(ctx context.Context, conn *pgxpool.Conn) error {
+	err := s.useLong(ctx, "list", func(ctx context.Context, conn *pgxpool.Conn) error {
 		page = store.Page{}
-		if err := conn.QueryRow(ctx, `select now()`).Scan(&page.Now); err != nil {
+		for _, text := range []*string{&f.IDPrefix, &f.User, &f.Connection, &f.Tenant, &f.Conversation, &f.Activity, &f.FailureCode, &f.Platform, &f.Instance, &f.Cursor} {
+			*text = clean(*text)
+		}
+		on, err := list(ctx, conn, f, &page)
+		if err != nil || len(on) == 0 {
 			return err
 		}
-		page.Now = store.Time(page.Now)
-		ids, err := list(ctx, conn, f, &page)
-		if err != nil || len(ids) == 0 {
+		a := pgx.NamedArgs{}
+		args(a, "p", placeColumns, on)
+		var b pgx.Batch
+		b.Queue(`select `+names("d.", deliveryColumns)+` from `+rowsOf("p", placeColumns)+`
+			join deliveries d on d.home = p.home and d.attempt = p.id order by d.attempt desc, d.kind, d.round`, a).Query(func(rows pgx.Rows) error {
+			good, bad, err := readDeliveries(rows)
+			page.Deliveries = good
+			for _, c := range bad {
+				page.Corrupt = append(page.Corrupt, store.Corrupt{ID: c.key.Attempt, Err: c.err})
+			}
 			return err
-		}
-		good, bad, err := deliveriesOf(ctx, conn, ids)
-		page.Deliveries = good
-		for _, c := range bad {
-			page.Corrupt = append(page.Corrupt, store.Corrupt{ID: c.key.Attempt, Err: c.err})
-		}
-		return err
+		})
+		return look(ctx, conn, &page.Now, &b)
 	})
 	if err != nil {
 		return store.Page{}, err
@@ -131,41 +118,50 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	return page, nil
 }
 
+// placeColumns say where an attempt is.
+var placeColumns = attemptColumns[:2]
+
 // maxCorrupt ends a page that finds little else.
 const maxCorrupt = 1000
 
-// list fills the page and returns its ids. It asks again while rows come that
-// the filter, looking closer, does not match, or that cannot be decoded.
-func list(ctx context.Context, conn *pgxpool.Conn, f store.Filter, page *store.Page) (ids []string, err error) {
+// list fills the page and returns where its attempts are. It asks again while
+// rows come that the filter, looking closer, does not match, or that cannot be
+// decoded.
+func list(ctx context.Context, to sender, f store.Filter, page *store.Page) (on []attemptRow, err error) {
 	for {
-		sql, args := listSQL(&f)
-		rows, err := conn.Query(ctx, sql, args...)
-		if err != nil {
+		sql, a := listSQL(&f)
+		var found []attemptRow
+		var b pgx.Batch
+		b.Queue(sql, a).Query(func(rows pgx.Rows) error {
+			return read(rows, nil, attemptColumns, func(r *attemptRow) error {
+				found = append(found, *r)
+				return nil
+			})
+		})
+		if err := look(ctx, to, &page.Now, &b); err != nil {
 			return nil, err
 		}
-		found, err := readRecords(rows)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range found {
-			f.Cursor = r.id
+		for i := range found {
+			r := &found[i]
+			f.Cursor = r.ID
+			a, err := r.attempt()
 			switch {
-			case r.err != nil:
-				page.Corrupt = append(page.Corrupt, store.Corrupt{ID: r.id, Err: r.err})
-			case f.Match(&r.attempt) && len(ids) == f.Max():
-				endPage(page, ids[len(ids)-1])
-				return ids, nil
-			case f.Match(&r.attempt):
-				page.Attempts = append(page.Attempts, r.attempt)
-				ids = append(ids, r.id)
+			case err != nil:
+				page.Corrupt = append(page.Corrupt, store.Corrupt{ID: r.ID, Err: err})
+			case f.Match(&a) && len(on) == f.Max():
+				endPage(page, on[len(on)-1].ID)
+				return on, nil
+			case f.Match(&a):
+				page.Attempts = append(page.Attempts, a)
+				on = append(on, *r)
 			}
 			if len(page.Corrupt) == maxCorrupt {
-				endPage(page, r.id)
-				return ids, nil
+				endPage(page, r.ID)
+				return on, nil
 			}
 		}
 		if len(found) <= f.Max() {
-			return ids, nil
+			return on, nil
 		}
 	}
 }
@@ -177,107 +173,110 @@ func endPage(page *store.Page, id string) {
 	page.Corrupt = slices.DeleteFunc(page.Corrupt, func(c store.Corrupt) bool { return c.ID < id })
 }
 
-// record is an attempt as it was read, or why it could not be.
-type record struct {
-	id      string
-	attempt store.Attempt
-	err     error
-}
+// slack is by how much the time of an id may differ from the time that the
+// attempt was created at.
+const slack = time.Minute
 
-// readRecords reads rows of id and record.
-func readRecords(rows pgx.Rows) ([]record, error) {
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r record, err error) {
-		var b []byte
-		if err = row.Scan(&r.id, &b); err == nil {
-			r.attempt, r.err = store.DecodeAttempt(b)
-		}
-		return r, err
-	})
-}
-
-func deliveriesOf(ctx context.Context, conn *pgxpool.Conn, ids []string) (good []store.Delivery, bad []corruptDelivery, err error) {
-	rows, err := conn.Query(ctx, `select `+deliveryColumns+` from attempts a
-		join deliveries d on d.home = a.home and d.attempt = a.id
-		where a.id = any($1) order by a.id desc, d.kind, d.round`, ids)
-	if err != nil {
-		return nil, nil, err
+// listSQL is the query of a filter, newest attempt first: what is open and what
+// has ended, each in the order of an index that begins with what is asked for, so
+// that it ends with the page. It may let through what the filter does not match,
+// never keep back what it does.
+func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
+	a := pgx.NamedArgs{"limit": f.Max() + 1} // one more says that there is a next page
+	var where []string
+	add := func(name string, value any, cond string) {
+		a[name] = value
+		where = append(where, cond)
 	}
-	return readDeliveries(rows)
-}
-
-// listSQL is the query of a filter. It may let through what the filter does
-// not match (texts that had to be cleaned), never keep back what it does.
-func listSQL(f *store.Filter) (string, []any) {
-	var (
-		where []string
-		args  []any
-	)
-	add := func(cond string, arg any) {
-		args = append(args, arg)
-		where = append(where, strings.ReplaceAll(cond, "?", fmt.Sprintf("$%d", len(args))))
-	}
-	text := func(cond, value string) {
+	equal := func(column, value string) {
 		if value != "" {
-			add(cond, clean(value))
+			add(column, value, fmt.Sprintf("a.%[1]s = @%[1]s and a.%[1]s <> ''", column))
 		}
 	}
-	one := func(n int, value string) {
-		if value != "" {
-			add(facetColumn(n)+" = ?", facet(value))
+	when := func(name string, at time.Time, cond string, id time.Time, idCond string) {
+		if !at.IsZero() {
+			add(name, at, cond)
+			add(name+"_id", firstID(id), idCond)
 		}
 	}
-	when := func(cond string, t time.Time) {
-		if !t.IsZero() {
-			add(cond, t)
-		}
-	}
-	text("id >= ?", f.IDPrefix)
-	if f.IDPrefix != "" && f.IDPrefix == clean(f.IDPrefix) {
-		add("starts_with(id, ?)", f.IDPrefix)
+	if f.IDPrefix != "" {
+		add("prefix", f.IDPrefix, "a.id >= @prefix and starts_with(a.id, @prefix)")
 		if end := after(f.IDPrefix); end != "" {
-			add("id < ?", end)
+			add("prefix_end", end, "a.id < @prefix_end")
 		}
 	}
-	text("id < ?", f.Cursor)
+	if f.Cursor != "" {
+		add("cursor", f.Cursor, "a.id < @cursor")
+	}
 	if f.User != "" {
-		args = append(args, userHash(f.User), fold(f.User))
-		// Each of the three has an index of its own.
-		where = append(where, fmt.Sprintf(`id = any (array(
-			select id from attempts where user_hash = $%[1]d and ended is null
-			union all select id from attempts where user_hash = $%[1]d and ended is not null
-			union all select id from attempts where user_aad <> '' and user_aad = $%[2]d))`, len(args)-1, len(args)))
+		add("user", f.User, `(a.user_id = @user or lower(a.user_aad) = lower(@user::text collate "C"))`)
 	}
-	if f.OpenOnly() {
-		where = append(where, "ended is null")
-	}
-	if f.Owed {
-		where = append(where, `id in (select attempt from deliveries where status = 'pending'
-			union all select attempt from deliveries where status in ('dead', 'undeliverable'))`)
-	}
-	if len(f.States) > 0 {
-		add("state = any(?)", f.States)
-	}
-	one(facetApp, f.App)
-	one(facetTenant, f.Tenant)
-	one(facetConversation, f.Conversation)
-	one(facetReason, string(f.Reason))
-	one(facetFailure, f.FailureCode)
-	one(facetMethod, string(f.Method))
-	one(facetPlatform, f.Platform)
-	one(facetInstance, f.Instance)
 	if f.Connection != "" && isASCII(f.Connection) {
-		add("lower("+facetColumn(facetConnection)+") = ?", facet(strings.ToLower(f.Connection)))
+		equal("connection_key", strings.ToLower(f.Connection))
 	}
-	when("created >= ?", f.Since)
-	when("created < ?", f.Until)
-	when("entered >= ?", f.EnteredSince)
-	when("entered < ?", f.EnteredUntil)
-	sql := "select id, record from attempts"
-	if len(where) > 0 {
-		sql += " where " + strings.Join(where, " and ")
+	equal("tenant", f.Tenant)
+	equal("conversation_id", f.Conversation)
+	equal("reason", string(f.Reason))
+	equal("failure_code", f.FailureCode)
+	equal("method", string(f.Method))
+	equal("platform", f.Platform)
+	equal("lease_owner", f.Instance)
+	if f.Activity != "" {
+		add("activity", f.Activity, `(a.activity_id = @activity and a.activity_id <> '' or a.card_activity_id = @activity and a.card_activity_id <> '')`)
 	}
-	args = append(args, f.Max()+1) // one more says that there is a next page
-	return sql + fmt.Sprintf(" order by id desc limit $%d", len(args)), args
+	when("since", f.Since, "a.created >= @since", f.Since.Add(-slack), "a.id >= @since_id")
+	when("until", f.Until, "a.created < @until", f.Until.Add(slack), "a.id < @until_id")
+	when("entered", f.EnteredUntil, "a.entered < @entered", f.EnteredUntil.Add(slack), "a.id < @entered_id")
+	open, ended := statesOf(f)
+	from, order := "attempts a", "a.id"
+	if f.Owed {
+		from, order = "("+owedSQL(f)+") o join attempts a on a.home = o.home and a.id = o.attempt", "o.attempt"
+	}
+	var halves []string
+	half := func(cond string) {
+		halves = append(halves, fmt.Sprintf("(select %s from %s where %s order by %s desc limit @limit)",
+			names("a.", attemptColumns), from, strings.Join(append(slices.Clone(where), cond), " and "), order))
+	}
+	switch {
+	case len(f.States) == 0:
+		half("a.ended is null")
+	case len(open) > 0:
+		a["open"] = open
+		half("a.ended is null and a.state = any (@open)")
+	}
+	switch {
+	case f.Open, len(f.States) > 0 && len(ended) == 0:
+	case len(ended) == 1:
+		a["ended"] = ended[0]
+		half("a.ended is not null and a.state = @ended")
+	default:
+		half("a.ended is not null")
+	}
+	if len(halves) == 0 {
+		half("false")
+	}
+	return "select * from (" + strings.Join(halves, " union all ") + ") a order by id desc limit @limit", a
+}
+
+// owedSQL are the attempts with a delivery that is owed, newest first.
+func owedSQL(f *store.Filter) string {
+	sql := "select distinct on (d.attempt) d.home, d.attempt from deliveries d where d.status in ('pending', 'dead', 'undeliverable')"
+	if f.Cursor != "" {
+		sql += " and d.attempt < @cursor"
+	}
+	return sql + " order by d.attempt desc"
+}
+
+// statesOf are the states that the filter names.
+func statesOf(f *store.Filter) (open, ended []string) {
+	for _, s := range f.States {
+		if s.Terminal() {
+			ended = append(ended, string(s))
+		} else {
+			open = append(open, string(s))
+		}
+	}
+	return open, slices.Compact(ended)
 }
 
 // after is the smallest text behind all that begin with prefix, "" for none.
@@ -293,138 +292,96 @@ func isASCII(s string) bool {
 	return !slices.ContainsFunc([]byte(s), func(b byte) bool { return b >= 0x80 })
 }
 
-// Events returns audit lines; see [store.Store].
+// firstID is a bound below every ULID of a time, and of later times.
+func firstID(at time.Time) string {
+	var id ulid.ULID
+	_ = id.SetTime(min(uint64(max(at.UnixMilli(), 0)), ulid.MaxTime())) // no error: within its bounds
+	return id.String()
+}
+
+// Events returns the lines of an attempt, or those of none; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
-	var out []store.Event
-	err := s.use(ctx, "events", func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-		switch {
-		case f.Attempt != "":
-			// Where the attempt was born its lines are: one partition.
-			out, err = readEvents(ctx, conn, &f, `select attempt, seq, lines from events
-				where attempt = $1 and born = (select a.born from attempts a where a.id = $1 limit 1) and seq > $2 and at >= $3
-				order by seq limit $4`, clean(f.Attempt), f.After, f.Since, f.Max())
-		case f.Orphans:
-			out, err = readEvents(ctx, conn, &f, `select attempt, seq, lines from events
-				where attempt = '' and seq > $1 and at >= $2 order by seq limit $3`, f.After, f.Since, f.Max())
-		default:
-			out, err = allEvents(ctx, conn, &f)
+	a := pgx.NamedArgs{"attempt": clean(f.Attempt), "after": f.After, "since": f.Since, "limit": f.Max()}
+	// Where the attempt was born its lines are: one partition.
+	where := `e.born = (select a.born from attempts a where a.id = @attempt limit 1) and e.seq > @after`
+	switch {
+	case f.Orphans:
+		// The lines since a time are few, and so are the older ones not read.
+		a["attempt"] = ""
+		where = `e.seq > @after`
+		if !f.Since.IsZero() {
+			where += ` and e.seq >= (select min(seq) from (select seq from events where attempt = '' and at >= @since offset 0) since)`
 		}
-		return err
-	})
-	if err != nil {
-		return nil, err
+	case f.Attempt == "":
+		return nil, classify(ctx, "events", fmt.Errorf("of neither an attempt nor none: %w", store.ErrInvalid))
 	}
-	return out, nil
-}
-
-// eachLine reads rows of audit lines.
-func eachLine(rows pgx.Rows, fn func([]store.Event) error) error {
-	var (
-		attempt string
-		seq     int64
-		packed  []byte
-	)
-	_, err := pgx.ForEachRow(rows, []any{&attempt, &seq, &packed}, func() error {
-		lines, err := readLines(attempt, seq, packed)
-		if err != nil {
+	var out []store.Event
+	err := s.useLong(ctx, "events", func(ctx context.Context, conn *pgxpool.Conn) (err error) {
+		var now time.Time
+		var b pgx.Batch
+		b.Queue(`select e.seq, `+names("e.", eventColumns)+` from events e
+			where e.attempt = @attempt and e.at >= @since and `+where+` order by e.seq limit @limit`, a).Query(func(rows pgx.Rows) error {
+			out, err = readEvents(rows)
 			return err
-		}
-		return fn(lines)
+		})
+		return look(ctx, conn, &now, &b)
 	})
-	return err
-}
-
-func readEvents(ctx context.Context, conn *pgxpool.Conn, f *store.EventFilter, sql string, args ...any) ([]store.Event, error) {
-	rows, err := conn.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
-	var out []store.Event
-	err = eachLine(rows, func(lines []store.Event) error {
-		for i := range lines {
-			if lines[i].Seq > f.After && !lines[i].Time.Before(f.Since) {
-				out = append(out, lines[i])
-			}
-		}
-		return nil
-	})
-	return out[:min(len(out), f.Max())], err
-}
-
-// allEvents scans every line and keeps the first Limit of them by time.
-func allEvents(ctx context.Context, conn *pgxpool.Conn, f *store.EventFilter) ([]store.Event, error) {
-	rows, err := conn.Query(ctx, `select attempt, seq, lines from events where at >= $1`, f.Since)
-	if err != nil {
-		return nil, err
-	}
-	var out []store.Event
-	cut := func() {
-		slices.SortFunc(out, byTime)
-		out = out[:min(len(out), f.Max())]
-	}
-	err = eachLine(rows, func(lines []store.Event) error {
-		for i := range lines {
-			if !lines[i].Time.Before(f.Since) {
-				out = append(out, lines[i])
-			}
-		}
-		if len(out) > 2*f.Max()+store.DefaultEventLimit {
-			cut()
-		}
-		return nil
-	})
-	cut()
 	return out, err
 }
 
-func byTime(a, b store.Event) int {
-	if c := a.Time.Compare(b.Time); c != 0 {
-		return c
-	}
-	if c := strings.Compare(a.Attempt, b.Attempt); c != 0 {
-		return c
-	}
-	return int(a.Seq - b.Seq)
+// readEvents reads rows of seq and lines.
+func readEvents(rows pgx.Rows) (out []store.Event, err error) {
+	var seq int64
+	err = read(rows, []any{&seq}, eventColumns, func(r *eventRow) error {
+		e := r.event()
+		e.Seq = seq
+		out = append(out, e)
+		return nil
+	})
+	return out, err
 }
 
 // Counts is the operator's overview; see [store.Store].
 func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
 	var c store.Counts
-	err := s.use(ctx, "counts", func(ctx context.Context, conn *pgxpool.Conn) error {
+	err := s.useLong(ctx, "counts", func(ctx context.Context, conn *pgxpool.Conn) error {
 		c = store.Counts{Open: map[store.State]int{}, Oldest: map[store.State]time.Time{}, Ended: map[string]int{}}
 		var b pgx.Batch
-		b.Queue(`select now(), (select count(*) from deliveries where status = 'pending'),
-			(select count(*) from deliveries where status = 'dead'),
-			(select count(*) from deliveries where status = 'undeliverable')`).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&c.Now, &c.Owed, &c.Dead, &c.Undeliverable)
+		var n int
+		b.Queue(`select status, count(*) from deliveries where status in ('pending', 'dead', 'undeliverable') group by status`).Query(func(rows pgx.Rows) error {
+			var status store.DeliveryStatus
+			_, err := pgx.ForEachRow(rows, []any{&status, &n}, func() error {
+				switch status {
+				case store.DeliveryPending:
+					c.Owed = n
+				case store.DeliveryDead:
+					c.Dead = n
+				default:
+					c.Undeliverable = n
+				}
+				return nil
+			})
+			return err
 		})
 		b.Queue(`select state, count(*), min(entered) from attempts where ended is null group by state`).Query(func(rows pgx.Rows) error {
-			var (
-				state  store.State
-				n      int
-				oldest time.Time
-			)
+			var state store.State
+			var oldest time.Time
 			_, err := pgx.ForEachRow(rows, []any{&state, &n, &oldest}, func() error {
 				c.Open[state], c.Oldest[state] = n, store.Time(oldest)
 				return nil
 			})
 			return err
 		})
-		b.Queue(`select state, `+facetColumn(facetMethod)+`, `+facetColumn(facetReason)+`, count(*)
-			from attempts where ended >= $1 group by 1, 2, 3`, since.Truncate(time.Minute)).Query(func(rows pgx.Rows) error {
-			var (
-				a store.Attempt
-				n int
-			)
+		b.Queue(`select state, method, reason, count(*) from attempts where ended >= @since group by 1, 2, 3`,
+			pgx.NamedArgs{"since": since.Truncate(time.Minute)}).Query(func(rows pgx.Rows) error {
+			var a store.Attempt
 			_, err := pgx.ForEachRow(rows, []any{&a.State, &a.Method, &a.Reason, &n}, func() error {
 				c.Ended[a.Outcome()] += n
 				return nil
 			})
 			return err
 		})
-		err := conn.SendBatch(ctx, &b).Close()
-		c.Now = store.Time(c.Now)
-		return err
+		return look(ctx, conn, &c.Now, &b)
 	})
 	if err != nil {
 		return store.Counts{}, err

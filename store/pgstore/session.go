@@ -144,7 +144,7 @@ func lent(ctx context.Context, conn *pgx.Conn, more string) (bool, error) {
 	case err != nil:
 		return false, err
 	case len(results) != 1 || len(results[0].Rows) != 1:
-		return false, errShortRow
+		return false, errors.New("the server has not answered the question after its process")
 	}
 	return string(results[0].Rows[0][0]) != strconv.FormatUint(uint64(conn.PgConn().PID()), 10), nil
 }

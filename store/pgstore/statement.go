@@ -1,205 +1,23 @@
-//nolint:wrapcheck // Store.use and its like name the operation, see classify
 package pgstore
 
 import (
-	"fmt"
-	"regexp"
-	"slices"
-	"strings"
-	"sync"
+	"context"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// applySQL is the statement that writes many touches at once; with acks and drops,
-// and with lines of no attempt, which both are seldom, it has more to do. A touch
-// is what happens to one attempt: prev says whether it is inserted (0), replaced
-// if that is its version (> 0) or only gets lines and deliveries (-1). A touch
-// that finds something else writes nothing, and neither do the lines and
-// deliveries that belong to it; it comes back with the version it found, null for
-// none.
-//
-// Touches of one statement must not meet: they see the state before it.
-//
-// The questions after an open attempt of a key are scalar subqueries, since of
-// an EXISTS the planner may think that reading all open attempts is cheaper.
-//
-// A touch that moves its attempt to another key, which the engine never does,
-// makes the statement fail by a division by zero, unless it stands alone: what
-// comes next may count on the key that it gives up, and no plan sees that. The
-// commits are then played one by one.
-//
-// claims: the attempt is open in this touch, so nobody else may hold its key.
-//
-// Nothing joins by hash or merge, see [parse]: what an insertion gives back
-// finds its touch by its place in the arguments, and a touch its deliveries by
-// theirs, owes_from to owes_to, as well as its acks, acks_from to acks_to.
-//
-// The order of locks is everywhere an attempt, then its deliveries. That is why
-// the acks are compared twice: before the attempt is written, and when it is
-// locked. A delivery that was claimed or dropped between the two makes the
-// statement fail, again by a division by zero; the next try sees it.
-//
-// That a new delivery's key is free is not asked for: the engine adds them with a
-// new version of their attempt. One that is taken makes the statement fail, and
-// the commits are played one by one.
-var applySQL = [2][2]statement{
-	{applyStatement(false, false), applyStatement(false, true)},
-	{applyStatement(true, false), applyStatement(true, true)},
-}
-
-func applyStatement(acks, orphans bool) statement {
-	name, arguments := "signin_apply", slices.Clone(touchArguments)
-	with := func(extra string) string {
-		if !acks {
-			return ""
-		}
-		return extra
-	}
-	sql := `
-with t as materialized (
-  select * from unnest($n::int4[], $id::text[], $prev::int8[], $version::int8[], $user_hash::bytea[], $key_hash::bytea[], $claims::bool[],
-    $state::text[], $facets::text[], $user_aad::text[], $created::timestamptz[], $entered::timestamptz[], $due::timestamptz[],
-    $record::bytea[], $exchange::bytea[], $lines::int8[], $at::timestamptz[], $audit::bytea[], $owes_from::int4[], $owes_to::int4[]` + with(`,
-    $acks_from::int4[], $acks_to::int4[], $drops::bool[]`) + `)
-  as t(n, id, prev, version, user_hash, key_hash, claims,
-    state, facets, user_aad, created, entered, due,
-    record, exchange, lines, at, audit, owes_from, owes_to` + with(`,
-    acks_from, acks_to, drops`) + `)
-), ins as (
-  insert into attempts (user_hash, id, key_hash, home, version, state, facets, user_aad, created, entered, ended,
-    due, wake, born, lines, record)
-  select user_hash, id, key_hash, user_hash, version, state, facets, user_aad, created, entered,
-    case when state in ('Complete', 'Failed') then entered end, due, due, now(), lines, record
-  from t
-  where prev = 0
-    and not exists (select from attempts a where a.id = t.id)
-    and (not claims or (select a.id from attempts a
-      where a.user_hash = t.user_hash and a.key_hash = t.key_hash and a.ended is null limit 1) is null)
-  on conflict do nothing
-  returning id, home, born, lines
-), upd as (
-  update attempts a set user_hash = t.user_hash, key_hash = t.key_hash, version = t.version, state = t.state,
-    facets = t.facets, user_aad = t.user_aad, created = t.created, entered = t.entered,
-    ended = case when t.state in ('Complete', 'Failed') then t.entered end,
-    due = t.due, wake = case when a.wake > t.due or a.wake is null then t.due when t.due is not null then a.wake end,
-    lines = a.lines + t.lines, record = t.record
-  from t
-  where t.prev > 0 and a.id = t.id and a.version = t.prev
-    and (a.key_hash = t.key_hash or $alone or 1 / (a.version - t.prev) > 0)
-    and (not t.claims or a.ended is null and a.user_hash = t.user_hash and a.key_hash = t.key_hash
-      or (select o.id from attempts o
-        where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is null)` + with(fitSQL) + `
-  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to` + with(`, t.acks_from, t.acks_to, t.drops`) + `
-), add as (
-  update attempts a set lines = a.lines + t.lines
-  from t
-  where t.prev = -1 and a.id = t.id` + with(fitSQL) + `
-  returning t.n, a.home, t.id, a.born, a.lines, t.lines as added, t.at, t.audit, t.exchange, t.owes_from, t.owes_to` + with(`, t.acks_from, t.acks_to, t.drops`) + `
-), done as materialized (
-  select * from upd
-  union all select * from add
-  union all select ($n::int4[])[place], home, id, born, lines, ($lines::int8[])[place], ($at::timestamptz[])[place],
-    ($audit::bytea[])[place], ($exchange::bytea[])[place], ($owes_from::int4[])[place], ($owes_to::int4[])[place]` + with(`, null, null, false`) + `
-  from (select array_position($id::text[], id) as place, * from ins) placed
-), written as (
-  insert into events (born, home, attempt, seq, at, lines)
-  select born, home, id, lines, at, audit from done where added > 0
-), owed as (
-  insert into deliveries (home, attempt, kind, round, status, tries, owner, created, next_at, error, record)
-  select home, id, ($owed_kind::text[])[i], ($owed_round::int4[])[i], ($owed_status::text[])[i], ($owed_tries::int8[])[i],
-    ($owed_owner::text[])[i], ($owed_created::timestamptz[])[i], ($owed_next_at::timestamptz[])[i], ($owed_error::text[])[i], ($owed_record::bytea[])[i]
-  from done cross join generate_series(owes_from, owes_to) i
-  where owes_from > 0
-), led as (
-  insert into exchange_ids (hash, home, attempt)
-  select done.exchange, done.home, done.id
-  from done
-  where done.exchange is not null
-    and not exists (select from exchange_ids x where x.hash = done.exchange and x.attempt = done.id)
-  on conflict (hash) do update set home = excluded.home, attempt = excluded.attempt
-)`
-	if acks {
-		name += "_acks"
-		arguments = append(arguments, ackArguments...)
-		sql += `, acked as (
-  update deliveries d set status = ($acked_status::text[])[i], tries = ($acked_tries::int8[])[i], owner = ($acked_owner::text[])[i],
-    created = ($acked_created::timestamptz[])[i], next_at = ($acked_next_at::timestamptz[])[i], error = ($acked_error::text[])[i],
-    record = ($acked_record::bytea[])[i]
-  from done cross join generate_series(acks_from, acks_to) i
-  where acks_from > 0 and d.home = done.home and d.attempt = done.id` + matchSQL + `
-  returning 1
-), dropped as (
-  update deliveries d set status = 'dropped', owner = ''
-  from done
-  where done.drops and d.home = done.home and d.attempt = done.id and d.kind = 'complete' and d.status || '' = 'pending'
-)`
-	}
-	if orphans {
-		// They are numbered by a row that is locked to the end of the transaction:
-		// a reader who has seen one has seen all before it.
-		name += "_orphans"
-		arguments = append(arguments, orphanArguments...)
-		sql += `, o as materialized (
-  select row_number() over (order by place) as i, home, at, line
-  from unnest($orphan_n::int4[], $orphan_home::bytea[], $orphan_at::timestamptz[], $orphan_line::bytea[]) with ordinality as o(n, home, at, line, place)
-  where o.n < 0 or o.n = any (array(select n from done))
-), counted as (
-  update orphans set last = last + (select count(*) from o) where exists (select from o)
-  returning last - (select count(*) from o) as last
-), orphaned as (
-  insert into events (born, home, attempt, seq, at, lines)
-  select now(), o.home, '', counted.last + o.i, o.at, o.line from o cross join counted
-)`
-	}
-	sql += `
-select t.n, a.version, (select o.id from attempts o
-  where o.user_hash = t.user_hash and o.key_hash = t.key_hash and o.ended is null and o.id <> t.id limit 1) is not null
-from t left join attempts a on a.id = t.id
-where t.n <> all (array(select n from done))` + with(`
-  and 1 / (case when (select count(*) from acked) = (select coalesce(sum(acks_to - acks_from + 1), 0) from done) then 1 else 0 end) > 0`)
-	return statement{name, number(sql, arguments)}
-}
-
-const (
-	// fitSQL is that what a touch acknowledges is as it was read.
-	fitSQL = `
-    and (t.acks_from is null or (select count(*) from generate_series(t.acks_from, t.acks_to) i
-      join deliveries d on d.home = a.home and d.attempt = t.id` + matchSQL + `) = t.acks_to - t.acks_from + 1)`
-
-	// matchSQL is [store.Ack.Matches].
-	matchSQL = ` and d.kind = ($acked_kind::text[])[i] and d.round = ($acked_round::int4[])[i]
-        and d.status in ('pending', 'dead', 'undeliverable') and d.owner = ($acked_by::text[])[i] and d.tries = ($acked_try::int8[])[i]`
-)
-
-// The arguments of applySQL by name, in their order; see touches.
-var (
-	touchArguments = []string{
-		"record", "audit", "facets", // the long ones first: pgx's buffer grows with what comes
-		"n", "id", "prev", "version", "user_hash", "key_hash", "claims",
-		"state", "user_aad", "created", "entered", "due",
-		"exchange", "lines", "at", "owes_from", "owes_to",
-		"owed_kind", "owed_round", "owed_status", "owed_tries", "owed_owner", "owed_created", "owed_next_at", "owed_error", "owed_record",
-		"alone",
-	}
-	ackArguments = []string{
-		"acks_from", "acks_to", "drops", "acked_by", "acked_try",
-		"acked_kind", "acked_round", "acked_status", "acked_tries", "acked_owner", "acked_created", "acked_next_at", "acked_error", "acked_record",
-	}
-	orphanArguments = []string{"orphan_n", "orphan_home", "orphan_at", "orphan_line"}
-)
-
-var argument = regexp.MustCompile(`\$[a-z_]+`)
-
-// number gives the arguments of a statement the numbers of their places.
-func number(sql string, arguments []string) string {
-	return argument.ReplaceAllStringFunc(sql, func(name string) string {
-		return fmt.Sprintf("$%d", slices.Index(arguments, name[1:])+1)
-	})
+// A touch is what a commit does to one attempt: prev says whether it is inserted
+// (0), replaced if that is its version (> 0) or only gets lines and deliveries
+// (-1). A touch that finds something else writes nothing, and neither do the
+// lines and deliveries that belong to it.
+type touch struct {
+	n      int64 // of the commit, in this statement
+	prev   int64
+	claims bool  // the attempt is open in it, so nobody else may hold its key
+	lines  int64 // how many the attempt gets
 }
 
 const (
@@ -207,249 +25,161 @@ const (
 	prevNone   = -1
 )
 
-// outbox are arguments: deliveries, by column.
-type outbox struct {
-	kind, round, status, tries, owner, created, next, error, record array
-}
+var touchColumns = append([]column[attemptRow]{
+	value("n", "int8", func(r *attemptRow) *int64 { return &r.n }),
+	value("prev", "int8", func(r *attemptRow) *int64 { return &r.prev }),
+	value("claims", "bool", func(r *attemptRow) *bool { return &r.claims }),
+	value("added", "int8", func(r *attemptRow) *int64 { return &r.lines }),
+}, attemptColumns...)
 
-func (o *outbox) columns() []*array {
-	return []*array{&o.kind, &o.round, &o.status, &o.tries, &o.owner, &o.created, &o.next, &o.error, &o.record}
-}
+// applySQL writes many touches at once. Touches of one statement must not meet:
+// they see the state before it. It returns those that wrote nothing, each with
+// the version that it found, null for none, and whether its key is taken.
+//
+// It names the home of every row, so that each is looked for in one partition.
+// Nothing joins by hash or merge, and no array of texts is read by place, which
+// takes as long as it is: what comes back of a touch are its number, the birth of
+// its attempt and the number of lines that it had. They are gathered as arrays of
+// fixed width in done, by which the lines and deliveries find theirs.
+//
+// The order of locks is everywhere an attempt, then its deliveries.
+//
+// That a new delivery's key is free is not asked for: the engine adds them with a
+// new version of their attempt. One that is taken makes the statement fail, and
+// the commits are played one by one. So does the key of an attempt that is opened
+// again.
+var applySQL = `
+with t as materialized (
+  select * from ` + rowsOf("t", touchColumns) + `
+), ins as (
+  insert into attempts (` + names("", attemptColumns) + `, ended, wake, born, lines)
+  select ` + names("", attemptColumns) + `, ` + endedSQL + `, due, now(), added
+  from t
+  where prev = 0 and (not claims or ` + holderSQL + ` is null)
+  on conflict do nothing
+  returning id
+), upd as (
+  update attempts a set ` + assign("t", attemptColumns[unchanging:]) + `, ended = ` + endedSQL + `,
+    wake = case when a.wake > t.due or a.wake is null then t.due when t.due is not null then a.wake end, lines = a.lines + t.added
+  from t
+  where t.prev > 0 and a.home = t.home and a.id = t.id and a.version = t.prev and a.connection_key = t.connection_key
+    and (not t.claims or a.ended is null or ` + holderSQL + ` is null)
+  returning t.n, a.born, a.lines - t.added as had
+), add as (
+  update attempts a set lines = a.lines + t.added
+  from t
+  where t.prev = -1 and a.home = t.home and a.id = t.id
+  returning t.n, a.born, a.lines - t.added as had
+), done as materialized (
+  select array_agg(n) as n, array_agg(born) as born, array_agg(had) as had, pg_current_xact_id()::text::bigint * 65536 as pos
+  from (
+    select * from upd
+    union all select * from add
+    union all select (@t_n::int8[])[array_position(@t_id::text[], id)], now(), 0 from ins
+  ) touched
+), written as (
+  insert into events (born, seq, pos, home, ` + names("", eventColumns) + `)
+  select case when l.attempt = '' then now() else done.born[i] end, case when l.attempt = '' then done.pos + l.ord else done.had[i] + l.nth end,
+    done.pos + l.ord, l.home, ` + names("l.", eventColumns) + `
+  from done cross join ` + rowsOf("l", lineColumns) + ` cross join lateral (select array_position(done.n, l.n) as i) place
+  where i is not null or l.n < 0
+), owed as (
+  insert into deliveries (` + names("", deliveryColumns) + `)
+  select ` + names("o.", deliveryColumns) + `
+  from done cross join ` + rowsOf("o", owedColumns) + `
+  where o.n = any (done.n)
+), dropped as (
+  update deliveries d set status = 'dropped', owner = ''
+  from done cross join ` + rowsOf("x", dropColumns) + `
+  where x.n = any (done.n) and d.home = x.home and d.attempt = x.id and d.kind = 'complete' and ` + pendingSQL + `
+), led as (
+  insert into exchange_ids (home, app, exchange_id, attempt)
+  select t.home, t.app, t.exchange_id, t.id
+  from done cross join t
+  where t.exchange_id <> '' and t.n = any (done.n)
+    and (select x.attempt from exchange_ids x where x.home = t.home and x.exchange_id = t.exchange_id and x.app = t.app) is distinct from t.id
+  on conflict (exchange_id, app, home) do update set attempt = excluded.attempt
+)
+select t.n, a.version, ` + holderSQL + ` is not null
+from done cross join t left join attempts a on a.home = t.home and a.id = t.id and (t.prev < 0 or a.connection_key = t.connection_key)
+where done.n is null or t.n <> all (done.n)`
 
-// types gives the columns their types.
-func (o *outbox) types() {
-	for i, oid := range [...]uint32{
-		pgtype.TextOID, pgtype.Int4OID, pgtype.TextOID, pgtype.Int8OID, pgtype.TextOID,
-		pgtype.TimestamptzOID, pgtype.TimestamptzOID, pgtype.TextOID, pgtype.ByteaOID,
-	} {
-		o.columns()[i].oid = oid
-	}
-}
+const (
+	endedSQL = `case when t.state in ('Complete', 'Failed') then t.entered end`
 
-// add adds a delivery; what it points to is only read.
-func (o *outbox) add(d store.Delivery) {
-	d.Normalize()
-	o.kind.text(string(d.Kind))
-	o.round.int4(d.Round)
-	o.status.text(string(d.Status))
-	o.tries.int8(int64(d.Tries))
-	o.owner.text(clean(d.Owner))
-	o.created.time(d.Created)
-	o.next.time(d.NextAt)
-	o.error.text(clean(d.Error))
-	from := o.record.begin()
-	o.record.b = store.AppendDelivery(o.record.b, &d)
-	o.record.end(from)
-}
+	// holderSQL is another attempt that is open with the touch's key. It is a
+	// scalar subquery, since of an EXISTS the planner may think that reading all
+	// open attempts is cheaper.
+	holderSQL = `(select o.id from attempts o where o.home = t.home and o.user_id = t.user_id and o.connection_key = t.connection_key
+      and o.channel = t.channel and o.app = t.app and o.ended is null and o.id <> t.id limit 1)`
 
-// touches are the arguments of applySQL, by column, in its order; those of the
-// lines of no attempt come last.
+	// pendingSQL is a status that the planner cannot see through. The rows of one
+	// attempt are few, and stand together in the primary key. While the table is
+	// small the planner would rather read all that is pending, and keep to that
+	// when it has grown.
+	pendingSQL = `d.status || '' = 'pending'`
+)
+
+// dropColumns name attempts whose completions are dropped.
+var dropColumns = []column[attemptRow]{touchColumns[0], attemptColumns[0], attemptColumns[1]}
+
+// ackSQL changes deliveries that are as they were read, and returns those that
+// were not.
+var ackSQL = `
+with k as materialized (
+  select * from ` + rowsOf("k", ackColumns) + `
+), acked as (
+  update deliveries d set ` + assign("k", deliveryColumns[keyed:]) + `
+  from k
+  where d.home = k.home and d.attempt = k.attempt and d.kind = k.kind and d.round = k.round
+    and d.status in ('pending', 'dead', 'undeliverable') and d.owner = k.by and d.tries = k.try
+  returning k.n
+)
+select n from k where n <> all (array(select n from acked))`
+
+// touches are the arguments of applySQL.
 type touches struct {
-	n, id, prev, version, user, key, claims array
-	state, facets, aad                      array
-	created, entered, due                   array
-	record, exchange                        array
-	lines, at, audit                        array
-	owesFrom, owesTo, acksFrom, acksTo      array
-	drops                                   array
-	dropping                                bool // one of drops is true
-
-	owed, acks outbox
-	by, try    array // of acks
-
-	orphanN, orphanHome, orphanAt, orphanLine array
-
-	values [][]byte
-
-	attempt store.Attempt // a copy that may be changed
+	rows  []attemptRow
+	lines []eventRow
+	owed  []deliveryRow
+	drops []attemptRow
+	ord   int64 // lines of the transaction so far
 }
 
-var touchesPool = sync.Pool{New: func() any {
-	t := new(touches)
-	t.owed.types()
-	t.acks.types()
-	for oid, columns := range map[uint32][]*array{
-		pgtype.Int4OID: {&t.n, &t.owesFrom, &t.owesTo, &t.acksFrom, &t.acksTo, &t.orphanN},
-		pgtype.Int8OID: {&t.prev, &t.version, &t.lines, &t.try},
-		pgtype.BoolOID: {&t.claims, &t.drops},
-		pgtype.TextOID: {&t.id, &t.state, &t.facets, &t.aad, &t.by},
-		pgtype.ByteaOID: {
-			&t.user, &t.key, &t.record, &t.exchange, &t.audit, &t.orphanHome, &t.orphanLine,
-		},
-		pgtype.TimestamptzOID: {&t.created, &t.entered, &t.due, &t.at, &t.orphanAt},
-	} {
-		for _, a := range columns {
-			a.oid = oid
-		}
-	}
-	return t
-}}
+func (t *touches) empty() bool { return len(t.rows)+len(t.lines) == 0 }
 
-// newTouches takes one from the pool; free puts it back.
-func newTouches() *touches {
-	t, _ := touchesPool.Get().(*touches)
-	t.dropping = false
-	for _, columns := range [...][]*array{t.columns(), t.ackColumns(), t.orphanColumns()} {
-		for _, a := range columns {
-			a.reset()
-		}
-	}
-	return t
-}
-
-func (t *touches) free() {
-	t.attempt = store.Attempt{}
-	touchesPool.Put(t)
-}
-
-// columns are touchArguments, but for the last.
-func (t *touches) columns() []*array {
-	return append([]*array{
-		&t.record, &t.audit, &t.facets,
-		&t.n, &t.id, &t.prev, &t.version, &t.user, &t.key, &t.claims,
-		&t.state, &t.aad, &t.created, &t.entered, &t.due,
-		&t.exchange, &t.lines, &t.at, &t.owesFrom, &t.owesTo,
-	}, t.owed.columns()...)
-}
-
-func (t *touches) ackColumns() []*array {
-	return append([]*array{&t.acksFrom, &t.acksTo, &t.drops, &t.by, &t.try}, t.acks.columns()...)
-}
-
-func (t *touches) orphanColumns() []*array {
-	return []*array{&t.orphanN, &t.orphanHome, &t.orphanAt, &t.orphanLine}
-}
-
-func (t *touches) empty() bool { return t.n.n+t.orphanN.n == 0 }
-
-// statement is what to execute with arguments; alone: for one touch only.
-func (t *touches) statement(alone bool) (*statement, [][]byte) {
-	t.values = t.values[:0]
-	add := func(columns []*array) {
-		for _, a := range columns {
-			t.values = append(t.values, a.value())
-		}
-	}
-	add(t.columns())
-	t.values = append(t.values, boolean(alone))
-	acks, orphans := 0, 0
-	if t.dropping || t.acks.kind.n > 0 {
-		acks = 1
-		add(t.ackColumns())
-	}
-	if t.orphanN.n > 0 {
-		orphans = 1
-		add(t.orphanColumns())
-	}
-	return &applySQL[acks][orphans], t.values
-}
-
-// put adds a touch that inserts an attempt or replaces version prev of it.
-func (t *touches) put(n int, put *store.Attempt, prev int64, claims bool, c *store.Commit) {
-	t.attempt = *put // marks and failure are only read
-	a := &t.attempt
-	a.Normalize()
-	t.row(n, a.ID, prev, a.Version, claims)
-	t.user.hash(hashUser, a.Key.User)
-	t.key.hash(hashKey, a.Key.App, a.Key.Channel, a.Key.User, strings.ToLower(a.Key.Connection))
-	t.state.text(string(a.State))
-	from := t.facets.begin()
-	t.facets.b = appendFacets(t.facets.b, a)
-	t.facets.end(from)
-	t.aad.text(fold(a.Conversation.UserAAD))
-	t.created.time(a.Created)
-	t.entered.time(a.Entered)
-	t.due.timeOrNull(a.Due())
-	from = t.record.begin()
-	t.record.b = store.AppendAttempt(t.record.b, a)
-	t.record.end(from)
-	if a.ExchangeID != "" {
-		t.exchange.hash(hashExchange, a.Key.App, a.ExchangeID)
-	} else {
-		t.exchange.null()
-	}
-	t.add(c)
-}
-
-// touch adds a touch that leaves the attempt as it is.
-func (t *touches) touch(n int, id string, c *store.Commit) {
-	t.row(n, id, prevNone, 0, false)
-	for _, a := range []*array{
-		&t.user, &t.key, &t.state, &t.facets, &t.aad, &t.created, &t.entered, &t.due, &t.record, &t.exchange,
-	} {
-		a.null()
-	}
-	t.add(c)
-}
-
-func (t *touches) row(n int, id string, prev, version int64, claims bool) {
-	t.n.int4(n)
-	t.id.text(id)
-	t.prev.int8(prev)
-	t.version.int8(version)
-	t.claims.bool(claims)
-}
-
-// add adds what belongs to the touch: the attempt's lines, packed into one
-// value, and what becomes of its deliveries.
-func (t *touches) add(c *store.Commit) {
-	var (
-		count int64
-		last  time.Time
-	)
-	from := t.audit.begin()
-	for i := range c.Events {
-		line := &c.Events[i]
-		if line.Attempt == "" {
-			continue
-		}
-		if last.IsZero() || line.Time.After(last) {
-			last = line.Time
-		}
-		t.audit.b = store.AppendLine(t.audit.b, line)
-		count++
-	}
-	t.audit.end(from)
-	t.lines.int8(count)
-	t.at.time(store.Time(last))
-	span(&t.owesFrom, &t.owesTo, t.owed.kind.n, len(c.Deliveries))
-	for i := range c.Deliveries {
-		t.owed.add(c.Deliveries[i])
-	}
-	span(&t.acksFrom, &t.acksTo, t.acks.kind.n, len(c.Acks))
-	for i := range c.Acks {
-		t.acks.add(c.Acks[i].Delivery)
-		t.by.text(clean(c.Acks[i].By))
-		t.try.int8(int64(c.Acks[i].Try))
-	}
-	t.drops.bool(len(c.Drop) > 0)
-	t.dropping = t.dropping || len(c.Drop) > 0
-}
-
-// span adds the places of n rows behind those that are there, null for none.
-func span(from, to *array, there uint32, n int) {
-	if n == 0 {
-		from.null()
-		to.null()
+// queue adds the statement to a batch, and begins another. refused is called for
+// each touch that wrote nothing.
+func (t *touches) queue(b *pgx.Batch, refused func(n int64, found stored)) {
+	if t.empty() {
 		return
 	}
-	from.int4(int(there) + 1)
-	to.int4(int(there) + n)
-}
-
-// orphans adds the lines of no attempt, written if touch n is; n < 0: anyway.
-func (t *touches) orphans(n int, events []store.Event) {
-	for i := range events {
-		if events[i].Attempt != "" {
-			continue
-		}
-		t.orphanN.int4(n)
-		t.orphanHome.hash(hashUser, events[i].Key.User)
-		t.orphanAt.time(store.Time(events[i].Time))
-		from := t.orphanLine.begin()
-		t.orphanLine.b = store.AppendLine(t.orphanLine.b, &events[i])
-		t.orphanLine.end(from)
+	for i := range t.lines {
+		t.ord++
+		t.lines[i].ord = t.ord
 	}
+	a := pgx.NamedArgs{}
+	args(a, "t", touchColumns, t.rows)
+	args(a, "l", lineColumns, t.lines)
+	args(a, "o", owedColumns, t.owed)
+	args(a, "x", dropColumns, t.drops)
+	b.Queue(applySQL, a).Query(func(rows pgx.Rows) error {
+		var (
+			n       int64
+			version *int64
+			taken   bool
+		)
+		_, err := pgx.ForEachRow(rows, []any{&n, &version, &taken}, func() error {
+			found := stored{there: version != nil, taken: taken}
+			if found.there {
+				found.version = *version
+			}
+			refused(n, found)
+			return nil
+		})
+		return err //nolint:wrapcheck // of one who names the operation
+	})
+	*t = touches{ord: t.ord}
 }
 
 // stored is what a touch that wrote nothing has found.
@@ -459,31 +189,98 @@ type stored struct {
 	taken   bool // another attempt is open with the touch's key
 }
 
-// eachRefused reads the result of applySQL; n is the touch.
-func eachRefused(rows *pgconn.ResultReader, fn func(n int, found stored)) error {
-	for rows.NextRow() {
-		r := row{values: rows.Values()}
-		var found stored
-		n := r.int4()
-		found.version, found.there = r.int8()
-		found.taken = r.bool()
-		if r.err != nil {
-			return r.err
-		}
-		fn(n, found)
-	}
-	_, err := rows.Close()
-	return err
+// put adds a touch that inserts an attempt or replaces version prev of it.
+func (t *touches) put(n, prev int64, claims bool, a *store.Attempt) {
+	t.rows = append(t.rows, attemptRow{touch: touch{n: n, prev: prev, claims: claims}})
+	t.rows[len(t.rows)-1].fill(a)
 }
 
-// readLines decodes a row whose last line has number seq.
-func readLines(attempt string, seq int64, b []byte) ([]store.Event, error) {
-	lines, err := store.DecodeLines(b)
-	if err != nil {
-		return nil, fmt.Errorf("audit row of attempt %q: %w", attempt, err)
+// add adds a touch that leaves the attempt as it is.
+func (t *touches) add(n, home int64, id string) {
+	t.rows = append(t.rows, attemptRow{Attempt: store.Attempt{ID: id}, home: home, detail: []byte("{}"), touch: touch{n: n, prev: prevNone}})
+}
+
+// line adds a line to the last touch, or a line of no attempt, which is written
+// if touch n is; n < 0: anyway.
+func (t *touches) line(n int64, e *store.Event) {
+	r := eventRow{Event: *e, n: n}
+	r.Normalize()
+	r.us = r.Duration.Microseconds()
+	if e.Attempt == "" {
+		r.home = home(e.Key.UserKey())
+	} else {
+		last := &t.rows[len(t.rows)-1]
+		last.lines++
+		r.home, r.nth = last.home, last.lines
 	}
-	for i := range lines {
-		lines[i].Attempt, lines[i].Seq = attempt, seq-int64(len(lines)-1-i)
+	t.lines = append(t.lines, r)
+}
+
+// drop drops the completions of the last touch.
+func (t *touches) drop() { t.drops = append(t.drops, t.rows[len(t.rows)-1]) }
+
+// acks are the arguments of ackSQL.
+type acks []deliveryRow
+
+func (k *acks) add(n, home int64, a *store.Ack) {
+	r := newDeliveryRow(n, home, &a.Delivery)
+	r.by, r.try = a.By, a.Try
+	*k = append(*k, r)
+}
+
+// queue adds the statement to a batch. refused is called for each that is not as
+// it was read.
+func (k acks) queue(b *pgx.Batch, refused func(n int64)) {
+	if len(k) == 0 {
+		return
 	}
-	return lines, nil
+	a := pgx.NamedArgs{}
+	args(a, "k", ackColumns, k)
+	b.Queue(ackSQL, a).Query(func(rows pgx.Rows) error {
+		var n int64
+		_, err := pgx.ForEachRow(rows, []any{&n}, func() error {
+			refused(n)
+			return nil
+		})
+		return err //nolint:wrapcheck // of one who names the operation
+	})
+}
+
+// sender is a connection or a transaction.
+type sender interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// send sends a batch; the server runs it as one transaction.
+func send(ctx context.Context, to sender, b *pgx.Batch) error {
+	if b.Len() == 0 {
+		return nil
+	}
+	return to.SendBatch(ctx, b).Close() //nolint:wrapcheck // of one who names the operation
+}
+
+// look sends statements of an operator's read, behind the question after the
+// server's clock. They are planned for their values: a plan for any values would
+// read a whole index where few rows are asked for.
+func look(ctx context.Context, to sender, now *time.Time, b *pgx.Batch) error {
+	whole := &pgx.Batch{}
+	whole.Queue(`select now(), set_config('plan_cache_mode', 'force_custom_plan', true)`).QueryRow(func(row pgx.Row) error {
+		var mode string
+		err := row.Scan(now, &mode)
+		*now = store.Time(*now)
+		return err //nolint:wrapcheck // of one who names the operation
+	})
+	whole.QueuedQueries = append(whole.QueuedQueries, b.QueuedQueries...)
+	return send(ctx, to, whole)
+}
+
+// clocked is a batch that begins with the question after the server's clock.
+func clocked(now *time.Time) *pgx.Batch {
+	b := &pgx.Batch{}
+	b.Queue(`select now()`).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(now)
+		*now = store.Time(*now)
+		return err //nolint:wrapcheck // of one who names the operation
+	})
+	return b
 }

@@ -71,6 +71,7 @@ func filters(t *testing.T, s store.Store) {
 	var all []store.Attempt
 	for i := range 4 {
 		a := NewAttempt(at.Add(time.Duration(i)*10*time.Minute), user(i), "graph")
+		a.Activity, a.CardActivityID = fmt.Sprint("activity-", i), fmt.Sprint("card-", i)
 		insert(t, s, a)
 		switch i {
 		case 1:
@@ -97,8 +98,6 @@ func filters(t *testing.T, s store.Store) {
 		{"none", store.Filter{}, []int{3, 2, 1, 0}},
 		{"id prefix", store.Filter{IDPrefix: all[1].ID[:20]}, []int{1}},
 		{"whole id", store.Filter{IDPrefix: all[2].ID}, []int{2}},
-		{"app", store.Filter{App: App}, []int{3, 2, 1, 0}},
-		{"another app", store.Filter{App: "no"}, nil},
 		{"MRI", store.Filter{User: user(2)}, []int{2}},
 		{"AAD id, any case", store.Filter{User: "aad-" + user(2)}, []int{2}},
 		{"nobody", store.Filter{User: "no"}, nil},
@@ -106,7 +105,12 @@ func filters(t *testing.T, s store.Store) {
 		{"connection", store.Filter{Connection: "GRAPH"}, []int{3, 2, 1, 0}},
 		{"tenant", store.Filter{Tenant: "tenant-2"}, []int{2}},
 		{"conversation", store.Filter{Conversation: all[1].Conversation.ID}, []int{1}},
+		{"activity", store.Filter{Activity: "activity-2"}, []int{2}},
+		{"activity of the card", store.Filter{Activity: "card-3"}, []int{3}},
+		{"no activity", store.Filter{Activity: "no"}, nil},
 		{"open", store.Filter{Open: true}, []int{3, 0}},
+		{"complete", store.Filter{States: []store.State{store.Complete}}, []int{2}},
+		{"ended", store.Filter{States: []store.State{store.Complete, store.Failed}}, []int{2, 1}},
 		{"open states", store.Filter{States: []store.State{store.CardSent, store.Verifying}}, []int{3}},
 		{"mixed states", store.Filter{States: []store.State{store.Idle, store.Failed}}, []int{1, 0}},
 		{"open and failed", store.Filter{States: []store.State{store.Failed}, Open: true}, nil},
@@ -118,7 +122,6 @@ func filters(t *testing.T, s store.Store) {
 		{"since", store.Filter{Since: all[2].Created}, []int{3, 2}},
 		{"until", store.Filter{Until: all[2].Created}, []int{1, 0}},
 		{"since and until", store.Filter{Since: all[1].Created, Until: all[3].Created}, []int{2, 1}},
-		{"entered since", store.Filter{EnteredSince: all[2].Entered}, []int{3, 2}},
 		{"entered until", store.Filter{EnteredUntil: all[2].Entered}, []int{1, 0}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -222,7 +225,7 @@ func oddIDs(t *testing.T, s store.Store) {
 		a.ID = id
 		must(t, s, store.Commit{Put: []store.Attempt{a}, Events: []store.Event{Line(&a, store.None)}})
 	}
-	page, err := s.List(t.Context(), store.Filter{Since: at})
+	page, err := s.List(t.Context(), store.Filter{})
 	if err != nil {
 		t.Fatalf("List: %v", err)
 	}
@@ -311,8 +314,8 @@ func Purge(t *testing.T, open New) {
 	if err != nil || c.Owed+c.Dead+c.Undeliverable != 0 || c.Ended["Complete:tokenExchange"] != 0 || c.Ended["Failed:superseded"] != 1 {
 		t.Errorf("Counts = %+v, %v", c, err)
 	}
-	lines, err := s.Events(t.Context(), store.EventFilter{})
-	if err != nil || len(lines) != 1 || lines[0].Detail != "new" {
+	lines, err := s.Trail(t.Context(), store.TrailQuery{})
+	if err != nil || len(lines.Events) != 1 || lines.Events[0].Detail != "new" {
 		t.Errorf("lines left: %+v, %v", lines, err)
 	}
 	must(t, s, store.Commit{Events: []store.Event{{Kind: store.EventNote, Time: at}}})
@@ -351,8 +354,8 @@ func Reopen(t *testing.T, open New) {
 	if diff := cmp.Diff(a, get(t, s, a.ID)); diff != "" {
 		t.Errorf("attempt (-put +got):\n%s", diff)
 	}
-	if lines, err := s.Events(t.Context(), store.EventFilter{}); err != nil || len(lines) != 2 {
-		t.Errorf("%d lines, %v", len(lines), err)
+	if lines, err := s.Trail(t.Context(), store.TrailQuery{}); err != nil || len(lines.Events) != 2 {
+		t.Errorf("%d lines, %v", len(lines.Events), err)
 	}
 	if m, err := s.Mark(t.Context(), "m"); err != nil || m.Version != 1 || string(m.Value) != "value" {
 		t.Errorf("mark: %+v, %v", m, err)

@@ -69,6 +69,7 @@ func Semantics(t *testing.T, open New) {
 	t.Run("Find", func(t *testing.T) { find(t, open(t).Store) })
 	t.Run("ExchangeIDs", func(t *testing.T) { exchangeIDs(t, open(t).Store) })
 	t.Run("Events", func(t *testing.T) { events(t, open(t).Store) })
+	t.Run("Trail", func(t *testing.T) { trailed(t, open(t).Store) })
 	t.Run("Info", func(t *testing.T) {
 		s := open(t).Store
 		info, err := s.Info(t.Context())
@@ -88,7 +89,7 @@ func Semantics(t *testing.T, open New) {
 			}
 		}
 		c, err := s.Counts(t.Context(), now(t, s).Add(-time.Hour))
-		if lines, err2 := s.Events(t.Context(), store.EventFilter{}); err != nil || err2 != nil || len(c.Open)+len(c.Ended)+len(lines) > 0 {
+		if lines, err2 := s.Trail(t.Context(), store.TrailQuery{}); err != nil || err2 != nil || len(c.Open)+len(c.Ended)+len(lines.Events) > 0 {
 			t.Errorf("a probe left %+v, %v, %v, %v", c, lines, err, err2)
 		}
 	})
@@ -143,7 +144,8 @@ func calls(s store.Store, id string) map[string]func(context.Context) error {
 		"Purge":  func(ctx context.Context) error { return second(s.Purge(ctx, time.Now(), 1, false)) },
 		"Mark":   func(ctx context.Context) error { return second(s.Mark(ctx, "m")) },
 		"List":   func(ctx context.Context) error { return second(s.List(ctx, store.Filter{})) },
-		"Events": func(ctx context.Context) error { return second(s.Events(ctx, store.EventFilter{})) },
+		"Events": func(ctx context.Context) error { return second(s.Events(ctx, store.EventFilter{Orphans: true})) },
+		"Trail":  func(ctx context.Context) error { return second(s.Trail(ctx, store.TrailQuery{})) },
 		"Counts": func(ctx context.Context) error { return second(s.Counts(ctx, time.Now())) },
 		"Info":   func(ctx context.Context) error { return second(s.Info(ctx)) },
 		"Probe":  s.Probe,
@@ -168,7 +170,9 @@ func refusals(t *testing.T, s store.Store) {
 		commit store.Commit
 		want   error
 	}{
-		{"id taken", store.Commit{Put: with(fresh(), func(a *store.Attempt) { a.ID = stored.ID })}, store.ErrExists},
+		{"id taken", store.Commit{Put: with(stored, func(a *store.Attempt) { a.Key.Connection = "another" })}, store.ErrExists},
+		{"another user", store.Commit{Put: with(Next(stored, store.CardSent, at), func(a *store.Attempt) { a.Key.User = user(2) })}, store.ErrNotFound},
+		{"another connection", store.Commit{Put: with(Next(stored, store.CardSent, at), func(a *store.Attempt) { a.Key.Connection = "another" })}, store.ErrNotFound},
 		{"key taken", store.Commit{Put: with(fresh(), func(a *store.Attempt) { a.Key = stored.Key })}, store.ErrExists},
 		{"absent", store.Commit{Put: with(fresh(), func(a *store.Attempt) { a.Version = 2 })}, store.ErrNotFound},
 		{"version behind", store.Commit{Put: with(stored, func(a *store.Attempt) { a.Version = 3 })}, store.ErrConflict},
@@ -353,8 +357,6 @@ func events(t *testing.T, s store.Store) {
 		{"after the last", store.EventFilter{Attempt: a.ID, After: 3}, nil, nil},
 		{"limit", store.EventFilter{Attempt: a.ID, Limit: 2}, []string{"a1", "a2"}, []int64{1, 2}},
 		{"since", store.EventFilter{Attempt: a.ID, Since: at.Add(3 * time.Second)}, []string{"a2", "a3"}, []int64{2, 3}},
-		{"all, by time", store.EventFilter{}, []string{"a1", "b1", "o1", "a2", "a3", "o2"}, nil},
-		{"all, since, limit", store.EventFilter{Since: at.Add(time.Second), Limit: 2}, []string{"b1", "o1"}, nil},
 		{"unknown", store.EventFilter{Attempt: "nope"}, nil, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -377,6 +379,9 @@ func events(t *testing.T, s store.Store) {
 			}
 		})
 	}
+	if _, err := s.Events(t.Context(), store.EventFilter{}); !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("of neither an attempt nor none: %v, want ErrInvalid", err)
+	}
 	t.Run("orphans by cursor", func(t *testing.T) {
 		first, err := s.Events(t.Context(), store.EventFilter{Orphans: true, Limit: 1})
 		if err != nil || len(first) != 1 {
@@ -387,4 +392,74 @@ func events(t *testing.T, s store.Store) {
 			t.Errorf("Events after %d: %+v, %v", first[0].Seq, rest, err)
 		}
 	})
+}
+
+// trailed follows the whole trail.
+func trailed(t *testing.T, s store.Store) {
+	t.Helper()
+	at := now(t, s)
+	a, b := NewAttempt(at, user(1), "graph"), NewAttempt(at, user(2), "graph")
+	note := func(id, detail string, after time.Duration) store.Event {
+		return store.Event{Attempt: id, Kind: store.EventNote, Detail: detail, Time: at.Add(after), Duration: time.Millisecond}
+	}
+	read := func(q store.TrailQuery) (details []string, out store.Trail) {
+		t.Helper()
+		out, err := s.Trail(t.Context(), q)
+		if err != nil || out.Next == "" {
+			t.Fatalf("Trail %+v: %+v, %v", q, out, err)
+		}
+		for _, e := range out.Events {
+			details = append(details, e.Detail)
+		}
+		return details, out
+	}
+	expect := func(what string, want, got []string) {
+		t.Helper()
+		if diff := cmp.Diff(want, got, equateEmpty); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	none, empty := read(store.TrailQuery{})
+	expect("nothing", nil, none)
+	must(t, s, store.Commit{Put: []store.Attempt{a}, Events: []store.Event{note(a.ID, "a1", 0)}})
+	must(t, s, store.Commit{Put: []store.Attempt{b}, Events: []store.Event{note(b.ID, "b1", time.Second)}})
+	must(t, s, store.Commit{Events: []store.Event{note("", "o1", 2*time.Second)}})
+	must(t, s, store.Commit{Events: []store.Event{note(a.ID, "a2", 3*time.Second)}})
+	all := []string{"a1", "b1", "o1", "a2"}
+	got, end := read(store.TrailQuery{})
+	expect("all", all, got)
+	got, end2 := read(store.TrailQuery{Cursor: empty.Next})
+	expect("all, from a cursor", all, got)
+	if a2 := end.Events[3]; a2.Attempt != a.ID || a2.Seq != 2 || a2.Duration != time.Millisecond || !a2.Time.Equal(at.Add(3*time.Second)) {
+		t.Errorf("the last line is %+v", a2)
+	}
+	got, _ = read(store.TrailQuery{Since: at.Add(time.Second)})
+	expect("since", all[1:], got)
+	for _, begin := range []string{"", empty.Next} {
+		var pages []string
+		for q := (store.TrailQuery{Limit: 2, Cursor: begin}); ; {
+			got, page := read(q)
+			pages = append(pages, got...)
+			if q.Cursor = page.Next; !page.More {
+				break
+			}
+			if len(got) != q.Limit {
+				t.Fatalf("a page of %d lines, want %d", len(got), q.Limit)
+			}
+		}
+		expect("by pages", all, pages)
+	}
+	// A line that is written late.
+	must(t, s, store.Commit{Events: []store.Event{note("", "late", -time.Hour)}})
+	for _, cursor := range []string{end.Next, end2.Next} {
+		got, page := read(store.TrailQuery{Cursor: cursor})
+		expect("what came since", []string{"late"}, got)
+		got, _ = read(store.TrailQuery{Cursor: page.Next})
+		expect("nothing more", nil, got)
+	}
+	got, _ = read(store.TrailQuery{Cursor: end.Next, Since: at})
+	expect("what came and happened since", nil, got)
+	if _, err := s.Trail(t.Context(), store.TrailQuery{Cursor: "no cursor"}); !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("a cursor that is none: %v, want ErrInvalid", err)
+	}
 }

@@ -79,11 +79,11 @@ func TestSelectItem(t *testing.T) {
 	if err != nil || !strings.Contains(string(a.Body), "California") {
 		t.Errorf("%d %s, %v", a.Status, a.Body, err)
 	}
-	events, err := w.store.Events(t.Context(), store.EventFilter{})
+	trail, err := w.store.Trail(t.Context(), store.TrailQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range events {
+	for _, e := range trail.Events {
 		if e.Invoke == "composeExtension/selectItem" && (strings.HasPrefix(e.Row, "B") || strings.HasPrefix(e.Row, "C")) {
 			t.Errorf("it was read as a code or a token: %s %s", e.Row, e.Detail)
 		}

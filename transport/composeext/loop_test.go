@@ -470,7 +470,7 @@ func TestCanaries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	events, err := w.store.Events(t.Context(), store.EventFilter{})
+	events, err := w.store.Trail(t.Context(), store.TrailQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,130 @@
+//nolint:wrapcheck // Store.use and its like name the operation, see classify
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signin-engine/signin-engine/store"
+)
+
+// A transaction may commit long after others that began later, so neither a time
+// nor a number says what a reader has seen. What does is the server's snapshot: it
+// names every transaction whose rows it shows. A reader goes through what one
+// snapshot shows, page after page; then, from the next one, through what it shows
+// and the first did not. Each line knows by its pos which transaction wrote it.
+//
+// Where a line comes from another server, with a dump, its transaction may be one
+// that this server has not seen yet; docs/postgres.md says what to do.
+
+// place is how far a reader is.
+type place struct {
+	seen string    // snapshot that was gone through; "" for none
+	now  string    // snapshot that is gone through; "" = the next
+	at   time.Time // of the last line, where seen is ""
+	pos  int64     // of the last line
+}
+
+// linesPerTx is the multiple in pos; no transaction writes as many lines.
+const linesPerTx = 65536
+
+var snapshot = regexp.MustCompile(`^[0-9]+:[0-9]+:[0-9,]*$`)
+
+func (p *place) String() string {
+	return fmt.Sprintf("%s/%s/%d/%d", p.seen, p.now, p.at.UnixMicro(), p.pos)
+}
+
+func parsePlace(cursor string) (p place, err error) {
+	if cursor == "" {
+		return place{}, nil
+	}
+	parts := strings.Split(cursor, "/")
+	if len(parts) == 4 {
+		at, err1 := strconv.ParseInt(parts[2], 10, 64)
+		pos, err2 := strconv.ParseInt(parts[3], 10, 64)
+		p = place{seen: parts[0], now: parts[1], at: time.UnixMicro(at).UTC(), pos: pos}
+		if err1 == nil && err2 == nil && (p.seen == "" || snapshot.MatchString(p.seen)) && (p.now == "" || snapshot.MatchString(p.now)) {
+			return p, nil
+		}
+	}
+	return place{}, fmt.Errorf("cursor %q: %w", cursor, store.ErrInvalid)
+}
+
+const (
+	wroteSQL = `(e.pos / 65536)::text::xid8`
+
+	// firstSQL goes through the first snapshot by time.
+	firstSQL = ` from events e
+where (e.at, e.pos) > (@at, @pos) and e.at >= @since and pg_visible_in_snapshot(` + wroteSQL + `, @now::text::pg_snapshot)
+order by e.at, e.pos limit @limit`
+
+	// nextSQL goes through what a snapshot shows and the one before did not. What
+	// is older than the oldest transaction that that one did not show it showed.
+	nextSQL = ` from events e
+where e.pos > @pos and e.pos >= @oldest and e.at >= @since
+  and pg_visible_in_snapshot(` + wroteSQL + `, @now::text::pg_snapshot) and not pg_visible_in_snapshot(` + wroteSQL + `, @seen::text::pg_snapshot)
+order by e.pos limit @limit`
+)
+
+// Trail returns lines of every attempt and of none; see [store.Store].
+func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, error) {
+	begun, err := parsePlace(q.Cursor)
+	if err != nil {
+		return store.Trail{}, classify(ctx, "trail", err)
+	}
+	var out store.Trail
+	err = s.useLong(ctx, "trail", func(ctx context.Context, conn *pgxpool.Conn) error {
+		out = store.Trail{}
+		p := begun
+		if p.now == "" {
+			p.pos = 0
+			if err := conn.QueryRow(ctx, `select pg_current_snapshot()::text`).Scan(&p.now); err != nil {
+				return err
+			}
+		}
+		a := pgx.NamedArgs{"at": p.at, "pos": p.pos, "since": q.Since, "now": p.now, "seen": p.seen, "oldest": oldest(p.seen), "limit": q.Max() + 1}
+		sql := nextSQL
+		if p.seen == "" {
+			sql = firstSQL
+		}
+		var now time.Time
+		var b pgx.Batch
+		b.Queue(`select e.pos, e.seq, `+names("e.", eventColumns)+sql, a).Query(func(rows pgx.Rows) error {
+			var pos, seq int64
+			return read(rows, []any{&pos, &seq}, eventColumns, func(r *eventRow) error {
+				if len(out.Events) == q.Max() {
+					out.More = true
+					return nil
+				}
+				e := r.event()
+				e.Seq = seq
+				out.Events = append(out.Events, e)
+				p.at, p.pos = e.Time, pos
+				return nil
+			})
+		})
+		if err := look(ctx, conn, &now, &b); err != nil {
+			return err
+		}
+		if !out.More {
+			p = place{seen: p.now}
+		}
+		out.Next = p.String()
+		return nil
+	})
+	return out, err
+}
+
+// oldest is the first pos that a snapshot may not show.
+func oldest(snapshot string) int64 {
+	xmin, _, _ := strings.Cut(snapshot, ":")
+	n, _ := strconv.ParseInt(xmin, 10, 64) // 0 for none
+	return n * linesPerTx
+}
