@@ -204,7 +204,11 @@ func (c *call) about(a *store.Attempt) []store.Event {
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
 	lines := c.about(a)
 	if c.worth {
-		c.eng.store.Later(ctx, store.Commit{Events: lines})
+		later := store.Commit{Events: lines}
+		if a != nil {
+			later.User = a.Key.UserKey()
+		}
+		c.eng.store.Later(ctx, later)
 	}
 	c.eng.emit(ctx, c.key, lines)
 	c.lines, c.worth = nil, false

@@ -82,9 +82,10 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	}
 	now := c.now()
 	var row store.Delivery
+	var user store.UserKey
 	turn := &Turn{eng: e}
 	if d.Owed != nil {
-		row = *d.Owed
+		row, user = *d.Owed, d.Attempt.Key.UserKey()
 		turn = e.proactive(ctx, d.Attempt, row, now) // swept: the stored conversation stands in
 	} else { // of no attempt, so of no row: told once, as well as it goes
 		row = store.Delivery{
@@ -100,7 +101,7 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 		flow = nil
 	}
 	budget := c.turn.left(e.policy.CallbackBudget, 0)
-	if line, done := e.outbox.Inline(ctx, row, now, budget, e.handler(row, flow, turn, c.token)); done {
+	if line, done := e.outbox.Inline(ctx, row, user, now, budget, e.handler(row, flow, turn, c.token)); done {
 		c.lines, c.worth = append(c.lines, line), true
 	}
 }

@@ -72,7 +72,7 @@ func (e *Engine) Redeliver(ctx context.Context, id string, op Operator) (int, er
 	if len(page.Attempts) == 0 || page.Attempts[0].ID != id {
 		return 0, fmt.Errorf("redeliver %s: %w", id, store.ErrNotFound)
 	}
-	w := store.Commit{Events: []store.Event{{
+	w := store.Commit{User: page.Attempts[0].Key.UserKey(), Events: []store.Event{{
 		Attempt: id, Time: page.Now, Instance: e.instance, Kind: store.EventOperator,
 		Invoke: "redeliver", Actor: op.Actor, Detail: op.Reason,
 	}}}

@@ -57,9 +57,9 @@ func (r safeReader) Get(ctx context.Context, id string) (operator.Detail, error)
 	return made(d), err
 }
 
-func (r safeReader) Events(ctx context.Context, q operator.EventQuery) ([]operator.EventView, error) {
-	events, err := r.reader.Events(ctx, q)
-	return made(events), err
+func (r safeReader) Events(ctx context.Context, q operator.EventQuery) (operator.EventPage, error) {
+	page, err := r.reader.Events(ctx, q)
+	return made(page), err
 }
 
 func (r safeReader) Info(ctx context.Context) (operator.Info, error) {

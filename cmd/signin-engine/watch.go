@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -110,60 +109,33 @@ func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
 	return c.printPage(ctx, s, page)
 }
 
-// lateness is how long after its time a line may be committed and still be
-// shown: processes have their own clocks, and commits overtake each other.
-const lateness = 3 * time.Second
-
-// tail prints each audit line once, from since on, or from now. Each look asks
-// for the last moments again, and skips what it has seen of them.
+// tail prints each audit line once, from since on, or from now; also one that is
+// written long after what it tells of.
 func (c *cli) tail(s operator.Reader, since time.Time) func(context.Context) error {
-	type name struct {
-		attempt string
-		seq     int64
-	}
-	seen := map[name]time.Time{}
-	begin, from := since, since
+	q := operator.EventQuery{Since: since, Limit: operator.MaxLimit}
 	return func(ctx context.Context) error {
-		if begin.IsZero() {
+		if q.Cursor == "" && q.Since.IsZero() {
 			info, err := s.Info(ctx)
 			if err != nil {
 				return err
 			}
-			begin, from = info.Now.Time, info.Now.Time
+			q.Since = info.Now.Time
 		}
-		newest := from
 		for more := true; more; {
-			events, err := s.Events(ctx, operator.EventQuery{Since: from, Limit: operator.MaxLimit})
+			page, err := s.Events(ctx, q)
 			if err != nil {
 				return err
 			}
-			for _, e := range events {
-				newest = later(newest, e.Time.Time)
-				n := name{e.Attempt, e.Seq}
-				if _, known := seen[n]; known {
-					continue
-				}
-				seen[n] = e.Time.Time
-				if err = c.printEvent(e); err != nil {
+			for _, e := range page.Events {
+				if err := c.printEvent(e); err != nil {
 					return err
 				}
 			}
-			more = len(events) == operator.MaxLimit && newest.After(from)
-			if more {
-				from = newest
-			}
+			q.Cursor, more = page.NextCursor, page.More
 		}
-		from = later(begin, newest.Add(-lateness))
-		maps.DeleteFunc(seen, func(_ name, t time.Time) bool { return t.Before(from) })
+		q.Since = time.Time{}
 		return nil
 	}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // anyAttempt is as long as every attempt's id.

@@ -12,12 +12,13 @@
 // touch one attempt each, in one transaction and one round trip, at READ
 // COMMITTED. Nothing in it raises an error when a version, a key or an id does
 // not fit: that commit writes nothing, comes back with what was found, and its
-// neighbours pass. Commits of several attempts, or with marks, have a
-// transaction each, between those before and after them. When a value makes the
-// statement fail, or the key of a new delivery that is taken, its commits are
-// tried one by one. Serialization failures and deadlocks are tried again, and so
-// is what was overtaken between reading and writing. Wrap the store in a
-// [store.Group], so that concurrent commits go together.
+// neighbours pass. Acknowledgements are a statement beside it. Commits of several
+// attempts, or with marks, have a transaction each, between those before and
+// after them. When a value makes the statement fail, or the key of a new delivery
+// that is taken, its commits are tried one by one. Serialization failures and
+// deadlocks are tried again, and so is what was overtaken between reading and
+// writing. Wrap the store in a [store.Group], so that concurrent commits go
+// together.
 //
 // # Reading
 //
@@ -26,33 +27,67 @@
 // own context: whoever asks for the others may be called off, and then they ask
 // again.
 //
-// Find and Apply talk to the server past pgx's encoders; a tracer that
-// [WithPoolConfig] sets does not see their statements.
+// Every statement goes through pgx with named arguments: a tracer that
+// [WithPoolConfig] sets sees them all. Texts that Postgres cannot keep, with NUL
+// or broken UTF-8, are kept and looked for with U+FFFD in their place.
 //
 // # Tables
 //
-//	attempts      one row per attempt: columns to search by, and the whole of
-//	              it as one binary value
-//	events        the audit trail, one row for the lines of one commit about
-//	              one attempt, partitioned by week
-//	deliveries    the outbox: what a try changes has columns, and counts as they
-//	              say; the rest is one binary value
+//	attempts      one row for each attempt: a column for what people and the
+//	              program look for, jsonb for the rest
+//	events        the audit trail, one row for each line, partitioned by week
+//	deliveries    the outbox
 //	exchange_ids  where an exchange id leads
 //	marks         names that are remembered, with their values
-//	orphans       the number of the last line of no attempt
 //	meta          the store's random key
 //
-// Every unique constraint contains a hash that rows may be distributed by:
-// user_hash for attempts, home (the user's hash when the attempt was inserted)
-// for deliveries, hash for exchange ids and marks; the audit trail has home
-// and no constraint. That an attempt's id is used once is checked by the
-// statement and not by a constraint, which could not contain the hash; ids are
-// random enough that nothing hangs on it.
+// Each column has a comment. The views signin_attempts_v1, signin_events_v1 and
+// signin_deliveries_v1 are for others to build on; the tables may change.
 //
 // An update of an attempt touches no index between its insertion and its end:
 // what changes meanwhile is not indexed. For the sweeper there is wake, a
 // bound below the due time that stays while it still is one; [Store.Due] moves
-// it on where it fell behind.
+// it on where it fell behind. What people filter by is indexed when the attempt
+// ends. Each of these indexes ends with the id, which begins with its time, so
+// that a page costs what it shows.
+//
+// # Distribution
+//
+// Every row of a user has the same home, a hash of app, channel and user, which
+// never changes; every unique constraint contains it; and every statement of a
+// sign-in names it. So attempts, deliveries and exchange_ids can be partitioned by
+// hash of home, or distributed by it with the audit trail beside them, and each
+// row is looked for in one partition. An exchange id is looked for among the
+// user's own first; only one that is not there is looked for everywhere. Marks
+// stand alone and may be distributed by their hash. On one server nothing is
+// gained by that, so the migrations do not do it.
+//
+// What asks everywhere are the sweeper, the claim of callbacks, operators' reads,
+// and whoever has an attempt's id and nothing else: [Store.Get], [Store.Changed],
+// the acknowledgement of a handler's transaction, and commits without
+// [store.Commit].User. That an id is used once is checked for each user.
+//
+// What engines lack that speak Postgres' protocol but are not one server, none of
+// which was tried:
+//
+//   - Citus: a statement that writes to several shards is not one of its router
+//     queries, and it refuses FOR UPDATE SKIP LOCKED and data-modifying CTEs
+//     across shards. Commits of one user at a time work; groups of them, Due,
+//     Claim and Purge do not, as they are. Transaction ids are each worker's
+//     own, so [Store.Trail] cannot follow.
+//   - CockroachDB: no LISTEN (the store polls), no advisory locks that lock
+//     (migrate with one program), no declarative partitions by range of a time
+//     that can be dropped as tables, no pg_current_xact_id and pg_snapshot:
+//     commits with audit lines and [Store.Trail] fail.
+//   - YugabyteDB: no LISTEN before version 2025.2 (the store polls), advisory
+//     locks likewise; transaction ids do not order transactions, so [Store.Trail]
+//     may miss lines. READ COMMITTED has to be switched on in the server.
+//
+// # Following the audit trail
+//
+// A transaction may commit long after others that began later. [Store.Trail]
+// therefore keeps the server's snapshot in its cursor, and asks for what has
+// become visible since. No number is drawn from a counter that writers share.
 //
 // # Clock
 //
@@ -77,11 +112,13 @@
 //
 // # Damage
 //
-// A record that does not decode, be it damaged or a newer program's, is set aside:
-// reads of many name it and go on ([store.Corrupt]), its key stays taken, and a
-// purge leaves it. Where columns are enough (counts, drops) it counts as they say.
-// A delivery that does not decode is handed to nobody, keeps none behind it, and
-// is looked at again after the hold; [Store.List] names its attempt.
+// A record whose jsonb has another shape, or whose state this program does not
+// know, be it damaged or a newer program's, is set aside: reads of many name it
+// and go on ([store.Corrupt]), its key stays taken, and a purge leaves it.
+// Members that this program does not know are passed over. Where columns are
+// enough (counts, drops) it counts as they say. A delivery that does not decode is
+// handed to nobody, keeps none behind it, and is looked at again after the hold;
+// [Store.List] names its attempt.
 //
 // # Failure
 //

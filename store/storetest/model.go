@@ -12,6 +12,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/oklog/ulid/v2"
 	"pgregory.net/rapid"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -82,7 +83,7 @@ func (m *model) id(rt *rapid.T) string {
 	if len(m.known) > 0 && rapid.IntRange(0, 9).Draw(rt, "known") > 0 {
 		return rapid.SampledFrom(m.known).Draw(rt, "id")
 	}
-	return "never-stored"
+	return NewID(m.start)[:10] + "ZZZZZZZZZZZZZZZZ" // hardly ever stored
 }
 
 // userOf is whose attempt an id is: the ids of two users are not compared.
@@ -106,7 +107,11 @@ func (m *model) attempt(rt *rapid.T) store.Attempt {
 		id := m.id(rt)
 		snap, err := m.twin.Get(rt.Context(), id)
 		if err != nil {
-			a = NewAttempt(m.start, userOf(id), conn)
+			created := m.start
+			if u, err := ulid.Parse(id); err == nil {
+				created = u.Timestamp()
+			}
+			a = NewAttempt(created, userOf(id), conn)
 			a.ID = id
 		} else {
 			a = snap.Attempts[0]

@@ -69,10 +69,9 @@ func (c *Client) Get(ctx context.Context, id string) (Detail, error) {
 }
 
 // Events implements [Reader].
-func (c *Client) Events(ctx context.Context, q EventQuery) ([]EventView, error) {
-	var l eventList
-	err := c.get(ctx, "/events", q.Values(), &l)
-	return l.Events, err
+func (c *Client) Events(ctx context.Context, q EventQuery) (EventPage, error) {
+	var p EventPage
+	return p, c.get(ctx, "/events", q.Values(), &p)
 }
 
 // Info implements [Reader].

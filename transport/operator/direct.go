@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -165,14 +166,29 @@ func (d *Direct) trail(ctx context.Context, id string) ([]EventView, error) {
 }
 
 // Events implements [Reader].
-func (d *Direct) Events(ctx context.Context, q EventQuery) ([]EventView, error) {
+func (d *Direct) Events(ctx context.Context, q EventQuery) (EventPage, error) {
+	if q.Attempt == "" && !q.Orphans {
+		return d.follow(ctx, q)
+	}
 	events, err := d.store.Events(ctx, store.EventFilter{
 		Attempt: q.Attempt, Orphans: q.Orphans, Since: q.Since, After: q.After, Limit: q.Limit,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read events: %w", err)
+		return EventPage{}, fmt.Errorf("read events: %w", err)
 	}
-	return eventViews(events), nil
+	return EventPage{Events: eventViews(events)}, nil
+}
+
+// follow reads the whole trail.
+func (d *Direct) follow(ctx context.Context, q EventQuery) (EventPage, error) {
+	trail, err := d.store.Trail(ctx, store.TrailQuery{Since: q.Since, Cursor: q.Cursor, Limit: q.Limit})
+	switch {
+	case errors.Is(err, store.ErrInvalid):
+		return EventPage{}, fmt.Errorf("%w: cursor %q", ErrBadRequest, q.Cursor)
+	case err != nil:
+		return EventPage{}, fmt.Errorf("read the trail: %w", err)
+	}
+	return EventPage{Events: eventViews(trail.Events), NextCursor: trail.Next, More: trail.More}, nil
 }
 
 // Overview implements [Reader].

@@ -177,18 +177,12 @@ func (h *handler) attempt(r *http.Request) (any, error) {
 	return h.Reader.Get(r.Context(), r.PathValue("id"))
 }
 
-// eventList is the JSON of a list of audit lines.
-type eventList struct {
-	Events []EventView `json:"events"`
-}
-
 func (h *handler) events(r *http.Request) (any, error) {
 	q, err := ParseEventQuery(r.URL.Query(), h.Clock())
 	if err != nil {
 		return nil, err
 	}
-	events, err := h.Reader.Events(r.Context(), q)
-	return eventList{events}, err
+	return h.Reader.Events(r.Context(), q)
 }
 
 // order is the body of an operator's action.

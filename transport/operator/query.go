@@ -31,13 +31,15 @@ type Query struct {
 	Cursor       string        // Page.NextCursor of the page before
 }
 
-// EventQuery selects audit lines, oldest first.
+// EventQuery selects audit lines: those of one attempt or of none, oldest first,
+// or, with neither Attempt nor Orphans, the whole trail as it was written.
 type EventQuery struct {
 	Attempt string // lines of this attempt, by its full id
 	Orphans bool   // lines of no attempt
 	Since   time.Time
-	After   int64 // Seq greater than this
-	Limit   int   // 0 = 1000
+	After   int64  // Seq greater than this; not of the whole trail
+	Limit   int    // 0 = 1000
+	Cursor  string // of the whole trail: EventPage.NextCursor of the read before
 }
 
 const (
@@ -128,6 +130,9 @@ func (q EventQuery) Values() url.Values {
 	if q.Limit > 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
+	if q.Cursor != "" {
+		v.Set("cursor", q.Cursor)
+	}
 	return v
 }
 
@@ -140,8 +145,9 @@ func ParseEventQuery(v url.Values, now time.Time) (EventQuery, error) {
 		Since:   p.time("since"),
 		After:   p.number("after", 0),
 		Limit:   int(p.number("limit", MaxLimit)),
+		Cursor:  p.Get("cursor"),
 	}
-	p.only("attempt", "orphans", "since", "after", "limit")
+	p.only("attempt", "orphans", "since", "after", "limit", "cursor")
 	return q, p.err
 }
 

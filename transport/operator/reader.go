@@ -17,8 +17,8 @@ type Reader interface {
 	// Get returns one attempt by id or unique prefix: store.ErrNotFound,
 	// ErrAmbiguous.
 	Get(ctx context.Context, id string) (Detail, error)
-	// Events returns audit lines, oldest first.
-	Events(ctx context.Context, q EventQuery) ([]EventView, error)
+	// Events returns audit lines.
+	Events(ctx context.Context, q EventQuery) (EventPage, error)
 	// Info says what answers.
 	Info(ctx context.Context) (Info, error)
 }

@@ -3,7 +3,6 @@ package operator
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -18,13 +17,7 @@ type Searcher interface {
 	Search(ctx context.Context, id string) (Page, error)
 }
 
-const (
-	// searched bounds how far back cards and activities are looked for: no index
-	// knows them.
-	searched     = 5000
-	searchedPage = 500
-	minPrefix    = 4
-)
+const minPrefix = 4
 
 // Search implements [Searcher].
 func (d *Direct) Search(ctx context.Context, id string) (Page, error) {
@@ -85,25 +78,8 @@ func (d *Direct) byConversation(ctx context.Context, id string) (Page, error) {
 	return d.searchBy(ctx, store.Filter{Conversation: id})
 }
 
-// byActivity looks through the newest attempts.
 func (d *Direct) byActivity(ctx context.Context, id string) (Page, error) {
-	var hits Page
-	f := store.Filter{Limit: searchedPage}
-	for read := 0; read < searched; read += searchedPage {
-		page, err := d.store.List(ctx, f)
-		if err != nil {
-			return Page{}, fmt.Errorf("look for activity %s: %w", id, err)
-		}
-		for i := range page.Attempts {
-			if a := &page.Attempts[i]; slices.Contains([]string{a.CardActivityID, a.Activity}, id) {
-				hits.Attempts = append(hits.Attempts, d.view(page.Now, a, page.Deliveries))
-			}
-		}
-		if f.Cursor = page.Next; f.Cursor == "" || len(hits.Attempts) > 0 {
-			break
-		}
-	}
-	return hits, nil
+	return d.searchBy(ctx, store.Filter{Activity: id})
 }
 
 func (d *Direct) searchBy(ctx context.Context, f store.Filter) (Page, error) {

@@ -191,6 +191,15 @@ type EventView struct {
 	Key        *KeyView        `json:"key,omitempty"` // of orphans
 }
 
+// EventPage is a part of the audit trail. Of the whole trail NextCursor goes on
+// behind it, now or later: no line is missed and none comes twice. More says that
+// there is more to read now.
+type EventPage struct {
+	Events     []EventView `json:"events"`
+	NextCursor string      `json:"next_cursor,omitempty"`
+	More       bool        `json:"more,omitempty"`
+}
+
 // DeliveryView is one row of the outbox.
 type DeliveryView struct {
 	Key     string               `json:"key"` // attempt/kind/round, as the handler sees it

@@ -38,7 +38,7 @@ func (o *Outbox) settle(ctx context.Context, h *held, err error, known bool) sto
 	row, now := h.row, o.clock(h)
 	outcome(&row, now, err)
 	if h.row.Status == store.DeliveryPending && !known {
-		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Acks: []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}})
+		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Acks: []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}, User: h.user})
 	}
 	return o.told(&row, now)
 }
@@ -47,7 +47,7 @@ func (o *Outbox) settle(ctx context.Context, h *held, err error, known bool) sto
 func (o *Outbox) giveBack(ctx context.Context, h *held) {
 	row := h.row
 	row.Owner, row.Tries, row.NextAt = "", row.Tries-1, o.clock(h)
-	o.Store.Later(context.WithoutCancel(ctx), store.Commit{Acks: []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}})
+	o.Store.Later(context.WithoutCancel(ctx), store.Commit{Acks: []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}, User: h.user})
 }
 
 // outcome notes in the row how a try went.

@@ -71,8 +71,9 @@ func New(c Config) *Outbox { return &Outbox{Config: c} }
 // held is a row that this process holds, until its NextAt.
 type held struct {
 	row   store.Delivery
-	now   time.Time // the store's clock …
-	since time.Time // … and ours in the same moment
+	user  store.UserKey // whose it is, where that is known
+	now   time.Time     // the store's clock …
+	since time.Time     // … and ours in the same moment
 }
 
 // left is how much longer the row is held. One that was acknowledged before it is
@@ -88,8 +89,8 @@ func (o *Outbox) left(h *held) time.Duration {
 func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.since)) }
 
 // Inline makes the callback of a transition that this process has just written:
-// row as it was written, and now the store's clock then. It waits so long for the
-// handler; after that the handler goes on by itself.
+// row as it was written, whose it is, and now the store's clock then. It waits so
+// long for the handler; after that the handler goes on by itself.
 //
 // A row that was not written as held is claimed first. If an earlier callback of
 // its attempt is not through yet, it is not this row's turn, and [Outbox.Run]
@@ -97,14 +98,15 @@ func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.sin
 //
 // The audit line of the try is returned if there is one by then; otherwise it is
 // written when the handler is done.
-func (o *Outbox) Inline(ctx context.Context, row store.Delivery, now time.Time, wait time.Duration, tell Tell) (store.Event, bool) {
+func (o *Outbox) Inline(ctx context.Context, row store.Delivery, user store.UserKey, now time.Time, wait time.Duration, tell Tell) (store.Event, bool) {
 	budget := time.NewTimer(wait)
 	defer budget.Stop()
-	h := &held{row: row, now: now, since: o.Clock()}
+	h := &held{row: row, user: user, now: now, since: o.Clock()}
 	if row.Status == store.DeliveryPending && row.Owner == "" {
 		if h = o.claim(ctx, row.Attempt); h == nil {
 			return store.Event{}, false
 		}
+		h.user = user
 		if h.row.DeliveryKey != row.DeliveryKey {
 			// An earlier callback whose turn has come again. The invoke does not wait for
 			// it.
@@ -223,7 +225,7 @@ func (o *Outbox) owner() string {
 // is held.
 func (o *Outbox) redeliver(ctx context.Context, h *held) {
 	if h.row.Tries > maxTries { // no try has come back: each ended with its process
-		o.note(ctx, o.settle(ctx, h, errors.New("no try has come back"), false))
+		o.note(ctx, h, o.settle(ctx, h, errors.New("no try has come back"), false))
 		return
 	}
 	tell, err := o.Prepare(ctx, h.row)
@@ -233,7 +235,7 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 		return
 	case err != nil:
 		o.Failed(ctx, h.row, err)
-		o.note(ctx, o.settle(ctx, h, err, false))
+		o.note(ctx, h, o.settle(ctx, h, err, false))
 		return
 	case o.left(h) < o.Budget:
 		// Another process may have the row before the handler is done.
@@ -276,16 +278,16 @@ func (o *Outbox) begin(ctx context.Context, h *held, tell Tell, waits bool) *try
 		}
 		t.told = o.settle(ctx, h, err, known)
 		if !t.leave() { // whoever began it has gone on
-			o.note(ctx, t.told)
+			o.note(ctx, h, t.told)
 		}
 	}()
 	return t
 }
 
 // note writes an audit line that nobody waits for.
-func (o *Outbox) note(ctx context.Context, line store.Event) {
+func (o *Outbox) note(ctx context.Context, h *held, line store.Event) {
 	if line.Attempt != "" {
-		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Events: []store.Event{line}})
+		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Events: []store.Event{line}, User: h.user})
 		o.Noted(ctx, line)
 	}
 }

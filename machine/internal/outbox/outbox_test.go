@@ -141,7 +141,7 @@ func (b *bench) lines() int {
 func TestInlineCallsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, "a", nil)
-		line, done := b.Inline(t.Context(), b.owe(1), time.Now(), budget, b.tells(time.Second, nil))
+		line, done := b.Inline(t.Context(), b.owe(1), store.UserKey{}, time.Now(), budget, b.tells(time.Second, nil))
 		if !done || line.Detail != "delivered" || !strings.HasSuffix(line.Invoke, "/failure/1") || line.Attempt != attempt {
 			t.Errorf("%t, %+v", done, line)
 		}
@@ -160,7 +160,7 @@ func TestInlineLeavesASlowHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, "a", nil)
 		began := time.Now()
-		_, done := b.Inline(t.Context(), b.owe(1), time.Now(), budget, b.tells(20*time.Second, nil))
+		_, done := b.Inline(t.Context(), b.owe(1), store.UserKey{}, time.Now(), budget, b.tells(20*time.Second, nil))
 		if took := time.Since(began); done || took != budget || len(b.over) != 1 {
 			t.Errorf("%t after %s, %v", done, took, b.over)
 		}
@@ -187,7 +187,7 @@ func TestInlineHoldsTheRow(t *testing.T) {
 			b := newBench(t, "a", nil)
 			row := b.owe(1)
 			time.Sleep(c.later)
-			_, done := b.Inline(t.Context(), row, time.Now(), budget, b.tells(0, nil))
+			_, done := b.Inline(t.Context(), row, store.UserKey{}, time.Now(), budget, b.tells(0, nil))
 			if b.calls != c.calls || done != (c.calls > 0) {
 				t.Errorf("%s after the transition: %d calls, %t", c.later, b.calls, done)
 			}
@@ -207,7 +207,7 @@ func TestInlineKeepsTheOrder(t *testing.T) {
 		notYet := func(calls int) {
 			t.Helper()
 			began := time.Now()
-			if _, done := b.Inline(t.Context(), second, time.Now(), budget, b.tells(0, nil)); done || time.Since(began) != 0 {
+			if _, done := b.Inline(t.Context(), second, store.UserKey{}, time.Now(), budget, b.tells(0, nil)); done || time.Since(began) != 0 {
 				t.Errorf("made before the first: %t, after %s", done, time.Since(began))
 			}
 			synctest.Wait()
@@ -216,7 +216,7 @@ func TestInlineKeepsTheOrder(t *testing.T) {
 			}
 		}
 		notYet(0) // the first is held
-		b.Inline(t.Context(), first, time.Now(), budget, b.tells(0, errors.New("broken")))
+		b.Inline(t.Context(), first, store.UserKey{}, time.Now(), budget, b.tells(0, errors.New("broken")))
 		b.flush()
 		notYet(1) // its turn has not come again
 		time.Sleep(time.Second)
@@ -226,7 +226,7 @@ func TestInlineKeepsTheOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.flush()
-		if _, done := b.Inline(t.Context(), second, time.Now(), budget, b.tells(0, nil)); !done || b.calls != 3 {
+		if _, done := b.Inline(t.Context(), second, store.UserKey{}, time.Now(), budget, b.tells(0, nil)); !done || b.calls != 3 {
 			t.Errorf("%t, %d calls", done, b.calls)
 		}
 		if a, c := b.row(1), b.row(2); a.Status != store.DeliveryDone || c.Status != store.DeliveryDone || a.Tries != 2 || c.Tries != 1 {
@@ -242,7 +242,7 @@ func TestALateLoserChangesNothing(t *testing.T) {
 		a := newBench(t, "a", nil)
 		b := newBench(t, "b", a.mem)
 		row := a.owe(1)
-		go a.Inline(t.Context(), row, time.Now(), budget, func(ctx context.Context, _ any) error {
+		go a.Inline(t.Context(), row, store.UserKey{}, time.Now(), budget, func(ctx context.Context, _ any) error {
 			<-ctx.Done() // it does not end with its lease
 			time.Sleep(10 * time.Second)
 			return errors.New("too late")
@@ -435,7 +435,7 @@ func TestWaitWaitsForAll(t *testing.T) {
 func TestPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, "a", nil)
-		b.Inline(t.Context(), b.owe(1), time.Now(), budget, func(context.Context, any) error { panic("it happens") })
+		b.Inline(t.Context(), b.owe(1), store.UserKey{}, time.Now(), budget, func(context.Context, any) error { panic("it happens") })
 		if d := b.row(1); d.Status != store.DeliveryPending || d.Error != "panic: it happens" || len(b.fails) != 1 {
 			t.Errorf("%+v, %v", d, b.fails)
 		}
@@ -455,7 +455,7 @@ func TestTransactionOfSomebodyElse(t *testing.T) {
 		b := newBench(t, "a", nil)
 		b.Transactor = shared{}
 		row := b.owe(1)
-		b.Inline(t.Context(), row, time.Now(), budget, b.tells(0, nil))
+		b.Inline(t.Context(), row, store.UserKey{}, time.Now(), budget, b.tells(0, nil))
 		if d := b.row(1); b.calls != 0 || d.Owner != "a" || d.Tries != 1 || d.Error != "" {
 			t.Errorf("%d calls, %+v", b.calls, d)
 		}
@@ -554,7 +554,7 @@ func TestAcknowledgedFirst(t *testing.T) {
 			Status:      store.DeliveryDone, Tries: 1, Created: time.Now(), NextAt: time.Now(),
 		}
 		b.commit(store.Commit{Deliveries: []store.Delivery{row}})
-		line, done := b.Inline(t.Context(), row, time.Now(), budget, b.tells(time.Second, hopeless{errors.New("broken")}))
+		line, done := b.Inline(t.Context(), row, store.UserKey{}, time.Now(), budget, b.tells(time.Second, hopeless{errors.New("broken")}))
 		if !done || b.calls != 1 || line.Detail != "delivered: broken" {
 			t.Errorf("%t, %d calls, %q", done, b.calls, line.Detail)
 		}
