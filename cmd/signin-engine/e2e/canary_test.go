@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -506,4 +507,63 @@ func operatorJSON(t *testing.T, b *bot, path string) []byte {
 		t.Errorf("GET %s: status %d, %v: %s", path, resp.StatusCode, err, body)
 	}
 	return body
+}
+
+// TestPlaygroundShowsNoToken: the page of `signin-engine dev` shows what a user of
+// Teams would see, and none of the tokens that went by; neither does its terminal.
+func TestPlaygroundShowsNoToken(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	dev := exec.CommandContext(ctx, program(t, released), "dev", "--store", "bolt:"+filepath.Join(t.TempDir(), "dev.db"),
+		"--listen", "127.0.0.1:0", "--emulator", "127.0.0.1:0", "--operator", "127.0.0.1:0", "--log-level", "trace")
+	dev.Cancel = func() error { return dev.Process.Signal(os.Interrupt) }
+	terminal := &written{}
+	dev.Stdout, dev.Stderr = terminal, terminal
+	if err := dev.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = dev.Wait() // it was interrupted
+	}()
+	link := regexp.MustCompile(`playground +(http://\S+)`)
+	eventually(t, "dev says where its playground is", func() bool { return link.MatchString(terminal.String()) })
+	base := link.FindStringSubmatch(terminal.String())[1]
+	var page []byte
+	eventually(t, "the playground shows the sign-ins", func() bool {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base, nil)
+		if err != nil {
+			return false
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = resp.Body.Close() }()
+		page, err = io.ReadAll(resp.Body)
+		return err == nil && resp.StatusCode == http.StatusOK && bytes.Contains(page, []byte("Complete"))
+	})
+	s := newSearch()
+	s.also(canaryUser, canaryBot, "outbound-auth-none", canarySAS)
+	s.in(t, "playground", page)
+	s.in(t, "terminal", []byte(terminal.String()))
+}
+
+// written is what a process has written so far.
+type written struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (w *written) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all.Write(p)
+}
+
+func (w *written) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all.String()
 }
