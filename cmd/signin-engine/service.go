@@ -200,7 +200,9 @@ func (s *service) extension(own *popup.Popup, chat *bot.Bot) (teams.Bot, error) 
 		return chat, nil
 	}
 	cfg := composeext.Config{Engine: s.bot.Engine(), Popup: own, TokenService: m.TokenService, Next: chat, Log: s.log}
-	chat.Handlers(&cfg)
+	if err := chat.Handlers(&cfg); err != nil {
+		return nil, err
+	}
 	return composeext.New(cfg)
 }
 

@@ -27,6 +27,7 @@ const (
 
 // Bot answers chat commands.
 type Bot struct {
+	eng         *machine.Engine
 	connections []connection
 	client      *http.Client
 }
@@ -35,12 +36,14 @@ type Bot struct {
 type connection struct {
 	config.Connection
 	flow *machine.Flow
+	// search: users sign in to it where they search, with a popup, and not in a chat.
+	search bool
 }
 
 // New registers the callbacks of every connection with eng. The client calls
 // the profile URLs.
 func New(eng *machine.Engine, connections []config.Connection, client *http.Client) (*Bot, error) {
-	b := &Bot{client: client}
+	b := &Bot{eng: eng, client: client}
 	for _, conn := range connections {
 		flow, err := eng.Flow(conn.Name)
 		if err != nil {
@@ -101,7 +104,12 @@ func (b *Bot) message(ctx context.Context, turn *machine.Turn, text string) erro
 	word, rest, _ := strings.Cut(text, " ")
 	switch word = strings.ToLower(word); {
 	case word == "login" && rest == "":
-		return b.each(func(c *connection) error { return c.login(ctx, turn) })
+		return b.each(func(c *connection) error {
+			if c.search {
+				return nil
+			}
+			return c.login(ctx, turn)
+		})
 	case word == "login":
 		return b.named(ctx, turn, rest, func(c *connection) error { return c.login(ctx, turn) })
 	case word == "logout" && rest == "":
@@ -145,6 +153,9 @@ func (b *Bot) named(ctx context.Context, turn *machine.Turn, alias string, do fu
 }
 
 func (c *connection) login(ctx context.Context, turn *machine.Turn) error {
+	if c.search {
+		return c.elsewhere(ctx, turn)
+	}
 	result, err := c.flow.SignIn(ctx, turn)
 	if err != nil {
 		return sorry(ctx, turn, err)
@@ -207,7 +218,10 @@ func (b *Bot) help() string {
 	lines := []string{"You can say:", "- help", "- login", "- status", "- logout"}
 	for i := range b.connections {
 		c := &b.connections[i]
-		lines = append(lines, "- login "+c.Alias, "- logout "+c.Alias)
+		if !c.search {
+			lines = append(lines, "- login "+c.Alias)
+		}
+		lines = append(lines, "- logout "+c.Alias)
 		if c.Profile != nil {
 			lines = append(lines, "- "+c.Profile.Command)
 		}

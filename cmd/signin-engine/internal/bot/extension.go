@@ -5,14 +5,28 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 )
 
 // Handlers are the reference bot's answers to a message extension and to Adaptive
-// Cards: they name the user who has signed in (docs/configuration.md).
-func (b *Bot) Handlers(cfg *composeext.Config) {
+// Cards: they name the user who has signed in (docs/configuration.md). The chat
+// commands know the popup's connection from then on.
+func (b *Bot) Handlers(cfg *composeext.Config) error {
+	if cfg.Popup != nil {
+		name := cfg.Popup.Connection()
+		flow, err := b.eng.Flow(name)
+		if err != nil {
+			return fmt.Errorf("reference bot: %w", err)
+		}
+		b.connections = append(b.connections, connection{
+			Connection: config.Connection{Name: name, Alias: name, DisplayName: name}, flow: flow, search: true,
+		})
+	}
 	cfg.OnQuery = func(ctx context.Context, r *composeext.Request, _ composeext.Query) (composeext.Response, error) {
 		return b.card(ctx, r)
 	}
@@ -32,6 +46,21 @@ func (b *Bot) Handlers(cfg *composeext.Config) {
 	cfg.OnCardAction = func(ctx context.Context, r *composeext.Request, _ composeext.CardAction) (composeext.Response, error) {
 		name, err := b.userName(ctx, r)
 		return composeext.CardMessage(signedInAs(name)), err
+	}
+	return nil
+}
+
+// elsewhere: the popup's code comes back with a query, so that a chat cannot begin
+// this sign-in.
+func (c *connection) elsewhere(ctx context.Context, turn *machine.Turn) error {
+	in, err := c.flow.SignedIn(ctx, turn)
+	switch {
+	case err != nil:
+		return sorry(ctx, turn, err)
+	case in:
+		return turn.Send(ctx, fmt.Sprintf("Already signed in to %s.", c.DisplayName))
+	default:
+		return turn.Send(ctx, fmt.Sprintf("Search with the message extension to sign in to %s.", c.DisplayName))
 	}
 }
 
