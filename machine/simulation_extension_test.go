@@ -640,9 +640,10 @@ func (w *world) judgeAsk(t *task) {
 }
 
 // stillGood reports whether nothing has happened to the code meanwhile that makes
-// it worth nothing. w.mu is held.
+// it worth nothing, and nobody else was at it, whose answer this may be (C9). w.mu
+// is held.
 func (w *world) stillGood(t *task) bool {
-	return time.Now().Before(w.ext.codes[t.brings.name].from) && w.ext.outs[t.user].Before(t.brings.began)
+	return len(t.waited) == 0 && time.Now().Before(w.ext.codes[t.brings.name].from) && w.ext.outs[t.user].Before(t.brings.began)
 }
 
 // judgePopup looks at how a page ended. w.mu is held.

@@ -114,7 +114,8 @@ func (s *service) build(listen string) error {
 			Name: c.Name, DisplayName: c.DisplayName, CardText: c.CardText, ButtonText: c.ButtonText, NoSSO: !c.OffersSSO(),
 		}
 	}
-	own, err := s.popup()
+	version, refusals := buildVersion().Version, teams.NewRefusals(s.log)
+	own, err := s.popup(refusals)
 	if err != nil {
 		return err
 	}
@@ -129,7 +130,6 @@ func (s *service) build(listen string) error {
 	if operatorAt.Network == "tcp" {
 		access = operator.HandlerConfig{Token: cfg.OperatorToken, ReadToken: cfg.OperatorReadToken, TrustHeader: cfg.OperatorTrust}
 	}
-	version, refusals := buildVersion().Version, teams.NewRefusals(s.log)
 	var names []string
 	for _, c := range connections {
 		names = append(names, c.Name)
@@ -178,7 +178,7 @@ func (s *service) build(listen string) error {
 }
 
 // popup is the message extension's own sign-in; nil = there is none.
-func (s *service) popup() (*popup.Popup, error) {
+func (s *service) popup(refusals *teams.Refusals) (*popup.Popup, error) {
 	m := s.cfg.MessageExtension
 	if m == nil || !m.HasPopup() {
 		return nil, nil //nolint:nilnil // there is none
@@ -188,6 +188,7 @@ func (s *service) popup() (*popup.Popup, error) {
 		return nil, err
 	}
 	cfg.Store, cfg.Log = s.store, s.log
+	cfg.OnRefused = func(why string) { refusals.Note(teams.Why(why), http.StatusTooManyRequests) }
 	cfg.HTTPClient = s.ways.To(upstream.Provider).Client()
 	cfg.HTTPClient.Timeout = s.cfg.Timeouts.Upstream
 	return popup.New(cfg)

@@ -43,6 +43,7 @@ type world struct {
 	logs     syncBuffer
 
 	skew      atomic.Int64
+	frozen    atomic.Pointer[time.Time]
 	instances []*instance
 	next      atomic.Int64 // which instance answers
 
@@ -61,7 +62,15 @@ type instance struct {
 	http  http.Handler
 }
 
-func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }
+func (w *world) now() time.Time {
+	if at := w.frozen.Load(); at != nil {
+		return *at
+	}
+	return time.Now().Add(time.Duration(w.skew.Load()))
+}
+
+// freeze makes the clock stand still.
+func (w *world) freeze(at time.Time) { w.frozen.Store(&at) }
 
 func (w *world) advance(d time.Duration) { w.skew.Add(int64(d)) }
 

@@ -359,6 +359,8 @@ var words = [...]Explanation{
 	{"body_too_deep", kindRefused, "The JSON is nested deeper than limits.depth.", nothingToDo},
 	{"body_malformed", kindRefused, "The body is no activity.", nothingToDo},
 	{"user_rate", kindRefused, "One user is over limits.sign_ins_per_minute.", "Look who it is. Raise the limit if a load test does it."},
+	{"popup_rate", kindRefused, "One address asks for the popup's pages more often than message_extension.pages_per_minute.", "Behind a proxy all users have one address: name the header with the real one in message_extension.client_header. A company behind one address wants a higher limit."},
+	{"popup_busy", kindRefused, "All addresses together ask for the popup's pages more often than message_extension.pages_per_minute_overall.", "See who can reach the pages. Raise the limit if they are your users."},
 	{"busy", kindRefused, "All places and the queue are taken. Nothing was done, and Teams sends again.", "Find out what is slow: the store, the Token Service or the bot's own code."},
 
 	{"400", kindHTTPStatus, "Bad Request: the Token Service did not understand the call.", "On GetSignInResource: a connection name that does not exist on the bot. On exchange: a token that is no JWT for this app, or consent that is missing."},

@@ -42,6 +42,8 @@ const (
 	WhyBodyMalformed    Why = "body_malformed"   // no activity, or not one to be answered
 	WhyTooManyOfOneUser Why = "user_rate"        // over the limit of one user
 	WhyBusy             Why = "busy"             // the queue is full
+	WhyPopupOfOneClient Why = "popup_rate"       // over the limit of the popup's pages for one address
+	WhyPopupBusy        Why = "popup_busy"       // … for all of them
 )
 
 // Whys lists the reasons.
@@ -50,7 +52,7 @@ func Whys() []Why {
 		WhyTokenMissing, WhyTokenMalformed, WhyAlgorithm, WhyKeyMissing, WhyIssuer, WhyKeyUnknown, WhySignature,
 		WhyAudience, WhyExpiryMissing, WhyExpired, WhyNotYetValid, WhyTenant, WhyCaller, WhyEndorsement, WhyServiceURLClaim,
 		WhyServiceHost, WhyKeysUnavailable, WhyOrigin, WhyBodyTooLong, WhyBodyTooSlow, WhyBodyTooDeep,
-		WhyBodyMalformed, WhyTooManyOfOneUser, WhyBusy,
+		WhyBodyMalformed, WhyTooManyOfOneUser, WhyBusy, WhyPopupOfOneClient, WhyPopupBusy,
 	}
 }
 
@@ -184,6 +186,9 @@ func unlisted(err error) *refusal {
 	}
 	return f
 }
+
+// Note counts what something else than this package's handler has refused.
+func (r *Refusals) Note(why Why, status int) { r.add(&refusal{why: why, status: status}) }
 
 // add counts a refusal and warns of the first of its kind.
 func (r *Refusals) add(f *refusal) {

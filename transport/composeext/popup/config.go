@@ -70,6 +70,10 @@ type Config struct {
 	Width, Height int   // of the popup in pixels; 0 = [DefaultWidth], [DefaultHeight]
 	Words         Words // what the pages say; empty members have a default
 
+	Limits Limits // of requests to the pages; the zero value has the defaults
+	// OnRefused sees why a page was not shown: [WhyClient], [WhyOverall]. nil = nobody.
+	OnRefused func(why string)
+
 	HTTPClient *http.Client     // to the provider; nil = own
 	Clock      func() time.Time // nil = time.Now
 	Log        zerolog.Logger
@@ -153,7 +157,7 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("encryption_key: %d bytes, want %d", len(k), keySize))
 		}
 	}
-	errs = append(errs, c.Provider.check())
+	errs = append(errs, c.Provider.check(), c.Limits.check())
 	if c.TeamsJSURL != "" && c.TeamsJSURL != DefaultTeamsJSURL {
 		if _, err := safeURL(c.TeamsJSURL); err != nil {
 			errs = append(errs, fmt.Errorf("teamsjs_url: %w", err))

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	_ "embed"
 	"html/template"
+	"math"
 	"net/http"
 	"net/url"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -45,6 +47,7 @@ const (
 	reasonProvider = "provider_error"
 	reasonDown     = "provider_unavailable"
 	reasonStore    = "not_available"
+	reasonRate     = "too_many"
 	reasonOther    = "failed"
 )
 
@@ -62,6 +65,7 @@ func (p *Popup) failed(status int, reason string) ending {
 	text := map[string]string{
 		reasonLink: p.words.LinkOver, reasonState: p.words.StateUnknown, reasonBrowser: p.words.OtherBrowser,
 		reasonDenied: p.words.Denied, reasonDown: p.words.ProviderDown, reasonStore: p.words.NotAvailable,
+		reasonRate: p.words.TooMany,
 	}[reason]
 	return ending{Status: status, Reason: reason, Text: or(text, p.words.UnexpectedTry)}
 }
@@ -95,13 +99,29 @@ func (p *Popup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodHead: // of a scanner of links: it begins nothing
 		w.WriteHeader(http.StatusOK)
+	case page != "start" && page != "callback":
+		http.NotFound(w, r)
+	case p.overLimit(w, r):
 	case page == "start":
 		p.start(w, r)
-	case page == "callback":
-		p.show(w, p.callback(w, r))
 	default:
-		http.NotFound(w, r)
+		p.show(w, p.callback(w, r))
 	}
+}
+
+// overLimit answers a request of which there are too many. Nothing was done: a
+// state stays good.
+func (p *Popup) overLimit(w http.ResponseWriter, r *http.Request) bool {
+	why, wait := p.limits.take(r, p.clock())
+	if why == "" {
+		return false
+	}
+	if p.onRefused != nil {
+		p.onRefused(why)
+	}
+	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+	p.show(w, p.failed(http.StatusTooManyRequests, reasonRate))
+	return true
 }
 
 func (p *Popup) asset(w http.ResponseWriter, r *http.Request, kind, name string, body []byte) {

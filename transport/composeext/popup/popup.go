@@ -32,6 +32,8 @@ type Popup struct {
 	teamsJS         script
 	words           Words
 	width, height   int
+	limits          *limiter
+	onRefused       func(why string)
 
 	codeLife, popupLife, linkLife time.Duration
 
@@ -69,13 +71,16 @@ func New(cfg Config) (*Popup, error) {
 		codeLife:  or(cfg.CodeLifetime, DefaultCodeLifetime),
 		popupLife: or(cfg.PopupLifetime, DefaultPopupLifetime),
 		linkLife:  or(cfg.LinkLifetime, DefaultLinkLifetime),
-		clock:     cfg.Clock, log: cfg.Log,
+		clock:     cfg.Clock, log: cfg.Log, onRefused: cfg.OnRefused,
 	}
 	if p.clock == nil {
 		p.clock = time.Now
 	}
 	if p.policy, err = contentPolicy(p.teamsJS.URL); err != nil {
 		return nil, fmt.Errorf("popup: teamsjs_url: %w", err)
+	}
+	if p.limits, err = newLimiter(cfg.Limits); err != nil {
+		return nil, fmt.Errorf("popup: limits: %w", err)
 	}
 	p.provider = newProvider(cfg.Provider, p.url("callback"), cfg.HTTPClient, p.clock)
 	return p, nil

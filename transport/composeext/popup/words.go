@@ -23,6 +23,7 @@ type Words struct {
 	ProviderSays  string `koanf:"provider_says"`  // before the provider's own text
 	ProviderDown  string `koanf:"provider_down"`  // it does not answer
 	NotAvailable  string `koanf:"not_available"`  // our own store does not answer
+	TooMany       string `koanf:"too_many"`       // too many requests in a short time
 	UnexpectedTry string `koanf:"unexpected_try"` // anything else
 }
 
@@ -47,6 +48,7 @@ func DefaultWords() Words {
 		ProviderSays:  "The other side says:",
 		ProviderDown:  "The other side does not answer right now.",
 		NotAvailable:  "Sign-in is not available right now.",
+		TooMany:       "Too many sign-ins were begun in a short time. Wait a minute.",
 		UnexpectedTry: "The sign-in did not work.",
 	}
 }

@@ -24,7 +24,10 @@ type MessageExtension struct {
 	TokenService     string          `koanf:"token_service_connection"`
 	Width            int             `koanf:"width"` // of the popup, in pixels
 	Height           int             `koanf:"height"`
-	Words            popup.Words     `koanf:"words"` // what its pages say
+	PagesPerMinute   int             `koanf:"pages_per_minute"` // of one address; 0 = 300
+	PagesOverall     int             `koanf:"pages_per_minute_overall"`
+	ClientHeader     string          `koanf:"client_header"` // in which a proxy says whose request it is
+	Words            popup.Words     `koanf:"words"`         // what its pages say
 }
 
 // Provider is who the users of a message extension sign in to.
@@ -54,6 +57,7 @@ func (m *MessageExtension) Popup(appID string) (popup.Config, error) {
 		AppID: appID, Connection: m.Connection, PublicURL: m.PublicURL,
 		TeamsJSURL: m.TeamsJSURL, TeamsJSIntegrity: m.TeamsJSIntegrity,
 		CodeLifetime: m.CodeLifetime, Width: m.Width, Height: m.Height, Words: m.Words,
+		Limits: popup.Limits{PerClient: m.PagesPerMinute, Overall: m.PagesOverall, ClientHeader: m.ClientHeader},
 		Provider: popup.Provider{
 			Issuer: m.Provider.Issuer, AuthorizeURL: m.Provider.AuthorizeURL, TokenURL: m.Provider.TokenURL,
 			ProfileURL: m.Provider.ProfileURL, RevokeURL: m.Provider.RevokeURL,
