@@ -159,6 +159,7 @@ func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {
 		refusals: cfg.Refusals,
 		timeout:  cfg.TurnTimeout,
 		log:      cfg.Log,
+		logs:     cfg.Log.Log().Enabled(), //nolint:zerologlint // nothing is said: only asked whether it could be
 	}
 	h.post = http.HandlerFunc(h.serve)
 	if cfg.Authenticate != nil {
@@ -198,6 +199,7 @@ type handler struct {
 	refusals *Refusals
 	timeout  time.Duration
 	log      zerolog.Logger
+	logs     bool // log goes somewhere
 }
 
 // ServeHTTP does what [NewHandler] says.
@@ -246,6 +248,9 @@ const maxCorrelation = 128
 // logged is ctx with a logger whose lines say which activity they belong to: its
 // id, and the MS-CV header with which Teams and its support find it again.
 func (h *handler) logged(ctx context.Context, r *http.Request, a *machine.Activity) context.Context {
+	if !h.logs {
+		return ctx // the engine has a log of its own
+	}
 	with := h.log.With()
 	if a.ID != "" {
 		with = with.Str("activity", a.ID)

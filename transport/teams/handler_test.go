@@ -454,3 +454,30 @@ func TestNewHandlerRefuses(t *testing.T) {
 		t.Error("accepted without a bot")
 	}
 }
+
+// TestLogOfATurn: the context of a turn has the handler's logger with the ids of
+// the activity, and no logger where the handler has none: the engine's own lines
+// go to its own then.
+func TestLogOfATurn(t *testing.T) {
+	t.Parallel()
+	var level zerolog.Level
+	eng := &fakeEngine{handle: func(ctx context.Context, _ *machine.Activity) (machine.Answer, bool) {
+		level = zerolog.Ctx(ctx).GetLevel()
+		zerolog.Ctx(ctx).Warn().Msg("of the turn")
+		return machine.Answer{Status: http.StatusOK}, true
+	}}
+	var log bytes.Buffer
+	for name, l := range map[string]zerolog.Logger{"there is one": zerolog.New(&log), "the zero logger": {}, "none": zerolog.Nop()} {
+		level = zerolog.NoLevel
+		h := newHandler(t, eng, silent, func(c *teams.Config) { c.Log = l })
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/messages", bytes.NewReader(recorded(t, "step5_verifystate.json")))
+		req.Header.Set("MS-CV", "cv.1")
+		h.ServeHTTP(httptest.NewRecorder(), req)
+		if want := map[bool]zerolog.Level{true: zerolog.TraceLevel, false: zerolog.Disabled}[name == "there is one"]; level != want {
+			t.Errorf("%s: level %s, want %s", name, level, want)
+		}
+	}
+	if line := log.String(); !strings.Contains(line, `"ms_cv":"cv.1","message":"of the turn"`) || !strings.Contains(line, `"activity":"`) {
+		t.Errorf("%s", line)
+	}
+}

@@ -67,6 +67,9 @@ const (
 	// request that takes longer than the window would not be counted.
 	window, bucket = 2 * time.Minute, 10 * time.Second
 	few            = 20
+	// recent is how long after its last failure an upstream that nobody asks any
+	// more is still called dead.
+	recent = 5 * time.Minute
 	// maxHosts bounds the breakers of one transport.
 	maxHosts = 64
 
@@ -403,11 +406,17 @@ func (b *body) Close() error {
 // Circuit is the state of the breaker of one host.
 type Circuit struct {
 	Upstream, Host string
-	// Open says that requests are refused, but for the one that tries.
+	// Open says that requests are refused, but for the one that tries. Where nobody
+	// has asked for 5 min it is not known any more, and false.
 	Open bool
 	// Opened, Refused and Retried count since the start: how often it opened, the
 	// requests that were refused, and those that were made again.
 	Opened, Refused, Retried int64
+}
+
+// dead reports whether requests are refused, or would have been until recently.
+func (c *circuit) dead(now time.Time) bool {
+	return c.State() != gobreaker.StateClosed && now.UnixNano() < c.until.Load()+int64(recent)
 }
 
 // Circuits lists the breakers of t, by host.
@@ -415,7 +424,7 @@ func (t *Transport) Circuits() []Circuit {
 	var all []Circuit
 	for _, c := range t.hosts.Values() {
 		all = append(all, Circuit{
-			Upstream: t.cfg.Name, Host: c.host, Open: c.State() != gobreaker.StateClosed,
+			Upstream: t.cfg.Name, Host: c.host, Open: c.dead(time.Now()),
 			Opened: c.opened.Load(), Refused: c.refused.Load(), Retried: c.retried.Load(),
 		})
 	}

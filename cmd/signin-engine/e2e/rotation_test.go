@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/pgstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
@@ -134,4 +138,64 @@ func TestRotationUnderLoad(t *testing.T) {
 	if err != nil || len(keys.Keys) != rounds+1 {
 		t.Errorf("%d keys, %v", len(keys.Keys), err)
 	}
+}
+
+// TestRotationOnInstances: three processes on one Postgres go on while the store's
+// key is rotated by a fourth, and all of them use the new one.
+func TestRotationOnInstances(t *testing.T) {
+	f := newFleet(t, instances, "timeouts: {sweep: 200ms}\n", false)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var n atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := f.silently(ctx, int(n.Add(1))); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	more := func() {
+		t.Helper()
+		from := n.Load()
+		eventually(t, "further sign-ins", func() bool { return t.Failed() || n.Load() >= from+30 })
+	}
+	more()
+	stdout, stderr, code := f.bots[0].run(t, "rotate-key", "--yes", "--reason", "test", "--config", f.bots[0].config, "--store", f.address, "-o", "json")
+	var made struct{ Key string }
+	if err := json.Unmarshal([]byte(stdout), &made); err != nil || code != 0 {
+		t.Fatalf("rotate-key: exit %d %s %s", code, stdout, stderr)
+	}
+	s, err := pgstore.Open(t.Context(), f.address, pgstore.WithReadOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	// with is how many of the newest sign-ins were marked with the new key.
+	const newest = 20
+	with := func() (n int) {
+		page, err := s.List(t.Context(), store.Filter{States: []store.State{store.Complete}, Limit: newest})
+		if err != nil {
+			t.Error(err)
+		}
+		for i := range page.Attempts {
+			if strings.HasPrefix(hex.EncodeToString(page.Attempts[i].TokenMark), made.Key) {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "all three use the new key", func() bool { return t.Failed() || with() == newest })
+	close(stop)
+	wg.Wait()
+	f.stop(t)
 }

@@ -4,7 +4,7 @@ create table meta (
   value bytea not null
 );
 comment on table  meta       is 'Values of the store itself. A reader needs none of them.';
-comment on column meta.name  is 'secret: the random key of the HMACs and seals.';
+comment on column meta.name  is 'secret: the first key of the HMACs and seals. keys: all of them, once they were rotated.';
 comment on column meta.value is 'The value.';
 
 -- One row for each sign-in attempt.
