@@ -70,10 +70,7 @@ func (s *Store) applyAlone(ctx context.Context, w *writer, i int) error {
 	for range tries {
 		err = s.useTx(ctx, opApply, func(ctx context.Context, conn *pgxpool.Conn) error { return w.play(ctx, conn, i) })
 		if err == nil {
-			_ = s.use(ctx, "tell", func(ctx context.Context, conn *pgxpool.Conn) error {
-				s.tell(ctx, conn, &w.commits[i])
-				return nil
-			}) // polling finds the change
+			s.tell(ctx, &w.commits[i])
 			return nil
 		}
 		if sqlState(err) != codeUniqueViolation {

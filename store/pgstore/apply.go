@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -330,23 +331,45 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 		w.errs[g.alone] = s.applyAlone(ctx, w, g.alone)
 		return
 	}
-	err := s.use(ctx, opApply, func(ctx context.Context, conn *pgxpool.Conn) error {
-		if err := w.together(ctx, conn, g.levels); err != nil {
-			return err
-		}
-		s.tell(ctx, conn, w.written(g.levels)...)
-		return nil
-	})
+	err := s.use(ctx, opApply, func(ctx context.Context, conn *pgxpool.Conn) error { return w.together(ctx, conn, g.levels) })
 	if err == nil {
+		s.tell(ctx, w.written(g.levels)...)
 		return
 	}
-	for _, i := range slices.Sorted(slices.Values(slices.Concat(g.levels...))) {
-		if w.errs[i] = err; poisoned(err) {
-			// One of them made the statement fail: find out which.
+	all := slices.Sorted(slices.Values(slices.Concat(g.levels...)))
+	for _, i := range all {
+		w.errs[i] = err
+	}
+	// One of them made the statement fail, by what it is or by a row that somebody
+	// holds: find out which.
+	switch {
+	case poisoned(err):
+		for _, i := range all {
 			w.errs[i] = s.applyAlone(ctx, w, i)
+		}
+	case sqlState(err) == codeLocked && len(all) > 1:
+		for _, level := range g.levels {
+			s.eachAlone(ctx, w, level)
 		}
 	}
 }
+
+// eachAlone writes commits that do not meet side by side: the one that waits keeps
+// no other waiting.
+func (s *Store) eachAlone(ctx context.Context, w *writer, level []int) {
+	var left errgroup.Group
+	left.SetLimit(aloneAtOnce)
+	for _, i := range level {
+		left.Go(func() error {
+			w.errs[i] = s.applyAlone(ctx, w, i)
+			return nil
+		})
+	}
+	_ = left.Wait() // each has its own error
+}
+
+// aloneAtOnce leaves a connection for those who read.
+const aloneAtOnce = 3
 
 // together sends the statements of all levels; the server runs them as one
 // transaction.

@@ -136,6 +136,17 @@ func TestLockedRow(t *testing.T) {
 	if err := <-held; !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("Commit: %v, want ErrUnavailable", err)
 	}
+	// In one group with it.
+	var together sync.WaitGroup
+	together.Go(func() {
+		errs := s.Apply(t.Context(), []store.Commit{
+			{Put: []store.Attempt{next}}, {Put: []store.Attempt{storetest.NewAttempt(info.Now, "29:neighbour", "graph")}},
+		})
+		if !errors.Is(errs[0], store.ErrUnavailable) || errs[1] != nil {
+			t.Errorf("Apply = %v, want the first to be unavailable, the second to pass", errs)
+		}
+	})
+	together.Wait()
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ const (
 	codeSerialization   = "40001"
 	codeDeadlock        = "40P01"
 	codeReadOnly        = "25006"
+	codeLocked          = "55P03"
 
 	classData       = "22" // a value that Postgres cannot keep
 	classConstraint = "23"

@@ -40,12 +40,12 @@ func settles(a *store.Attempt) bool {
 	return false
 }
 
-// tell wakes those who wait for attempts that were just written on conn: here
-// at once, elsewhere by notification. It has a transaction of its own, after
-// the one that wrote: notifying holds a lock of the whole server until the
-// commit is on the disk, and this one has nothing to put there. Should it fail,
-// polling finds the change.
-func (s *Store) tell(ctx context.Context, conn *pgxpool.Conn, commits ...*store.Commit) {
+// tell wakes those who wait for attempts that were just written: here at once,
+// elsewhere by notification. It has a transaction of its own, after the one that
+// wrote: notifying holds a lock of the whole server until the commit is on the
+// disk, and this one has nothing to put there. Should it fail, polling finds the
+// change.
+func (s *Store) tell(ctx context.Context, commits ...*store.Commit) {
 	var payloads []string
 	var b strings.Builder
 	add := func(version int64, id string) {
@@ -79,7 +79,10 @@ func (s *Store) tell(ctx context.Context, conn *pgxpool.Conn, commits ...*store.
 		return
 	}
 	payloads = append(payloads, b.String())
-	_, _ = conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
+	_ = s.do(ctx, task{op: "notify", bare: true, fn: func(ctx context.Context, conn *pgxpool.Conn) error {
+		_, err := conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
+		return err
+	}})
 }
 
 // Changed waits for a newer version; see [store.Store]. Writes of this Store

@@ -216,6 +216,7 @@ type task struct {
 	op   string
 	fn   func(context.Context, *pgxpool.Conn) error
 	tx   bool // its statements belong together
+	bare bool // it is one statement that needs no settings
 	long bool // may take its time
 }
 
@@ -292,7 +293,7 @@ const grace = 500 * time.Millisecond
 
 // perform runs the task in a transaction, if it wants one or the session is lent.
 func (s *Store) perform(ctx context.Context, conn *pgxpool.Conn, t task) error {
-	if !t.tx && !s.opts.pooled.Load() {
+	if !t.tx && (t.bare || !s.opts.pooled.Load()) {
 		return t.fn(ctx, conn)
 	}
 	var more []setting
