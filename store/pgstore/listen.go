@@ -81,7 +81,7 @@ func (s *Store) tell(ctx context.Context, commits ...*store.Commit) {
 	payloads = append(payloads, b.String())
 	_ = s.do(ctx, task{op: "notify", bare: true, fn: func(ctx context.Context, conn *pgxpool.Conn) error {
 		_, err := conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
-		return err
+		return err //nolint:wrapcheck // nobody sees it
 	}})
 }
 
