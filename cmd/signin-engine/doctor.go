@@ -44,7 +44,9 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Short: "Check store, clock, sweeper, outbox, Token Service and connections",
 		Long: `Checks what a bot needs, each with ok, warn, fail, or skipped when it could not be
 looked at; exit 1 if something fails, 4 if it is the store. The Token Service is
-asked only with --config (or the settings in the environment) of the bot.
+asked only with --config (or the settings in the environment) of the bot, and so is
+the provider of a message extension: its discovery document, its token endpoint with
+the bot's own client, and the address to which its users come back.
 
 --manifest compares the manifest of the Teams app with what the Token Service
 answers: validDomains with the host of the sign-in link, and
@@ -116,10 +118,11 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 	}
 	if c.configFile == "" && cfg.AppID == "" {
 		return append(found, skipped("name the bot's settings with --config",
-			"settings", "credentials", "signing keys", checkService, checkConnections)...), err
+			append([]string{"settings", "credentials", "signing keys", checkService, checkConnections}, providerChecks()...)...)...), err
 	}
 	found = append(found, settingsHealth(cfg), credentialsHealth(ctx, cfg), keysHealth(ctx, cfg))
 	found = append(found, serviceHealth(ctx, cfg), connectionHealth(ctx, cfg, names))
+	found = append(found, providerHealth(ctx, cfg)...)
 	return found, err
 }
 
