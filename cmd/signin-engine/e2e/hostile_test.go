@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -170,8 +171,9 @@ func attack(ctx context.Context, address string, n int, token string, open *atom
 	}
 }
 
+// idle waits for about d: attackers do not march in step.
 func idle(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
+	timer := time.NewTimer(d/2 + rand.N(d)) //nolint:gosec // no secret
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
