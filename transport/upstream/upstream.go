@@ -8,10 +8,11 @@
 //     further requests to it at once, with an [OpenError], until one request that
 //     is let through every few seconds has been answered.
 //
-// An embedder hands [Transport.Client] to the clients that he makes:
+// Package teamsbot has it built in. Who wires a bot himself makes a [Set], and
+// hands its ways to the clients:
 //
-//	service := upstream.New(upstream.Config{Name: upstream.TokenService, Log: log})
-//	tokens, err := tokensvc.New(tokensvc.Config{HTTPClient: service.Client(), …})
+//	ways := upstream.NewSet(log, nil)
+//	tokens, err := tokensvc.New(tokensvc.Config{HTTPClient: ways.To(upstream.TokenService).Client(), …})
 package upstream
 
 import (
