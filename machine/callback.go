@@ -130,7 +130,10 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 
 // proactive is the turn of a callback without an activity.
 func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Delivery, now time.Time) *Turn {
-	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, original: e.unsealed(ctx, a, now), method: a.Method}
+	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, method: a.Method}
+	if a.Request != nil {
+		t.original = sync.OnceValue(func() json.RawMessage { return e.unsealed(context.WithoutCancel(ctx), a, now) })
+	}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
 	}
@@ -138,7 +141,7 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 }
 
 func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) json.RawMessage {
-	if a.Request == nil || now.After(a.Expires.Add(e.timeouts.OutboxLease)) {
+	if now.After(a.Expires.Add(e.timeouts.OutboxLease)) {
 		return nil
 	}
 	plain, err := e.open(ctx, a.Request)

@@ -20,7 +20,7 @@ type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
 	to       store.Conversation
-	original json.RawMessage
+	original func() json.RawMessage // nil: none is kept
 	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
@@ -73,7 +73,12 @@ func (t *Turn) Method() store.Method { return t.method }
 
 // Request is the activity with which the user first asked, as it came
 // ([Policy.KeepRequest]); nil when it was not kept.
-func (t *Turn) Request() json.RawMessage { return t.original }
+func (t *Turn) Request() json.RawMessage {
+	if t.original == nil {
+		return nil
+	}
+	return t.original()
+}
 
 // Send answers with a plain text: a reply in a live turn, else proactively.
 func (t *Turn) Send(ctx context.Context, text string) error {

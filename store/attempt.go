@@ -266,7 +266,7 @@ type Attempt struct {
 	SupersededBy string
 	Generation   int64 // sign-outs of this key so far
 
-	Request []byte // the activity that asked, sealed; nil unless kept
+	Request []byte // the activity that asked, sealed; nil unless kept; never changed in place
 }
 
 // Due is when the sweeper has to look at the attempt: zero for never.
@@ -321,13 +321,13 @@ func (a *Attempt) Clone() Attempt {
 	return c
 }
 
-// CloneTo makes c a deep copy.
+// CloneTo makes c a deep copy. The copies share Request, which nobody changes in
+// place.
 func (a *Attempt) CloneTo(c *Attempt) {
 	*c = *a
 	c.Failure = a.Failure.clone()
 	c.TokenMark = cloneBytes(a.TokenMark)
 	c.CodeMark = cloneBytes(a.CodeMark)
-	c.Request = cloneBytes(a.Request)
 }
 
 func cloneBytes(b []byte) []byte {

@@ -216,7 +216,8 @@ type Store interface {
 	// Apply writes the commits in order, each atomically and on its own: the
 	// result has one error, or nil, per commit. Where several things are wrong
 	// with a commit, its Put come first, then Events, Deliveries, Acks, Marks. It
-	// keeps neither the commits nor their slices once it has returned.
+	// keeps neither the commits nor their slices once it has returned, but for
+	// [Attempt].Request.
 	Apply(ctx context.Context, commits []Commit) []error
 	// Find is the engine's read before a step. A record that cannot be decoded is
 	// ErrCorrupt if it is what the query is about (its exchange id, or the open

@@ -49,6 +49,7 @@ func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 	}
 	t.plans = slices.Grow(t.plans[:0], len(c.Put))[:len(c.Put)]
 	plans := t.plans
+	clear(plans)
 	for i := range c.Put {
 		if err := t.checkPut(c.Put[:i], plans, &c.Put[i]); err != nil {
 			return nil, err
@@ -234,19 +235,35 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 	t.put = *given // times of its own; marks and failure are only read
 	a := &t.put
 	a.Normalize()
+	a.Request = nil // a row of its own
 	t.value = store.AppendAttempt(t.value[:0], a)
 	t.key = rowKey(t.key[:0], a.ID, kindRecord)
 	if err := t.rows.Put(t.key, t.value); err != nil {
 		return err
 	}
+	a.Request = given.Request
 	t.woken = append(t.woken, a.ID)
 	t.known.keep(a)
-	for _, step := range []func(*store.Attempt, *putPlan) error{t.indexOpen, t.indexUser, t.indexExchange, t.indexEnd, t.indexSkew} {
+	for _, step := range []func(*store.Attempt, *putPlan) error{t.putRequest, t.indexOpen, t.indexUser, t.indexExchange, t.indexEnd, t.indexSkew} {
 		if err := step(a, plan); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// putRequest writes the activity that asked, if it is another one than before:
+// it is larger than the rest of the record, and hardly ever changes.
+func (t *txn) putRequest(a *store.Attempt, plan *putPlan) error {
+	now := sum(a.Request)
+	if plan.old.request == now { // of an insertion: 0
+		return nil
+	}
+	t.key = rowKey(t.key[:0], a.ID, kindRequest)
+	if now == 0 {
+		return t.rows.Delete(t.key)
+	}
+	return t.rows.Put(t.key, a.Request)
 }
 
 // indexOpen keeps the open and the due index.

@@ -117,6 +117,60 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestRequestIsWrittenOnce: the activity that asked is the larger part of a
+// record. A commit that does not change it leaves it where it is.
+func TestRequestIsWrittenOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "signin.db")
+	s := mustOpen(t, path, boltstore.WithoutSync())
+	at := time.Now()
+	a := storetest.NewAttempt(at, "29:somebody", "graph")
+	apply := func(change func()) {
+		t.Helper()
+		change()
+		if err := errors.Join(s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}}})...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := func(want string) {
+		t.Helper()
+		snap, err := s.Get(t.Context(), a.ID)
+		if err != nil || string(snap.Attempts[0].Request) != want {
+			t.Fatalf("kept %q, %v; want %q", snap.Attempts[0].Request, err, want)
+		}
+	}
+	next := func(to store.State, request []byte) func() {
+		return func() {
+			a = storetest.Next(a, to, at)
+			a.Request = request
+		}
+	}
+	asked := []byte("what was asked")
+	apply(func() { a.Request = asked })
+	kept("what was asked")
+	if there, err := s.ReplaceRequest(t.Context(), a.ID, []byte("still there")); err != nil || !there {
+		t.Fatalf("there is no row of the activity: %v", err)
+	}
+	apply(next(store.CardSent, asked))
+	kept("still there") // not written again
+
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, path, boltstore.WithoutSync()) // what it knew is gone
+	apply(next(store.CardSent, []byte("something else")))
+	kept("something else")
+	apply(next(store.CardSent, nil))
+	kept("")
+	apply(next(store.Failed, asked))
+	kept("what was asked")
+	if n, err := s.Purge(t.Context(), at.Add(time.Hour), 0, false); err != nil || n != 1 {
+		t.Fatalf("purged %d, %v; want 1", n, err)
+	}
+	if there, err := s.ReplaceRequest(t.Context(), a.ID, nil); err != nil || there {
+		t.Errorf("the activity outlived its attempt: %v", err)
+	}
+}
+
 // TestDamagedIndex: a row of the open index that cannot be read refuses who asks
 // for its key, and nobody else.
 func TestDamagedIndex(t *testing.T) {

@@ -33,6 +33,7 @@
 //
 //	id 00 a                 the record
 //	id 00 d kind round      its deliveries
+//	id 00 r                 the activity that asked: written once, unlike the record
 //	id 00 x hash            exchange ids that it had before its present one
 //
 // bucket audit, whose values grow:

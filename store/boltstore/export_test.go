@@ -21,6 +21,19 @@ func (s *Store) DamageDelivery(ctx context.Context, k store.DeliveryKey, change 
 	return s.damage(ctx, deliveryRow(nil, k), k.Attempt, change)
 }
 
+// ReplaceRequest changes the activity of an attempt as it is stored, behind the
+// store's back, and reports whether there is one.
+func (s *Store) ReplaceRequest(ctx context.Context, id string, b []byte) (there bool, err error) {
+	err = s.update(ctx, "damage", func(t *txn) error {
+		key := rowKey(nil, id, kindRequest)
+		if there = t.rows.Get(key) != nil; !there {
+			return nil
+		}
+		return t.rows.Put(key, b)
+	})
+	return there, err
+}
+
 func (s *Store) damage(ctx context.Context, key []byte, id string, change func([]byte) []byte) error {
 	return s.update(ctx, "damage", func(t *txn) error {
 		delete(t.known, id) // it would hide the damage

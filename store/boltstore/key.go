@@ -17,6 +17,7 @@ import (
 const (
 	kindRecord   = 'a'
 	kindDelivery = 'd'
+	kindRequest  = 'r'
 	kindExchange = 'x'
 )
 

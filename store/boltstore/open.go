@@ -14,7 +14,7 @@ import (
 
 // Format is the version of the file layout; a file with another one is
 // [store.ErrSchema].
-const Format = 4
+const Format = 5
 
 // DefaultLockTimeout is how long [Open] waits for a file that another process
 // holds.

@@ -1,9 +1,11 @@
 package boltstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"time"
 
@@ -63,13 +65,23 @@ type stored struct {
 	aad      string
 	entered  time.Time
 	outcome  string
+	request  uint64 // hash of it, 0 if there is none
 }
 
 func storedOf(a *store.Attempt) stored {
 	return stored{
 		version: a.Version, state: a.State, key: a.Key, exchange: a.ExchangeID, aad: a.Conversation.UserAAD,
-		entered: store.Time(a.Entered), outcome: a.Outcome(),
+		entered: store.Time(a.Entered), outcome: a.Outcome(), request: sum(a.Request),
 	}
+}
+
+var seed = maphash.MakeSeed()
+
+func sum(b []byte) uint64 {
+	if len(b) == 0 {
+		return 0
+	}
+	return max(1, maphash.Bytes(seed, b))
 }
 
 func (k known) keep(a *store.Attempt) {
@@ -168,6 +180,8 @@ func (t *txn) read(id string, a *store.Attempt) (found bool, err error) {
 	if err := a.Decode(b); err != nil {
 		return false, fmt.Errorf("attempt %s: %w", id, err)
 	}
+	t.key = rowKey(t.key[:0], id, kindRequest)
+	a.Request = bytes.Clone(t.rows.Get(t.key))
 	return true, nil
 }
 

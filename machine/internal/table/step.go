@@ -2,7 +2,6 @@ package table
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
@@ -122,7 +121,7 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 		a.ExchangeID, a.SSOOffered, a.ResourceURI = old.ExchangeID, old.SSOOffered, old.ResourceURI
 		a.CardActivityID, a.CardConversation = old.CardActivityID, old.CardConversation
 		if a.Request == nil {
-			a.Request = slices.Clone(old.Request)
+			a.Request = old.Request
 		}
 	}
 	return a
