@@ -20,7 +20,7 @@ type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
 	to       store.Conversation
-	original func() json.RawMessage // nil: none is kept
+	original func() json.RawMessage   // nil: none is kept
 	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
