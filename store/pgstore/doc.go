@@ -3,8 +3,9 @@
 //
 // The address has, beside what Postgres itself knows, the parameter schema
 // (default signin). Several stores, of one bot or of many, may share a
-// database, each in its schema. Sessions are not to be shared by a pooler in
-// transaction mode: the store sets parameters of its sessions and listens.
+// database, each in its schema. A pooler may stand in between, in session or in
+// transaction mode: then each transaction brings its settings along, no statement
+// has a name, and nothing of a session is relied on ([WithListenAddress]).
 //
 // # Writing
 //

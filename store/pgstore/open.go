@@ -104,8 +104,8 @@ func WithListenAddress(dsn string) Option { return func(o *options) { o.listen =
 func WithHandlerConns(n int) Option { return func(o *options) { o.conns = max(n, 1) } }
 
 // WithPoolConfig lets fn change the pool before it is made: its size, hooks,
-// TLS. The address may do that too (pool_max_conns and the like). fn is called
-// for the pool of the handlers as well, whose size it cannot change.
+// TLS. The address may do that too (pool_max_conns and the like). The pool of the
+// handlers is the same, but for its size.
 func WithPoolConfig(fn func(*pgxpool.Config)) Option { return func(o *options) { o.configure = fn } }
 
 // Check says what is wrong with an address and its schema parameter, without
@@ -155,6 +155,7 @@ func parse(dsn string, opts []Option) (*options, error) {
 	}
 	o.handlers = cfg.Copy()
 	o.handlers.MaxConns, o.handlers.MinConns, o.handlers.MinIdleConns = int32(o.conns), 0, 0
+	o.handlers.PingTimeout = pingTimeout
 	o.pool = cfg
 	for _, pool := range []*pgxpool.Config{o.pool, o.handlers} {
 		before, after := pool.BeforeConnect, pool.AfterConnect

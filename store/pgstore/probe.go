@@ -113,11 +113,11 @@ const (
 
 // health knows whether writes work. Those of the store speak for the next ones
 // while they do. When one fails, or does not answer soon, a goroutine tries for
-// itself until one works: an instance that is not ready gets no traffic.
+// itself until one works: an instance that is not ready gets no traffic, and what
+// the store does meanwhile may write nothing, which works anywhere.
 type health struct {
 	mu      sync.Mutex
 	trouble error         // why writes do not work; nil = they do, or nobody knows yet
-	worked  bool          // one has, since the last try began
 	next    chan struct{} // closed with the next verdict; nil = nobody tries
 	hurry   chan struct{} // has room for one: somebody waits for the verdict
 	end     context.CancelFunc
@@ -130,12 +130,7 @@ func (h *health) watch(s *Store) func(error) {
 	late := time.AfterFunc(slowAnswer, func() { h.doubt(s) })
 	return func(err error) {
 		late.Stop()
-		switch {
-		case err == nil:
-			h.mu.Lock()
-			h.trouble, h.worked = nil, true
-			h.mu.Unlock()
-		case errors.Is(err, store.ErrUnavailable):
+		if errors.Is(err, store.ErrUnavailable) {
 			h.doubt(s)
 		}
 	}
@@ -156,14 +151,8 @@ func (h *health) doubt(s *Store) {
 // try tries until a write works.
 func (h *health) try(ctx context.Context, s *Store) {
 	for {
-		h.mu.Lock()
-		h.worked = false
-		h.mu.Unlock()
 		err := s.tryWrite(ctx)
 		h.mu.Lock()
-		if h.worked {
-			err = nil
-		}
 		h.trouble = err
 		close(h.next)
 		if err == nil || h.closed {

@@ -186,6 +186,39 @@ func TestPasswordRotation(t *testing.T) {
 	works(t, s)
 }
 
+// TestRuntimeRole runs suites as a role that changes rows and no tables.
+func TestRuntimeRole(t *testing.T) {
+	c := pgtest.NewCluster(t)
+	if err := pgtest.Exec(t.Context(), c.DSN(), `create role bot login`); err != nil {
+		t.Fatal(err)
+	}
+	for _, suite := range []func(*testing.T, storetest.New){storetest.Semantics, storetest.Outbox, storetest.Purge} {
+		suite(t, func(t *testing.T) storetest.Harness {
+			t.Helper()
+			dsn := pgtest.Schema(t, c.DSN())
+			if _, err := pgstore.Migrate(t.Context(), dsn); err != nil {
+				t.Fatal(err)
+			}
+			grants, err := pgstore.Grants(dsn, "bot", "")
+			if err == nil {
+				err = pgtest.Exec(t.Context(), c.DSN(), grants)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			asBot := strings.Replace(dsn, "postgres@", "bot@", 1)
+			return storetest.Harness{
+				Store: mustOpen(t, asBot, pgstore.WithAutoMigrate(false)),
+				Second: func(t *testing.T) store.Store {
+					t.Helper()
+					return mustOpen(t, asBot)
+				},
+				Damage: damage(dsn), DamageDelivery: damageDelivery(dsn),
+			}
+		})
+	}
+}
+
 // TestWeekFromDefault: lines of a week that began without a partition move to it
 // when there is one, and stay readable.
 func TestWeekFromDefault(t *testing.T) {
