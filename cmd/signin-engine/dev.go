@@ -203,7 +203,8 @@ func (d *dev) configure() {
 	c.MessageExtension = &config.MessageExtension{
 		Connection: devWiki, PublicURL: "http://" + c.Listen,
 		EncryptionKey: tokensvc.NewSecret(randomKey()), // of this process too: the provider forgets its users with it
-		Provider:      config.Provider{Issuer: services + "/provider", ClientID: devWiki, Scopes: []string{"profile"}},
+		TeamsJSURL:    services + playground.ClientScript, TeamsJSIntegrity: playground.ClientIntegrity(),
+		Provider: config.Provider{Issuer: services + "/provider", ClientID: devWiki, Scopes: []string{"profile"}},
 	}
 	d.provider.SetRedirectURL(c.MessageExtension.PublicURL + "/auth/callback")
 }
@@ -294,7 +295,7 @@ func (d *dev) doors(ctx context.Context, s *service) ([]teamsbot.Door, error) {
 	s.release = append(s.release, func() { _ = client.Close() }) // it has only idle connections
 	d.playground = playground.New(playground.Config{
 		Emulator: d.emulator, BotURL: "http://" + d.cfg.Listen + "/api/messages", Operator: client,
-		ConsoleURL: d.consoleLink(), Connections: []string{devSSO, devPopup},
+		ConsoleURL: d.consoleLink(), Connections: []string{devSSO, devPopup}, Extension: true,
 	})
 	services := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if playground.Serves(r.URL.Path) {

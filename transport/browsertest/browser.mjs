@@ -13,14 +13,14 @@ export const equal = (got, want, what) => check(got === want, `${what}: ${JSON.s
 
 let browser;
 
-/** A visitor is a browser of its own: options are Playwright's. */
-export const visitor = async (base, options = {}) => {
+/** A visitor is a browser of its own: options are Playwright's, and "also", a pattern of addresses beside the base. */
+export const visitor = async (base, { also, ...options } = {}) => {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   context.setDefaultTimeout(15_000);
   const watch = (page) => {
     page.on("console", (m) => check(m.type() !== "error" && m.type() !== "warning" || page.expected?.test(m.text()), `${page.url()}: console: ${m.text()}`));
     page.on("pageerror", (e) => check(false, `${page.url()}: error: ${e.message}`));
-    page.on("request", (r) => check(r.url().startsWith(base), `${page.url()}: outside request: ${r.url().slice(0, 200)}`));
+    page.on("request", (r) => check(r.url().startsWith(base) || also?.test(r.url()), `${page.url()}: outside request: ${r.url().slice(0, 200)}`));
     page.on("dialog", (d) => { check(false, `${page.url()}: a dialog opened`); d.dismiss(); });
   };
   context.on("page", watch);

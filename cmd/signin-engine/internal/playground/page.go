@@ -86,6 +86,9 @@ func (p *Playground) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.stream(w, r)
 	case "GET /playground/playground.css":
 		p.file(w, "playground.css", "text/css; charset=utf-8")
+	case "GET " + ClientScript:
+		w.Header().Set("Access-Control-Allow-Origin", "*") // the popup is a page of the bot
+		p.file(w, "teams.js", "text/javascript; charset=utf-8")
 	case "GET /playground/playground.js":
 		p.file(w, "playground.js", "text/javascript; charset=utf-8")
 	default:
@@ -161,6 +164,8 @@ type view struct {
 	Console    string
 	Problem    string
 	Group      bool
+	Extension  bool
+	Search     search
 }
 
 type deviceView struct {
@@ -208,6 +213,7 @@ func (p *Playground) view() view {
 		User: p.user, Place: p.place.Kind, Group: p.place.Kind != "personal", Codes: failureCodes, Reactions: reactions(), Tokens: tokenKinds,
 		Places:     []choice{{"personal", "Personal chat"}, {"groupChat", "Group chat"}, {"channel", "Channel"}},
 		Operations: operations, Statuses: statuses, Delays: delays, Repeats: repeats, Console: p.cfg.ConsoleURL,
+		Extension: p.cfg.Extension, Search: p.search,
 	}
 	for _, c := range p.cfg.Connections {
 		v.Say = append(v.Say, "login "+c)
@@ -386,6 +392,9 @@ func (p *Playground) order(f url.Values) (func(context.Context), error) {
 	who := *d
 	card, hasCard := p.cfg.Emulator.LastCard(p.place.ID)
 	replyTo := cmp.Or(f.Get("card"), card.ActivityID)
+	if task, ok := p.searching(f.Get("do"), f.Get, who.Name); ok {
+		return task, nil
+	}
 	switch f.Get("do") {
 	case "say":
 		if text := strings.TrimSpace(f.Get("text")); text != "" {

@@ -28,6 +28,7 @@ type Config struct {
 	Operator    operator.Reader // of the running bot
 	ConsoleURL  string          // of the console; "" = no links to it
 	Connections []string
+	Extension   bool // the bot has a message extension
 }
 
 // Playground is the page and the devices behind it. [Playground.Run] has to run
@@ -45,6 +46,8 @@ type Playground struct {
 	devices []*device
 	log     []entry
 	changes int
+	search  search
+	other   emulator.Account // who steals a code
 	handled map[string]int64 // by conversation, the last card that the devices have seen
 }
 
@@ -103,7 +106,7 @@ func (p *Playground) startOver() {
 	key := strings.ToLower(rand.Text())
 	p.user = emulator.Account{ID: "29:1" + key, Name: emulator.DefaultUser().Name, AADObjectID: uuidOf(key)}
 	p.devices = []*device{{Name: "Windows", Reaction: reactSSO, Token: tokenGood}}
-	p.log, p.handled = nil, map[string]int64{}
+	p.log, p.handled, p.search, p.other = nil, map[string]int64{}, search{}, somebody()
 	p.move("personal")
 	p.changes++
 }

@@ -1,6 +1,7 @@
 package playground_test
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"net"
@@ -22,6 +23,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 	"github.com/signin-engine/signin-engine/transport/browsertest"
+	"github.com/signin-engine/signin-engine/transport/composeext"
+	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -41,7 +44,8 @@ func must(t *testing.T, err error) {
 // their listener.
 func world(t *testing.T) string {
 	t.Helper()
-	emu := emulator.New(emulator.Config{ClientID: appID, Connections: []emulator.Connection{
+	provider := emulator.NewProvider(emulator.ProviderConfig{ClientID: "wiki"})
+	emu := emulator.New(emulator.Config{ClientID: appID, Provider: provider, Connections: []emulator.Connection{
 		{Name: "graph", DisplayName: "Microsoft Graph", SSO: true}, {Name: "github", DisplayName: "GitHub"},
 	}})
 	var play atomic.Pointer[playground.Playground]
@@ -70,18 +74,33 @@ func world(t *testing.T) string {
 	must(t, err)
 	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: credentials, ServiceURLs: allowed})
 	must(t, err)
+	botListener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	public := "http://" + botListener.Addr().String()
+	provider.SetRedirectURL(public + "/auth/callback")
+	own, err := popup.New(popup.Config{
+		AppID: appID, Connection: "wiki", PublicURL: public, Store: st, Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, Log: zerolog.Nop(),
+		TeamsJSURL: web.URL + playground.ClientScript, TeamsJSIntegrity: playground.ClientIntegrity(),
+		Provider: popup.Provider{Issuer: web.URL + "/provider", ClientID: "wiki", Scopes: []string{"profile"}},
+	})
+	must(t, err)
 	eng, err := machine.New(machine.Config{
 		AppID: appID, Store: st, Tokens: tokens, Messenger: connector, Log: zerolog.Nop(),
-		Connections: []machine.Connection{{Name: "graph", DisplayName: "Microsoft Graph"}, {Name: "github", DisplayName: "GitHub"}},
+		Connections: []machine.Connection{{Name: "graph", DisplayName: "Microsoft Graph"}, {Name: "github", DisplayName: "GitHub"}, {Name: "wiki", Tokens: own}},
 	})
 	must(t, err)
 	chat, err := bot.New(eng, []config.Connection{{Name: "graph", DisplayName: "Microsoft Graph"}, {Name: "github", DisplayName: "GitHub"}}, web.Client())
 	must(t, err)
-	botListener, err := net.Listen("tcp", "127.0.0.1:0")
+	extension := composeext.Config{Engine: eng, Popup: own, Next: chat, Log: zerolog.Nop()}
+	must(t, chat.Handlers(&extension))
+	front, err := composeext.New(extension)
 	must(t, err)
-	h, err := teams.NewHandler(eng, teams.Config{InboundAuth: config.AuthNone, Listener: botListener.Addr().String(), ServiceURLs: allowed, Log: zerolog.Nop()}, chat)
+	h, err := teams.NewHandler(eng, teams.Config{InboundAuth: config.AuthNone, Listener: botListener.Addr().String(), ServiceURLs: allowed, Log: zerolog.Nop()}, front)
 	must(t, err)
-	botServer := httptest.NewUnstartedServer(h)
+	mux := http.NewServeMux()
+	mux.Handle("/api/messages", h)
+	mux.Handle("/auth/", own)
+	botServer := httptest.NewUnstartedServer(mux)
 	botServer.Listener.Close() //nolint:errcheck // it is replaced
 	botServer.Listener = botListener
 	botServer.Start()
@@ -95,7 +114,7 @@ func world(t *testing.T) string {
 	client := operator.NewClient(operator.Endpoint{Network: "tcp", Address: strings.TrimPrefix(console.URL, "http://")}, tokensvc.NewSecret("act"))
 	t.Cleanup(func() { must(t, client.Close()) })
 	play.Store(playground.New(playground.Config{
-		Emulator: emu, BotURL: botServer.URL + "/api/messages", Operator: client, Connections: []string{"graph", "github"},
+		Emulator: emu, BotURL: botServer.URL + "/api/messages", Operator: client, Connections: []string{"graph", "github"}, Extension: true,
 		ConsoleURL: console.URL + "/login?token=act&name=playground",
 	}))
 	run(t, eng.Run)
@@ -187,6 +206,22 @@ func TestPlayWithoutABrowser(t *testing.T) {
 	wait(t, base, "Everything works.", "503 Service Unavailable")
 	do(t, base, url.Values{"do": {"again"}})
 	wait(t, base, "once more", "is signed in, silently")
+}
+
+// The message extension, as far as it goes without a browser.
+func TestSearchWithoutABrowser(t *testing.T) {
+	base := world(t)
+	do(t, base, url.Values{"do": {"search-again"}}) // of nothing
+	do(t, base, url.Values{"do": {"search"}, "q": {"lakers"}})
+	wait(t, base, "composeExtension/query", "<code>auth</code>", `data-extension="true"`, "/auth/start?")
+	do(t, base, url.Values{"do": {"search-code"}, "code": {"guessed"}})
+	wait(t, base, "with the popup&#39;s code", "<code>auth</code>", "code_mismatch")
+	do(t, base, url.Values{"do": {"search-code"}, "code": {"guessed"}, "who": {"other"}})
+	wait(t, base, "to Somebody else", "<code>auth</code>")
+	do(t, base, url.Values{"do": {"search-failed"}, "reason": {"<b>denied</b>"}})
+	wait(t, base, "&lt;b&gt;denied&lt;/b&gt;")
+	do(t, base, url.Values{"do": {"search-cancel"}})
+	wait(t, base, "CancelledByUser", "An empty list.")
 }
 
 func TestPlaygroundIsForThisMachine(t *testing.T) {

@@ -38,16 +38,27 @@
     const at = `popup,width=480,height=560,left=${screenX + (outerWidth - 480) / 2},top=${screenY + 120}`;
     const window = open(link.href, "signin", at);
     if (!window) { location.assign(link.href); return; }
-    popup = { window, card: link.dataset.card, device };
+    const extension = link.dataset.extension ? new URL(link.href).origin : "";
+    popup = { window, card: link.dataset.card, device, extension };
     const watch = setInterval(async () => {
       if (popup?.window !== window) { clearInterval(watch); return; }
       if (!window.closed) return;
       clearInterval(watch);
-      const { card, device } = popup;
+      const { card, device, extension } = popup;
       popup = null;
-      await form({ do: "close", card, device });
+      await form(extension ? { do: "search-cancel" } : { do: "close", card, device });
       renew();
     }, 300);
+  });
+  // The page of the message extension's popup is the bot's, which is another origin.
+  addEventListener("message", async (e) => {
+    if (!popup?.extension || e.origin !== popup.extension || e.source !== popup.window || e.data?.type !== "extension") return;
+    const { window } = popup;
+    popup = null;
+    window.close();
+    const { code, reason } = e.data;
+    await form(code ? { do: "search-code", code, who: document.getElementById("brings").value } : { do: "search-failed", reason });
+    renew();
   });
   addEventListener("message", async (e) => {
     if (e.origin !== location.origin || !popup || e.source !== popup.window || e.data?.type !== "signin") return;

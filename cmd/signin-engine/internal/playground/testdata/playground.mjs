@@ -3,8 +3,9 @@ import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../.
 
 const base = process.env.PLAYGROUND;
 
+// The popup of the message extension is a page of the bot, on its own port.
 const opened = async (options) => {
-  const context = await visitor(base, options);
+  const context = await visitor(base, { also: /^http:\/\/127\.0\.0\.1:\d+\/auth\//, ...options });
   const page = await context.newPage();
   await go(page, base + "/");
   return page;
@@ -21,12 +22,28 @@ const popup = async (page) => {
   return window;
 };
 
+const found = (page, text) => page.locator("#found", { hasText: text }).waitFor();
+const search = async (page, text) => {
+  await page.getByPlaceholder("Search, as in Teams").fill(text);
+  await page.getByRole("button", { name: "Search" }).click();
+};
+// consent goes through the popup of the message extension.
+const consent = async (page, button = "Allow") => {
+  const window = await popup(page);
+  await accessible(window, "the provider's page");
+  await window.getByRole("button", { name: button }).click({ noWaitAfter: true }).catch(() => undefined);
+  return window;
+};
+
 const looks = (colorScheme) => async () => {
   const page = await opened({ colorScheme });
   await accessible(page, `empty, ${colorScheme}`);
   await fresh(page);
   await page.getByRole("button", { name: "login graph" }).click();
   await story(page, "silently by single sign-on");
+  await search(page, "lakers");
+  await found(page, "auth");
+  await page.getByText("The answer", { exact: true }).click();
   await page.getByRole("button", { name: "Web" }).click();
   await page.getByLabel("is answered").selectOption("503");
   await page.getByLabel("This happens").selectOption("0");
@@ -90,6 +107,53 @@ await run({
     await page.context().close();
   },
 
+  "message extension: a search, the popup, the result; the code again, and stolen": async () => {
+    const page = await opened();
+    await fresh(page);
+    await search(page, "lakers");
+    await found(page, "auth");
+    await consent(page);
+    await found(page, "Signed in to wiki");
+    await story(page, "wiki");
+    await page.locator("#attempt", { hasText: "Complete" }).waitFor();
+    await page.getByRole("button", { name: "Bring the code once more" }).click();
+    await talk(page, "popup's code");
+    await found(page, "Signed in to wiki");
+    await page.getByRole("button", { name: "Somebody else brings it" }).click();
+    await found(page, "to Somebody else");
+    await found(page, "auth");
+    await search(page, "bulls");
+    await found(page, "Signed in to wiki");
+    await page.context().close();
+  },
+
+  "message extension: cancelled, denied, a code that was stolen before it was used": async () => {
+    const page = await opened();
+    await fresh(page);
+    await search(page, "lakers");
+    await found(page, "auth");
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await found(page, "An empty list");
+    await search(page, "lakers");
+    await found(page, "auth");
+    await (await popup(page)).close();
+    await found(page, "An empty list");
+    await search(page, "lakers");
+    await found(page, "auth");
+    const window = await consent(page, "Deny");
+    await window.getByText("The access was not allowed").waitFor();
+    await accessible(window, "the page of a failure");
+    await window.getByRole("button", { name: "Close" }).click({ noWaitAfter: true }).catch(() => undefined);
+    await found(page, "access_denied");
+    await page.getByLabel("code is brought by").selectOption("other");
+    await consent(page);
+    await found(page, "to Somebody else");
+    await found(page, "auth");
+    await page.getByRole("button", { name: "Bring the code once more" }).click();
+    await found(page, "Signed in to wiki");
+    await page.context().close();
+  },
+
   "group chat: only the one who asked sees the card": async () => {
     const page = await opened();
     await fresh(page);
@@ -129,7 +193,13 @@ await run({
     await fresh(page);
     await page.getByRole("button", { name: "login graph" }).click();
     await story(page, "silently by single sign-on");
+    await search(page, "lakers");
+    await found(page, "auth");
+    await page.getByText("The answer", { exact: true }).click();
     await fits(page, "the playground");
+    await consent(page);
+    await found(page, "Signed in to wiki");
+    await fits(page, "the playground with a result");
     await page.context().close();
   },
 
