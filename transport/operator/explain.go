@@ -304,6 +304,10 @@ var words = [...]Explanation{
 	{"callback", kindLine, "The bot's own code was told, and how that went.", "If it was not delivered, see the last error of the callback."},
 	{"note", kindLine, "Something worth knowing that changed nothing.", "Explain the row beside it."},
 	{"operator", kindLine, "An operator acted: the line names who, and why.", nothingToDo},
+	{"reconcile", kindLine, "An operator had the attempt settled by what the Token Service says.", nothingToDo},
+	{"cancel", kindLine, "An operator ended the attempt.", nothingToDo},
+	{"redeliver", kindLine, "An operator made callbacks due that had not got through.", nothingToDo},
+	{"rotate-key", kindLine, "An operator gave the store a new key for marks and seals; the line has its id. Every instance uses it after three sweeps.", nothingToDo},
 	{"security", kindLine, "Somebody used what belongs to another user.", "One is most often a forwarded card. Many from one user: look who it is."},
 
 	{"SignIn", kindCall, "The bot's own code asked for a sign-in.", nothingToDo},

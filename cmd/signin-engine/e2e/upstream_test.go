@@ -18,9 +18,9 @@ import (
 // answerLimit is when Teams gives up on an invoke.
 const answerLimit = 15 * time.Second
 
-// withoutWaiting is far more than a call that is not made takes on a busy machine, and
-// far less than one that waits for an upstream.
-const withoutWaiting = time.Second
+// withoutWaiting is far more than a call that is not made takes on a busy machine,
+// and far less than one that waits for an upstream: timeouts.upstream is 10 s.
+const withoutWaiting = 5 * time.Second
 
 // TestTokenServiceDead: whatever the Token Service does under load, every invoke
 // is answered within the time that Teams waits, as row B3 says of an exchange
