@@ -135,7 +135,7 @@ func (s *sorted) set(e *entry) {
 	r, i := s.seek(e.key)
 	if r == len(s.runs) { // behind all
 		if r == 0 {
-			s.runs = append(s.runs, run{entries: make([]entry, 0, maxRun), age: s.age})
+			s.runs = append(s.runs, run{age: s.age}) // of most batches it is the only one, and short
 		}
 		r = len(s.runs) - 1
 		i = len(s.runs[r].entries)

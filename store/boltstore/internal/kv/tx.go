@@ -38,10 +38,8 @@ type Bucket struct {
 // so the tree has all that was before the layers.
 func (db *DB) begin(layers ...*buffer) (*Tx, error) {
 	tx := &Tx{db: db, buckets: make([]Bucket, len(db.buckets))}
-	for _, l := range append(layers, db.sealed) {
-		if l != nil {
-			tx.layers = append(tx.layers, l)
-		}
+	if tx.layers = layers; db.sealed != nil {
+		tx.layers = append(layers, db.sealed)
 	}
 	for i := range tx.buckets {
 		tx.buckets[i].tx, tx.buckets[i].id = tx, uint8(i)
