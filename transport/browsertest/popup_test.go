@@ -1,30 +1,20 @@
 // Package browsertest_test runs the popup of a message extension in a real browser,
-// with the published library of the Teams client and a published provider: see
-// popup.test.mjs.
+// with the program as users run it, the published library of the Teams client and a
+// published provider: see popup.test.mjs.
 package browsertest_test
 
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
-	"strings"
-	"sync/atomic"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
-
-	"github.com/rs/zerolog"
-
-	"github.com/signin-engine/signin-engine/machine"
-	"github.com/signin-engine/signin-engine/store"
-	"github.com/signin-engine/signin-engine/store/memstore"
-	"github.com/signin-engine/signin-engine/tokensvc"
-	"github.com/signin-engine/signin-engine/transport/composeext"
-	"github.com/signin-engine/signin-engine/transport/composeext/popup"
-	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
 const clientSecret = "canary-client-secret"
@@ -36,29 +26,31 @@ func TestBrowser(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "../../.ci/chromium").CombinedOutput(); err != nil {
 		t.Fatalf("The browser test cannot run: %v\n%s", err, out)
 	}
-	issuer := "http://" + freeAddress(t)
-	st := memstore.New(nil)
-	var logs bytes.Buffer
-	log := zerolog.New(zerolog.SyncWriter(&logs))
-	good := startBot(t, st, issuer, log, popup.DefaultCodeLifetime)
-	hasty := startBot(t, st, issuer, log, time.Second)
+	program := filepath.Join(t.TempDir(), "signin-engine")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../cmd/signin-engine").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	issuer := freeAddress(t)
+	good := startBot(t, program, issuer, "5m")
+	hasty := startBot(t, program, issuer, "1s")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "--test", "--test-reporter=spec", "popup.test.mjs")
-	cmd.Env = append(os.Environ(), "BOT_URL="+good, "HASTY_BOT_URL="+hasty, "ISSUER_URL="+issuer, "CLIENT_SECRET="+clientSecret)
+	cmd.Env = append(os.Environ(), "BOT_URL="+good.url, "HASTY_BOT_URL="+hasty.url, "ISSUER_URL=http://"+issuer, "CLIENT_SECRET="+clientSecret)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
-		t.Errorf("%v", err)
+		t.Errorf("%v\nthe bot's log:\n%s", err, good.log.Bytes())
 	}
-	if strings.Contains(logs.String(), clientSecret) {
-		t.Error("the client secret is in the log")
+	for _, b := range []*bot{good, hasty} {
+		if bytes.Contains(b.log.Bytes(), []byte(clientSecret)) {
+			t.Error("the client secret is in the log")
+		}
 	}
 }
 
-// freeAddress is one that nobody listens on. The provider's own process listens
-// there in a moment.
+// freeAddress is one that nobody listens on. A process listens there in a moment.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -69,61 +61,80 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startBot is a bot with a message extension; the result is its URL.
-func startBot(t *testing.T, st store.Store, issuer string, log zerolog.Logger, codeLifetime time.Duration) string {
+// bot is `signin-engine serve` with a message extension.
+type bot struct {
+	url string
+	log output
+}
+
+// output is what a process has written.
+type output struct {
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	serving chan struct{}
+	once    sync.Once
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf.Write(b)
+	if bytes.Contains(o.buf.Bytes(), []byte("serving POST /api/messages")) {
+		o.once.Do(func() { close(o.serving) })
+	}
+	return len(b), nil
+}
+
+// Bytes is all of it.
+func (o *output) Bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.buf.Bytes())
+}
+
+// startBot runs the program until the test ends.
+func startBot(t *testing.T, program, issuer, codeLifetime string) *bot {
 	t.Helper()
-	var handler atomic.Pointer[http.ServeMux]
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.Load().ServeHTTP(w, r) }))
-	t.Cleanup(web.Close)
-	p, err := popup.New(popup.Config{
-		AppID: "app", Connection: "wiki", PublicURL: web.URL, Store: st, Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, Log: log,
-		Provider: popup.Provider{
-			Issuer: issuer, ClientID: "bot-client", ClientSecret: tokensvc.NewSecret(clientSecret),
-			Scopes: []string{"profile", "offline_access"},
-		},
-		CodeLifetime: codeLifetime,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bearer := tokensvc.Static(tokensvc.NewSecret("bot"))
-	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: issuer, Credentials: bearer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	hosts, err := teams.NewAllowList(nil, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	connector, err := teams.NewConnector(teams.ConnectorConfig{Tokens: bearer, ServiceURLs: hosts})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eng, err := machine.New(machine.Config{
-		AppID: "app", Store: st, Tokens: tokens, Messenger: connector, Log: log,
-		Connections: []machine.Connection{{Name: "wiki", Tokens: p}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	x, err := composeext.New(composeext.Config{
-		Engine: eng, Popup: p, Log: log,
-		OnQuery: func(_ context.Context, r *composeext.Request, q composeext.Query) (composeext.Response, error) {
-			return composeext.List(composeext.Thumbnail(r.Token.Properties["name"], q.Param("searchKeyword"))), nil
+	address, dir := freeAddress(t), t.TempDir()
+	b := &bot{url: "http://" + address, log: output{serving: make(chan struct{})}}
+	settings, err := json.Marshal(map[string]any{ // which is YAML too
+		"app_id": "00000000-0000-4000-8000-0000000000b0", "listen": address, "store": "bolt:" + filepath.Join(dir, "signin.db"),
+		"inbound_auth": "none", "outbound_auth": "none", "service_urls": []string{issuer},
+		"token_service_url": "http://" + issuer, "login_url": "http://" + issuer, "log": map[string]string{"level": "debug", "format": "json"},
+		"message_extension": map[string]any{
+			"connection": "wiki", "public_url": b.url, "code_lifetime": codeLifetime,
+			"encryption_key": base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)),
+			"provider": map[string]any{
+				"issuer": "http://" + issuer, "client_id": "bot-client", "client_secret": clientSecret,
+				"scopes": []string{"profile", "offline_access"},
+			},
 		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	messages, err := teams.NewHandler(eng, teams.Config{
-		InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts, Log: log,
-	}, x)
-	if err != nil {
+	config := filepath.Join(dir, "bot.yaml")
+	if err := os.WriteFile(config, settings, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/api/messages", messages)
-	mux.Handle("/auth/", p)
-	handler.Store(mux)
-	return web.URL
+	cmd := exec.Command(program, "serve", "--config", config) //nolint:noctx // it is stopped below
+	cmd.Stdout, cmd.Stderr = &b.log, &b.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // fails if it is gone already
+		<-ended
+	})
+	select {
+	case <-b.log.serving:
+	case err := <-ended:
+		ended <- err
+		t.Fatalf("serve: %v\n%s", err, b.log.Bytes())
+	case <-time.After(time.Minute):
+		t.Fatalf("serve does not come up:\n%s", b.log.Bytes())
+	}
+	return b
 }
