@@ -117,7 +117,7 @@ func startBot(t *testing.T, program, issuer, codeLifetime string) *bot {
 	if err := os.WriteFile(config, settings, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "serve", "--config", config) //nolint:noctx // it is stopped below
+	cmd := exec.Command(program, "serve", "--config", config)
 	cmd.Stdout, cmd.Stderr = &b.log, &b.log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -2,14 +2,17 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"io/fs"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
@@ -73,8 +76,9 @@ func loop(t *testing.T, user *emulator.Teams, b *emulator.Browser, between func(
 	}
 	asked, err := user.Query(ctx, "insertWiki", "lakers")
 	c := compose(asked, err, "auth")
+	link := c.URL
 	between()
-	at, err := b.Authorize(ctx, c.URL)
+	at, err := b.Authorize(ctx, link)
 	if err != nil || at.Callback == "" {
 		t.Fatalf("start: %+v, %v", at, err)
 	}
@@ -96,7 +100,26 @@ func loop(t *testing.T, user *emulator.Teams, b *emulator.Browser, between func(
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []string{ended.Code, provider.Query().Get("state"), provider.Query().Get("nonce"), canaryKey, canaryProvider}
+	secrets := []string{ended.Code, provider.Query().Get("state"), provider.Query().Get("nonce"), canaryKey, canaryProvider}
+	return append(secrets, keepsake(t, link, at.Start)...)
+}
+
+// keepsake are the ticket of a link to the start page, and the cookie that it has
+// set.
+func keepsake(t *testing.T, link string, start http.Header) []string {
+	t.Helper()
+	at, err := url.Parse(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := []string{at.Query().Get("ticket")}
+	for _, c := range (&http.Response{Header: start}).Cookies() {
+		secrets = append(secrets, c.Value)
+	}
+	if len(secrets) != 2 || slices.Contains(secrets, "") {
+		t.Fatalf("a start page without a ticket, or with %d cookies", len(secrets)-1)
+	}
+	return secrets
 }
 
 // provided is a world with a third-party provider.
@@ -204,12 +227,124 @@ func TestExtensionOnInstances(t *testing.T) {
 	if err != nil || len(page.Attempts) != 1 || page.Attempts[0].State != store.Complete || page.Attempts[0].Method != store.MethodCompose {
 		t.Errorf("%+v, %v", page.Attempts, err)
 	}
+	seen := newSearch()
+	seen.also(secrets...)
+	seen.also(append(w.provider.Secrets(), w.verifiers()...)...)
 	for _, b := range f.bots {
-		for _, secret := range append(secrets, w.verifiers()...) {
-			if bytes.Contains(b.log(), []byte(secret)) {
-				t.Errorf("%.20q… is in the log", secret)
-			}
-		}
+		seen.in(t, "log", b.log())
 	}
+	seen.database(t, f.cluster)
 	f.stop(t)
+}
+
+// TestExtensionCrashPoints kills the bot while it redeems the security code: before
+// the code is looked at, and after. Teams sends the query again, and the code, which
+// was not used, is still good.
+func TestExtensionCrashPoints(t *testing.T) {
+	t.Parallel()
+	for _, point := range []string{"before GetToken with code", "after GetToken with code"} {
+		t.Run(point+" bolt", func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, true)
+			w.provided(t)
+			b := newBot(t, w, program(t, mined), quick+w.extension())
+			p := b.start(t)
+			user := w.user(b.patient(t), "alice")
+			bring := broughtLater(t, user, browser(t, b.patient(t).Transport))
+			p.kill()
+			p = b.start(t, "SIGNIN_ENGINE_FAILPOINT="+point)
+			answer := bring()
+			select {
+			case <-p.exited:
+			case <-time.After(patience):
+				t.Fatalf("the process does not come to %q", point)
+			}
+			p = b.start(t)
+			wantResult(t, <-answer)
+			b.settled(t)
+			p.stopped(t)
+			sound(t, b.open(t))
+		})
+		t.Run(point+" postgres", func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, true)
+			w.provided(t)
+			f := newFleetIn(t, w, mined, 2, quick+w.extension(), true)
+			user := w.user(&http.Client{Transport: f}, "alice")
+			bring := broughtLater(t, user, browser(t, f))
+			for i, b := range f.bots {
+				f.kill(i)
+				if _, err := b.tryStart("SIGNIN_ENGINE_STORE="+f.address, "SIGNIN_ENGINE_FAILPOINT="+point); err != nil {
+					t.Fatal(err)
+				}
+			}
+			answer, deaths := bring(), 0
+			var got emulator.Answer
+			eventually(t, "the query is answered", func() bool {
+				for i, b := range f.bots {
+					if b.serving() == nil {
+						deaths++
+						if err := f.start(i); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				select {
+				case got = <-answer:
+					return true
+				default:
+					return false
+				}
+			})
+			if deaths == 0 {
+				t.Errorf("no process came to %q", point)
+			}
+			wantResult(t, got)
+			f.settled(t)
+			for i, b := range f.bots { // one may still be armed, or dead
+				if b.serving() == nil {
+					if err := f.start(i); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			f.stop(t)
+		})
+	}
+}
+
+// broughtLater goes through a popup. What it returns brings the code, and the answer
+// comes when there is one.
+func broughtLater(t *testing.T, user *emulator.Teams, b *emulator.Browser) func() <-chan emulator.Answer {
+	t.Helper()
+	asked, err := user.Query(t.Context(), "insertWiki", "lakers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := asked.Compose()
+	if err != nil {
+		t.Fatalf("%v: %s", err, asked.Body)
+	}
+	ended, err := b.Popup(t.Context(), c.URL)
+	if err != nil || ended.Code == "" {
+		t.Fatalf("popup: %s, %v", ended.Reason, err)
+	}
+	return func() <-chan emulator.Answer {
+		answer := make(chan emulator.Answer, 1)
+		go func() {
+			a, err := user.Reissue(context.WithoutCancel(t.Context()), asked.Sent, ended.Code)
+			if err != nil {
+				a.Body = []byte(err.Error())
+			}
+			answer <- a
+		}()
+		return answer
+	}
+}
+
+func wantResult(t *testing.T, a emulator.Answer) {
+	t.Helper()
+	if c, err := a.Compose(); err != nil || c.Type != "result" || !bytes.Contains(a.Body, []byte("Robin")) {
+		t.Errorf("%d %s, %v", a.Status, a.Body, err)
+	}
 }
