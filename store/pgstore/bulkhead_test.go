@@ -57,13 +57,22 @@ func signIns(t *testing.T, s store.Store, at time.Time, name string, n int) (fai
 
 // TestDeadConnections: connections are dead, and nobody is told. New ones work.
 func TestDeadConnections(t *testing.T) {
-	for name, dead := range map[string]int{"one": 1, "all": -1} {
+	for name, tc := range map[string]struct {
+		dead  int
+		idle  time.Duration // how long nobody had used them
+		bound time.Duration // of a statement
+	}{
+		// Whoever waits for the dead one does so for long.
+		"one of them": {dead: 1, bound: 30 * time.Second},
+		"all":         {dead: -1, bound: pgstore.DefaultStatementTimeout},
+		// Nobody was at it: nobody notices.
+		"all, and idle": {dead: -1, bound: 30 * time.Second, idle: 1500 * time.Millisecond},
+	} {
 		t.Run(name, func(t *testing.T) {
 			c := pgtest.NewCluster(t)
 			p := pgtest.NewProxy(t, c)
 			dsn := pgtest.WithParam(p.DSN(), "schema", schemaOf(pgtest.Schema(t, c.DSN())))
-			raw := mustOpen(t, dsn)
-			s := store.NewGroup(raw)
+			s := store.NewGroup(mustOpen(t, dsn, pgstore.WithStatementTimeout(tc.bound)))
 			info, err := s.Info(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -74,7 +83,11 @@ func TestDeadConnections(t *testing.T) {
 			// Under way while it happens, and again until all is well.
 			var under sync.WaitGroup
 			stop := make(chan struct{})
-			for i := range 8 {
+			users := 8
+			if time.Sleep(tc.idle); tc.idle > 0 {
+				users = 0
+			}
+			for i := range users {
 				under.Go(func() {
 					for n := 0; ; n++ {
 						select {
@@ -86,19 +99,22 @@ func TestDeadConnections(t *testing.T) {
 					}
 				})
 			}
-			p.Freeze(dead)
+			if n := p.Freeze(tc.dead); n == 0 {
+				t.Fatal("no connection is there")
+			}
 			frozen := time.Now()
 			for round := 0; ; round++ {
 				failed, slowest := signIns(t, s, info.Now, fmt.Sprintf("round%d", round), 8)
 				if failed == 0 && slowest < 2*time.Second {
 					break
 				}
-				if time.Since(frozen) > 30*time.Second {
+				if time.Since(frozen) > 10*time.Second {
 					t.Fatal("sign-ins do not become normal again")
 				}
 			}
 			t.Logf("normal again %s after the connections had died", time.Since(frozen).Round(10*time.Millisecond))
 			close(stop)
+			p.Thaw()
 			under.Wait()
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -23,6 +24,7 @@ type Proxy struct {
 type line struct {
 	client, server net.Conn
 	frozen         chan struct{} // closed: nothing passes
+	ended          atomic.Bool
 	once           sync.Once
 }
 
@@ -55,13 +57,30 @@ func (p *Proxy) DSN() string {
 	return "postgres://postgres@" + p.listener.Addr().String() + "/postgres?sslmode=disable"
 }
 
-// Freeze leaves the oldest n of the connections that are there dead; n < 0: all.
-func (p *Proxy) Freeze(n int) {
+// Freeze leaves the oldest n of the connections that are there dead, n < 0: all,
+// and returns how many those were.
+func (p *Proxy) Freeze(n int) (frozen int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, one := range p.lines {
-		if n < 0 || i < n {
+	for _, one := range p.lines {
+		if !one.ended.Load() && frozen != n {
 			one.freeze()
+			frozen++
+		}
+	}
+	return frozen
+}
+
+// Thaw ends the connections that are dead: their ends are told.
+func (p *Proxy) Thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, one := range p.lines {
+		select {
+		case <-one.frozen:
+			_ = one.client.Close()
+			_ = one.server.Close()
+		default:
 		}
 	}
 }
@@ -106,6 +125,7 @@ func (l *line) pass(from, to net.Conn) {
 			break
 		}
 	}
+	l.ended.Store(true)
 	_ = from.Close()
 	_ = to.Close()
 }
