@@ -126,7 +126,7 @@ func startBot(t *testing.T, program, issuer, codeLifetime string) *bot {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // fails if it is gone already
-		<-ended
+		_ = <-ended
 	})
 	select {
 	case <-b.log.serving:
