@@ -69,18 +69,33 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 	if err != nil {
 		return err
 	}
-	var h http.Handler
+	auth, err := teams.NewAuthenticator(teams.AuthConfig{
+		AppID: appID, OpenIDMetadataURL: upstream + "/v1/.well-known/openidconfiguration", ServiceURLs: hosts, Log: zerolog.Nop(),
+	})
+	if err != nil {
+		return err
+	}
+	var open, checked http.Handler
 	counted := &countingStore{}
 	finish := func() error { return nil }
 	if kind == kindBare {
-		h = &bare{tokens: tokens, out: connector}
+		open = &bare{tokens: tokens, out: connector}
+		checked = auth.Middleware(open)
 	} else {
 		backend, cached := strings.CutSuffix(kind, withCache)
 		if counted.Store, err = openStore(ctx, backend, where); err != nil {
 			return err
 		}
-		var eng *machine.Engine
-		if eng, h, err = engineBot(counted, tokens, connector, hosts, cached); err != nil {
+		eng, bot, err := engineBot(counted, tokens, connector, cached) //nolint:contextcheck // New bounds what it reads
+		if err != nil {
+			return err
+		}
+		cfg := teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts, Log: zerolog.Nop()}
+		if open, err = teams.NewHandler(eng, cfg, bot); err != nil {
+			return err
+		}
+		cfg.InboundAuth, cfg.Authenticator = teams.InboundAuthJWT, auth
+		if checked, err = teams.NewHandler(eng, cfg, bot); err != nil {
 			return err
 		}
 		running, stopped := context.WithCancel(context.WithoutCancel(ctx)) // the engine outlives the listener
@@ -93,7 +108,8 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 		}
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/api/messages", h)
+	mux.Handle(pathOpen, open)
+	mux.Handle(pathJWT, checked)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.Handle("/debug/pprof/allocs", pprof.Handler("allocs"))
 	mux.HandleFunc("/stats", func(w http.ResponseWriter, _ *http.Request) {
@@ -154,7 +170,7 @@ func (s *countingStore) Apply(ctx context.Context, commits []store.Commit) []err
 	return errs
 }
 
-func engineBot(st store.Store, tokens *tokensvc.Client, connector *teams.Connector, hosts *teams.AllowList, cached bool) (*machine.Engine, http.Handler, error) {
+func engineBot(st store.Store, tokens *tokensvc.Client, connector *teams.Connector, cached bool) (*machine.Engine, teams.Bot, error) {
 	policy := machine.DefaultPolicy()
 	if cached {
 		policy.TokenCache = 5 * time.Minute
@@ -173,13 +189,10 @@ func engineBot(st store.Store, tokens *tokensvc.Client, connector *teams.Connect
 	flow.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 		return turn.Send(ctx, "Connected!")
 	})
-	h, err := teams.NewHandler(eng, teams.Config{
-		InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts, Log: zerolog.Nop(),
-	}, teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+	return eng, teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 		_, err := flow.SignIn(ctx, turn)
 		return nil, err
-	}))
-	return eng, h, err
+	}), nil
 }
 
 // bare is the ceiling: the same calls, nothing remembered.

@@ -5,21 +5,21 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/signin-engine/signin-engine/store"
-	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 // grown is what a store of a size does.
 type grown struct {
+	kind     string
 	attempts int
-	fileMB   float64
+	sizeMB   float64 // of the file, or of the tables with their indexes
 	open     time.Duration
 	overview time.Duration // `inspect` without an argument: states, last hour, stuck list
 	one      time.Duration // `inspect ID`
@@ -29,27 +29,45 @@ type grown struct {
 }
 
 // sizes of the stores.
-func sizes() []int { return []int{1_000, 100_000, 1_000_000} }
+func sizes(kind string) []int {
+	if kind == kindPostgres { // a million takes longer to write than all the rest of a run
+		return []int{1_000, 100_000}
+	}
+	return []int{1_000, 100_000, 1_000_000}
+}
 
 // month is the retention that the attempts of a grown store are spread over.
 const month = 30 * 24 * time.Hour
 
-// growthPart fills bbolt files of growing size and measures what people and
-// users see. The sizes take turns, so that a drift of the machine's speed falls
+// growthPart fills stores of growing size and measures what people and users see.
+// The sizes take turns, so that a drift of the machine's speed falls
 // on all of them alike.
 func (b *bench) growthPart(ctx context.Context, r *report) error {
+	for _, kind := range []string{kindBolt, kindPostgres} {
+		if !slices.Contains(b.kinds, kind) {
+			continue
+		}
+		if err := b.growthOf(ctx, r, kind); err != nil {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) growthOf(ctx context.Context, r *report, kind string) error {
+	all := make([]grown, 0, len(sizes(kind)))
 	rates := map[int][]float64{}
-	for _, n := range sizes() {
-		g, err := b.grow(ctx, n)
+	for _, n := range sizes(kind) {
+		g, err := b.grow(ctx, kind, n)
 		if err != nil {
 			return err
 		}
-		r.growth = append(r.growth, g)
+		all = append(all, g)
 	}
 	sso := flows()[0]
 	for range b.rounds {
-		for i, n := range sizes() {
-			one, err := b.start(ctx, kindBolt, fmt.Sprintf("grown%d", n))
+		for i, n := range sizes(kind) {
+			one, err := b.start(ctx, kind, fmt.Sprintf("grown%d", n))
 			if err != nil {
 				return err
 			}
@@ -62,31 +80,30 @@ func (b *bench) growthPart(ctx context.Context, r *report) error {
 				return err
 			}
 			rates[n] = append(rates[n], got.perSecond())
-			r.growth[i].anonMB = max(r.growth[i].anonMB, float64(got.Anon)/(1<<20))
+			all[i].anonMB = max(all[i].anonMB, float64(got.Anon)/(1<<20))
 		}
 	}
-	for i, n := range sizes() {
-		r.growth[i].rate = median(rates[n])
+	for i, n := range sizes(kind) {
+		all[i].rate = median(rates[n])
 	}
-	writeGrowth(os.Stdout, r.growth)
+	writeGrowth(os.Stdout, all)
+	r.growth = append(r.growth, all)
 	return nil
 }
 
-// grow makes a file with n ended attempts and looks at it.
-func (b *bench) grow(ctx context.Context, n int) (grown, error) {
-	g := grown{attempts: n}
-	path := filepath.Join(b.dir, fmt.Sprintf("grown%d.db", n))
-	last, err := fill(ctx, path, n)
+// grow makes a store with n ended attempts and looks at it.
+func (b *bench) grow(ctx context.Context, kind string, n int) (grown, error) {
+	g := grown{kind: kind, attempts: n}
+	where := b.where(kind, fmt.Sprintf("grown%d", n))
+	last, err := fill(ctx, kind, where, n)
 	if err != nil {
 		return g, err
 	}
-	info, err := os.Stat(path)
-	if err != nil {
+	if g.sizeMB, err = b.size(ctx, kind, where, n); err != nil {
 		return g, err
 	}
-	g.fileMB = float64(info.Size()) / (1 << 20)
 	began := time.Now()
-	st, err := boltstore.Open(path)
+	st, err := openStore(ctx, kind, where)
 	if err != nil {
 		return g, err
 	}
@@ -105,6 +122,26 @@ func (b *bench) grow(ctx context.Context, n int) (grown, error) {
 	return g, err
 }
 
+// size is that of a store on the disk, in MB.
+func (b *bench) size(ctx context.Context, kind, where string, n int) (float64, error) {
+	if kind == kindBolt {
+		info, err := os.Stat(where)
+		if err != nil {
+			return 0, err
+		}
+		return float64(info.Size()) / (1 << 20), nil
+	}
+	conn, err := pgx.Connect(ctx, b.dsn)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var bytes int64
+	err = conn.QueryRow(ctx, `select coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint from pg_class c
+		join pg_namespace s on s.oid = c.relnamespace where c.relkind = 'r' and s.nspname = $1`, fmt.Sprintf("bench_grown%d", n)).Scan(&bytes)
+	return float64(bytes) / (1 << 20), err
+}
+
 // timed is the median of 21 runs.
 func timed(f func() error) (time.Duration, error) {
 	var all []time.Duration
@@ -121,8 +158,8 @@ func timed(f func() error) (time.Duration, error) {
 
 // fill writes n ended attempts with their trails, spread over a month, in the
 // order of time, and returns the last one's id.
-func fill(ctx context.Context, path string, n int) (string, error) {
-	st, err := boltstore.Open(path, boltstore.WithoutSync())
+func fill(ctx context.Context, kind, where string, n int) (string, error) {
+	st, err := openStore(ctx, kind, where)
 	if err != nil {
 		return "", err
 	}
@@ -183,13 +220,10 @@ func ended(at time.Time, i int) store.Commit {
 }
 
 func writeGrowth(w io.Writer, all []grown) {
-	if len(all) == 0 {
-		return
-	}
-	_, _ = fmt.Fprintf(w, "\n## Growth (bolt)\n\nAttempts that ended within the last 30 days; medians. The rate is that of SSO sign-ins at 64 users; memory is the bot's own, without the file that bbolt maps.\n\n"+
-		"| Attempts | file MB | open | `inspect` | `inspect ID` | sweep | per s | ratio | memory MB |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	_, _ = fmt.Fprintf(w, "\n## Growth (%s)\n\nAttempts that ended within the last 30 days; medians. The rate is that of SSO sign-ins at 64 users; memory is the bot's own, without the file that bbolt maps.\n\n"+
+		"| Attempts | on disk MB | open | `inspect` | `inspect ID` | sweep | per s | ratio | memory MB |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n", all[0].kind)
 	for _, g := range all {
-		_, _ = fmt.Fprintf(w, "| %d | %.0f | %s | %s | %s | %s | %.0f | %.2f | %.0f |\n", g.attempts, g.fileMB,
+		_, _ = fmt.Fprintf(w, "| %d | %.0f | %s | %s | %s | %s | %.0f | %.2f | %.0f |\n", g.attempts, g.sizeMB,
 			g.open.Round(10*time.Microsecond), g.overview.Round(10*time.Microsecond), g.one.Round(10*time.Microsecond), g.due.Round(time.Microsecond), g.rate, g.rate/all[0].rate, g.anonMB)
 	}
 }

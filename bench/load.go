@@ -19,12 +19,15 @@ type flow struct {
 	run  func(ctx context.Context, u *user) error
 
 	asksAgain bool // one user asks more than once
+	alone     bool // also with one user, who waits for nobody
+	bearer    bool // inbound_auth: jwt
 }
 
 // The flows.
 func flows() []flow {
 	return []flow{
-		{name: "sso", run: func(ctx context.Context, u *user) error { return u.sso(ctx, 1) }},
+		{name: "sso", alone: true, run: func(ctx context.Context, u *user) error { return u.sso(ctx, 1) }},
+		{name: "sso jwt", bearer: true, run: func(ctx context.Context, u *user) error { return u.sso(ctx, 1) }},
 		{name: "sso x3", run: func(ctx context.Context, u *user) error { return u.sso(ctx, 3) }},
 		{name: "popup", run: popup},
 		{name: "silent", run: silent},
@@ -32,11 +35,33 @@ func flows() []flow {
 	}
 }
 
+// The paths of a bot: it asks for a token on the second one.
+const (
+	pathOpen = "/api/messages"
+	pathJWT  = "/jwt/api/messages"
+)
+
+func (f flow) path() string {
+	if f.bearer {
+		return pathJWT
+	}
+	return pathOpen
+}
+
+// levels are how many users at once.
+func (f flow) levels(users []int) []int {
+	if f.alone && !slices.Contains(users, 1) {
+		return append([]int{1}, users...)
+	}
+	return users
+}
+
 // user is one person with one client, new for every sign-in.
 type user struct {
 	emu   *emulator.Server
 	teams *emulator.Teams
-	took  *times
+	asked *times // messages that a card answers
+	took  *times // what follows, or else the message
 }
 
 func (u *user) owner() tokensvc.UserConnection {
@@ -90,7 +115,10 @@ func again(ctx context.Context, u *user) error {
 }
 
 func (u *user) ask(ctx context.Context) (emulator.Card, error) {
-	if err := ok(u.teams.SendMessage(ctx, "login")); err != nil {
+	began := time.Now()
+	err := ok(u.teams.SendMessage(ctx, "login"))
+	u.asked.add(time.Since(began))
+	if err != nil {
 		return emulator.Card{}, err
 	}
 	return u.emu.WaitForCard(ctx, u.teams.Conversation.ID, 0)
@@ -147,6 +175,7 @@ type result struct {
 	Done     int
 	Failed   int
 	Took     time.Duration
+	Asked    time.Duration // median of the messages that a card answers
 	P50, P99 time.Duration
 	CPU      time.Duration // of the bot
 	MaxRSS   int64
@@ -168,19 +197,23 @@ func load(ctx context.Context, emu *emulator.Server, bots []*bot, f flow, users 
 	var (
 		wg           sync.WaitGroup
 		done, failed atomic.Int64
-		took         times
+		asked, took  times
 		stop         = time.Now().Add(d)
 	)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4 * users}}
 	defer client.CloseIdleConnections()
+	authorize := emu.Authorize(appID)
 	began := time.Now()
 	for n := range users {
 		wg.Go(func() {
 			for i := 0; time.Now().Before(stop) && ctx.Err() == nil; i++ {
-				t := emu.Teams(bots[(n+i)%len(bots)].url + "/api/messages")
+				t := emu.Teams(bots[(n+i)%len(bots)].url + f.path())
 				t.HTTP = client
+				if f.bearer {
+					t.Authorize = authorize
+				}
 				t.User.ID = "29:" + t.Conversation.ID
-				if err := f.run(ctx, &user{emu: emu, teams: t, took: &took}); err != nil {
+				if err := f.run(ctx, &user{emu: emu, teams: t, asked: &asked, took: &took}); err != nil {
 					failed.Add(1)
 					continue
 				}
@@ -189,7 +222,7 @@ func load(ctx context.Context, emu *emulator.Server, bots []*bot, f flow, users 
 		})
 	}
 	wg.Wait()
-	r := result{Done: int(done.Load()), Failed: int(failed.Load()), Took: time.Since(began), P50: took.percentile(0.5), P99: took.percentile(0.99)}
+	r := result{Done: int(done.Load()), Failed: int(failed.Load()), Took: time.Since(began), Asked: asked.percentile(0.5), P50: took.percentile(0.5), P99: took.percentile(0.99)}
 	after, err := sum(ctx, bots)
 	if err != nil {
 		return result{}, err

@@ -47,7 +47,7 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&o.duration, "duration", 3*time.Second, "of one measurement")
 	users := flag.String("users", "16,64", "concurrent users")
 	kinds := flag.String("kinds", "bare,memory,bolt,postgres,bolt-cache,postgres-cache", "bots; bare is the ceiling and always runs, -cache has policy.token_cache")
-	names := flag.String("flows", "sso,sso x3,popup,silent,silent x10", "flows")
+	names := flag.String("flows", "sso,sso jwt,sso x3,popup,silent,silent x10", "flows")
 	parts := flag.String("parts", "flows,growth,instances", "what to measure")
 	flag.StringVar(&o.dsn, "postgres", os.Getenv("SIGNIN_TEST_POSTGRES"), "DSN; empty starts a throw-away cluster")
 	flag.StringVar(&o.out, "o", "", "directory for RESULTS.md and its plots; empty prints only")
@@ -120,13 +120,17 @@ func measure(ctx context.Context, o options) error {
 	return r.write(o.out)
 }
 
+// where is the file or the DSN of a store.
+func (b *bench) where(kind, name string) string {
+	if strings.HasPrefix(kind, kindPostgres) {
+		return pgtest.WithParam(b.dsn, "schema", "bench_"+name)
+	}
+	return filepath.Join(b.dir, name+".db")
+}
+
 // start starts a bot of a kind; name tells its store from others.
 func (b *bench) start(ctx context.Context, kind, name string) (*bot, error) {
-	where := filepath.Join(b.dir, name+".db")
-	if strings.HasPrefix(kind, kindPostgres) {
-		where = pgtest.WithParam(b.dsn, "schema", "bench_"+name)
-	}
-	one, err := startBot(ctx, kind, b.base, where)
+	one, err := startBot(ctx, kind, b.base, b.where(kind, name))
 	if err == nil {
 		fmt.Fprintf(os.Stderr, "bench: %s at %s (profiles under /debug/pprof/)\n", kind, one.url)
 	}
@@ -153,7 +157,7 @@ func (b *bench) flowsPart(ctx context.Context, r *report) error {
 		if !slices.Contains(b.flows, f.name) {
 			continue
 		}
-		for _, n := range b.users {
+		for _, n := range f.levels(b.users) {
 			for round := -1; round < b.rounds; round++ { // the first one warms up
 				for _, kind := range kindsOf(b.kinds, f) {
 					d := b.duration
