@@ -114,11 +114,12 @@ func TestListenBehindPooler(t *testing.T) {
 				t.Fatal(err)
 			}
 			woken := make(chan error, 1)
-			go func() { woken <- waiter.Changed(t.Context(), a.ID, 1_000) }()
+			id := a.ID
+			go func() { woken <- waiter.Changed(t.Context(), id, 300) }()
 			deadline := time.After(30 * time.Second)
 			for {
-				// Versions below 1000 wake the listener, who looks and waits on: only
-				// the last one ends it, and must be announced while it listens.
+				// The first 300 wake the listener, who looks and waits on: only a later
+				// one ends it, and is announced when it listens.
 				a = storetest.Next(a, store.CardSent, a.Entered)
 				if err := writer.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}}})[0]; err != nil {
 					t.Fatal(err)
