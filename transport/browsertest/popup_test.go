@@ -122,17 +122,17 @@ func startBot(t *testing.T, program, issuer, codeLifetime string) *bot {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	var failed error // stands once it has ended
+	go func() { failed = cmd.Wait(); close(ended) }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // fails if it is gone already
-		_ = <-ended
+		<-ended
 	})
 	select {
 	case <-b.log.serving:
-	case err := <-ended:
-		ended <- err
-		t.Fatalf("serve: %v\n%s", err, b.log.Bytes())
+	case <-ended:
+		t.Fatalf("serve: %v\n%s", failed, b.log.Bytes())
 	case <-time.After(time.Minute):
 		t.Fatalf("serve does not come up:\n%s", b.log.Bytes())
 	}
