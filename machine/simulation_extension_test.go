@@ -347,19 +347,21 @@ func (w *world) clientExtension(user string) {
 	link := w.ext.links[user]
 	w.mu.Unlock()
 	switch dice := r.IntN(20); {
-	case dice < 6 && len(mine) > 0:
-		w.bring(user, mine[len(mine)-1], r.IntN(3) == 0)
-	case dice == 6 && len(mine) > 0:
-		w.bring(user, mine[r.IntN(len(mine))], false)
-	case dice == 7 && len(others) > 0: // stolen
+	case dice < 8 && len(mine) > 0:
+		p := mine[len(mine)-1]
+		if r.IntN(6) == 0 { // an old one
+			p = mine[r.IntN(len(mine))]
+		}
+		w.bring(user, p, r.IntN(3) == 0)
+	case dice < 11 && len(others) > 0: // stolen
 		w.bring(user, others[r.IntN(len(others))], false)
-	case dice == 8:
+	case dice == 11:
 		w.compose(user, false, &task{}, map[string]any{"state": "guess-" + strconv.Itoa(r.IntN(100))})
-	case dice == 9:
+	case dice == 12:
 		w.compose(user, false, &task{cancels: true}, map[string]any{"state": "CancelledByUser"})
-	case dice < 15 && begun != nil:
+	case dice < 18 && begun != nil:
 		w.popupCallback(begun)
-	case dice < 18 && link != "":
+	case dice < 19 && link != "":
 		w.popupStart(user, link)
 	default:
 		w.compose(user, false, &task{}, nil)
