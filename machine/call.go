@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
@@ -188,9 +187,9 @@ func (c *call) note(line store.Event) {
 }
 
 // about are the lines so far, as lines of the attempt: some were written before
-// it was known.
-func (c *call) about(a *store.Attempt) []store.Event {
-	lines := slices.Clone(c.lines)
+// it was known. There is room for more.
+func (c *call) about(a *store.Attempt, more int) []store.Event {
+	lines := append(make([]store.Event, 0, len(c.lines)+more), c.lines...)
 	for i := range lines {
 		if l := &lines[i]; a != nil && l.Attempt == "" {
 			l.Attempt, l.Key = a.ID, store.Key{}
@@ -202,7 +201,7 @@ func (c *call) about(a *store.Attempt) []store.Event {
 // finish hands the lines that are left to the next group of commits. Nobody
 // waits for them.
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
-	lines := c.about(a)
+	lines := c.about(a, 0)
 	if c.worth {
 		later := store.Commit{Events: lines}
 		if a != nil {

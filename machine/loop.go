@@ -146,7 +146,7 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 		c.worth = c.worth || len(d.Commit.Events) > 0
 		return nil
 	}
-	d.Commit.Events = append(c.about(d.Attempt), d.Commit.Events...)
+	d.Commit.Events = append(c.about(d.Attempt, len(d.Commit.Events)), d.Commit.Events...)
 	if d.Rule.Method != "" {
 		d.Commit.Marks = c.marks // what redeemed the code is spent with it
 	}

@@ -98,13 +98,13 @@ func (k Key) UserKey() UserKey { return UserKey{App: k.App, Channel: k.Channel, 
 
 // Same reports whether two keys name the same user and connection.
 func (k Key) Same(o Key) bool {
-	return k.Index() == o.Index()
+	return k.UserKey() == o.UserKey() && strings.ToLower(k.Connection) == strings.ToLower(o.Connection)
 }
 
 // Index is the key as a backend indexes it: its parts joined by a byte that
 // occurs in none of them, the connection in lower case.
 func (k Key) Index() string {
-	return k.UserKey().Index() + "\x1f" + strings.ToLower(k.Connection)
+	return k.App + "\x1f" + k.Channel + "\x1f" + k.User + "\x1f" + strings.ToLower(k.Connection)
 }
 
 // Index is the user key as a backend indexes it; see [Key.Index].

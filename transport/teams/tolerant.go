@@ -1,9 +1,11 @@
 package teams
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/signin-engine/signin-engine/machine"
 )
@@ -15,6 +17,8 @@ type looseString string
 // UnmarshalJSON takes a string as it is and a number as its decimal text.
 func (s *looseString) UnmarshalJSON(b []byte) error {
 	switch {
+	case b[0] == '"' && bytes.IndexByte(b, '\\') < 0 && utf8.Valid(b):
+		*s = looseString(b[1 : len(b)-1]) // as nearly all are
 	case b[0] == '"':
 		return json.Unmarshal(b, (*string)(s))
 	case isNumber(b):
