@@ -45,6 +45,7 @@ var elsewhere = []string{
 	"row",             // docs/state-machine.md, generated from the table
 	"refused request", // TestRefused
 	"note",            // with their rows
+	"popup reason",    // TestPopupReasons
 }
 
 // TestWords: the runbook says of every word what `signin-engine explain` says.
@@ -122,5 +123,33 @@ func TestRules(t *testing.T) {
 				t.Errorf("%s: the entry for %s lacks %q", runbook, e.Code, part)
 			}
 		}
+	}
+}
+
+// TestPopupReasons: docs/protocol.md lists the reasons with which a popup fails, and
+// explain knows each of them.
+func TestPopupReasons(t *testing.T) {
+	_, rest, ok := strings.Cut(read(t, "docs/protocol.md"), "| Reason | |\n|---|---|\n")
+	if !ok {
+		t.Fatal("docs/protocol.md has no table of reasons")
+	}
+	table, _, _ := strings.Cut(rest, "\n\n")
+	pages, err := os.ReadFile(filepath.Join("..", "transport", "composeext", "popup", "pages.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, m := range regexp.MustCompile(`\n\treason\w+ += "(\w+)"`).FindAllSubmatch(pages, -1) {
+		word := string(m[1])
+		found++
+		if !strings.Contains(table, "| `"+word+"` |") {
+			t.Errorf("docs/protocol.md does not list %s", word)
+		}
+		if _, known := operator.Explain(word); word != "failed" && !known {
+			t.Errorf("explain does not know %s", word)
+		}
+	}
+	if found < 9 {
+		t.Errorf("%d reasons in pages.go", found)
 	}
 }

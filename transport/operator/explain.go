@@ -40,6 +40,7 @@ const (
 	kindSSO        = "SSO outcome"
 	kindResult     = "check result" // of doctor, and the levels of a rule
 	kindRefused    = "refused request"
+	kindPopup      = "popup reason" // as the popup of a message extension tells Teams
 )
 
 // Explain looks a word up, in any case: a code, a reason, a state, a stuck rule,
@@ -363,6 +364,15 @@ var words = [...]Explanation{
 	{"body_too_deep", kindRefused, "The JSON is nested deeper than limits.depth.", nothingToDo},
 	{"body_malformed", kindRefused, "The body is no activity.", nothingToDo},
 	{"user_rate", kindRefused, "One user is over limits.sign_ins_per_minute.", "Look who it is. Raise the limit if a load test does it."},
+	{"link_over", kindPopup, "The link to the popup's start page is older than 15 min, or damaged.", "Search again: the answer has a new one."},
+	{"state_unknown", kindPopup, "The popup is over, was used, or its state was tampered with.", "Search again."},
+	{"other_browser", kindPopup, "The popup was begun in another browser.", "Nothing, if a link was passed on. If all users have it, something takes the bot's cookies away."},
+	{"other_user", kindPopup, "The popup was begun by another user of Teams.", "Nothing: that user's link was opened by somebody else."},
+	{"provider_error", kindPopup, "The provider refuses, and the page shows its text.", "Read the text. The log has the provider's code; doctor asks its token endpoint."},
+	{"provider_unavailable", kindPopup, "The provider does not answer.", "doctor looks for the provider."},
+	{"not_available", kindPopup, "The store does not answer.", "Look at the store: doctor, and /readyz."},
+	{"too_many", kindPopup, "Too many requests came to the popup's pages. Nothing was done, and the state stays good.", "See popup_rate and popup_busy."},
+
 	{"popup_rate", kindRefused, "One address asks for the popup's pages more often than message_extension.pages_per_minute.", "Behind a proxy all users have one address: name the header with the real one in message_extension.client_header. A company behind one address wants a higher limit."},
 	{"popup_busy", kindRefused, "All addresses together ask for the popup's pages more often than message_extension.pages_per_minute_overall.", "See who can reach the pages. Raise the limit if they are your users."},
 	{"busy", kindRefused, "All places and the queue are taken. Nothing was done, and Teams sends again.", "Find out what is slow: the store, the Token Service or the bot's own code."},
