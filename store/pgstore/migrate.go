@@ -4,8 +4,10 @@ package pgstore
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -174,7 +176,7 @@ func (m *migrator) up(ctx context.Context) error {
 // inside takes a step in a transaction, unless another program has taken it
 // meanwhile.
 func (m *migrator) inside(ctx context.Context, tx pgx.Tx, next Migration, do func() error) error {
-	if err := m.lock(ctx, tx); err != nil {
+	if err := m.lock(ctx, tx, forever); err != nil {
 		return err
 	}
 	v, err := applied(ctx, tx, m.opts.schema, nil)
@@ -203,15 +205,18 @@ func (m *migrator) inside(ctx context.Context, tx pgx.Tx, next Migration, do fun
 // asks again and again, by simple queries: a statement that waits holds a snapshot,
 // as does the last one of the extended protocol, and the building of an index waits
 // for the snapshots of others.
-func (m *migrator) lock(ctx context.Context, tx pgx.Tx) error {
+func (m *migrator) lock(ctx context.Context, tx pgx.Tx, wait time.Duration) error {
 	tick := time.NewTicker(lockEvery)
 	defer tick.Stop()
-	for {
+	for begun := time.Now(); ; {
 		var got bool
 		err := tx.QueryRow(ctx, `select pg_try_advisory_xact_lock(hashtextextended($1, 0))`,
 			pgx.QueryExecModeSimpleProtocol, "signin-engine "+m.opts.schema).Scan(&got)
-		if err != nil || got {
+		switch {
+		case err != nil || got:
 			return err
+		case time.Since(begun) > wait:
+			return errBusy
 		}
 		select {
 		case <-tick.C:
@@ -221,8 +226,15 @@ func (m *migrator) lock(ctx context.Context, tx pgx.Tx) error {
 	}
 }
 
-// lockEvery is how often that is.
-const lockEvery = 100 * time.Millisecond
+const (
+	// lockEvery is how often that is.
+	lockEvery = 100 * time.Millisecond
+	// forever is as long as it takes.
+	forever = time.Duration(math.MaxInt64)
+)
+
+// errBusy: somebody else has the lock.
+var errBusy = errors.New("another program changes the schema")
 
 // outside takes a step outside a transaction, on a second connection, while the
 // first one holds the lock in a transaction that looks at nothing.
@@ -321,8 +333,8 @@ func withMigrator(ctx context.Context, op, dsn string, opts []Option, fn func(*m
 	return all, classify(ctx, op, err)
 }
 
-// refused reports whether the server took no change because of what we are or
-// what it is, which is no reason to do without the store.
+// refused reports whether the server took no change because of what we are, what it
+// is or who is at it, which is no reason to do without the store.
 func refused(err error) bool {
-	return sqlState(err) != ""
+	return sqlState(err) != "" || errors.Is(err, errBusy)
 }

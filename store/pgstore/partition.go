@@ -53,7 +53,7 @@ func (m *migrator) partition(ctx context.Context, tx pgx.Tx, week time.Time, wai
 	if there, err := m.table(ctx, tx, name); err != nil || there {
 		return err
 	}
-	if err := m.lock(ctx, tx); err != nil {
+	if err := m.lock(ctx, tx, wait); err != nil {
 		return err
 	}
 	if there, err := m.table(ctx, tx, name); err != nil || there {

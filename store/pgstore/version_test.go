@@ -242,6 +242,13 @@ func TestWeekFromDefault(t *testing.T) {
 	}
 	s := mustOpen(t, pgtest.WithParam(pgtest.WithParam(dsn, "user", role), "password", password))
 	works(t, s)
+	// Nor does an owner wait who starts while somebody changes the schema.
+	busy := begin(t, dsn)
+	mustExecIn(t, busy, dsn, `select pg_advisory_xact_lock(hashtextextended('signin-engine SCHEMA', 0))`)
+	works(t, mustOpen(t, dsn))
+	if err := busy.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	a := insertOne(t, s)
 	if err := s.Apply(t.Context(), []store.Commit{{Events: []store.Event{storetest.Line(&a, store.None)}}})[0]; err != nil {
 		t.Fatal(err)
