@@ -296,12 +296,30 @@ func TestCodeWhoseTokenIsOver(t *testing.T) {
 	for answer, noRefresh := range map[string]bool{"result": false, "auth": true} {
 		t.Run(answer, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(w *world) { w.tokenLifetime, w.noRefresh = 2*time.Minute, noRefresh })
+			w := newWorld(t, func(w *world) {
+				w.tokenLifetime, w.noRefresh = 2*time.Minute, noRefresh
+				w.extend = func(c *composeext.Config) {
+					c.OnQuery = func(_ context.Context, r *composeext.Request, _ composeext.Query) (composeext.Response, error) {
+						if !w.provider.Good(r.Token.Token.Reveal()) {
+							t.Error("the handler runs with a token that is over")
+						}
+						return composeext.List(), nil
+					}
+				}
+			})
 			user := w.user("")
 			asked, auth := w.query(user, "lakers")
 			ended := w.open(emulator.NewBrowser(), auth.URL)
 			w.advance(3 * time.Minute)
 			w.want(w.reissue(user, asked, ended.Code), answer)
+			page, err := w.store.List(t.Context(), store.Filter{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			complete := slices.ContainsFunc(page.Attempts, func(a store.Attempt) bool { return a.State == store.Complete })
+			if complete == noRefresh {
+				t.Errorf("complete: %t, by a code that is worth nothing: %t", complete, noRefresh)
+			}
 		})
 	}
 }
