@@ -98,7 +98,7 @@ func (k Key) UserKey() UserKey { return UserKey{App: k.App, Channel: k.Channel, 
 
 // Same reports whether two keys name the same user and connection.
 func (k Key) Same(o Key) bool {
-	return k.UserKey() == o.UserKey() && strings.ToLower(k.Connection) == strings.ToLower(o.Connection)
+	return k == o || k.Index() == o.Index()
 }
 
 // Index is the key as a backend indexes it: its parts joined by a byte that
