@@ -346,6 +346,9 @@ func (p *powerDisk) tree(path string, mode fs.FileMode, opts *bbolt.Options) (*b
 		of, err = openFile(name, flag, mode)
 		return of, err
 	}
+	if opts.NoSync || opts.NoGrowSync {
+		return nil, errors.New("the tree would not be synced")
+	}
 	opts.NoSync, opts.NoGrowSync = true, true // the real disk is left alone
 	tree, err := bbolt.Open(path, mode, opts)
 	if err != nil {
