@@ -32,7 +32,7 @@ from ` + rowsOf("q", questionColumns) + `
 cross join lateral (
   select 1 as kind, ` + names("a.", attemptColumns) + `
   from exchange_ids x join attempts a on a.home = x.home and a.id = x.attempt
-  where x.home = q.home and x.exchange_id = q.exchange_id and x.app = q.app
+  where q.exchange_id <> '' and x.home = q.home and x.exchange_id = q.exchange_id and x.app = q.app
   union all
   select 2, ` + names("a.", attemptColumns) + `
   from attempts a

@@ -260,7 +260,7 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 
 // owedSQL are the attempts with a delivery that is owed, newest first.
 func owedSQL(f *store.Filter) string {
-	sql := "select distinct on (d.attempt) d.home, d.attempt from deliveries d where d.status in ('pending', 'dead', 'undeliverable')"
+	sql := "select distinct on (d.attempt) d.home, d.attempt from deliveries d where d.status || '' in ('pending', 'dead', 'undeliverable')"
 	if f.Cursor != "" {
 		sql += " and d.attempt < @cursor"
 	}
@@ -348,7 +348,7 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 		c = store.Counts{Open: map[store.State]int{}, Oldest: map[store.State]time.Time{}, Ended: map[string]int{}}
 		var b pgx.Batch
 		var n int
-		b.Queue(`select status, count(*) from deliveries where status in ('pending', 'dead', 'undeliverable') group by status`).Query(func(rows pgx.Rows) error {
+		b.Queue(`select status, count(*) from deliveries where status || '' in ('pending', 'dead', 'undeliverable') group by status`).Query(func(rows pgx.Rows) error {
 			var status store.DeliveryStatus
 			_, err := pgx.ForEachRow(rows, []any{&status, &n}, func() error {
 				switch status {

@@ -222,7 +222,8 @@ create table deliveries (
 ) with (fillfactor = 80);
 
 create index deliveries_pending on deliveries (next_at) where status = 'pending';
-create index deliveries_owed    on deliveries (attempt, status, home) where status in ('pending', 'dead', 'undeliverable');
+-- Written so that who looks for what is pending, by its time, is not led here.
+create index deliveries_owed    on deliveries (attempt, status, home) where status || '' in ('pending', 'dead', 'undeliverable');
 
 comment on table deliveries is 'Callbacks that are owed or were made. Read the view signin_deliveries_v1; this table may change with every migration.';
 comment on column deliveries.home    is 'Hash of app, channel and user: what rows are distributed by.';
@@ -311,7 +312,7 @@ select
   nullif(e.attempt, '') as attempt, e.seq, e.at as "time", nullif(e.instance, '') as instance, e.kind, nullif(e."row", '') as "row",
   nullif(e.version, 0) as version, nullif(e.from_state, '') as from_state, nullif(e.to_state, '') as to_state,
   nullif(e.invoke, '') as invoke, nullif(e.activity_id, '') as activity_id, nullif(e.status, 0) as status,
-  nullif(e.source, '') as source, nullif(e.code, '') as code, nullif(e.duration_us, 0) / 1000.0 as duration_ms,
+  nullif(e.source, '') as source, nullif(e.code, '') as code, trim_scale(nullif(e.duration_us, 0) / 1000.0) as duration_ms,
   nullif(e.platform, '') as platform, nullif(e.detail, '') as detail, nullif(e.actor, '') as actor,
   nullif(e.app, '') as app, nullif(e.channel, '') as channel, nullif(e.user_id, '') as user_id, nullif(e.connection, '') as connection
 from events e;

@@ -72,3 +72,12 @@ func credential() (*syscall.Credential, error) {
 	}
 	return nil, errors.New("a server does not run as root, and there is neither a user postgres nor nobody")
 }
+
+// Psql is the path of psql: beside the server's programs, or where the shell finds
+// it.
+func Psql() string {
+	if dir, err := binaries(); err == nil && isFile(filepath.Join(dir, "psql")) {
+		return filepath.Join(dir, "psql")
+	}
+	return "psql"
+}

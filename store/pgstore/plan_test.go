@@ -1,0 +1,260 @@
+package pgstore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
+	"github.com/signin-engine/signin-engine/store/storetest"
+)
+
+// shards is how many partitions the tests make of a table.
+const shards = 4
+
+// distribute partitions the tables of a new schema by hash of home, as a
+// distributed database would keep them. The views go.
+func distribute(tb testing.TB, dsn string) {
+	tb.Helper()
+	i := strings.LastIndex(dsn, "schema=")
+	sql := `set search_path = ` + strings.Trim(dsn[i+len("schema="):], "'") + `;`
+	for _, table := range []string{"attempts", "deliveries", "exchange_ids"} {
+		sql += fmt.Sprintf(`create table whole (like %[1]s including all) partition by hash (home); drop table %[1]s cascade; alter table whole rename to %[1]s;`, table)
+		for n := range shards {
+			sql += fmt.Sprintf(`create table %[1]s_%[2]d partition of %[1]s for values with (modulus %[3]d, remainder %[2]d);`, table, n, shards)
+		}
+	}
+	if err := pgtest.Exec(tb.Context(), dsn[:i-1], sql); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// TestHashPartitions runs the suites on tables that are partitioned by hash: the
+// constraints hold and no query changes.
+func TestHashPartitions(t *testing.T) {
+	for _, suite := range []func(*testing.T, storetest.New){
+		storetest.Semantics, storetest.Uniqueness, storetest.Groups, storetest.Concurrency, storetest.Outbox, storetest.Due, storetest.Lists, storetest.Purge,
+	} {
+		suite(t, func(t *testing.T) storetest.Harness {
+			t.Helper()
+			dsn := pgtest.Start(t)
+			open := func() *Store {
+				s, err := Open(t.Context(), dsn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = s.Close() })
+				return s
+			}
+			s := open()
+			distribute(t, dsn)
+			return storetest.Harness{
+				Store: s,
+				Second: func(t *testing.T) store.Store {
+					t.Helper()
+					return open()
+				},
+			}
+		})
+	}
+}
+
+// node is a node of an explained plan.
+type node struct {
+	Relation string  `json:"Relation Name"`
+	Loops    float64 `json:"Actual Loops"`
+	Plans    []node  `json:"Plans"`
+}
+
+var shard = regexp.MustCompile(`_([0-9])$`)
+
+// visit notes the partitions that were looked at, by table.
+func (n *node) visit(seen map[string]map[string]bool) {
+	if m := shard.FindStringSubmatch(n.Relation); m != nil && n.Loops > 0 {
+		table := strings.TrimSuffix(n.Relation, m[0])
+		if seen[table] == nil {
+			seen[table] = map[string]bool{}
+		}
+		seen[table][m[1]] = true
+	}
+	for i := range n.Plans {
+		n.Plans[i].visit(seen)
+	}
+}
+
+// executed explains the statements of a batch, which executes them.
+func executed(t *testing.T, conn *pgx.Conn, b *pgx.Batch) (seen map[string]map[string]bool, plans string) {
+	t.Helper()
+	seen = map[string]map[string]bool{}
+	for _, q := range b.QueuedQueries {
+		var text string
+		if err := conn.QueryRow(t.Context(), "explain (analyze, format json) "+q.SQL, q.Arguments...).Scan(&text); err != nil {
+			t.Fatalf("%s: %v", q.SQL, err)
+		}
+		var out []struct{ Plan node }
+		if err := json.Unmarshal([]byte(text), &out); err != nil {
+			t.Fatal(err)
+		}
+		out[0].Plan.visit(seen)
+		plans += q.SQL + "\n" + text + "\n"
+	}
+	return seen, plans
+}
+
+// TestOnePartition: every statement of a sign-in looks at one partition of each
+// table that it reads, that of the user.
+func TestOnePartition(t *testing.T) {
+	dsn := pgtest.Start(t)
+	s, err := Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	distribute(t, dsn)
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pooled, err := s.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pooled.Release()
+	conn := pooled.Conn()
+	// Others are there too, in every partition.
+	var others []store.Commit
+	for n := range 50 {
+		a := storetest.NewAttempt(info.Now, fmt.Sprintf("29:%d", n), "graph")
+		a.ExchangeID = "ex-" + a.ID
+		others = append(others, store.Commit{Put: []store.Attempt{a}, Deliveries: []store.Delivery{storetest.Owed(&a, 1, info.Now)}})
+	}
+	if err := errorsOf(s.Apply(t.Context(), others)); err != nil {
+		t.Fatal(err)
+	}
+	a := storetest.NewAttempt(info.Now, "29:x", "graph")
+	sent := storetest.Next(a, store.CardSent, info.Now)
+	sent.ExchangeID = "ex-x"
+	done := storetest.Next(sent, store.Complete, info.Now)
+	owed := storetest.Owed(&a, 1, info.Now)
+	told := owed
+	told.Status = store.DeliveryDone
+	line := func(a *store.Attempt) []store.Event { return []store.Event{storetest.Line(a, store.None)} }
+	user := a.Key.UserKey()
+	apply := func(c store.Commit) *pgx.Batch {
+		w := &writer{commits: []store.Commit{c}, errs: make([]error, 1)}
+		w.plan()
+		b := &pgx.Batch{}
+		k := catcher{b}
+		if err := w.together(t.Context(), k, w.steps[0].levels); err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	find := func(q store.Query) *pgx.Batch {
+		b := &pgx.Batch{}
+		one := newAsked(q)
+		if err := put(t.Context(), catcher{b}, findSQL, []*asked{one}); err != nil {
+			t.Fatal(err)
+		}
+		b.QueuedQueries = b.QueuedQueries[1:] // but for the clock
+		return b
+	}
+	for _, tc := range []struct {
+		what   string
+		batch  *pgx.Batch
+		tables []string
+	}{
+		{"an insertion", apply(store.Commit{Put: []store.Attempt{a}, Events: line(&a)}), []string{"attempts"}},
+		{"a transition", apply(store.Commit{Put: []store.Attempt{sent}, Events: line(&sent)}), []string{"attempts", "exchange_ids"}},
+		{"the end", apply(store.Commit{Put: []store.Attempt{done}, Events: line(&done), Deliveries: []store.Delivery{owed}}), []string{"attempts", "exchange_ids"}},
+		{"lines", apply(store.Commit{Events: line(&done), User: user}), []string{"attempts"}},
+		{"an acknowledgement", apply(store.Commit{Acks: []store.Ack{{Delivery: told}}, User: user}), []string{"deliveries"}},
+		{"a sign-out", apply(store.Commit{Put: []store.Attempt{storetest.Next(done, store.Complete, info.Now)}, Drop: []string{a.ID}}), []string{"attempts", "deliveries", "exchange_ids"}},
+		{"a read of a key", find(store.Query{User: user, Connection: "graph"}), []string{"attempts"}},
+		{"a read of a user", find(store.Query{User: user}), []string{"attempts"}},
+		{"a read of an exchange id", find(store.Query{User: user, Connection: "graph", ExchangeID: "ex-x"}), []string{"attempts", "exchange_ids"}},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			seen, plans := executed(t, conn, tc.batch)
+			if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, tc.tables) {
+				t.Errorf("it looks at %v, want %v:\n%s", got, tc.tables, plans)
+			}
+			all := map[string]bool{}
+			for _, partitions := range seen {
+				maps.Copy(all, partitions)
+			}
+			if len(all) > 1 {
+				t.Errorf("it looks at the partitions %v, want one:\n%s", seen, plans)
+			}
+		})
+	}
+	snap, err := s.Find(t.Context(), store.Query{User: store.UserKey{App: user.App, Channel: user.Channel, User: "29:7"}, ExchangeID: "ex-x"})
+	if err != nil || snap.ByExchangeID == nil || snap.ByExchangeID.ID != a.ID {
+		t.Errorf("another user's exchange id: %+v, %v", snap.ByExchangeID, err)
+	}
+}
+
+func errorsOf(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// catcher keeps a batch instead of sending it.
+type catcher struct{ *pgx.Batch }
+
+func (c catcher) SendBatch(_ context.Context, b *pgx.Batch) pgx.BatchResults {
+	c.QueuedQueries = append(c.QueuedQueries, b.QueuedQueries...)
+	return nothing{}
+}
+
+// nothing is the result of what was not sent.
+type nothing struct{ pgx.BatchResults }
+
+func (nothing) Close() error { return nil }
+
+// TestPlans: the deliveries of one attempt are found by its key also by plans
+// that were made while there were none, since those stay.
+func TestPlans(t *testing.T) {
+	s, err := Open(t.Context(), pgtest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	all := pgx.NamedArgs{"limit": 1, "owner": "bot-a", "hold": time.Minute, "over": []string{}, "attempt": "id"}
+	drop := pgx.NamedArgs{}
+	args(drop, "x", dropColumns, make([]attemptRow, 1))
+	for name, tc := range map[string]struct {
+		sql     string
+		args    pgx.NamedArgs
+		pending int // uses of the index of all that is pending
+	}{
+		"claim":        {claimSQL, all, 1},
+		"claim of one": {claimOfSQL, all, 0},
+		"drop":         {dropSQL, drop, 0},
+	} {
+		rows, err := s.pool.Query(t.Context(), "explain "+tc.sql, tc.args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan := strings.Join(lines, "\n"); strings.Count(plan, "deliveries_pending") != tc.pending || !strings.Contains(plan, "(attempt = ") {
+			t.Errorf("%s:\n%s", name, plan)
+		}
+	}
+}
