@@ -143,6 +143,9 @@ func list(ctx context.Context, to sender, f store.Filter, page *store.Page) (on 
 		}
 		for i := range found {
 			r := &found[i]
+			if r.ID == f.Cursor {
+				continue // it was found twice
+			}
 			f.Cursor = r.ID
 			a, err := r.attempt()
 			switch {
@@ -208,9 +211,6 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 	if f.Cursor != "" {
 		add("cursor", f.Cursor, "a.id < @cursor")
 	}
-	if f.User != "" {
-		add("user", f.User, `(a.user_id = @user or lower(a.user_aad) = lower(@user::text collate "C"))`)
-	}
 	if f.Connection != "" && isASCII(f.Connection) {
 		equal("connection_key", strings.ToLower(f.Connection))
 	}
@@ -221,12 +221,27 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 	equal("method", string(f.Method))
 	equal("platform", f.Platform)
 	equal("lease_owner", f.Instance)
-	if f.Activity != "" {
-		add("activity", f.Activity, `(a.activity_id = @activity and a.activity_id <> '' or a.card_activity_id = @activity and a.card_activity_id <> '')`)
-	}
 	when("since", f.Since, "a.created >= @since", f.Since.Add(-slack), "a.id >= @since_id")
 	when("until", f.Until, "a.created < @until", f.Until.Add(slack), "a.id < @until_id")
 	when("entered", f.EnteredUntil, "a.entered < @entered", f.EnteredUntil.Add(slack), "a.id < @entered_id")
+	// What may stand in one column or another is looked for in each: of an OR the
+	// planner may think that reading all is cheaper.
+	either := [][]string{where}
+	or := func(name, value string, conds ...string) {
+		if value == "" {
+			return
+		}
+		a[name] = value
+		var more [][]string
+		for _, before := range either {
+			for _, cond := range conds {
+				more = append(more, append(slices.Clone(before), cond))
+			}
+		}
+		either = more
+	}
+	or("user", f.User, "a.user_id = @user", `lower(a.user_aad) = lower(@user::text collate "C")`)
+	or("activity", f.Activity, "a.activity_id = @activity and a.activity_id <> ''", "a.card_activity_id = @activity and a.card_activity_id <> ''")
 	open, ended := statesOf(f)
 	from, order := "attempts a", "a.id"
 	if f.Owed {
@@ -234,8 +249,10 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 	}
 	var halves []string
 	half := func(cond string) {
-		halves = append(halves, fmt.Sprintf("(select %s from %s where %s order by %s desc limit @limit)",
-			names("a.", attemptColumns), from, strings.Join(append(slices.Clone(where), cond), " and "), order))
+		for _, where := range either {
+			halves = append(halves, fmt.Sprintf("(select %s from %s where %s order by %s desc limit @limit)",
+				names("a.", attemptColumns), from, strings.Join(append(slices.Clone(where), cond), " and "), order))
+		}
 	}
 	switch {
 	case len(f.States) == 0:
