@@ -85,7 +85,7 @@ scenarios: ## write the scenarios anew with what came of them
 
 .PHONY: bench
 bench: ## measure against a bare handler; writes bench/RESULTS.md
-	$(GO) run ./bench -rounds 5 -duration 2s -o bench
+	$(GO) run ./bench -rounds 5 -duration 1s -o bench
 
 .PHONY: clean
 clean: ## remove what was built
