@@ -15,8 +15,9 @@ import (
 const (
 	flushEvery = 250 * time.Millisecond // acknowledgements and audit lines nobody waits for
 	purgeEvery = 10 * time.Minute
-	batch      = 100 // attempts taken at once
-	sweepers   = 8   // attempts swept at once
+	batch      = 100  // attempts taken at once
+	purgeBatch = 1000 // attempts deleted in one go
+	sweepers   = 8    // attempts swept at once
 )
 
 // runGrace is how long Run waits at its end for callbacks that are under way.
@@ -209,11 +210,11 @@ func (e *Engine) purge(ctx context.Context, stop <-chan struct{}) error {
 	}
 	before := info.Now.Add(-e.timeouts.Retention)
 	for {
-		n, err := e.store.Purge(ctx, before, batch, false)
+		n, err := e.store.Purge(ctx, before, purgeBatch, false)
 		if err != nil || stopped(stop) {
 			return err
 		}
-		if n < batch {
+		if n < purgeBatch {
 			return e.forgetKeys(ctx)
 		}
 	}
