@@ -173,7 +173,7 @@ func attack(ctx context.Context, address string, n int, token string, open *atom
 
 // idle waits for about d: attackers do not march in step.
 func idle(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d/2 + rand.N(d)) //nolint:gosec // no secret
+	timer := time.NewTimer(d/2 + rand.N(d))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
