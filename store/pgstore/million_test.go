@@ -172,7 +172,7 @@ func TestMillion(t *testing.T) {
 			return o.Owed + o.Dead, 40, err
 		}},
 		{"list", list(operator.Query{}, 50)},
-		{"list --stuck", list(operator.Query{Stuck: true, Limit: 1000}, 215)},
+		{"list --stuck", list(operator.Query{Stuck: true, Limit: 1000}, 40)},
 		{"list --state CardSent", list(operator.Query{States: []store.State{store.CardSent}, Limit: 1000}, 200)},
 		{"list --state Failed", list(operator.Query{States: []store.State{store.Failed}}, 50)},
 		{"list --state Exchanging,Failed", list(operator.Query{States: []store.State{store.Exchanging, store.Failed}}, 50)},
@@ -197,7 +197,7 @@ func TestMillion(t *testing.T) {
 		{"list --instance, of weeks ago", list(operator.Query{Instance: "old-pod"}, 50)},
 		{"list --since", list(operator.Query{Since: day}, 50)},
 		{"list --since --until, old", list(operator.Query{Since: info.Now.Add(-480 * time.Hour), Until: info.Now.Add(-479 * time.Hour)}, 50)},
-		{"list --since, the last page", list(operator.Query{Since: info.Now.Add(-time.Minute)}, min(50, rows/43200-2))},
+		{"list --since, the last page", list(operator.Query{Since: info.Now.Add(-time.Minute)}, 0)},
 		{"list, two filters", list(operator.Query{Tenant: "tenant-3", Reason: store.ReasonExpired}, 50)},
 		{"inspect ID", func() (int, int, error) {
 			page, err := reader.List(t.Context(), operator.Query{Limit: 1})
