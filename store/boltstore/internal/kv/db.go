@@ -222,7 +222,7 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 		return tree, nil
 	case f != nil:
 		// When bbolt panics it leaves the file open, and mapped, which holds the lock.
-		_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		funlock(f)
 		_ = f.Close()
 	}
 	switch {
@@ -362,7 +362,7 @@ func (db *DB) shut() error {
 	}
 	db.tree = nil
 	if db.lock != nil {
-		if !db.opts.ReadOnly {
+		if !db.opts.ReadOnly && !lockFileStays {
 			errs = append(errs, os.Remove(db.lock.Name()))
 		}
 		errs = append(errs, db.lock.Close())

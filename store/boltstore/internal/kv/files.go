@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -65,11 +64,7 @@ func (d disk) syncDir(dir string) error {
 	if d.noSync {
 		return nil
 	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return syncDirectory(dir)
 }
 
 // resolve follows a link, so that the files beside are the same by every name.
@@ -90,13 +85,16 @@ func resolve(path string) (string, error) {
 // lockPoll is how often a held lock is tried again.
 const lockPoll = 20 * time.Millisecond
 
+// errHeld: somebody else has the lock.
+var errHeld = errors.New("the lock is held")
+
 // acquire takes the lock file that is held from Open to Close. The tree has a
 // lock as well, but lets go of it when it is opened anew. Who only reads takes
 // part if there is a lock file, and makes none: he may not be allowed to.
 func acquire(path string, opts *Options) (*os.File, error) {
-	flag, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
+	flag := os.O_RDWR | os.O_CREATE
 	if opts.ReadOnly {
-		flag, how = os.O_RDONLY, syscall.LOCK_SH
+		flag = os.O_RDONLY
 	}
 	for end := time.Now().Add(opts.Timeout); ; time.Sleep(lockPoll) {
 		f, err := os.OpenFile(path, flag, opts.Mode)
@@ -106,14 +104,14 @@ func acquire(path string, opts *Options) (*os.File, error) {
 		case err != nil:
 			return nil, fmt.Errorf("lock: %w", err)
 		}
-		err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		err = flock(f, opts.ReadOnly)
 		if err == nil && sameFile(f, path) {
 			return f, nil
 		}
 		_ = f.Close()
 		switch {
 		case err == nil: // its holder removed it in the meantime
-		case !errors.Is(err, syscall.EWOULDBLOCK):
+		case !errors.Is(err, errHeld):
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		case !time.Now().Before(end):
 			return nil, fmt.Errorf("another process has it open (%s); snapshot copies it all the same: %w", path, store.ErrLocked)
