@@ -86,7 +86,7 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 		if counted.Store, err = openStore(ctx, backend, where); err != nil {
 			return err
 		}
-		eng, bot, err := engineBot(counted, tokens, connector, cached) //nolint:contextcheck // New bounds what it reads
+		eng, bot, err := engineBot(counted, tokens, connector, cached)
 		if err != nil {
 			return err
 		}

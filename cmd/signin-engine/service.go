@@ -93,7 +93,7 @@ func newService(ctx context.Context, cfg config.Config, listen string, log zerol
 	if s.store, err = readyStore(ctx, cfg, log); err != nil {
 		return nil, err
 	}
-	if err = s.build(listen); err != nil { //nolint:contextcheck // the engine reads its keys within timeouts.upstream
+	if err = s.build(listen); err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}
 	return s, nil
