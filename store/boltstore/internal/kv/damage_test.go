@@ -330,3 +330,32 @@ func TestNameIsSynced(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestStuckTreeIsLetGo: a tree whose transaction bbolt could not end is given back
+// at Close, so that the same process may open it again.
+func TestStuckTreeIsLetGo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := Open(path, powerOptions(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustUpdate(t, db, "k", "v")
+	if _, err := db.tree.Begin(true); err != nil {
+		t.Fatal(err)
+	}
+	db.stuck = true
+	db.stale.Store(true)
+	if err := update(db, "k", "w"); !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("an update of a stuck tree: %v, want ErrUnavailable", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(path, powerOptions(nil))
+	if err != nil {
+		t.Fatalf("the file is still locked: %v", err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -83,6 +83,7 @@ type DB struct {
 
 	mu     sync.RWMutex // held for reading while tree is used
 	tree   *bbolt.DB    // nil: closed, or lost after a failed write
+	file   *os.File     // the tree's
 	stuck  bool         // bbolt did not end a transaction, and would wait for it for ever
 	closed bool
 	stale  atomic.Bool // a write of the tree failed: it may disagree with its file
@@ -219,11 +220,10 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 	switch {
 	case err == nil:
 		tree.NoFreelistSync, tree.AllocSize = false, minGrowth
+		db.file = f
 		return tree, nil
 	case f != nil:
-		// When bbolt panics it leaves the file open, and mapped, which holds the lock.
-		funlock(f)
-		_ = f.Close()
+		letGo(f)
 	}
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
@@ -233,6 +233,13 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 	default:
 		return nil, fmt.Errorf("no bbolt database: %w (%w)", store.ErrCorrupt, err)
 	}
+}
+
+// letGo gives back the lock of a tree that bbolt cannot close: it panicked, and
+// left the file open, and mapped, which holds the lock.
+func letGo(f *os.File) {
+	funlock(f)
+	_ = f.Close()
 }
 
 // meta is what the tree says about itself.
@@ -357,7 +364,11 @@ func (db *DB) shut() error {
 	if db.log != nil {
 		errs = append(errs, db.log.close())
 	}
-	if db.tree != nil && !db.stuck {
+	switch {
+	case db.tree == nil:
+	case db.stuck: // to close it would wait for its transaction, for ever
+		letGo(db.file)
+	default:
 		errs = append(errs, db.tree.Close())
 	}
 	db.tree = nil
