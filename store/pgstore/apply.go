@@ -31,11 +31,13 @@ func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 		}
 		return w.errs
 	}
-	if err := s.findHomes(ctx, w); err != nil {
-		w.all(err)
-		return w.errs
-	}
 	for _, step := range w.steps {
+		if err := s.findHomes(ctx, w, step.commits()); err != nil {
+			for _, i := range step.commits() {
+				w.errs[i] = err
+			}
+			continue
+		}
 		s.run(ctx, w, step)
 	}
 	return w.errs
@@ -55,6 +57,14 @@ type writer struct {
 type group struct {
 	levels [][]int
 	alone  int
+}
+
+// commits are the places of its commits, in order.
+func (g *group) commits() []int {
+	if g.levels == nil {
+		return []int{g.alone}
+	}
+	return slices.Sorted(slices.Values(slices.Concat(g.levels...)))
 }
 
 // shape is what plan has found out about a commit.
@@ -80,12 +90,12 @@ func (w *writer) home(c *store.Commit, id string) int64 {
 	return w.homes[id]
 }
 
-// findHomes looks for the attempts of commits that say neither by a Put nor by
-// their User whose they are.
-func (s *Store) findHomes(ctx context.Context, w *writer) error {
+// findHomes looks for the attempts of a step's commits that say neither by a Put
+// nor by their User whose they are. What earlier steps have written is there.
+func (s *Store) findHomes(ctx context.Context, w *writer, commits []int) error {
 	var ids []string
-	for i := range w.commits {
-		if c := &w.commits[i]; w.errs[i] == nil && c.User == (store.UserKey{}) {
+	for _, i := range commits {
+		if c := &w.commits[i]; c.User == (store.UserKey{}) {
 			ids = append(ids, namedIDs(c)...)
 		}
 	}
@@ -93,12 +103,6 @@ func (s *Store) findHomes(ctx context.Context, w *writer) error {
 		return nil
 	}
 	w.homes = map[string]int64{}
-	for i := range w.commits { // of what this call inserts
-		for j := range w.commits[i].Put {
-			a := &w.commits[i].Put[j]
-			w.homes[a.ID] = home(a.Key.UserKey())
-		}
-	}
 	return s.use(ctx, opApply, func(ctx context.Context, conn *pgxpool.Conn) error {
 		rows, err := conn.Query(ctx, `select id, home from attempts where id = any ($1)`, ids)
 		if err != nil {
@@ -144,7 +148,8 @@ func (w *writer) all(err error) {
 }
 
 // plan cuts the call into steps, in order: as many simple commits as follow on
-// each other, or one that is not simple.
+// each other, or one that is not simple. A commit that does not say whose it is
+// begins a step if the one before puts an attempt that it is about.
 func (w *writer) plan() {
 	w.shapes = make([]shape, len(w.commits))
 	var r run
@@ -161,6 +166,9 @@ func (w *writer) plan() {
 			continue
 		}
 		if w.shapes[i] = shapeOf(c); w.shapes[i].simple {
+			if c.User == (store.UserKey{}) && r.puts(namedIDs(c)) {
+				flush()
+			}
 			r.add(i, c)
 			continue
 		}
@@ -183,11 +191,20 @@ type run struct {
 	last    map[uint64]int // name of what is touched, to level of the last who did
 	names   []uint64       // of the commit that is added
 	orphans int            // level of the last line of no attempt: they keep their order
+	put     []string       // attempts that are put
+}
+
+// puts reports whether one of the attempts is put.
+func (r *run) puts(ids []string) bool {
+	return slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(r.put, id) })
 }
 
 func (r *run) add(i int, c *store.Commit) {
 	if r.last == nil {
 		r.last = map[uint64]int{}
+	}
+	for j := range c.Put {
+		r.put = append(r.put, c.Put[j].ID)
 	}
 	level := 0
 	r.names = touched(r.names[:0], c)
@@ -336,7 +353,7 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 		s.tell(ctx, w.written(g.levels)...)
 		return
 	}
-	all := slices.Sorted(slices.Values(slices.Concat(g.levels...)))
+	all := g.commits()
 	for _, i := range all {
 		w.errs[i] = err
 	}

@@ -65,6 +65,25 @@ func Semantics(t *testing.T, open New) {
 			t.Error("the secret was changed from outside")
 		}
 	})
+	t.Run("WhoseItIs", func(t *testing.T) {
+		// The second commit does not say whose the attempt is, and the third is wrong
+		// about it.
+		s := open(t).Store
+		at := now(t, s)
+		a := NewAttempt(at, user(1), "graph")
+		other := Next(a, store.CardSent, at)
+		other.Key.User = user(2)
+		errs := s.Apply(t.Context(), []store.Commit{
+			{Put: []store.Attempt{a}},
+			{Events: []store.Event{{Attempt: a.ID, Time: at, Kind: store.EventNote, Detail: "a line"}}},
+			{Put: []store.Attempt{other}},
+		})
+		for i, want := range []error{nil, nil, store.ErrNotFound} {
+			if !errors.Is(errs[i], want) {
+				t.Errorf("commit %d: %v, want %v", i, errs[i], want)
+			}
+		}
+	})
 	t.Run("Refusals", func(t *testing.T) { refusals(t, open(t).Store) })
 	t.Run("Find", func(t *testing.T) { find(t, open(t).Store) })
 	t.Run("ExchangeIDs", func(t *testing.T) { exchangeIDs(t, open(t).Store) })
