@@ -70,7 +70,12 @@ func (c *connection) complete(ctx context.Context, turn *machine.Turn, token tok
 	if token.Token.Empty() {
 		return nil
 	}
-	return turn.Send(ctx, fmt.Sprintf("Connected to %s (%s)!", c.DisplayName, c.Name))
+	text := fmt.Sprintf("Connected to %s (%s)!", c.DisplayName, c.Name)
+	// In a popup users may take another account than they think.
+	if claims, ok := token.Claims(); ok && turn.Method() == store.MethodVerifyState && claims.Account() != "" {
+		text += " The account is " + claims.Account() + "."
+	}
+	return turn.Send(ctx, text)
 }
 
 func (c *connection) failure(ctx context.Context, turn *machine.Turn, f *machine.Failure) error {

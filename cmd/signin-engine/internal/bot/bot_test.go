@@ -30,8 +30,15 @@ type chat struct {
 
 func newChat(t *testing.T) *chat {
 	t.Helper()
+	return newChatWith(t, "")
+}
+
+// newChatWith has tokens for an audience, which say whose they are.
+func newChatWith(t *testing.T, audience string) *chat {
+	t.Helper()
 	services := emulator.New(emulator.Config{Connections: []emulator.Connection{
-		{Name: "teamsgraph", DisplayName: "Microsoft Graph"}, {Name: "sso", DisplayName: "Contoso", SSO: true},
+		{Name: "teamsgraph", DisplayName: "Microsoft Graph", Audience: audience},
+		{Name: "sso", DisplayName: "Contoso", SSO: true, Audience: audience},
 	}})
 	upstream := httptest.NewServer(services)
 	t.Cleanup(upstream.Close)
@@ -216,6 +223,22 @@ func TestFailureTexts(t *testing.T) {
 	c.want(exchange("second"), failed)
 	c.services.SetSSO("sso", 0)
 	c.want(exchange("second"), "Connected to Contoso (sso)!")
+}
+
+// After a popup the user is told whose account was taken; silently it is his own.
+func TestWhoseAccount(t *testing.T) {
+	c := newChatWith(t, "https://graph.microsoft.com")
+	whose := emulator.DefaultUser()
+	c.say("login graph")
+	c.want(c.popup(), "Connected to Microsoft Graph (teamsgraph)! The account is "+whose.Name+" ("+whose.Mail+").")
+
+	c.say("login sso")
+	card, _ := c.services.LastCard(c.user.Conversation.ID)
+	before := len(c.services.Activities(c.user.Conversation.ID))
+	if _, err := c.user.TokenExchange(t.Context(), card.ExchangeID(), "sso", "token"); err != nil {
+		t.Fatal(err)
+	}
+	c.want(c.written(before), "Connected to Contoso (sso)!")
 }
 
 func TestWrongCode(t *testing.T) {
