@@ -122,21 +122,34 @@ func (s *Store) findHomes(ctx context.Context, w *writer, commits []int) error {
 
 // namedIDs are the attempts that a commit is about beside its Puts.
 func namedIDs(c *store.Commit) []string {
-	ids := slices.Clone(c.Drop)
+	var ids []string
+	add := func(id string) {
+		if id != "" && !hasPut(c, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range c.Drop {
+		add(id)
+	}
 	for i := range c.Events {
-		ids = append(ids, c.Events[i].Attempt)
+		add(c.Events[i].Attempt)
 	}
 	for i := range c.Deliveries {
-		ids = append(ids, c.Deliveries[i].Attempt)
+		add(c.Deliveries[i].Attempt)
 	}
 	for i := range c.Acks {
-		ids = append(ids, c.Acks[i].Attempt)
+		add(c.Acks[i].Attempt)
 	}
-	return slices.DeleteFunc(ids, func(id string) bool { return id == "" || hasPut(c, id) })
+	return ids
 }
 
 func hasPut(c *store.Commit, id string) bool {
-	return slices.ContainsFunc(c.Put, func(a store.Attempt) bool { return a.ID == id })
+	for i := range c.Put { // an attempt is too large to be copied for this
+		if c.Put[i].ID == id {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *writer) all(err error) {

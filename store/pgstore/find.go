@@ -227,7 +227,7 @@ func find(ctx context.Context, to sender, all []*asked) error {
 		for _, q := range left {
 			q.snap, q.ended, q.seen, q.bad, q.err = store.Snapshot{}, nil, 0, 0, nil
 		}
-		if err := put(ctx, to, findSQL, left); err != nil {
+		if err := put(ctx, to, findStatement, left); err != nil {
 			return err
 		}
 		var short []*asked
@@ -246,7 +246,7 @@ func find(ctx context.Context, to sender, all []*asked) error {
 		}
 	}
 	if len(strayed) > 0 {
-		if err := put(ctx, to, strayedSQL, strayed); err != nil {
+		if err := put(ctx, to, strayedStatement, strayed); err != nil {
 			return err
 		}
 	}
@@ -257,7 +257,7 @@ func find(ctx context.Context, to sender, all []*asked) error {
 }
 
 // put puts the questions.
-func put(ctx context.Context, to sender, sql string, all []*asked) error {
+func put(ctx context.Context, to sender, stmt *statement, all []*asked) error {
 	rows := make([]question, len(all))
 	for i, q := range all {
 		q.n, q.most = int64(i), q.query.Max()+q.more
@@ -267,7 +267,7 @@ func put(ctx context.Context, to sender, sql string, all []*asked) error {
 	args(a, "q", questionColumns, rows)
 	var now time.Time
 	b := clocked(&now)
-	b.Queue(sql, a).Query(func(rows pgx.Rows) error {
+	stmt.queue(b, a).Query(func(rows pgx.Rows) error {
 		var n int64
 		var kind int
 		return read(rows, []any{&n, &kind}, attemptColumns, func(r *attemptRow) error {

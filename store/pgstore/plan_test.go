@@ -162,7 +162,7 @@ func TestOnePartition(t *testing.T) {
 	find := func(q store.Query) *pgx.Batch {
 		b := &pgx.Batch{}
 		one := newAsked(q)
-		if err := put(t.Context(), catcher{b}, findSQL, []*asked{one}); err != nil {
+		if err := put(t.Context(), catcher{b}, findStatement, []*asked{one}); err != nil {
 			t.Fatal(err)
 		}
 		b.QueuedQueries = b.QueuedQueries[1:] // but for the clock

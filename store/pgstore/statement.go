@@ -2,6 +2,9 @@ package pgstore
 
 import (
 	"context"
+	"regexp"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -137,6 +140,47 @@ with k as materialized (
 )
 select n from k where n <> all (array(select n from acked))`
 
+// The statements of every sign-in.
+var (
+	applyStatement   = prepare(applySQL)
+	ackStatement     = prepare(ackSQL)
+	findStatement    = prepare(findSQL)
+	strayedStatement = prepare(strayedSQL)
+)
+
+// statement is SQL whose names of arguments were replaced by places once, and not
+// again at every call.
+type statement struct {
+	sql   string
+	names []string // of $1, $2, …
+}
+
+var argumentName = regexp.MustCompile(`@[a-z_]+`)
+
+// prepare makes a statement of SQL in which every @ begins the name of an
+// argument.
+func prepare(sql string) *statement {
+	s := &statement{}
+	s.sql = argumentName.ReplaceAllStringFunc(sql, func(found string) string {
+		at := slices.Index(s.names, found[1:])
+		if at < 0 {
+			at = len(s.names)
+			s.names = append(s.names, found[1:])
+		}
+		return "$" + strconv.Itoa(at+1)
+	})
+	return s
+}
+
+// queue adds the statement to a batch.
+func (s *statement) queue(b *pgx.Batch, named pgx.NamedArgs) *pgx.QueuedQuery {
+	args := make([]any, len(s.names))
+	for i, name := range s.names {
+		args[i] = named[name]
+	}
+	return b.Queue(s.sql, args...)
+}
+
 // touches are the arguments of applySQL.
 type touches struct {
 	rows  []attemptRow
@@ -163,7 +207,7 @@ func (t *touches) queue(b *pgx.Batch, refused func(n int64, found stored)) {
 	args(a, "l", lineColumns, t.lines)
 	args(a, "o", owedColumns, t.owed)
 	args(a, "x", dropColumns, t.drops)
-	b.Queue(applySQL, a).Query(func(rows pgx.Rows) error {
+	applyStatement.queue(b, a).Query(func(rows pgx.Rows) error {
 		var (
 			n       int64
 			version *int64
@@ -236,7 +280,7 @@ func (k acks) queue(b *pgx.Batch, refused func(n int64)) {
 	}
 	a := pgx.NamedArgs{}
 	args(a, "k", ackColumns, k)
-	b.Queue(ackSQL, a).Query(func(rows pgx.Rows) error {
+	ackStatement.queue(b, a).Query(func(rows pgx.Rows) error {
 		var n int64
 		_, err := pgx.ForEachRow(rows, []any{&n}, func() error {
 			refused(n)
