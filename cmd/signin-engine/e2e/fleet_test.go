@@ -56,6 +56,9 @@ func newFleetIn(t *testing.T, w *world, built func() (string, error), size int, 
 func newFleetAt(t *testing.T, w *world, built func() (string, error), c *pgtest.Cluster, address string, size int, extra string, again bool) *fleet {
 	t.Helper()
 	f := &fleet{w: w, cluster: c, address: pgtest.WithParam(address, "schema", "bot"), again: again}
+	if !again { // a disk that stalls for some seconds fails nothing that is not sent again
+		extra += "postgres: {statement_timeout: 30s}\n"
+	}
 	for range size {
 		b := newBot(t, f.w, program(t, built), extra)
 		transport := &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: 64}
