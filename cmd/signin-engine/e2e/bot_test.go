@@ -25,6 +25,10 @@ import (
 // patience bounds every wait for something that must happen.
 const patience = 45 * time.Second
 
+// longestLease outlasts `timeouts.outbox_lease`. A claim of a callback whose answer
+// was lost with its connection, or with its process, holds the row until then.
+const longestLease = 90 * time.Second
+
 // bot is `signin-engine serve` on one bbolt file, through all its processes.
 type bot struct {
 	program string
@@ -303,9 +307,15 @@ func (b *bot) open(t *testing.T) store.Store {
 // eventually polls until done holds.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
+	eventuallyWithin(t, patience, what, done)
+}
+
+// eventuallyWithin is eventually with a bound of its own.
+func eventuallyWithin(t *testing.T, bound time.Duration, what string, done func() bool) {
+	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.NewTimer(patience)
+	deadline := time.NewTimer(bound)
 	defer deadline.Stop()
 	for !done() {
 		select {
@@ -321,7 +331,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 func (b *bot) settled(t *testing.T) {
 	t.Helper()
 	op := b.operator(t)
-	eventually(t, "nothing is under way", func() bool {
+	eventuallyWithin(t, longestLease, "nothing is under way", func() bool {
 		o, err := op.Overview(t.Context())
 		if err != nil {
 			return false

@@ -170,8 +170,14 @@ func (f *fleet) settled(t *testing.T) store.Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	eventually(t, "nothing is under way", func() bool {
-		c, err := s.Counts(t.Context(), time.Now())
+	var c store.Counts
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the store counts %+v (%v)", c, err)
+		}
+	})
+	eventuallyWithin(t, longestLease, "nothing is under way", func() bool {
+		c, err = s.Counts(t.Context(), time.Now())
 		return err == nil && c.Owed == 0 && c.Open[store.Idle]+c.Open[store.Exchanging]+c.Open[store.Verifying] == 0
 	})
 	return s
