@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
@@ -157,8 +158,11 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 	if answer := c.now().Add(c.turn.left(c.eng.timeouts.Lease, 0)); answer.Before(until) {
 		until = answer
 	}
-	for pause := shortPause; ; pause = min(2*pause, longPause) {
+	for pause, first := shortPause, true; ; pause, first = min(2*pause, longPause), false {
 		err := c.eng.store.Commit(ctx, d.Commit)
+		if lostRace(err) && !first && c.written(ctx, d) {
+			err = nil
+		}
 		switch {
 		case err == nil:
 			c.lines, c.worth = nil, false
@@ -172,6 +176,14 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 			return fmt.Errorf("commit %s: %w", d.Rule.Row, err)
 		}
 	}
+}
+
+// written: the attempt is just what the decision makes of it. An earlier try was
+// kept and only its answer was lost, with a connection or a server, so that this
+// process won the race that it seems to have lost, and holds the callback.
+func (c *call) written(ctx context.Context, d *table.Decision) bool {
+	a, err := c.get(ctx, d.Attempt.ID)
+	return err == nil && reflect.DeepEqual(a, d.Attempt)
 }
 
 // The pauses between two tries of a settling commit.

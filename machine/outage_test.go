@@ -78,6 +78,7 @@ func arrivals() []arrival {
 type scene struct {
 	eng     *machine.Engine
 	mem     *memstore.Store
+	tokens  *machinetest.TokenService
 	calls   *[]string
 	answers *[]store.Event // that the hook saw
 	act     *machine.Activity
@@ -109,7 +110,7 @@ func setScene(t *testing.T, s standing, a arrival, wrap func(store.Store) store.
 	if s.state != store.None {
 		put(t, mem, s)
 	}
-	return scene{eng: eng, mem: mem, calls: &calls, answers: &answers, act: &machine.Activity{
+	return scene{eng: eng, mem: mem, tokens: tokens, calls: &calls, answers: &answers, act: &machine.Activity{
 		Type: "invoke", Name: a.invoke, ID: "i-1", Value: json.RawMessage(a.value),
 		Conversation: store.Conversation{ServiceURL: "https://smba.example/", Channel: "msteams", ID: "chat", Type: "personal", BotID: "28:app", UserID: "29:alice"},
 	}}
