@@ -178,9 +178,9 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 	}
 }
 
-// written: the attempt is just what the decision makes of it. An earlier try was
-// kept and only its answer was lost, with a connection or a server, so that this
-// process won the race that it seems to have lost, and holds the callback.
+// written reports whether the stored attempt is just what the decision makes of
+// it. Then an earlier try of the commit was kept and only its answer was lost. This
+// process has won the race that it seems to have lost, and it holds the callback.
 func (c *call) written(ctx context.Context, d *table.Decision) bool {
 	a, err := c.get(ctx, d.Attempt.ID)
 	return err == nil && reflect.DeepEqual(a, d.Attempt)
