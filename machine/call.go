@@ -19,6 +19,7 @@ type call struct {
 	key   store.Key // of the connection that it is about
 	begun time.Time
 	clock storeClock
+	in    table.Input // of the step that the table is asked for
 
 	// What came in, and must not be written down.
 	ssoToken tokensvc.Secret
@@ -173,8 +174,12 @@ func (c *call) received(name string) {
 	if act := c.activity(); act != nil {
 		line.Activity, line.Platform = act.ID, act.Platform
 	}
-	c.lines = append(c.lines, line)
+	c.lines = append(make([]store.Event, 0, usualLines), line)
 }
+
+// usualLines is how many lines a call collects before it commits: what came in, two
+// questions to an upstream, a note.
+const usualLines = 4
 
 // note adds a line about something that changes nothing.
 func (c *call) note(line store.Event) {
@@ -210,7 +215,7 @@ func (c *call) finish(ctx context.Context, a *store.Attempt) {
 		c.eng.store.Later(ctx, later)
 	}
 	c.eng.emit(ctx, c.key, lines)
-	c.lines, c.worth = nil, false
+	c.lines, c.worth = c.lines[:0], false
 }
 
 // answer writes the audit line of an invoke's answer, and ends the call.

@@ -115,25 +115,25 @@ func (c *call) deleteAgain(ctx context.Context, at *store.Attempt, ev table.Even
 // step asks the table.
 func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
-	in := table.Input{
+	c.in = table.Input{
 		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
 		Key: c.key, Ended: c.ended,
 	}
 	state := store.None
 	if at != nil {
 		state = at.State
-		in.Conversation = at.Conversation
+		c.in.Conversation = at.Conversation
 	}
 	if c.turn != nil {
-		in.Conversation = c.turn.to
+		c.in.Conversation = c.turn.to
 	}
 	if e.table.Opens(ev.Kind, state) {
-		in.NewID = e.ids.next(in.Now)
+		c.in.NewID = e.ids.next(c.in.Now)
 		if c.asked {
-			in.Request = e.sealed(c.activity())
+			c.in.Request = e.sealed(c.activity())
 		}
 	}
-	return e.table.Step(&in)
+	return e.table.Step(&c.in)
 }
 
 // commit writes what a decision changes, with the lines collected so far. A
@@ -165,7 +165,7 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 		}
 		switch {
 		case err == nil:
-			c.lines, c.worth = nil, false
+			c.lines, c.worth = c.lines[:0], false
 			c.eng.observe(ctx, d)
 			return nil
 		case lostRace(err), marksTaken(d, err):

@@ -192,7 +192,7 @@ func (w *activityJSON) activity(body []byte) *machine.Activity {
 	if w.Type == typeInvoke {
 		a.Name = invokeName(w.Name)
 	}
-	a.Value = readValue(a.Name, w.Value)
+	a.Value = readValue(w.Value)
 	for i := range w.Entities {
 		if w.Entities[i].Type != "clientInfo" {
 			continue

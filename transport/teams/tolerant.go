@@ -79,7 +79,7 @@ func invokeName(name string) string {
 
 // readValue returns the value of an activity, nil for null. Mobile clients send
 // an object as JSON in a string.
-func readValue(name string, raw json.RawMessage) json.RawMessage {
+func readValue(raw json.RawMessage) json.RawMessage {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil
 	}
@@ -89,36 +89,7 @@ func readValue(name string, raw json.RawMessage) json.RawMessage {
 			raw = json.RawMessage(strings.TrimSpace(inner))
 		}
 	}
-	if strings.HasPrefix(name, "signin/") {
-		return numbersAsText(raw)
-	}
 	return raw
-}
-
-// numbersAsText quotes the ids and codes of a signin/* invoke that came as
-// numbers.
-func numbersAsText(raw json.RawMessage) json.RawMessage {
-	var value struct{ ID, State, Code json.RawMessage }
-	if json.Unmarshal(raw, &value) != nil || !isNumber(value.ID) && !isNumber(value.State) && !isNumber(value.Code) {
-		return raw
-	}
-	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
-		return raw
-	}
-	for name, member := range members {
-		switch strings.ToLower(name) {
-		case "id", "state", "code":
-			if isNumber(member) {
-				members[name] = strconv.AppendQuote(nil, decimal(member))
-			}
-		}
-	}
-	quoted, err := encodeJSON(members)
-	if err != nil {
-		return raw
-	}
-	return quoted
 }
 
 // conversationType falls back on what else is known of the conversation: only

@@ -60,7 +60,8 @@ func (w *writer) change() error {
 	if err := w.move(a, w.rule.Edge, w.rule.Reason); err != nil {
 		return err
 	}
-	return w.put(a)
+	w.put(a)
+	return nil
 }
 
 // open inserts a new attempt as Idle and takes its first edge, if the rule names
@@ -77,7 +78,6 @@ func (w *writer) open() error {
 		if err := w.move(prior, edge, store.ReasonSuperseded); err != nil {
 			return err
 		}
-		w.d.Commit.Put = append(w.d.Commit.Put, *prior)
 	}
 	a := w.born(old)
 	if err := w.move(a, open, ""); err != nil {
@@ -89,17 +89,18 @@ func (w *writer) open() error {
 			return err
 		}
 	}
-	return w.put(a)
+	w.put(a)
+	return nil
 }
 
 // born is the new attempt before its first edge.
 func (w *writer) born(old *store.Attempt) *store.Attempt {
 	in := w.in
-	a := &store.Attempt{
+	a := w.write(store.Attempt{
 		ID: in.NewID, Version: 1, Key: in.Key, Origin: w.rule.Origin,
 		Conversation: in.Conversation, Request: in.Request,
 		Created: in.Now, Expires: in.Now.Add(in.Policy.AttemptLife),
-	}
+	})
 	if in.Event.Via != "" {
 		a.Origin = in.Event.Via
 	}
@@ -129,9 +130,16 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 
 // next is the next version of the attempt that is there.
 func (w *writer) next() *store.Attempt {
-	a := w.in.Attempt.Clone()
+	a := w.write(w.in.Attempt.Clone())
 	a.Version++
-	return &a
+	return a
+}
+
+// write adds an attempt to what is written and returns it there. The place moves
+// with the next one that is added.
+func (w *writer) write(a store.Attempt) *store.Attempt {
+	w.d.Commit.Put = append(w.d.Commit.Put, a)
+	return &w.d.Commit.Put[len(w.d.Commit.Put)-1]
 }
 
 // apply does the rule's ops, and what every write does: it notes which client
@@ -233,12 +241,10 @@ func join(a, b string) string {
 	return a + ": " + b
 }
 
-// put writes the attempt and the callback that its rule owes.
-func (w *writer) put(a *store.Attempt) error {
+// put ends a decision about an attempt, with the callback that its rule owes.
+func (w *writer) put(a *store.Attempt) {
 	w.owe(a)
-	w.d.Commit.Put = append(w.d.Commit.Put, *a)
 	w.d.Attempt = a
-	return nil
 }
 
 // owe writes the outbox row of the rule's callback, in the transaction of the
