@@ -164,7 +164,7 @@ func (x *Extension) connection(inv *invoke) string {
 }
 
 func sixDigits(code string) bool {
-	if len(code) != 6 {
+	if len(code) != codeDigits {
 		return false
 	}
 	for i := range len(code) {

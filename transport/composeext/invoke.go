@@ -92,7 +92,7 @@ type valueJSON struct {
 	} `json:"queryOptions"`
 	URL            loose           `json:"url"`
 	Data           json.RawMessage `json:"data"`
-	State          loose           `json:"state"`
+	State          codeText        `json:"state"`
 	Authentication struct {
 		ID    loose `json:"id"`
 		Token loose `json:"token"`
@@ -124,6 +124,24 @@ func (l *loose) UnmarshalJSON(b []byte) error {
 	}
 	return nil
 }
+
+// codeText is the popup's result. As a number it is a code of the Token Service that
+// has lost the zeros it began with.
+type codeText string
+
+// UnmarshalJSON never fails either.
+func (c *codeText) UnmarshalJSON(b []byte) error {
+	var text loose
+	err := text.UnmarshalJSON(b)
+	if '0' <= b[0] && b[0] <= '9' {
+		text = loose(strings.Repeat("0", max(0, codeDigits-len(text)))) + text
+	}
+	*c = codeText(text)
+	return err
+}
+
+// codeDigits is the length of a code of the Token Service.
+const codeDigits = 6
 
 // invoke reads an activity; nil = there is no handler for it.
 func (x *Extension) invoke(act *machine.Activity) *invoke {

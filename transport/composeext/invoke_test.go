@@ -11,6 +11,7 @@ import (
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
@@ -272,6 +273,29 @@ func TestCardAction(t *testing.T) {
 	}
 	if got := w.newest(); got.Method != store.MethodAdaptiveCard || got.Origin != store.OriginCardAction {
 		t.Errorf("%s, %s", got.Method, got.Origin)
+	}
+}
+
+// A code of the Token Service that a client sends as a number has lost the zeros that
+// it began with.
+func TestCodeAsANumber(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, viaTokenService)
+	user := w.user("")
+	asked, err := user.Invoke(t.Context(), "adaptiveCard/action", "", value(t, execute))
+	if c := w.card(asked, err); c.StatusCode != 401 {
+		t.Fatalf("%+v", c)
+	}
+	about := tokensvc.UserConnection{UserID: user.User.ID, Connection: graph, ChannelID: "msteams"}
+	code := w.emu.IssueCode(about)
+	for !strings.HasPrefix(code, "0") {
+		code = w.emu.IssueCode(about)
+	}
+	again := asked.Sent
+	again.Value = json.RawMessage(strings.Replace(execute, "{", `{"state":`+strings.TrimLeft(code, "0")+`,`, 1))
+	a, err := user.Send(t.Context(), again)
+	if c := w.card(a, err); c.StatusCode != 200 {
+		t.Errorf("code %s as a number: %+v", code, c)
 	}
 }
 
