@@ -132,8 +132,8 @@ func ownEndpoint(eng *machine.Engine, hosts *teams.AllowList, bot teams.Bot, gat
 // ledger stands for what the bot itself does when a user has signed in.
 type ledger struct{ entries []string }
 
-func (l *ledger) Record(_ context.Context, user string) error {
-	l.entries = append(l.entries, user)
+func (l *ledger) Record(_ context.Context, user, connection string) error {
+	l.entries = append(l.entries, user+" "+connection)
 	return nil
 }
 
@@ -157,11 +157,11 @@ func handlers(eng *machine.Engine, book *ledger, log zerolog.Logger) error {
 
 	eng.OnSignIn(func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 		return eng.Once(ctx, turn.DeliveryKey()+"/ledger", func(ctx context.Context) error {
-			return book.Record(ctx, turn.Conversation().UserID)
+			return book.Record(ctx, turn.Conversation().UserID, turn.Connection())
 		})
 	})
 	eng.OnSignInFailure(func(_ context.Context, turn *machine.Turn, failure *machine.Failure) error {
-		log.Info().Str("user", turn.Conversation().UserID).Bool("client", failure != nil).Msg("sign-in failed")
+		log.Info().Str("connection", turn.Connection()).Str("attempt", turn.Attempt()).Bool("client", failure != nil).Msg("sign-in failed")
 		return nil // failure is nil for what happened on the server side
 	})
 	return nil

@@ -385,6 +385,11 @@ func TestHandlersAddUp(t *testing.T) {
 		graph.OnSignInComplete(tells("third", nil))
 		other.OnSignInComplete(tells("of another connection", nil))
 		d.eng.OnSignIn(tells("of the bot", nil))
+		var about []string
+		d.eng.OnSignIn(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			about = append(about, turn.Connection()+" "+turn.Attempt())
+			return nil
+		})
 		if _, err := d.eng.Turn(message("hello")).SignIn(t.Context(), machine.WithConnection("graph")); err != nil {
 			t.Fatal(err)
 		}
@@ -401,6 +406,10 @@ func TestHandlersAddUp(t *testing.T) {
 		d.deliver(2 * time.Second)
 		if diff := cmp.Diff(append(want, want...), told); diff != "" {
 			t.Errorf("told in all (-want +got):\n%s", diff)
+		}
+		one := "graph " + d.rows()[0].Attempt
+		if diff := cmp.Diff([]string{one, one}, about); diff != "" {
+			t.Errorf("which connection and attempt it was (-want +got):\n%s", diff)
 		}
 		d.drain()
 	})
@@ -435,7 +444,7 @@ func TestHandlersOfTheWholeBot(t *testing.T) {
 	d := newDesk(t, nil)
 	var ofBot, ofFlow []string
 	d.eng.OnSignInFailure(func(_ context.Context, turn *machine.Turn, f *machine.Failure) error {
-		ofBot = append(ofBot, fmt.Sprintf("%s %q", f.Code, turn.DeliveryKey()))
+		ofBot = append(ofBot, fmt.Sprintf("%s %q %q", f.Code, turn.DeliveryKey(), turn.Connection()))
 		return nil
 	})
 	d.flow().OnSignInFailure(func(_ context.Context, _ *machine.Turn, f *machine.Failure) error {
@@ -443,12 +452,12 @@ func TestHandlersOfTheWholeBot(t *testing.T) {
 		return nil
 	})
 	d.failure("nobodyasked")
-	if diff := cmp.Diff([]string{`nobodyasked ""`}, ofBot); diff != "" || len(ofFlow) > 0 {
+	if diff := cmp.Diff([]string{`nobodyasked "" ""`}, ofBot); diff != "" || len(ofFlow) > 0 {
 		t.Errorf("the bot heard %v, the connection %v", ofBot, ofFlow)
 	}
 	d.signIn("hello")
 	d.failure("userconsentrequired")
-	if len(ofBot) != 2 || !strings.HasSuffix(ofBot[1], `/failure/1"`) || !slices.Equal(ofFlow, []string{"userconsentrequired"}) {
+	if len(ofBot) != 2 || !strings.HasSuffix(ofBot[1], `/failure/1" "graph"`) || !slices.Equal(ofFlow, []string{"userconsentrequired"}) {
 		t.Errorf("the bot heard %v, the connection %v", ofBot, ofFlow)
 	}
 	d.drain()

@@ -66,12 +66,12 @@ func (h *handlers) all() ([]CompleteHandler, []FailureHandler) {
 }
 
 // OnSignIn adds a handler of the completed sign-ins of every connection, beside
-// those of [Flow.OnSignInComplete].
+// those of [Flow.OnSignInComplete]. [Turn.Connection] says which one it is.
 func (e *Engine) OnSignIn(h CompleteHandler) { e.handlers.onComplete(h) }
 
 // OnSignInFailure adds a handler of the failed tries of every connection, beside
-// those of [Flow.OnSignInFailure]. It is also told of a signin/failure that
-// belongs to no sign-in.
+// those of [Flow.OnSignInFailure]. [Turn.Connection] says which one it is. It is
+// also told of a signin/failure that belongs to no sign-in.
 func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.onFailure(h) }
 
 // tell makes the callback of a decision in the turn that brought it.
@@ -130,7 +130,10 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 
 // proactive is the turn of a callback without an activity.
 func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Delivery, now time.Time) *Turn {
-	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, method: a.Method}
+	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, about: a.Key.Connection, method: a.Method}
+	if f := e.registered(t.about); f != nil {
+		t.about = f.conn.Name // as the bot spells it
+	}
 	if a.Request != nil {
 		t.original = sync.OnceValue(func() json.RawMessage { return e.unsealed(context.WithoutCancel(ctx), a, now) })
 	}

@@ -24,6 +24,7 @@ type Turn struct {
 	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
+	about    string // the connection of a callback
 	refusal  *Refusal
 	method   store.Method
 	until    time.Time // by when an invoke is answered; zero for anything else
@@ -48,6 +49,15 @@ func (t *Turn) Conversation() store.Conversation { return t.to }
 // Proactive reports whether there is no live turn: the callback comes from the
 // outbox, after a crash or a failed try.
 func (t *Turn) Proactive() bool { return t.act == nil }
+
+// Connection is the name of the connection that a callback is about, also where
+// its token is gone. It is "" outside of a callback, and for a signin/failure that
+// belongs to no sign-in: Teams does not say which connection it is about.
+func (t *Turn) Connection() string { return t.about }
+
+// Attempt is the id of the attempt that a callback is about, as the operator's
+// commands take it. It is "" where [Turn.Connection] is.
+func (t *Turn) Attempt() string { return t.delivery.Attempt }
 
 // DeliveryKey is the stable key attempt/kind/round of a callback; "" outside
 // of one.
