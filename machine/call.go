@@ -20,6 +20,7 @@ type call struct {
 	begun time.Time
 	clock storeClock
 	in    table.Input // of the step that the table is asked for
+	claim claim       // the last one
 
 	// What came in, and must not be written down.
 	ssoToken tokensvc.Secret

@@ -105,6 +105,7 @@ type Engine struct {
 	behalf     OnBehalfOf
 	exchanges  *tokenCache // what was exchanged on behalf of users
 	outbox     *outbox.Outbox
+	dropped    dropped
 	silentHits counter
 }
 

@@ -26,9 +26,19 @@ const maxRaces = 100
 
 var errRaces = errors.New("lost too many races for the attempt")
 
-// drive is the engine's loop: it finds the attempt, asks the table, commits,
-// acts, and takes what the upstream answers as the next event.
+// drive carries an event to its outcome. An error is the store's: then nobody is at
+// work under the call's claim any more.
 func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome, error) {
+	out, err := c.loop(ctx, where, ev)
+	if err != nil {
+		c.eng.dropped.add(c.claim)
+	}
+	return out, err
+}
+
+// loop is the engine's loop: it finds the attempt, asks the table, commits,
+// acts, and takes what the upstream answers as the next event.
+func (c *call) loop(ctx context.Context, where finder, ev table.Event) (outcome, error) {
 	at, err := where.find(ctx, c, &ev)
 	if err != nil {
 		return outcome{}, err
@@ -39,6 +49,7 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 		if err != nil {
 			return outcome{attempt: at, event: ev}, err
 		}
+		c.claims(at, &d)
 		err = c.commit(ctx, &d, ev)
 		if lostRace(err) || marksTaken(&d, err) {
 			if races++; races > maxRaces {

@@ -2,6 +2,7 @@ package machine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"testing"
@@ -13,17 +14,18 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// answerless keeps a commit that completes an attempt, and loses the answer of the
-// first one, as a server does that dies at that moment.
+// answerless keeps a commit that brings an attempt into a state, and loses the answer
+// of the first one, as a server does that dies at that moment.
 type answerless struct {
 	store.Store
+	at   store.State
 	lost *int
 }
 
 func (f answerless) Apply(ctx context.Context, commits []store.Commit) []error {
 	errs := f.Store.Apply(ctx, commits)
 	for i, c := range commits {
-		if *f.lost == 0 && errs[i] == nil && len(c.Put) > 0 && c.Put[0].State == store.Complete {
+		if *f.lost == 0 && errs[i] == nil && len(c.Put) > 0 && c.Put[0].State == f.at {
 			*f.lost++
 			errs[i] = fmt.Errorf("%w: the connection is gone", store.ErrUnavailable)
 		}
@@ -39,7 +41,7 @@ func TestAnswerOfTheSettlingCommitIsLost(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				lost := 0
-				sc := setScene(t, standing{state: store.CardSent}, a, func(s store.Store) store.Store { return answerless{s, &lost} }, false)
+				sc := setScene(t, standing{state: store.CardSent}, a, func(s store.Store) store.Store { return answerless{s, store.Complete, &lost} }, false)
 				sc.tokens.IssueCode("123456", "29:alice", "graph")
 				told := 0
 				flow, err := sc.eng.Flow("graph")
@@ -71,4 +73,94 @@ func TestAnswerOfTheSettlingCommitIsLost(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAnswerOfTheClaimIsLost: nothing was begun under the claim, and the store keeps
+// it. The process that lost the answer lets go, so the invoke that Teams sends again
+// signs the user in, and does not wait for the end of the lease.
+func TestAnswerOfTheClaimIsLost(t *testing.T) {
+	claims := map[string]store.State{"exchange": store.Exchanging, "code": store.Verifying}
+	for i, name := range []string{"exchange", "code"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lost := 0
+				sc := setScene(t, standing{state: store.CardSent}, arrivals()[i*5], func(s store.Store) store.Store {
+					return answerless{s, claims[name], &lost}
+				}, false)
+				sc.tokens.IssueCode("123456", "29:alice", "graph")
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- sc.eng.Run(ctx) }()
+				if answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act); answer.Status != http.StatusServiceUnavailable || lost != 1 {
+					t.Errorf("answer %+v, %d answers lost, want 503 and one", answer, lost)
+				}
+				began := time.Now()
+				answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act)
+				if took := time.Since(began); answer.Status != http.StatusOK || took > time.Second {
+					t.Errorf("sent again: %+v after %s", answer, took)
+				}
+				page, err := sc.mem.List(t.Context(), store.Filter{})
+				if err != nil || len(page.Attempts) != 1 || page.Attempts[0].State != store.Complete {
+					t.Errorf("%+v, %v", page.Attempts, err)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// claimless takes a callback's claim that is due, and loses the answer of the first one.
+type claimless struct {
+	store.Store
+	lost *int
+}
+
+func (f claimless) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
+	rows, err := f.Store.Claim(ctx, q)
+	if *f.lost == 0 && len(rows) > 0 {
+		*f.lost++
+		return nil, fmt.Errorf("%w: the connection is gone", store.ErrUnavailable)
+	}
+	return rows, err
+}
+
+// TestAnswerOfTheOutboxClaimIsLost: the callback was not begun, so its row is given
+// back at once, with the number of its tries.
+func TestAnswerOfTheOutboxClaimIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := 0
+		sc := setScene(t, standing{state: store.CardSent}, arrivals()[0], func(s store.Store) store.Store { return claimless{s, &lost} }, false)
+		flow, err := sc.eng.Flow("graph")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told []time.Time
+		flow.OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
+			if told = append(told, time.Now()); len(told) == 1 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- sc.eng.Run(ctx) }()
+		if answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act); answer.Status != http.StatusOK {
+			t.Errorf("answer %+v", answer)
+		}
+		time.Sleep(10 * time.Second)
+		if lost != 1 || len(told) != 2 {
+			t.Errorf("%d answers lost, told at %s, want one and twice", lost, told)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		page, err := sc.mem.List(t.Context(), store.Filter{})
+		if err != nil || len(page.Deliveries) != 1 || page.Deliveries[0].Tries != 2 || page.Deliveries[0].Status != store.DeliveryDone {
+			t.Errorf("%+v, %v", page.Deliveries, err)
+		}
+	})
 }

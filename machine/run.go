@@ -13,7 +13,7 @@ import (
 
 // The rhythm of Run beside the sweep.
 const (
-	flushEvery = 250 * time.Millisecond // acknowledgements and audit lines nobody waits for
+	flushEvery = 250 * time.Millisecond // acknowledgements and audit lines nobody waits for, dropped claims
 	purgeEvery = 10 * time.Minute
 	batch      = 100  // attempts taken at once
 	purgeBatch = 1000 // attempts deleted in one go
@@ -57,6 +57,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.report(work, nil, err)
 	}
 	every(flushEvery, "flush", func() error { return e.store.Flush(work) })
+	every(flushEvery, "let go", func() error { e.letGo(work); return nil })
 	every(e.timeouts.Sweep, "sweep", func() error { return e.sweep(work, ctx.Done()) })
 	every(e.timeouts.Sweep, "keys", func() error { return e.loadKeys(work) })
 	every(purgeEvery, "purge", func() error { return e.purge(work, ctx.Done()) })
@@ -94,7 +95,7 @@ func (e *Engine) takeOver(ctx context.Context) error {
 	err := e.pages(ctx, store.Filter{Open: true}, func(p *store.Page) error {
 		for i := range p.Attempts {
 			if a := &p.Attempts[i]; e.earlier(a.Lease.Until, e.timeouts.Lease) {
-				e.sweepOne(ctx, a)
+				e.swept(ctx, a)
 			}
 		}
 		return nil
@@ -102,15 +103,12 @@ func (e *Engine) takeOver(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("attempts: %w", err)
 	}
-	err = e.pages(ctx, store.Filter{Owed: true}, func(p *store.Page) error {
-		for _, row := range p.Deliveries {
-			if row.Status == store.DeliveryPending && row.Owner != "" && e.earlier(row.NextAt, e.timeouts.OutboxLease) {
-				ack := store.Ack{Delivery: row, By: row.Owner, Try: row.Tries}
-				ack.Owner, ack.NextAt = "", p.Now
-				e.store.Later(ctx, store.Commit{Acks: []store.Ack{ack}})
-			}
+	err = e.owed(ctx, func(row store.Delivery, now time.Time) {
+		if row.Status == store.DeliveryPending && row.Owner != "" && e.earlier(row.NextAt, e.timeouts.OutboxLease) {
+			ack := store.Ack{Delivery: row, By: row.Owner, Try: row.Tries}
+			ack.Owner, ack.NextAt = "", now
+			e.store.Later(ctx, store.Commit{Acks: []store.Ack{ack}})
 		}
-		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("callbacks: %w", err)
@@ -122,6 +120,16 @@ func (e *Engine) takeOver(ctx context.Context) error {
 // process began to own the store.
 func (e *Engine) earlier(until time.Time, lease time.Duration) bool {
 	return !until.IsZero() && until.Add(-lease).Before(e.since)
+}
+
+// owed reads the callbacks that are owed, with the store's clock.
+func (e *Engine) owed(ctx context.Context, each func(row store.Delivery, now time.Time)) error {
+	return e.pages(ctx, store.Filter{Owed: true}, func(p *store.Page) error {
+		for _, row := range p.Deliveries {
+			each(row, p.Now)
+		}
+		return nil
+	})
 }
 
 // pages reads a whole list.
@@ -144,7 +152,10 @@ func (e *Engine) pages(ctx context.Context, f store.Filter, each func(*store.Pag
 
 // Sweep settles every attempt that is due, once: E6, E7, E8. Run does it all
 // the time.
-func (e *Engine) Sweep(ctx context.Context) error { return e.sweep(ctx, nil) }
+func (e *Engine) Sweep(ctx context.Context) error {
+	e.letGo(ctx)
+	return e.sweep(ctx, nil)
+}
 
 func (e *Engine) sweep(ctx context.Context, stop <-chan struct{}) error {
 	for {
@@ -153,16 +164,11 @@ func (e *Engine) sweep(ctx context.Context, stop <-chan struct{}) error {
 			return err
 		}
 		e.setAside(snap.Corrupt)
-		var wg sync.WaitGroup
-		room := make(chan struct{}, sweepers)
+		jobs := make([]func(), len(snap.Attempts))
 		for i := range snap.Attempts {
-			room <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-room }()
-				e.sweepOne(ctx, &snap.Attempts[i])
-			})
+			jobs[i] = func() { e.swept(ctx, &snap.Attempts[i]) }
 		}
-		wg.Wait()
+		atOnce(sweepers, jobs)
 		if len(snap.Attempts)+len(snap.Corrupt) < batch || stopped(stop) {
 			return ctx.Err()
 		}
@@ -178,11 +184,31 @@ func stopped(stop <-chan struct{}) bool {
 	}
 }
 
-func (e *Engine) sweepOne(ctx context.Context, a *store.Attempt) {
-	c := e.background(a.Key)
-	out, err := c.drive(ctx, byID(a.ID), table.Event{Kind: table.Sweep})
+// atOnce runs all jobs, n at a time.
+func atOnce(n int, jobs []func()) {
+	var wg sync.WaitGroup
+	room := make(chan struct{}, n)
+	for _, job := range jobs {
+		room <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-room }()
+			job()
+		})
+	}
+	wg.Wait()
+}
+
+// sweepOne settles one attempt if it is due, or if it is held by the lease letGo,
+// under which nobody is at work.
+func (e *Engine) sweepOne(ctx context.Context, id string, k store.Key, letGo store.Lease) error {
+	c := e.background(k)
+	out, err := c.drive(ctx, byID(id), table.Event{Kind: table.Sweep, LetGo: letGo})
 	c.finish(ctx, out.attempt)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
+	return err
+}
+
+func (e *Engine) swept(ctx context.Context, a *store.Attempt) {
+	if err := e.sweepOne(ctx, a.ID, a.Key, store.Lease{}); err != nil && !errors.Is(err, store.ErrNotFound) {
 		e.log.Error().Str("attempt", a.ID).Err(err).Msg("sweep")
 	}
 }

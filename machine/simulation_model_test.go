@@ -34,6 +34,7 @@ type row struct {
 	number   int
 	claimBy  string // instance and activity of the last claim
 	claimAct string
+	lost     bool      // the answer of the commit that took the last claim
 	promised time.Time // upstream granted a token under the claim that still holds; it lasts until then
 	opener   string    // activity that opened it
 }
@@ -130,8 +131,10 @@ func (m *model) name(id string) string {
 	if r := m.rows[id]; r != nil {
 		return "#" + strconv.Itoa(r.number)
 	}
-	return "#?"
+	return "#?" + id[:min(len(id), ulidTime)] // one that was never kept: when it was to be opened
 }
+
+const ulidTime = 10 // the characters of an id that are its time
 
 func (m *model) secret(where string, b []byte) {
 	found := bytes.Contains(b, []byte(canary))
@@ -271,7 +274,7 @@ func (m *model) claims(r *row, before, a *store.Attempt, line *store.Event, now 
 	if claimed && !a.Lease.Until.After(line.Time) {
 		m.w.violate("fence", "#%d: a claim without a lease (%s)", r.number, line.Row)
 	}
-	live := before.Lease.Live(now)
+	live := m.held(r, before, line, now)
 	switch {
 	case !live || !claimed:
 	case before.State == store.Exchanging && a.State == store.Exchanging:
@@ -284,11 +287,31 @@ func (m *model) claims(r *row, before, a *store.Attempt, line *store.Event, now 
 	if line.Row != "E8" {
 		r.promised = time.Time{}
 	}
-	r.claimBy, r.claimAct = line.Instance, line.Activity
+	r.claimBy, r.claimAct, r.lost = line.Instance, line.Activity, false
 	m.replays(r, before, a, line)
 	if t := m.w.author(line); t != nil && claimed {
 		t.claim, t.claimFence, t.claimUntil = a.ID, a.Lease.Fence, a.Lease.Until
 		t.claimed = a.State == store.Exchanging
+	}
+}
+
+// held reports whether an attempt is somebody's at the time of a line. A process may
+// let go of a claim of its own whose answer it has lost, or whose call has ended
+// without a card (S).
+func (m *model) held(r *row, before *store.Attempt, line *store.Event, now time.Time) bool {
+	own := line.Instance == before.Lease.Owner && (line.Row == "E6" || line.Row == "E8")
+	atWork := !r.lost && slices.ContainsFunc(m.w.tasks, func(t *task) bool {
+		return t.claim == before.ID && t.claimFence == before.Lease.Fence && (!t.done || t.posts > 0)
+	})
+	return before.Lease.Live(now) && (!own || atWork)
+}
+
+// unanswered notes that a commit was kept and its answer lost.
+func (m *model) unanswered(c *store.Commit) {
+	for i := range c.Put {
+		if r := m.rows[c.Put[i].ID]; r != nil {
+			r.lost = true
+		}
 	}
 }
 
@@ -366,7 +389,7 @@ func (m *model) fails(r *row, before, a *store.Attempt, line *store.Event, now t
 			m.w.violate("table", "#%d expired before its time", r.number)
 		}
 	case store.ReasonAbandoned:
-		if before.Lease.Live(now) {
+		if m.held(r, before, line, now) {
 			m.w.violate("table", "#%d abandoned under a live lease", r.number)
 		}
 	case store.ReasonClientFailure:

@@ -29,6 +29,11 @@ func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev 
 	if left <= 0 {
 		return c.notStarted(act, ev, "not started: the invoke has to be answered")
 	}
+	if act == table.PostCard {
+		// The user may have the card whatever the store says of it afterwards, and what
+		// comes of the card finds the attempt as it is (A9).
+		c.claim = claim{}
+	}
 	bounded, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	failpoint("before", string(act))

@@ -63,6 +63,7 @@ type Outbox struct {
 	Config
 	flight flight
 	claims atomic.Int64
+	lost   lost
 }
 
 // New makes an outbox. It starts nothing.
@@ -202,9 +203,10 @@ func (o *Outbox) claim(ctx context.Context, attempt string) *held {
 }
 
 func (o *Outbox) tryClaim(ctx context.Context, attempt string) (*held, error) {
-	since := o.Clock()
-	rows, err := o.Store.Claim(ctx, store.ClaimQuery{Owner: o.owner(), Attempt: attempt, Limit: 1, Hold: o.Lease})
+	since, owner := o.Clock(), o.owner()
+	rows, err := o.Store.Claim(ctx, store.ClaimQuery{Owner: owner, Attempt: attempt, Limit: 1, Hold: o.Lease})
 	if err != nil {
+		o.lost.add(owner, since.Add(o.Lease))
 		return nil, fmt.Errorf("claim a callback: %w", err)
 	}
 	if len(rows) == 0 {

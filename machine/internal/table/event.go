@@ -117,5 +117,6 @@ type Event struct {
 	Foreign  bool        // its exchange id is another user's
 	Stranger bool        // its user has no attempt in this group or channel
 
-	Actor string // operator
+	LetGo store.Lease // one under which nobody is at work, though it is live (S)
+	Actor string      // operator
 }

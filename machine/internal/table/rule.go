@@ -172,10 +172,15 @@ func (in *Input) state() store.State {
 	return in.Attempt.State
 }
 
-// held reports whether somebody is at it: the attempt's lease is live and not
-// that of an earlier process.
+// held reports whether somebody is at it: the attempt's lease is live, and it is
+// neither that of an earlier process nor one that its own process lets go of. A fence
+// alone does not tell: the claim that had it may not have been kept, and then the next
+// one got the same.
 func (in *Input) held() bool {
-	lease := in.Attempt.Lease
+	lease, gone := in.Attempt.Lease, in.Event.LetGo
+	if lease.Owner == gone.Owner && lease.Fence == gone.Fence && lease.Until.Equal(gone.Until) {
+		return false
+	}
 	if !in.Since.IsZero() && lease.Until.Add(-in.Policy.Lease).Before(in.Since) {
 		return false
 	}
