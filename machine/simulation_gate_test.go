@@ -159,7 +159,7 @@ func (s *gateStore) Apply(ctx context.Context, commits []store.Commit) []error {
 	if v.fault != sound {
 		err := s.unavailable()
 		for i := range errs {
-			if v.fault != failed && errs[i] == nil {
+			if v.fault == failed || errs[i] == nil {
 				w.model.unanswered(&commits[i])
 			}
 			errs[i] = err

@@ -34,7 +34,7 @@ type row struct {
 	number   int
 	claimBy  string // instance and activity of the last claim
 	claimAct string
-	lost     bool      // the answer of the commit that took the last claim
+	lost     bool      // a commit under the last claim, or the one that took it, had no answer
 	promised time.Time // upstream granted a token under the claim that still holds; it lasts until then
 	opener   string    // activity that opened it
 }
@@ -296,20 +296,21 @@ func (m *model) claims(r *row, before, a *store.Attempt, line *store.Event, now 
 }
 
 // held reports whether an attempt is somebody's at the time of a line. A process may
-// let go of a claim of its own whose answer it has lost, or whose call has ended
-// without a card (S).
+// let go of a claim of its own when a commit had no answer, or when the call has
+// ended without a card (S).
 func (m *model) held(r *row, before *store.Attempt, line *store.Event, now time.Time) bool {
 	own := line.Instance == before.Lease.Owner && (line.Row == "E6" || line.Row == "E8")
-	atWork := !r.lost && slices.ContainsFunc(m.w.tasks, func(t *task) bool {
-		return t.claim == before.ID && t.claimFence == before.Lease.Fence && (!t.done || t.posts > 0)
+	atWork := slices.ContainsFunc(m.w.tasks, func(t *task) bool {
+		return t.claim == before.ID && t.claimFence == before.Lease.Fence && (t.posts > 0 || !t.done && !r.lost)
 	})
 	return before.Lease.Live(now) && (!own || atWork)
 }
 
-// unanswered notes that a commit was kept and its answer lost.
+// unanswered notes a commit that had no answer, kept or not.
 func (m *model) unanswered(c *store.Commit) {
 	for i := range c.Put {
-		if r := m.rows[c.Put[i].ID]; r != nil {
+		a := &c.Put[i]
+		if r := m.rows[a.ID]; r != nil && a.Lease.Owner == r.Lease.Owner && a.Lease.Fence == r.Lease.Fence {
 			r.lost = true
 		}
 	}
