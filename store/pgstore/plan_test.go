@@ -258,3 +258,48 @@ func TestPlans(t *testing.T) {
 		}
 	}
 }
+
+// TestUpdatesLeaveIndexesAlone: between its insertion and its end no update of an
+// attempt writes to an index, whatever changes.
+func TestUpdatesLeaveIndexesAlone(t *testing.T) {
+	s, err := Open(t.Context(), pgtest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer undo(t.Context(), tx)
+	a := storetest.NewAttempt(info.Now, "29:x", "graph")
+	var updates, hot int
+	for _, to := range []store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying, store.Complete} {
+		if to != store.Idle {
+			a = storetest.Next(a, to, info.Now)
+			a.CardActivityID, a.ExchangeID, a.Platform = "card", "exchange", "platform of "+string(to)
+			a.Lease = store.Lease{Owner: "owner of " + string(to), Until: info.Now.Add(time.Minute), Fence: a.Lease.Fence + 1}
+			a.Failure = &store.Failure{Code: "code of " + string(to)}
+		}
+		w := &writer{commits: []store.Commit{{Put: []store.Attempt{a}, Events: []store.Event{storetest.Line(&a, to)}}}, errs: make([]error, 1)}
+		w.plan()
+		if err := w.together(t.Context(), tx, w.steps[0].levels); err != nil || w.errs[0] != nil {
+			t.Fatalf("%s: %v, %v", to, err, w.errs[0])
+		}
+		was := updates - hot
+		err := tx.QueryRow(t.Context(), `select pg_stat_get_xact_tuples_updated('attempts'::regclass), pg_stat_get_xact_tuples_hot_updated('attempts'::regclass)`).Scan(&updates, &hot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ended := to == store.Complete; (updates-hot > was) != ended {
+			t.Errorf("to %s: %d updates, %d of them left the indexes alone", to, updates, hot)
+		}
+	}
+	if updates != 4 {
+		t.Errorf("%d updates, want 4", updates)
+	}
+}

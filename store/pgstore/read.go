@@ -186,14 +186,21 @@ const slack = time.Minute
 // never keep back what it does.
 func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 	a := pgx.NamedArgs{"limit": f.Max() + 1} // one more says that there is a next page
-	var where []string
+	var where []condition
 	add := func(name string, value any, cond string) {
 		a[name] = value
-		where = append(where, cond)
+		where = append(where, condition{cond, cond})
 	}
 	equal := func(column, value string) {
 		if value != "" {
 			add(column, value, fmt.Sprintf("a.%[1]s = @%[1]s and a.%[1]s <> ''", column))
+		}
+	}
+	// What changes while an attempt is open is indexed in a column of its own.
+	equalIn := func(column, ended, value string) {
+		if value != "" {
+			a[column] = value
+			where = append(where, condition{fmt.Sprintf("a.%[1]s = @%[1]s", column), fmt.Sprintf("a.%s = @%s", ended, column)})
 		}
 	}
 	when := func(name string, at time.Time, cond string, id time.Time, idCond string) {
@@ -217,22 +224,22 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 	equal("tenant", f.Tenant)
 	equal("conversation_id", f.Conversation)
 	equal("reason", string(f.Reason))
-	equal("failure_code", f.FailureCode)
+	equalIn("failure_code", "ended_code", f.FailureCode)
 	equal("method", string(f.Method))
-	equal("platform", f.Platform)
-	equal("lease_owner", f.Instance)
+	equalIn("platform", "ended_platform", f.Platform)
+	equalIn("lease_owner", "ended_owner", f.Instance)
 	when("since", f.Since, "a.created >= @since", f.Since.Add(-slack), "a.id >= @since_id")
 	when("until", f.Until, "a.created < @until", f.Until.Add(slack), "a.id < @until_id")
 	when("entered", f.EnteredUntil, "a.entered < @entered", f.EnteredUntil.Add(slack), "a.id < @entered_id")
 	// What may stand in one column or another is looked for in each: of an OR the
 	// planner may think that reading all is cheaper.
-	either := [][]string{where}
-	or := func(name, value string, conds ...string) {
+	either := [][]condition{where}
+	or := func(name, value string, conds ...condition) {
 		if value == "" {
 			return
 		}
 		a[name] = value
-		var more [][]string
+		var more [][]condition
 		for _, before := range either {
 			for _, cond := range conds {
 				more = append(more, append(slices.Clone(before), cond))
@@ -240,40 +247,51 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 		}
 		either = more
 	}
-	or("user", f.User, "a.user_id = @user", `lower(a.user_aad) = lower(@user::text collate "C")`)
-	or("activity", f.Activity, "a.activity_id = @activity and a.activity_id <> ''", "a.card_activity_id = @activity and a.card_activity_id <> ''")
+	byObjectID := `lower(a.user_aad) = lower(@user::text collate "C")`
+	or("user", f.User, condition{"a.user_id = @user", "a.user_id = @user"}, condition{byObjectID, byObjectID})
+	asked := "a.activity_id = @activity and a.activity_id <> ''"
+	or("activity", f.Activity, condition{asked, asked}, condition{"a.card_activity_id = @activity", "a.ended_card = @activity"})
 	open, ended := statesOf(f)
 	from, order := "attempts a", "a.id"
 	if f.Owed {
 		from, order = "("+owedSQL(f)+") o join attempts a on a.home = o.home and a.id = o.attempt", "o.attempt"
 	}
 	var halves []string
-	half := func(cond string) {
+	half := func(part func(condition) string, cond string) {
 		for _, where := range either {
+			var conds []string
+			for _, c := range where {
+				conds = append(conds, part(c))
+			}
 			halves = append(halves, fmt.Sprintf("(select %s from %s where %s order by %s desc limit @limit)",
-				names("a.", attemptColumns), from, strings.Join(append(slices.Clone(where), cond), " and "), order))
+				names("a.", attemptColumns), from, strings.Join(append(conds, cond), " and "), order))
 		}
 	}
+	ofOpen, ofEnded := func(c condition) string { return c.open }, func(c condition) string { return c.ended }
 	switch {
 	case len(f.States) == 0:
-		half("a.ended is null")
+		half(ofOpen, "a.ended is null")
 	case len(open) > 0:
 		a["open"] = open
-		half("a.ended is null and a.state = any (@open)")
+		half(ofOpen, "a.ended is null and a.state = any (@open)")
 	}
 	switch {
 	case f.Open, len(f.States) > 0 && len(ended) == 0:
 	case len(ended) == 1:
 		a["ended"] = ended[0]
-		half("a.ended is not null and a.state = @ended")
+		half(ofEnded, "a.ended is not null and a.ended_state = @ended")
 	default:
-		half("a.ended is not null")
+		half(ofEnded, "a.ended is not null")
 	}
 	if len(halves) == 0 {
-		half("false")
+		half(ofOpen, "false")
 	}
 	return "select * from (" + strings.Join(halves, " union all ") + ") a order by id desc limit @limit", a
 }
+
+// condition is what a filter asks of attempts that are open, and of those that have
+// ended.
+type condition struct{ open, ended string }
 
 // owedSQL are the attempts with a delivery that is owed, newest first.
 func owedSQL(f *store.Filter) string {

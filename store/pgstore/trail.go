@@ -26,10 +26,9 @@ import (
 
 // place is how far a reader is.
 type place struct {
-	seen string    // snapshot that was gone through; "" for none
-	now  string    // snapshot that is gone through; "" = the next
-	at   time.Time // of the last line, where seen is ""
-	pos  int64     // of the last line
+	seen string // snapshot that was gone through; "" for none
+	now  string // snapshot that is gone through; "" = the next
+	pos  int64  // of the last line
 }
 
 // linesPerTx is the multiple in pos; no transaction writes as many lines.
@@ -37,20 +36,17 @@ const linesPerTx = 65536
 
 var snapshot = regexp.MustCompile(`^[0-9]+:[0-9]+:[0-9,]*$`)
 
-func (p *place) String() string {
-	return fmt.Sprintf("%s/%s/%d/%d", p.seen, p.now, p.at.UnixMicro(), p.pos)
-}
+func (p *place) String() string { return fmt.Sprintf("%s/%s/%d", p.seen, p.now, p.pos) }
 
 func parsePlace(cursor string) (p place, err error) {
 	if cursor == "" {
 		return place{}, nil
 	}
 	parts := strings.Split(cursor, "/")
-	if len(parts) == 4 {
-		at, err1 := strconv.ParseInt(parts[2], 10, 64)
-		pos, err2 := strconv.ParseInt(parts[3], 10, 64)
-		p = place{seen: parts[0], now: parts[1], at: time.UnixMicro(at).UTC(), pos: pos}
-		if err1 == nil && err2 == nil && (p.seen == "" || snapshot.MatchString(p.seen)) && (p.now == "" || snapshot.MatchString(p.now)) {
+	if len(parts) == 3 {
+		pos, err := strconv.ParseInt(parts[2], 10, 64)
+		p = place{seen: parts[0], now: parts[1], pos: pos}
+		if err == nil && (p.seen == "" || snapshot.MatchString(p.seen)) && (p.now == "" || snapshot.MatchString(p.now)) {
 			return p, nil
 		}
 	}
@@ -58,18 +54,22 @@ func parsePlace(cursor string) (p place, err error) {
 }
 
 const (
+	linesSQL = ` from events e
+where e.pos > @pos and e.at >= @since and pg_visible_in_snapshot(` + wroteSQL + `, @now::text::pg_snapshot) and `
+
 	wroteSQL = `(e.pos / 65536)::text::xid8`
 
-	// firstSQL goes through the first snapshot by time.
-	firstSQL = ` from events e
-where (e.at, e.pos) > (@at, @pos) and e.at >= @since and pg_visible_in_snapshot(` + wroteSQL + `, @now::text::pg_snapshot)
-order by e.at, e.pos limit @limit`
+	// firstSQL goes through the first snapshot. A line of what happened since a time
+	// was written after those of an attempt that is clearly older, so the newest of
+	// these attempts says where to begin.
+	firstSQL = linesSQL + `e.pos >= coalesce((
+  select e.pos from (select a.id, a.born from attempts a where a.id < @since_id order by a.id desc limit 1) a
+  join events e on e.attempt = a.id and e.born = a.born order by e.seq limit 1), 0)
+order by e.pos limit @limit`
 
 	// nextSQL goes through what a snapshot shows and the one before did not. What
 	// is older than the oldest transaction that that one did not show it showed.
-	nextSQL = ` from events e
-where e.pos > @pos and e.pos >= @oldest and e.at >= @since
-  and pg_visible_in_snapshot(` + wroteSQL + `, @now::text::pg_snapshot) and not pg_visible_in_snapshot(` + wroteSQL + `, @seen::text::pg_snapshot)
+	nextSQL = linesSQL + `e.pos >= @oldest and not pg_visible_in_snapshot(` + wroteSQL + `, @seen::text::pg_snapshot)
 order by e.pos limit @limit`
 )
 
@@ -89,10 +89,12 @@ func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, err
 				return err
 			}
 		}
-		a := pgx.NamedArgs{"at": p.at, "pos": p.pos, "since": q.Since, "now": p.now, "seen": p.seen, "oldest": oldest(p.seen), "limit": q.Max() + 1}
-		sql := nextSQL
+		a := pgx.NamedArgs{"pos": p.pos, "since": q.Since, "now": p.now, "limit": q.Max() + 1}
+		sql := firstSQL
 		if p.seen == "" {
-			sql = firstSQL
+			a["since_id"] = firstID(q.Since.Add(-clockSlack))
+		} else {
+			a["seen"], a["oldest"], sql = p.seen, oldest(p.seen), nextSQL
 		}
 		var now time.Time
 		var b pgx.Batch
@@ -106,7 +108,7 @@ func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, err
 				e := r.event()
 				e.Seq = seq
 				out.Events = append(out.Events, e)
-				p.at, p.pos = e.Time, pos
+				p.pos = pos
 				return nil
 			})
 		})

@@ -13,12 +13,14 @@ comment on column meta.value is 'The value.';
 -- changes, and every statement of a sign-in names it: by it the tables can be
 -- distributed. Ids begin with their time, so they lead the keys.
 --
--- Between its insertion and its end no update of an attempt touches an index:
--- nothing that changes meanwhile is indexed. For the sweeper there is wake, a
--- bound below due that seldom moves. Half a page is left free for such updates:
--- attempts of one page are often updated by one statement, and it has to find
--- room beside them. What people filter by is indexed when an attempt ends; those
--- that are open are few, and are read through attempts_open.
+-- Between its insertion and its end no update of an attempt touches an index: no
+-- column that changes meanwhile is in one, nor in the condition of one, since
+-- Postgres looks at the columns and not at the rows that an index has. So what
+-- changes and is filtered by stands once more in a column that is null until the
+-- end (ended_…), and for the sweeper there is wake, a bound below due that seldom
+-- moves. Half a page is left free for such updates: attempts of one page are often
+-- updated by one statement, and it has to find room beside them. Those that are
+-- open are few, and are read through attempts_open.
 create table attempts (
   home              bigint      not null,
   version           bigint      not null,
@@ -64,6 +66,11 @@ create table attempts (
   code_mark         bytea,
   request           bytea,
   detail            jsonb       not null,
+  ended_state       text        collate "C" generated always as (case when ended is not null then state end) stored,
+  ended_code        text        collate "C" generated always as (case when ended is not null then nullif(failure_code, '') end) stored,
+  ended_platform    text        collate "C" generated always as (case when ended is not null then nullif(platform, '') end) stored,
+  ended_owner       text        collate "C" generated always as (case when ended is not null then nullif(lease_owner, '') end) stored,
+  ended_card        text        collate "C" generated always as (case when ended is not null then nullif(card_activity_id, '') end) stored,
   primary key (id, home),
   check (case when ended is null then state in ('Idle', 'CardSent', 'Exchanging', 'Verifying') else state in ('Complete', 'Failed') end)
 ) with (fillfactor = 45);
@@ -77,16 +84,16 @@ create index attempts_wake  on attempts (wake) where wake is not null;
 create index attempts_ended on attempts (ended) where ended is not null;
 -- What people look for.
 create index attempts_user_aad         on attempts (lower(user_aad), id) where ended is not null;
-create index attempts_state            on attempts (state, id) where ended is not null;
+create index attempts_state            on attempts (ended_state, id) where ended_state is not null;
 create index attempts_method           on attempts (method, id) where method <> '' and ended is not null;
 create index attempts_reason           on attempts (reason, id) where reason <> '' and ended is not null;
-create index attempts_failure_code     on attempts (failure_code, id) where failure_code <> '' and ended is not null;
+create index attempts_code             on attempts (ended_code, id) where ended_code is not null;
 create index attempts_connection       on attempts (connection_key, id) where ended is not null;
 create index attempts_tenant           on attempts (tenant, id) where ended is not null;
 create index attempts_conversation_id  on attempts (conversation_id, id) where ended is not null;
-create index attempts_platform         on attempts (platform, id) where ended is not null;
-create index attempts_lease_owner      on attempts (lease_owner, id) where ended is not null;
-create index attempts_card_activity_id on attempts (card_activity_id, id) where card_activity_id <> '' and ended is not null;
+create index attempts_platform         on attempts (ended_platform, id) where ended_platform is not null;
+create index attempts_owner            on attempts (ended_owner, id) where ended_owner is not null;
+create index attempts_card             on attempts (ended_card, id) where ended_card is not null;
 create index attempts_activity_id      on attempts (activity_id, id) where activity_id <> '' and ended is not null;
 
 comment on table attempts is 'One row for each sign-in attempt. Read the view signin_attempts_v1; this table may change with every migration.';
@@ -134,6 +141,11 @@ comment on column attempts.token_mark        is 'HMAC of the last SSO token.';
 comment on column attempts.code_mark         is 'HMAC of the last verification code.';
 comment on column attempts.request           is 'The activity that asked, sealed; null unless it is kept.';
 comment on column attempts.detail            is 'Everything else, by the names that the command line uses; what is empty is left out.';
+comment on column attempts.ended_state       is 'state, once it has ended: what is indexed must not change before.';
+comment on column attempts.ended_code        is 'failure_code, once it has ended.';
+comment on column attempts.ended_platform    is 'platform, once it has ended.';
+comment on column attempts.ended_owner       is 'lease_owner, once it has ended.';
+comment on column attempts.ended_card        is 'card_activity_id, once it has ended.';
 
 -- The audit trail, a row for each line. It is partitioned by the birth of the
 -- attempt, so that the lines of an attempt stand together and a week can go when
@@ -172,7 +184,6 @@ create table events (
 ) partition by range (born);
 
 create index events_pos    on events (pos);
-create index events_at     on events (at, pos);
 create index events_orphan on events (at, seq) where attempt = '';
 create table events_default partition of events default;
 
