@@ -415,6 +415,61 @@ func TestHandlersAddUp(t *testing.T) {
 	})
 }
 
+// Middleware stands around the handlers of all connections, in the order in which it
+// was added. It may change the context, and end the callback.
+func TestMiddleware(t *testing.T) {
+	type locale struct{}
+	signsIn := func(t *testing.T, inner error) (told []string) {
+		d := newDesk(t, nil)
+		d.eng.AroundSignIn(func(next machine.CompleteHandler) machine.CompleteHandler {
+			return func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+				told = append(told, "outer of "+turn.Connection())
+				err := next(context.WithValue(ctx, locale{}, "de"), turn, token)
+				told = append(told, fmt.Sprint("outer: ", err))
+				return nil
+			}
+		})
+		d.eng.AroundSignIn(func(next machine.CompleteHandler) machine.CompleteHandler {
+			return func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+				if inner != nil {
+					return inner
+				}
+				return next(ctx, turn, token)
+			}
+		})
+		d.eng.AroundSignInFailure(func(next machine.FailureHandler) machine.FailureHandler {
+			return func(ctx context.Context, turn *machine.Turn, f *machine.Failure) error {
+				told = append(told, "failure "+f.Code)
+				return next(ctx, turn, f)
+			}
+		})
+		d.flow().OnSignInComplete(func(ctx context.Context, _ *machine.Turn, token tokensvc.Token) error {
+			told = append(told, fmt.Sprint("handler: ", ctx.Value(locale{}), " ", !token.Token.Empty()))
+			return nil
+		})
+		d.signIn("hello")
+		d.failure("userconsentrequired")
+		d.exchange()
+		d.drain()
+		return told
+	}
+	tests := []struct {
+		name  string
+		inner error
+		want  []string
+	}{
+		{"next is called", nil, []string{"failure userconsentrequired", "outer of graph", "handler: de true", "outer: <nil>"}},
+		{"next is not called", errors.New("not today"), []string{"failure userconsentrequired", "outer of graph", "outer: not today"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, signsIn(t, tt.inner)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
 // A handler that takes the row's whole lease leaves nothing for those after it.
 func TestNoHandlerAfterTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

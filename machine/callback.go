@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -42,37 +41,36 @@ func (permanentError) Permanent() bool { return true }
 
 // handlers are those of a connection, or of all connections.
 type handlers struct {
-	mu       sync.RWMutex
-	complete []CompleteHandler
-	failure  []FailureHandler
-}
-
-func (h *handlers) onComplete(f CompleteHandler) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.complete = append(h.complete, f)
-}
-
-func (h *handlers) onFailure(f FailureHandler) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.failure = append(h.failure, f)
-}
-
-func (h *handlers) all() ([]CompleteHandler, []FailureHandler) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return slices.Clone(h.complete), slices.Clone(h.failure)
+	complete chain[tokensvc.Token]
+	failure  chain[*Failure]
 }
 
 // OnSignIn adds a handler of the completed sign-ins of every connection, beside
 // those of [Flow.OnSignInComplete]. [Turn.Connection] says which one it is.
-func (e *Engine) OnSignIn(h CompleteHandler) { e.handlers.onComplete(h) }
+func (e *Engine) OnSignIn(h CompleteHandler) { e.handlers.complete.add(h) }
 
 // OnSignInFailure adds a handler of the failed tries of every connection, beside
 // those of [Flow.OnSignInFailure]. [Turn.Connection] says which one it is. It is
 // also told of a signin/failure that belongs to no sign-in.
-func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.onFailure(h) }
+func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.failure.add(h) }
+
+// AroundSignIn adds a middleware of completed sign-ins: it stands around all their
+// handlers, those of [Engine.OnSignIn] and of [Flow.OnSignInComplete], and around the
+// middleware that was added after it. next runs what stands inside. Whoever does not
+// call it ends the callback there; the error that the middleware returns is the
+// callback's.
+func (e *Engine) AroundSignIn(middleware func(next CompleteHandler) CompleteHandler) {
+	e.handlers.complete.wrap(func(next link[tokensvc.Token]) link[tokensvc.Token] {
+		return link[tokensvc.Token](middleware(CompleteHandler(next)))
+	})
+}
+
+// AroundSignInFailure is [Engine.AroundSignIn] for failed tries.
+func (e *Engine) AroundSignInFailure(middleware func(next FailureHandler) FailureHandler) {
+	e.handlers.failure.wrap(func(next link[*Failure]) link[*Failure] {
+		return link[*Failure](middleware(FailureHandler(next)))
+	})
+}
 
 // tell makes the callback of a decision in the turn that brought it.
 func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
@@ -159,7 +157,7 @@ func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) 
 // if it is registered no more) or, for a failure that is told to all, of every
 // connection, and that of the whole bot. It is nil if nobody listens.
 func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token tokensvc.Token) outbox.Tell {
-	who := []*handlers{&e.handlers}
+	who := []*handlers{&e.handlers} // and those inside its middleware
 	switch {
 	case row.Fanout:
 		for _, f := range e.flows {
@@ -168,52 +166,27 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	case flow != nil:
 		who = append(who, &flow.handlers)
 	}
-	var value *Failure
-	if f := row.Failure; f != nil {
-		value = &Failure{Code: f.Code, Message: f.Message}
-	}
-	var run []func(context.Context) error
-	for _, h := range who {
-		complete, failure := h.all()
-		if row.Kind == store.DeliverComplete {
-			for _, f := range complete {
-				run = append(run, func(ctx context.Context) error { return f(ctx, turn, token) })
-			}
-			continue
+	var run func(ctx context.Context) error
+	if row.Kind == store.DeliverComplete {
+		run = called(who, func(h *handlers) *chain[tokensvc.Token] { return &h.complete }, turn, token)
+	} else {
+		var value *Failure
+		if f := row.Failure; f != nil {
+			value = &Failure{Code: f.Code, Message: f.Message}
 		}
-		for _, f := range failure {
-			run = append(run, func(ctx context.Context) error { return f(ctx, turn, value) })
-		}
+		run = called(who, func(h *handlers) *chain[*Failure] { return &h.failure }, turn, value)
 	}
-	if len(run) == 0 {
+	if run == nil {
 		return nil
 	}
 	return func(ctx context.Context, tx any) error {
 		turn.tx = tx
 		defer func() { turn.tx = nil }() // it is over
-		errs := make([]error, len(run))
 		failpoint("before", "callback")
-		for i, f := range run {
-			// A handler that took too long leaves nothing for the others: the row may be
-			// another process's by now.
-			if errs[i] = ctx.Err(); errs[i] == nil {
-				errs[i] = guarded(func() error { return f(ctx) })
-			}
-		}
+		err := run(ctx)
 		failpoint("after", "callback")
-		return errors.Join(errs...)
+		return err
 	}
-}
-
-// guarded turns a panic of the bot's code into an error, so that the other
-// handlers still run.
-func guarded(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-		}
-	}()
-	return f()
 }
 
 func (e *Engine) callbackFailed(ctx context.Context, row store.Delivery, err error) {

@@ -22,10 +22,10 @@ func (f *Flow) Name() string { return f.conn.Name }
 // OnSignInComplete adds a handler of completed sign-ins. An error or a panic
 // in it leaves the user signed in and is tried again from the outbox, with all
 // handlers of this callback.
-func (f *Flow) OnSignInComplete(h CompleteHandler) { f.handlers.onComplete(h) }
+func (f *Flow) OnSignInComplete(h CompleteHandler) { f.handlers.complete.add(h) }
 
 // OnSignInFailure adds a handler of failed tries.
-func (f *Flow) OnSignInFailure(h FailureHandler) { f.handlers.onFailure(h) }
+func (f *Flow) OnSignInFailure(h FailureHandler) { f.handlers.failure.add(h) }
 
 // SignIn is [Turn.SignIn] for this connection.
 func (f *Flow) SignIn(ctx context.Context, turn *Turn, opts ...SignInOption) (SignInResult, error) {

@@ -144,7 +144,7 @@ func (s *service) build(listen string) error {
 			AppID: cfg.AppID, Store: s.store, Connections: connections, Policy: &cfg.Policy, Timeouts: &cfg.Timeouts, Log: s.log,
 			Keys: cfg.Keys(),
 		},
-		Credentials: credentials, Cloud: cfg.CloudPreset(), TokenServiceURL: cfg.TokenServiceURL, LoginURL: cfg.LoginURL,
+		Credentials: credentials, TokenAtStart: cfg.TokenAtStart, Cloud: cfg.CloudPreset(), TokenServiceURL: cfg.TokenServiceURL, LoginURL: cfg.LoginURL,
 		Listen: listen, InboundAuth: cfg.InboundAuth, Auth: authConfig(cfg), ServiceURLs: cfg.ServiceURLs,
 		Limits: cfg.Limits, Refusals: refusals, Upstreams: s.ways,
 		OperatorAt: operatorAt, Operator: access, Version: version,

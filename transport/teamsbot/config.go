@@ -33,6 +33,10 @@ type Config struct {
 	// own token in another way; package transport/credentials has some.
 	ClientSecret tokensvc.Secret
 	Credentials  tokensvc.TokenSource
+	// TokenAtStart has Serve fetch the bot's own token when it begins, so that no
+	// activity waits for it and a wrong credential is in the log at once. Serve goes
+	// on if there is none. Without it the first call to an upstream fetches the token.
+	TokenAtStart bool
 	// Tenant of a single-tenant bot. "" = a multi-tenant bot.
 	Tenant string
 
@@ -167,6 +171,7 @@ func (b *Bot) upstreams(engine *machine.Config) error {
 		return err
 	}
 	b.releases(credentials)
+	b.own = credentials
 	if behalf, ok := credentials.(machine.OnBehalfOf); ok && engine.OnBehalfOf == nil {
 		engine.OnBehalfOf = behalf
 	}

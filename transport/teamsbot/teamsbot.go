@@ -14,6 +14,7 @@ import (
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 	"github.com/signin-engine/signin-engine/transport/upstream"
@@ -25,6 +26,7 @@ type Bot struct {
 	store   store.Store // as it was given
 	hosts   *teams.AllowList
 	auth    *teams.Authenticator // nil: no token of the connector is asked for
+	own     tokensvc.TokenSource // gives the bot's own token; nil: the upstreams are the caller's
 	engine  *machine.Engine
 	log     zerolog.Logger
 	release []func() // idle connections
@@ -268,6 +270,9 @@ func (b *Bot) Serve(ctx context.Context, l net.Listener, h http.Handler, doors .
 		served.Go(func() error { return operator.Serve(open, d.Listener, d.Handler) })
 	}
 
+	if b.cfg.TokenAtStart && b.own != nil {
+		served.Go(func() error { b.fetchToken(open); return nil })
+	}
 	srv := b.cfg.Limits.Server(l.Addr().String(), h)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(b.cfg.Limits.Listener(l)) }()
@@ -294,4 +299,15 @@ func (b *Bot) Serve(ctx context.Context, l net.Listener, h http.Handler, doors .
 		b.log.Info().Msg("stopped")
 	}
 	return err
+}
+
+// fetchToken has the bot's own token fetched before somebody needs it.
+func (b *Bot) fetchToken(ctx context.Context) {
+	_, err := b.own.Token(ctx)
+	switch {
+	case err == nil:
+		b.log.Info().Msg("the bot's own token is there")
+	case ctx.Err() == nil:
+		b.log.Error().Err(err).Msg("the bot's own token cannot be fetched: nobody can sign in until it can")
+	}
 }

@@ -235,6 +235,50 @@ func TestReady(t *testing.T) {
 	}
 }
 
+// TestTokenAtStart: the token is asked for before anybody needs it, and a bot that gets
+// none says so and serves.
+func TestTokenAtStart(t *testing.T) {
+	for _, tt := range []struct{ name, secret, said string }{
+		{"right", "secret", "the bot's own token is there"},
+		{"wrong", "of yesterday", "invalid_client"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			emu := emulator.New(emulator.Config{ClientSecret: tokensvc.NewSecret("secret")})
+			azure := httptest.NewServer(emu)
+			defer azure.Close()
+			emu.SetBaseURL(azure.URL)
+			cfg := small()
+			cfg.TokenAtStart, cfg.ClientSecret = true, tokensvc.NewSecret(tt.secret)
+			cfg.TokenServiceURL, cfg.LoginURL = azure.URL, azure.URL
+			cfg.InboundAuth = teams.InboundAuthNone
+			log := make(lines, 100)
+			cfg.Engine.Log = zerolog.New(log)
+			r := serve(t, cfg, quiet)
+			defer r.stop()
+			for line := range log {
+				if strings.Contains(line, tt.said) {
+					break
+				}
+			}
+			if status, text := get(t, http.DefaultClient, "http://"+r.address+"/readyz"); status != http.StatusOK {
+				t.Errorf("/readyz is %d %q", status, text)
+			}
+			r.stop()
+			if err := <-r.ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// lines are those of a log.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
 // TestDoorFails: a door that cannot be served ends the whole.
 func TestDoorFails(t *testing.T) {
 	closed := listen(t)

@@ -26,6 +26,7 @@ type Config struct {
 	CertificateFile    string            `koanf:"certificate_file"` // PEM with the private key
 	ManagedIdentity    string            `koanf:"managed_identity"` // system, or a client id
 	Federated          Federated         `koanf:"federated"`
+	TokenAtStart       bool              `koanf:"token_at_start"` // serve fetches the bot's own token when it begins
 	Listen             string            `koanf:"listen"`
 	Store              Store             `koanf:"store"`
 	StoreFile          string            `koanf:"store_file"`     // with the text of Store, read again for each connection

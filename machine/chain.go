@@ -1,0 +1,92 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// link is a handler of a callback that brings a T.
+type link[T any] func(ctx context.Context, turn *Turn, what T) error
+
+// chain is the handlers of one kind of callback, with the middleware around them.
+type chain[T any] struct {
+	mu       sync.RWMutex
+	handlers []link[T]
+	around   []func(next link[T]) link[T] // the outermost first
+}
+
+func (c *chain[T]) add(h func(ctx context.Context, turn *Turn, what T) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handlers = append(c.handlers, h)
+}
+
+func (c *chain[T]) wrap(m func(next link[T]) link[T]) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.around = append(c.around, m)
+}
+
+// whole is the handlers, then others, one after the other, within the middleware; nil
+// if there is nothing of it.
+func (c *chain[T]) whole(others ...link[T]) link[T] {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if len(c.handlers)+len(others)+len(c.around) == 0 {
+		return nil
+	}
+	whole := inTurn(slices.Concat(c.handlers, others))
+	for _, m := range slices.Backward(c.around) {
+		whole = safe(m(whole))
+	}
+	return whole
+}
+
+// inTurn runs handlers one after the other. One that fails does not keep the others
+// from running. One that takes too long does: the row may be another process's by now.
+func inTurn[T any](handlers []link[T]) link[T] {
+	return func(ctx context.Context, turn *Turn, what T) error {
+		errs := make([]error, len(handlers))
+		for i, h := range handlers {
+			if errs[i] = ctx.Err(); errs[i] == nil {
+				errs[i] = safe(h)(ctx, turn, what)
+			}
+		}
+		return errors.Join(errs...)
+	}
+}
+
+// safe turns a panic of the bot's code into an error.
+func safe[T any](h link[T]) link[T] {
+	return func(ctx context.Context, turn *Turn, what T) error {
+		return guarded(func() error { return h(ctx, turn, what) })
+	}
+}
+
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
+
+// called is a callback to all of who, the first of whom stands around the others; nil
+// if nobody listens.
+func called[T any](who []*handlers, of func(*handlers) *chain[T], turn *Turn, what T) func(ctx context.Context) error {
+	var inner []link[T]
+	for _, h := range who[1:] {
+		if l := of(h).whole(); l != nil {
+			inner = append(inner, l)
+		}
+	}
+	whole := of(who[0]).whole(inner...)
+	if whole == nil {
+		return nil
+	}
+	return func(ctx context.Context) error { return whole(ctx, turn, what) }
+}
