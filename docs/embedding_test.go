@@ -164,6 +164,14 @@ func handlers(eng *machine.Engine, book *ledger, log zerolog.Logger) error {
 		log.Info().Str("connection", turn.Connection()).Str("attempt", turn.Attempt()).Bool("client", failure != nil).Msg("sign-in failed")
 		return nil // failure is nil for what happened on the server side
 	})
+	tracer := noop.NewTracerProvider().Tracer("bot")
+	eng.AroundSignIn(func(next machine.CompleteHandler) machine.CompleteHandler {
+		return func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+			ctx, span := tracer.Start(ctx, "signed in to "+turn.Connection())
+			defer span.End()
+			return next(ctx, turn, token)
+		}
+	})
 	return nil
 }
 

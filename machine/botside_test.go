@@ -420,6 +420,7 @@ func TestHandlersAddUp(t *testing.T) {
 func TestMiddleware(t *testing.T) {
 	type locale struct{}
 	signsIn := func(t *testing.T, inner error) (told []string) {
+		t.Helper()
 		d := newDesk(t, nil)
 		d.eng.AroundSignIn(func(next machine.CompleteHandler) machine.CompleteHandler {
 			return func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
