@@ -408,6 +408,7 @@ func (w *writer) together(ctx context.Context, to sender, levels [][]int) error 
 	b, t := &pgx.Batch{}, touches{}
 	for _, level := range levels {
 		var k acks
+		t.grow(w.commits, level)
 		for _, i := range level {
 			if w.shapes[i].acks {
 				k.add(int64(i), w.home(&w.commits[i], w.shapes[i].id), &w.commits[i].Acks[0])

@@ -206,8 +206,9 @@ var attemptColumns = []column[attemptRow]{
 	text("sso_outcome", func(r *attemptRow) *string { return &r.SSOOutcome }),
 	blob("token_mark", "bytea", func(r *attemptRow) *[]byte { return &r.TokenMark }),
 	blob("code_mark", "bytea", func(r *attemptRow) *[]byte { return &r.CodeMark }),
-	blob("request", "bytea", func(r *attemptRow) *[]byte { return &r.Request }),
 	blob("detail", "jsonb", func(r *attemptRow) *[]byte { return &r.detail }),
+	// The last one hardly ever changes: see requestSQL.
+	blob("request", "bytea", func(r *attemptRow) *[]byte { return &r.Request }),
 }
 
 // unchanging is how many of them stay as they are for good.

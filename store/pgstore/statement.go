@@ -62,7 +62,7 @@ with t as materialized (
   on conflict do nothing
   returning id
 ), upd as (
-  update attempts a set ` + assign("t", attemptColumns[unchanging:]) + `, ended = ` + endedSQL + `,
+  update attempts a set ` + assign("t", attemptColumns[unchanging:len(attemptColumns)-1]) + `, ` + requestSQL + `, ended = ` + endedSQL + `,
     wake = case when a.wake > t.due or a.wake is null then t.due when t.due is not null then a.wake end, lines = a.lines + t.added
   from t
   where t.prev > 0 and a.home = t.home and a.id = t.id and a.version = t.prev and a.connection_key = t.connection_key
@@ -109,6 +109,10 @@ where done.n is null or t.n <> all (done.n)`
 
 const (
 	endedSQL = `case when t.state in ('Complete', 'Failed') then t.entered end`
+
+	// requestSQL leaves a request that stays the same where it is: it is larger than
+	// the rest, and may be kept beside the row.
+	requestSQL = `request = case when a.request is distinct from t.request then t.request else a.request end`
 
 	// holderSQL is another attempt that is open with the touch's key. It is a
 	// scalar subquery, since of an EXISTS the planner may think that reading all
@@ -191,6 +195,15 @@ type touches struct {
 }
 
 func (t *touches) empty() bool { return len(t.rows)+len(t.lines) == 0 }
+
+// grow makes room for those of the commits: rows are large.
+func (t *touches) grow(commits []store.Commit, which []int) {
+	lines := 0
+	for _, i := range which {
+		lines += len(commits[i].Events)
+	}
+	t.rows, t.lines = slices.Grow(t.rows, len(which)), slices.Grow(t.lines, lines)
+}
 
 // queue adds the statement to a batch, and begins another. refused is called for
 // each touch that wrote nothing.
