@@ -20,6 +20,8 @@ type Activity struct {
 	// Agentic: it comes from an agent of Agent 365 and not from a user's client, so
 	// nobody can sign in to it.
 	Agentic bool
+	// ExpectReplies: whoever sent it takes what the bot says from the answer.
+	ExpectReplies bool
 	// Waited is how long ago it arrived, when it is handed to the engine: the time
 	// in which an invoke has to be answered runs since then. 0 = just now.
 	Waited time.Duration

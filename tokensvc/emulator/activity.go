@@ -35,6 +35,7 @@ type Incoming struct {
 	Recipient    Account         `json:"recipient"`
 	Conversation Conversation    `json:"conversation"`
 	Locale       string          `json:"locale,omitempty"`
+	DeliveryMode string          `json:"deliveryMode,omitempty"`
 	Text         string          `json:"text,omitempty"`
 	TextFormat   string          `json:"textFormat,omitempty"`
 	Entities     []Entity        `json:"entities,omitempty"`

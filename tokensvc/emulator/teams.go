@@ -32,6 +32,9 @@ type Teams struct {
 	Country      string
 	Timezone     string
 	Platform     string // Web, Windows, Mac, iOS, Android
+	// DeliveryMode "expectReplies" asks for what the bot says in the answer to each
+	// activity: [Answer.Replies]. "" = at the connector.
+	DeliveryMode string
 	// Authorize adds what the bot wants to see, a bearer token; nil = nothing.
 	Authorize func(ctx context.Context, r *http.Request) error
 
@@ -44,6 +47,17 @@ type Answer struct {
 	Header http.Header
 	Body   []byte
 	Sent   Incoming // may be sent again with [Teams.Send]: a duplicated delivery
+}
+
+// Replies are the activities in an answer, where expectReplies has asked for them.
+func (a Answer) Replies() ([]json.RawMessage, error) {
+	var wire struct {
+		Activities []json.RawMessage `json:"activities"`
+	}
+	if err := json.Unmarshal(a.Body, &wire); err != nil || wire.Activities == nil {
+		return nil, fmt.Errorf("emulator: no replies in the answer (%d)", a.Status)
+	}
+	return wire.Activities, nil
 }
 
 // NewTeams is the user "Robin" in a personal chat with a bot. A seed other
@@ -168,6 +182,7 @@ func (t *Teams) activity(kind string) Incoming {
 		Recipient:    t.Bot,
 		Conversation: t.Conversation,
 		Locale:       t.Locale,
+		DeliveryMode: t.DeliveryMode,
 		Entities: []Entity{{
 			Type: "clientInfo", Locale: t.Locale, Country: t.Country, Platform: t.Platform, Timezone: t.Timezone,
 		}},

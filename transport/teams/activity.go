@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -35,6 +36,7 @@ type (
 		ServiceURL   string           `json:"serviceUrl"`
 		Text         looseString      `json:"text"`
 		Locale       string           `json:"locale"`
+		DeliveryMode looseString      `json:"deliveryMode"`
 		From         accountJSON      `json:"from"`
 		Recipient    accountJSON      `json:"recipient"`
 		Conversation conversationJSON `json:"conversation"`
@@ -187,7 +189,8 @@ func (w *activityJSON) activity(body []byte) *machine.Activity {
 			UserAAD:    w.From.AADObjectID,
 			Locale:     short(w.Locale),
 		},
-		Raw: body,
+		ExpectReplies: strings.EqualFold(string(w.DeliveryMode), expectReplies),
+		Raw:           body,
 	}
 	if w.Type == typeInvoke {
 		a.Name = invokeName(w.Name)

@@ -104,7 +104,8 @@ func NewConnector(cfg ConnectorConfig) (*Connector, error) {
 func (c *Connector) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
 // Send posts m, as a reply if m.ReplyTo is set, and returns the id of the new
-// activity, or "" if the connector did not tell. Every 2xx is a success. A
+// activity, or "" if the connector did not tell. Every 2xx is a success. In a turn
+// whose caller expects its replies in the answer m goes there, without an id. A
 // targeted message is for to's user; Teams has none in a personal chat.
 func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
 	path := []string{to.ID, "activities"}
@@ -114,6 +115,9 @@ func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.M
 	body, err := encodeMessage(&to, &m, "")
 	if err != nil {
 		return "", unsent(OpSend, http.StatusBadRequest, err)
+	}
+	if collected(ctx, &to, body) {
+		return "", nil
 	}
 	return c.call(ctx, &request{OpSend, http.MethodPost, to.ServiceURL, path, m.Targeted, body})
 }

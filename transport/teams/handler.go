@@ -118,7 +118,10 @@ type Config struct {
 //   - 429 with Retry-After to a user who is over [Limits.SignInsPerMinute], and
 //     503 with Retry-After when the queue of [Limits.Queue] is full;
 //   - an invoke with the status and body of the engine, else of the bot, else
-//     501; and any other activity with 200 and no body (see [Bot]).
+//     501; and any other activity with 200 and no body (see [Bot]);
+//   - an activity whose deliveryMode is expectReplies with 200 and what the bot has
+//     said in that turn: {"activities": […]}. The answer of an invoke is the last of
+//     them, of type invokeResponse.
 //
 // The error names what is wrong with cfg.
 func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {
@@ -236,8 +239,16 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	a := in.activity
 	a.Waited = time.Since(begun)
 	ctx = h.logged(ctx, r, a)
-	status := h.write(ctx, w, h.answer(ctx, a)) //nolint:contextcheck // it is the context of the request, without its end
-	said := zerolog.Ctx(ctx)                    //nolint:contextcheck // likewise
+	var expected *replies
+	if a.ExpectReplies {
+		ctx, expected = expecting(ctx, a)
+	}
+	answer := h.answer(ctx, a) //nolint:contextcheck // it is the context of the request, without its end
+	if expected != nil {
+		answer = expected.answer(a, answer)
+	}
+	status := h.write(ctx, w, answer) //nolint:contextcheck // likewise
+	said := zerolog.Ctx(ctx)          //nolint:contextcheck // likewise
 	said.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
 		Dur("duration", time.Since(begun)).Msg("activity")
 }
@@ -400,12 +411,16 @@ func answerTo(err error) machine.Answer {
 	return machine.Answer{Status: http.StatusInternalServerError}
 }
 
+func statusOf(answer machine.Answer) int {
+	if answer.Status == 0 {
+		return http.StatusOK
+	}
+	return answer.Status
+}
+
 // write sends an answer and returns the status that was sent.
 func (h *handler) write(ctx context.Context, w http.ResponseWriter, answer machine.Answer) int {
-	status := answer.Status
-	if status == 0 {
-		status = http.StatusOK
-	}
+	status := statusOf(answer)
 	var body []byte
 	var err error
 	if answer.Body != nil {
