@@ -38,6 +38,10 @@ const (
 	InvokeFailure       = "signin/failure"
 )
 
+// EventTokensResponse is the name of the event with which channels without invokes
+// (Web Chat, Direct Line) say that the user has signed in (C16).
+const EventTokensResponse = "tokens/response"
+
 // cancelledByUser is the state that Teams sends when the popup was closed.
 const cancelledByUser = "CancelledByUser"
 

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"sync"
 
+	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
@@ -14,11 +15,14 @@ import (
 var sixDigits = regexp.MustCompile(`^\d{6}$`)
 
 // Before does what is to be done with an activity before the bot's own code
-// sees it: a typed code is redeemed ([Policy.TypedCodes]; then it reports true
-// and the bot does not see the message), tokens are fetched
-// ([Config.Prefetch]). Adapters call it for every activity that
-// [Engine.HandleInvoke] did not answer.
+// sees it: a typed code is redeemed ([Policy.TypedCodes]), the event tokens/response
+// of a registered connection ends its sign-in (then it reports true and the bot does
+// not see the activity), tokens are fetched ([Config.Prefetch]). Adapters call it for
+// every activity that [Engine.HandleInvoke] did not answer.
 func (e *Engine) Before(ctx context.Context, turn *Turn) bool {
+	if turn.act.Type == "event" && turn.act.Name == EventTokensResponse && e.tokenAnnounced(context.WithoutCancel(ctx), turn) {
+		return true
+	}
 	if e.policy.TypedCodes && turn.act.Type == "message" && sixDigits.MatchString(turn.act.Text) && e.typedCode(ctx, turn) {
 		return true
 	}
@@ -36,6 +40,31 @@ func (e *Engine) typedCode(ctx context.Context, turn *Turn) bool {
 	}
 	answer := e.redeemCode(context.WithoutCancel(ctx), turn, tokensvc.NewSecret(turn.act.Text))
 	return answer.Status != http.StatusServiceUnavailable
+}
+
+// tokenAnnounced runs row C16: the user has signed in, says an event of the channel. The
+// token in it is not read; the Token Service has it. It reports whether the connection
+// is one of the engine's.
+func (e *Engine) tokenAnnounced(ctx context.Context, turn *Turn) bool {
+	var value struct {
+		ConnectionName flexible `json:"connectionName"`
+	}
+	if readValue(turn.act.Value, &value) != nil {
+		return false
+	}
+	f, err := e.Flow(string(value.ConnectionName))
+	if err != nil {
+		return false
+	}
+	c := e.call(turn, f.conn.Name)
+	c.received(turn.act.Name)
+	out, err := c.drive(ctx, byKey{}, c.event(table.TokenAnnounced))
+	c.finish(ctx, out.attempt)
+	if err != nil {
+		e.logger(ctx).Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("tokens/response")
+		e.report(ctx, turn.act, err)
+	}
+	return true
 }
 
 // fetch gets the tokens of the connections that the bot wants ahead. One that

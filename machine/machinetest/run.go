@@ -34,6 +34,7 @@ const separator = "----"
 //	exchange id=x-1 token=jwt           signin/tokenExchange
 //	verify 123456 reply=card-1          signin/verifyState
 //	failure resourcematchfailed         signin/failure
+//	event tokens/response {"connectionName":"graph"}
 //	signout graph | signout all
 //	code 123456 for=graph               the popup hands out a code
 //	token graph                         the user got a token in another way

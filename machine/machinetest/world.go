@@ -434,6 +434,7 @@ func verbs() map[string]func(*world, context.Context, command) string {
 		"invoke":   (*world).invoke,
 		"wait":     (*world).wait,
 		"message":  (*world).message,
+		"event":    (*world).event,
 		"ask":      (*world).ask,
 		"issue":    (*world).issue,
 		"own": func(w *world, _ context.Context, c command) string { // own wiki: the bot signs its users in itself
@@ -506,6 +507,15 @@ func (w *world) message(ctx context.Context, c command) string {
 	e := w.on(c.opt("on", "a"))
 	act := w.activity(c, "message", "", nil)
 	act.Text = c.word(0)
+	return before(ctx, e, act)
+}
+
+// event is one of the channel: event tokens/response {"connectionName":"graph"}.
+func (w *world) event(ctx context.Context, c command) string {
+	return before(ctx, w.on(c.opt("on", "a")), w.activity(c, "event", c.word(0), json.RawMessage(c.word(1))))
+}
+
+func before(ctx context.Context, e *machine.Engine, act *machine.Activity) string {
 	if e.Before(ctx, e.Turn(act)) {
 		return "taken"
 	}

@@ -59,12 +59,21 @@ type ChannelData struct {
 	Tenant *struct {
 		ID string `json:"id"`
 	} `json:"tenant,omitempty"`
-	Source *struct {
+	Team    *Place `json:"team,omitempty"`
+	Channel *Place `json:"channel,omitempty"`
+	Meeting *Place `json:"meeting,omitempty"`
+	Source  *struct {
 		Name string `json:"name"`
 	} `json:"source,omitempty"`
 	Legacy *struct {
 		ReplyToID string `json:"replyToId"`
 	} `json:"legacy,omitempty"`
+}
+
+// Place is a team, a channel (Type standard, private or shared) or a meeting.
+type Place struct {
+	ID   string `json:"id"`
+	Type string `json:"type,omitempty"`
 }
 
 func channelData(tenant string) *ChannelData {

@@ -18,6 +18,7 @@ var ErrMalformed = errors.New("teams: malformed activity")
 const (
 	typeMessage = "message"
 	typeInvoke  = "invoke"
+	typeEvent   = "event"
 )
 
 // maxMember bounds every id and name of an activity, in bytes. Those of Teams

@@ -330,13 +330,27 @@ func (h *handler) decode(in *received, body []byte, p *pass) *refusal {
 	if missing := missingMember(a); missing != "" {
 		return malformed(fmt.Errorf("%w: no %s", ErrMalformed, missing))
 	}
-	if a.Type == typeMessage || a.Type == typeInvoke && strings.HasPrefix(strings.ToLower(a.Name), signInPrefix) {
+	if asksUpstream(a) {
 		if wait, ok := h.users.take(a.Conversation.UserID, time.Now()); !ok {
 			return &refusal{why: WhyTooManyOfOneUser, status: http.StatusTooManyRequests, retryAfter: wait}
 		}
 	}
 	in.activity = a
 	return nil
+}
+
+// asksUpstream reports whether the Token Service may be asked because of an activity.
+func asksUpstream(a *machine.Activity) bool {
+	switch a.Type {
+	case typeMessage:
+		return true
+	case typeInvoke:
+		return strings.HasPrefix(strings.ToLower(a.Name), signInPrefix)
+	case typeEvent:
+		return a.Name == machine.EventTokensResponse
+	default:
+		return false
+	}
 }
 
 func malformed(err error) *refusal {

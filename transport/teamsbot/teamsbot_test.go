@@ -117,11 +117,17 @@ type running struct {
 
 func serve(t *testing.T, cfg teamsbot.Config, code teams.Bot, doors ...teamsbot.Door) *running {
 	t.Helper()
+	return serveWith(t, cfg, func(*machine.Engine) teams.Bot { return code }, doors...)
+}
+
+// serveWith serves code that needs the engine.
+func serveWith(t *testing.T, cfg teamsbot.Config, code func(*machine.Engine) teams.Bot, doors ...teamsbot.Door) *running {
+	t.Helper()
 	b, err := teamsbot.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := b.Handler(code)
+	h, err := b.Handler(code(b.Engine()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,15 +7,16 @@ type Kind string
 
 // What starts something: the bot, a client, an operator or the sweeper.
 const (
-	SignInAsked   Kind = "SignIn"         // the bot called SignIn
-	TokenExchange Kind = "tokenExchange"  // signin/tokenExchange arrived
-	VerifyState   Kind = "verifyState"    // signin/verifyState arrived, for one candidate
-	PopupClosed   Kind = "popup closed"   // signin/verifyState said CancelledByUser
-	ClientFailure Kind = "client failure" // signin/failure arrived
-	SignOutAsked  Kind = "SignOut"        // the bot called SignOut
-	Sweep         Kind = "sweep"          // the sweeper found the attempt due
-	ReconcileAsk  Kind = "reconcile"      // an operator asked for the truth
-	CancelAsked   Kind = "cancel"         // an operator ended the attempt
+	SignInAsked    Kind = "SignIn"          // the bot called SignIn
+	TokenExchange  Kind = "tokenExchange"   // signin/tokenExchange arrived
+	VerifyState    Kind = "verifyState"     // signin/verifyState arrived, for one candidate
+	PopupClosed    Kind = "popup closed"    // signin/verifyState said CancelledByUser
+	ClientFailure  Kind = "client failure"  // signin/failure arrived
+	TokenAnnounced Kind = "tokens/response" // a channel without invokes says that the user has signed in
+	SignOutAsked   Kind = "SignOut"         // the bot called SignOut
+	Sweep          Kind = "sweep"           // the sweeper found the attempt due
+	ReconcileAsk   Kind = "reconcile"       // an operator asked for the truth
+	CancelAsked    Kind = "cancel"          // an operator ended the attempt
 )
 
 // What an upstream answered. It comes back as the next event.

@@ -17,7 +17,7 @@ import (
 // kinds are all events.
 func kinds() []Kind {
 	return []Kind{
-		SignInAsked, TokenExchange, VerifyState, PopupClosed, ClientFailure, SignOutAsked, Sweep, ReconcileAsk, CancelAsked,
+		SignInAsked, TokenExchange, VerifyState, PopupClosed, ClientFailure, TokenAnnounced, SignOutAsked, Sweep, ReconcileAsk, CancelAsked,
 		TokenFound, NoToken, LookupFailed, ResourceFound, ResourceFailed, CardAccepted, CardRejected, CardUnclear,
 		ExchangeOK, ExchangeRefused, ExchangeFailed, VerifyOK, VerifyMiss, VerifyRefused, VerifyFailed, CodeSpent, NoMatch,
 		SignedOut, SignOutError, Recovered, NotRecovered, RecoverFailed,

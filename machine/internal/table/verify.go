@@ -374,6 +374,47 @@ func verifyRules() []Block {
 			},
 		),
 
+		// Whoever speaks for the user can make this event up, so the token in it is not
+		// believed. The Token Service knows.
+		block(on(TokenAnnounced), in(Idle, CardSent, Failed),
+			Rule{
+				Row: "C16",
+				If:  when(asked),
+			},
+			Rule{
+				Row:  "C16",
+				Then: Recover,
+			},
+		),
+		block(on(TokenAnnounced), in(Exchanging, Verifying),
+			Rule{
+				Row:  "C16",
+				If:   when(held),
+				Note: "the owner is still at it",
+			},
+			Rule{
+				Row:  "E8",
+				Do:   do(claim),
+				Then: Recover,
+			},
+		),
+		block(on(TokenAnnounced), in(Complete),
+			Rule{
+				Row: "C16",
+				If:  when(asked),
+			},
+			Rule{
+				Row:  "C16",
+				Note: "nobody waits for this token",
+			},
+		),
+		block(on(TokenAnnounced), in(None),
+			Rule{
+				Row:  "C16",
+				Note: "nobody waits for this token",
+			},
+		),
+
 		// The user closed the popup.
 		block(on(PopupClosed), in(Idle),
 			Rule{
