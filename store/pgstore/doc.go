@@ -123,7 +123,9 @@
 //
 // # Failure
 //
-// No call hangs: waiting for a connection, and every statement, has a timeout.
+// No call hangs: waiting for a connection, and every statement, has a timeout. A
+// connection that is dead is told from a server that is slow by asking the server
+// on another one, so that the timeout can be as long as a disk may stall.
 // What is not one of the errors of package store for a reason of its own is
 // [store.ErrUnavailable], with the server's error (a *pgconn.PgError, for its
 // SQLSTATE) wrapped. Connections that break are replaced, and so are those that

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -23,8 +24,8 @@ import (
 const (
 	DefaultSchema           = "signin"
 	DefaultPollInterval     = 250 * time.Millisecond
-	DefaultStatementTimeout = 3 * time.Second
-	DefaultAcquireTimeout   = 3 * time.Second
+	DefaultStatementTimeout = 10 * time.Second
+	DefaultAcquireTimeout   = 5 * time.Second
 	DefaultConnectTimeout   = 3 * time.Second // unless the address has connect_timeout
 	DefaultHandlerConns     = 4
 )
@@ -73,9 +74,11 @@ func WithReadOnly() Option { return func(o *options) { o.readOnly, o.migrate = t
 // cannot listen; the default is [DefaultPollInterval].
 func WithPollInterval(d time.Duration) Option { return func(o *options) { o.poll = d } }
 
-// WithStatementTimeout bounds one statement of a sign-in, in the server and, half
-// a second later, here; the default is [DefaultStatementTimeout]. What operators
-// read, and retention, may take ten times as long.
+// WithStatementTimeout bounds one statement of a sign-in in the server and, half a
+// second later, here, where the wait for a connection counts too; the default is
+// [DefaultStatementTimeout]: a disk may stall for some seconds, and who sent an
+// invoke waits for 15 s. What operators read, and retention, may take three times
+// as long. A connection that is dead is found out sooner.
 func WithStatementTimeout(d time.Duration) Option { return func(o *options) { o.statement = d } }
 
 // WithAcquireTimeout bounds the wait for a free connection; the default is
@@ -205,6 +208,7 @@ type Store struct {
 	finds  *finder
 	health health
 	doubts atomic.Int64 // how often an answer was slow
+	asks   singleflight.Group
 
 	mu       sync.Mutex
 	closed   bool

@@ -46,7 +46,7 @@ func eventually(t *testing.T, s store.Store, ready bool) {
 // back, since no standby confirms it. Nothing that can be asked for shows that.
 func TestProbeHangingCommit(t *testing.T) {
 	c := pgtest.NewCluster(t)
-	s := mustOpen(t, pgtest.Schema(t, c.DSN()))
+	s := mustOpen(t, pgtest.Schema(t, c.DSN()), pgstore.WithStatementTimeout(3*time.Second))
 	a := insertOne(t, s)
 	configure(t, c, "synchronous_standby_names", "'nobody'")
 	applied := make(chan error, 1)

@@ -59,7 +59,7 @@ const lockTimeout = 1500 * time.Millisecond
 
 // unhurried is how much longer than a statement of a sign-in may take what
 // operators read, and retention.
-const unhurried = 10
+const unhurried = 3
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
@@ -261,20 +261,26 @@ func (s *Store) once(ctx context.Context, t task) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, s.opts.acquire)
-	defer cancel()
-	conn, err := s.pool.Acquire(wait)
-	if err != nil {
-		return fmt.Errorf("acquire a connection: %w", err)
-	}
-	defer conn.Release()
 	bound := s.opts.statement
 	if t.long {
 		bound *= unhurried
 	}
 	run, cancel := context.WithTimeout(ctx, bound+grace) // the server should give up first
 	defer cancel()
-	err = s.perform(run, conn, t)
+	wait, waited := context.WithTimeout(run, s.opts.acquire)
+	defer waited()
+	conn, err := s.pool.Acquire(wait)
+	if err != nil {
+		return fmt.Errorf("acquire a connection: %w", err)
+	}
+	defer conn.Release()
+	run, abandon := context.WithCancelCause(run)
+	defer abandon(nil)
+	defer s.watchOver(run, conn.Conn(), abandon)()
+	if err = s.perform(run, conn, t); err != nil && errors.Is(context.Cause(run), errLost) {
+		s.forsake(run, conn.Conn())
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, errLost)
+	}
 	switch {
 	case sqlState(err) != codeReadOnly:
 		return err

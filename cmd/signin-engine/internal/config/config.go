@@ -58,7 +58,7 @@ type Config struct {
 
 // Timeouts bounds what a database may keep us waiting for.
 type Timeouts struct {
-	StatementTimeout time.Duration `koanf:"statement_timeout"` // of a sign-in; operators' reads and retention: ten times that
+	StatementTimeout time.Duration `koanf:"statement_timeout"` // of a sign-in; operators' reads and retention: three times that
 	AcquireTimeout   time.Duration `koanf:"acquire_timeout"`   // for a free connection
 	ConnectTimeout   time.Duration `koanf:"connect_timeout"`   // to one host; it wins over the address
 }

@@ -1,0 +1,84 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A server that is at a statement for long, since a disk stalls, and a connection
+// that has died with nobody told are silent alike. The first is worth waiting for:
+// the statement may be written. So when an answer is late the server is asked, on a
+// new connection, whether the session is at it. Behind a pooler nobody can tell.
+
+// lateAnswer is after how long the server is asked, and how long a session must have
+// had nothing to do.
+const lateAnswer = time.Second
+
+// errLost is why a statement is given up.
+var errLost = errors.New("the connection is dead: the server's session is at no statement")
+
+// watchOver calls abandon when the connection's session is not at the statement that
+// we wait for. It ends with ctx; stop keeps it from beginning.
+func (s *Store) watchOver(ctx context.Context, conn *pgx.Conn, abandon context.CancelCauseFunc) (stop func() bool) {
+	if s.opts.pooled.Load() {
+		return func() bool { return true }
+	}
+	pid, server := conn.PgConn().PID(), conn.PgConn().Conn().RemoteAddr().String()
+	return time.AfterFunc(lateAnswer, func() {
+		for ctx.Err() == nil {
+			if at, err := s.sessions(ctx); err == nil && at.server == server && !at.work[pid] {
+				abandon(errLost)
+			}
+			select {
+			case <-time.After(lateAnswer):
+			case <-ctx.Done():
+			}
+		}
+	}).Stop
+}
+
+// sessions are the sessions of a server that have had something to do lately.
+type sessions struct {
+	server string
+	work   map[uint32]bool
+}
+
+const sessionsSQL = `
+select pid from pg_stat_activity
+where state in ('active', 'fastpath function call', 'disabled') or state_change > clock_timestamp() - $1::interval`
+
+// sessions asks for them, once for all who ask at the same time.
+func (s *Store) sessions(ctx context.Context) (*sessions, error) {
+	got, err, _ := s.asks.Do("", func() (any, error) {
+		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), lateAnswer)
+		defer cancel()
+		cfg := s.opts.pool.ConnConfig.Copy()
+		if err := s.opts.dial(short, cfg); err != nil {
+			return nil, err
+		}
+		conn, err := pgx.ConnectConfig(short, cfg)
+		if err != nil {
+			return nil, err //nolint:wrapcheck // nobody sees it
+		}
+		defer hangUp(short, conn)
+		rows, err := conn.Query(short, sessionsSQL, lateAnswer)
+		if err != nil {
+			return nil, err //nolint:wrapcheck // nobody sees it
+		}
+		at := &sessions{conn.PgConn().Conn().RemoteAddr().String(), map[uint32]bool{}}
+		var pid uint32
+		_, err = pgx.ForEachRow(rows, []any{&pid}, func() error {
+			at.work[pid] = true
+			return nil
+		})
+		return at, err //nolint:wrapcheck // nobody sees it
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // nobody sees it
+	}
+	at, _ := got.(*sessions)
+	return at, nil
+}
