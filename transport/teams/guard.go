@@ -2,6 +2,7 @@ package teams
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"strings"
 
@@ -68,6 +69,16 @@ func (g *Guard) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.An
 	if !g.needs(turn.Activity()) {
 		return g.bot.OnActivity(ctx, turn)
 	}
+	tokens, err := g.ask(ctx, turn)
+	if tokens == nil || err != nil {
+		return nil, err
+	}
+	return g.bot.OnActivity(context.WithValue(ctx, tokensKey{}, tokens), turn)
+}
+
+// ask returns the tokens of all connections by their names. When one is missing it
+// asks for that one and returns nil: the activity waits for its user.
+func (g *Guard) ask(ctx context.Context, turn *machine.Turn) (map[string]tokensvc.Token, error) {
 	tokens := map[string]tokensvc.Token{}
 	for _, f := range g.flows {
 		got, err := f.SignIn(ctx, turn)
@@ -75,14 +86,16 @@ func (g *Guard) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.An
 			return nil, err
 		}
 		if !got.SignedIn() {
-			return nil, nil //nolint:nilnil // the activity waits for its user
+			return nil, nil //nolint:nilnil // as it says
 		}
 		tokens[strings.ToLower(f.Name())] = got.Token
 	}
-	return g.bot.OnActivity(context.WithValue(ctx, tokensKey{}, tokens), turn)
+	return tokens, nil
 }
 
-// resume takes up the activity with which the user came.
+// resume takes up the activity with which the user came. Every sign-in that it has
+// led to kept it, and the callback of each may be made again after a crash, so what
+// runs once is the bot's own code for that activity.
 func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 	kept := turn.Request()
 	if kept == nil {
@@ -97,8 +110,17 @@ func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token
 	}
 	// Where the user can be reached may have moved meanwhile.
 	act.Conversation.ServiceURL = turn.Conversation().ServiceURL
-	return g.eng.Once(ctx, "resume "+turn.DeliveryKey(), func(ctx context.Context) error {
-		_, err := g.OnActivity(ctx, g.eng.Turn(act))
+	resumed := g.eng.Turn(act)
+	tokens, err := g.ask(ctx, resumed)
+	if tokens == nil || err != nil {
+		return err
+	}
+	key := turn.DeliveryKey()
+	if act.ID != "" {
+		key = fmt.Sprintf("%x", sha256.Sum256([]byte(act.Conversation.Channel+"\x00"+act.Conversation.ID+"\x00"+act.ID)))
+	}
+	return g.eng.Once(ctx, "resume "+key, func(ctx context.Context) error {
+		_, err := g.bot.OnActivity(context.WithValue(ctx, tokensKey{}, tokens), resumed)
 		return err
 	})
 }

@@ -32,6 +32,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if address := os.Getenv(guardedStore); address != "" {
+		if err := serveGuarded(address, os.Getenv(guardedAzure)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	code := m.Run()
 	dir, err := buildDir()

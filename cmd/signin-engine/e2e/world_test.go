@@ -57,9 +57,14 @@ func (e *exchange) path() string {
 // newWorld has one connection, with or without SSO.
 func newWorld(t *testing.T, sso bool) *world {
 	t.Helper()
+	return newWorldOf(t, emulator.Connection{Name: connection, DisplayName: "Azure AD v2", SSO: sso})
+}
+
+func newWorldOf(t *testing.T, connections ...emulator.Connection) *world {
+	t.Helper()
 	w := &world{
 		Server: emulator.New(emulator.Config{
-			Connections: []emulator.Connection{{Name: connection, DisplayName: "Azure AD v2", SSO: sso}},
+			Connections: connections,
 			Users: []emulator.User{{
 				ID: seedUser, Name: "Rido", AADObjectID: seedAAD,
 				Mail: "rido@teamssdk.onmicrosoft.com", JobTitle: "Not an architect",
