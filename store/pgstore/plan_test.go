@@ -8,10 +8,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
@@ -72,6 +74,8 @@ func TestHashPartitions(t *testing.T) {
 type node struct {
 	Relation string  `json:"Relation Name"`
 	Loops    float64 `json:"Actual Loops"`
+	Hit      int     `json:"Shared Hit Blocks"`
+	Read     int     `json:"Shared Read Blocks"`
 	Plans    []node  `json:"Plans"`
 }
 
@@ -92,12 +96,12 @@ func (n *node) visit(seen map[string]map[string]bool) {
 }
 
 // executed explains the statements of a batch, which executes them.
-func executed(t *testing.T, conn *pgx.Conn, b *pgx.Batch) (seen map[string]map[string]bool, plans string) {
+func executed(t *testing.T, conn *pgx.Conn, b *pgx.Batch) (seen map[string]map[string]bool, blocks int, plans string) {
 	t.Helper()
 	seen = map[string]map[string]bool{}
 	for _, q := range b.QueuedQueries {
 		var text string
-		if err := conn.QueryRow(t.Context(), "explain (analyze, format json) "+q.SQL, q.Arguments...).Scan(&text); err != nil {
+		if err := conn.QueryRow(t.Context(), "explain (analyze, buffers, format json) "+q.SQL, q.Arguments...).Scan(&text); err != nil {
 			t.Fatalf("%s: %v", q.SQL, err)
 		}
 		var out []struct{ Plan node }
@@ -105,9 +109,10 @@ func executed(t *testing.T, conn *pgx.Conn, b *pgx.Batch) (seen map[string]map[s
 			t.Fatal(err)
 		}
 		out[0].Plan.visit(seen)
+		blocks += out[0].Plan.Hit + out[0].Plan.Read
 		plans += q.SQL + "\n" + text + "\n"
 	}
-	return seen, plans
+	return seen, blocks, plans
 }
 
 // TestOnePartition: every statement of a sign-in looks at one partition of each
@@ -184,7 +189,7 @@ func TestOnePartition(t *testing.T) {
 		{"a read of an exchange id", find(store.Query{User: user, Connection: "graph", ExchangeID: "ex-x"}), []string{"attempts", "exchange_ids"}},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
-			seen, plans := executed(t, conn, tc.batch)
+			seen, _, plans := executed(t, conn, tc.batch)
 			if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, tc.tables) {
 				t.Errorf("it looks at %v, want %v:\n%s", got, tc.tables, plans)
 			}
@@ -224,6 +229,102 @@ func (c catcher) SendBatch(_ context.Context, b *pgx.Batch) pgx.BatchResults {
 type nothing struct{ pgx.BatchResults }
 
 func (nothing) Close() error { return nil }
+
+// noted keeps the statements that a tracer sees.
+type noted struct {
+	mu    sync.Mutex
+	batch pgx.Batch
+}
+
+func (n *noted) note(sql string, args []any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.batch.Queue(sql, args...)
+}
+
+func (n *noted) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	n.note(d.SQL, d.Args)
+	return ctx
+}
+
+func (*noted) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (*noted) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+
+func (n *noted) TraceBatchQuery(_ context.Context, _ *pgx.Conn, d pgx.TraceBatchQueryData) {
+	n.note(d.SQL, d.Args)
+}
+
+func (*noted) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+// TestByID: who has an attempt's id and nothing else asks every partition, each by
+// its primary key: a few blocks of each, however many rows there are.
+func TestByID(t *testing.T) {
+	dsn := pgtest.Start(t)
+	var seen *noted
+	s, err := Open(t.Context(), dsn, WithPoolConfig(func(c *pgxpool.Config) {
+		seen = &noted{}
+		c.ConnConfig.Tracer = seen
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	distribute(t, dsn)
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var owed []store.Delivery
+	var commits []store.Commit
+	for n := range 400 {
+		a := storetest.NewAttempt(info.Now, fmt.Sprintf("29:%d", n), "graph")
+		owed = append(owed, storetest.Owed(&a, 1, info.Now))
+		commits = append(commits, store.Commit{Put: []store.Attempt{a}, Deliveries: owed[n:]})
+	}
+	if err := errorsOf(s.Apply(t.Context(), commits)); err != nil {
+		t.Fatal(err)
+	}
+	id := owed[0].Attempt
+	for what, call := range map[string]func() error{
+		"Get": func() error {
+			_, err := s.Get(t.Context(), id)
+			return err
+		},
+		"Changed": func() error {
+			_, err := s.versionOf(t.Context(), id)
+			return err
+		},
+		"Claim of one": func() error {
+			_, err := s.Claim(t.Context(), store.ClaimQuery{Attempt: id, Owner: "bot-a", Hold: time.Minute, Limit: 1})
+			return err
+		},
+		"AckInTx": func() error {
+			_, err := s.heldIn(t.Context(), &owed[1])
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			seen.batch = pgx.Batch{}
+			if err := call(); err != nil {
+				t.Fatal(err)
+			}
+			asked := seen.batch
+			conn, err := s.pool.Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Release()
+			partitions, blocks, plans := executed(t, conn.Conn(), &asked)
+			t.Logf("%d blocks of %v", blocks, partitions)
+			if len(partitions) == 0 || blocks > 8*shards || strings.Contains(plans, "Seq Scan") {
+				t.Errorf("%d blocks:\n%s", blocks, plans)
+			}
+		})
+	}
+}
 
 // TestPlans: the deliveries of one attempt are found by its key also by plans
 // that were made while there were none, since those stay.
