@@ -67,8 +67,8 @@
 // and whoever has an attempt's id and nothing else: [Store.Get], [Store.Changed],
 // the acknowledgement of a handler's transaction, and commits without
 // [store.Commit].User. By id it is one look into the primary key of each partition,
-// two blocks or three, and none of these is part of a sign-in that nobody waits for.
-// That an id is used once is checked for each user.
+// two blocks or three, and a sign-in needs it only where somebody waits for its end
+// or has a transaction of his own. That an id is used once is checked for each user.
 //
 // What engines lack that speak Postgres' protocol but are not one server, none of
 // which was tried:
