@@ -280,6 +280,46 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
+// A turn knows the token that it has, and asks nobody: in the callback of the sign-in,
+// and where it was fetched ahead.
+func TestUserToken(t *testing.T) {
+	d := newDesk(t, nil)
+	var inCallback []bool
+	d.flow().OnSignInComplete(func(_ context.Context, turn *machine.Turn, token tokensvc.Token) error {
+		got, ok := turn.UserToken("")
+		inCallback = append(inCallback, ok && got.Token.Reveal() == token.Token.Reveal())
+		return nil
+	})
+	d.signIn("hello")
+	d.exchange()
+	d.drain()
+	if !slices.Equal(inCallback, []bool{true}) {
+		t.Errorf("in the callback: %v", inCallback)
+	}
+	calls := d.said("GetToken graph")
+	turn := d.eng.Turn(message("again"))
+	d.eng.Before(t.Context(), turn)
+	if _, ok := turn.UserToken(""); ok {
+		t.Error("a token that nobody has fetched")
+	}
+	if _, ok := turn.UserToken("gitlab"); ok {
+		t.Error("a token of no connection")
+	}
+	if d.said("GetToken graph") != calls {
+		t.Error("the Token Service was asked")
+	}
+
+	ahead := newDesk(t, func(c *machine.Config) { c.Prefetch = []string{"graph"} })
+	ahead.signIn("hello")
+	ahead.exchange()
+	ahead.drain()
+	turn = ahead.eng.Turn(message("again"))
+	ahead.eng.Before(t.Context(), turn)
+	if got, ok := turn.UserToken("graph"); !ok || got.Token.Empty() {
+		t.Errorf("fetched ahead: %v", ok)
+	}
+}
+
 // Of what was fetched ahead nothing is left after a sign-out from everything.
 func TestPrefetchIsGoneAfterSignOutAll(t *testing.T) {
 	d := newDesk(t, func(c *machine.Config) { c.Prefetch = []string{"graph"} })

@@ -157,6 +157,9 @@ func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) 
 // if it is registered no more) or, for a failure that is told to all, of every
 // connection, and that of the whole bot. It is nil if nobody listens.
 func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token tokensvc.Token) outbox.Tell {
+	if flow != nil && row.Kind == store.DeliverComplete && !token.Token.Empty() {
+		turn.fetched = map[*Flow]tokensvc.Token{flow: token}
+	}
 	who := []*handlers{&e.handlers} // and those inside its middleware
 	switch {
 	case row.Fanout:

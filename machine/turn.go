@@ -21,7 +21,7 @@ type Turn struct {
 	act      *Activity // nil without a live turn
 	to       store.Conversation
 	original func() json.RawMessage   // nil: none is kept
-	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch
+	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch, or by the sign-in of a callback
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
 	about    string // the connection of a callback
@@ -157,6 +157,19 @@ func (t *Turn) Token(ctx context.Context, connection string, opts ...TokenOption
 		return tokensvc.Token{}, err
 	}
 	return f.Token(ctx, t, opts...)
+}
+
+// UserToken is the user's token of a connection ("" = the only one) if the turn has it
+// already: it was fetched ahead ([Config.Prefetch]), or the turn is that of the callback
+// of its sign-in. It asks nobody, and false says nothing about the user: [Turn.SignedIn]
+// does.
+func (t *Turn) UserToken(connection string) (tokensvc.Token, bool) {
+	f, err := t.eng.Flow(connection)
+	if err != nil {
+		return tokensvc.Token{}, false
+	}
+	tok, ok := t.fetched[f]
+	return tok, ok
 }
 
 // SignedIn reports whether the Token Service holds a token of the user for a

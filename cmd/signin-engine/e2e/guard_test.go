@@ -86,6 +86,7 @@ func TestGuardUnderKills(t *testing.T) {
 		next func(*testing.T, *world) func() *bot
 	}{
 		{"bolt", func(t *testing.T, w *world) func() *bot {
+			t.Helper()
 			b := newBot(t, w, os.Args[0], "")
 			return func() *bot {
 				b.start(t, guardedStore+"="+b.db, guardedAzure+"="+w.url)
@@ -93,6 +94,7 @@ func TestGuardUnderKills(t *testing.T) {
 			}
 		}},
 		{"postgres", func(t *testing.T, w *world) func() *bot {
+			t.Helper()
 			address := pgtest.WithParam(pgtest.NewCluster(t).DSN(), "schema", "bot")
 			return func() *bot {
 				b := newBot(t, w, os.Args[0], "")
