@@ -70,21 +70,28 @@
 // two blocks or three, and a sign-in needs it only where somebody waits for its end
 // or has a transaction of his own. That an id is used once is checked for each user.
 //
-// What engines lack that speak Postgres' protocol but are not one server, none of
-// which was tried:
+// What engines lack that speak Postgres' protocol but are not one server, by their
+// own documentation; none of them was tried:
 //
-//   - Citus: a statement that writes to several shards is not one of its router
-//     queries, and it refuses FOR UPDATE SKIP LOCKED and data-modifying CTEs
-//     across shards. Commits of one user at a time work; groups of them, Due,
-//     Claim and Purge do not, as they are. Transaction ids are each worker's
-//     own, so [Store.Trail] cannot follow.
-//   - CockroachDB: no LISTEN (the store polls), no advisory locks that lock
-//     (migrate with one program), no declarative partitions by range of a time
-//     that can be dropped as tables, no pg_current_xact_id and pg_snapshot:
-//     commits with audit lines and [Store.Trail] fail.
-//   - YugabyteDB: no LISTEN before version 2025.2 (the store polls), advisory
-//     locks likewise; transaction ids do not order transactions, so [Store.Trail]
-//     may miss lines. READ COMMITTED has to be switched on in the server.
+//   - Citus runs what goes to one shard. Across shards it refuses SELECT … FOR
+//     UPDATE; anywhere, subqueries within INSERT and volatile functions in UPDATE.
+//     So Due, Claim, Purge and groups of commits of several users do not work as
+//     they are; commits of one user at a time may. Each worker numbers its own
+//     transactions, so [Store.Trail] cannot follow.
+//     (https://docs.citusdata.com/en/stable/develop/reference_workarounds.html)
+//   - CockroachDB refuses a statement of which several parts change one table,
+//     unless sql.multiple_modifications_of_table.enabled is set, which may damage
+//     indexes: so it refuses every commit. It has no LISTEN (the store polls), no
+//     partitions that are tables and can be attached and dropped, and advisory
+//     locks of transactions, which migrations take, only since 2026.
+//     (https://github.com/cockroachdb/cockroach/issues/70731, 51295, 168355)
+//   - YugabyteDB has stored generated columns and advisory locks since version
+//     2025.1, LISTEN since 2025.2.3 as early access (the store polls without), and
+//     READ COMMITTED where yb_enable_read_committed_isolation is set. Whether
+//     ids of transactions order those of several nodes, on which [Store.Trail]
+//     relies, it does not say.
+//     (https://docs.yugabyte.com/stable/api/ysql/pg15-features/,
+//     https://github.com/yugabyte/yugabyte-db/issues/3642)
 //
 // # Following the audit trail
 //
