@@ -88,6 +88,8 @@ id); when several attempts have it they are listed.
 func (c *cli) inspectAny(ctx context.Context, s *source, id string, draw, trace bool) error {
 	d, page, err := s.find(ctx, id)
 	switch {
+	case errors.Is(err, store.ErrNotFound) && !draw && !trace && c.format != formatJSON:
+		return c.inspectWithout(ctx, s, id, err)
 	case err != nil:
 		return err
 	case len(page.Attempts) > 1 && (draw || trace):
@@ -99,6 +101,21 @@ func (c *cli) inspectAny(ctx context.Context, s *source, id string, draw, trace 
 	default:
 		return c.inspectOne(d, draw)
 	}
+}
+
+// inspectWithout says why there is no attempt of a user, where that is known.
+func (c *cli) inspectWithout(ctx context.Context, s *source, user string, notFound error) error {
+	story, lines, err := operator.StoryWithout(ctx, s, user)
+	if err != nil || story.Headline == "" {
+		return errors.Join(notFound, err)
+	}
+	if err = c.printStory(story); err != nil {
+		return err
+	}
+	if err = c.printf("\n"); err != nil {
+		return err
+	}
+	return c.printGrid(c.timeline(operator.Detail{Events: lines}))
 }
 
 // find returns the attempt that an id stands for, or, when several have it, a

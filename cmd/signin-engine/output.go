@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
 // The words of -o.
@@ -344,6 +345,18 @@ func (c *cli) stateColor(s store.State) string {
 	case store.None:
 	}
 	return string(s)
+}
+
+// toneColor marks what is wrong.
+func (c *cli) toneColor(tone operator.Tone, text string) string {
+	switch tone {
+	case operator.ToneBad:
+		return c.levelColor(operator.LevelError, text)
+	case operator.ToneWarn:
+		return c.levelColor(operator.LevelWarn, text)
+	case operator.ToneGood, operator.ToneWait:
+	}
+	return text
 }
 
 // levelColor marks an error or a warning.

@@ -13,23 +13,15 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// printDetail is the human form of one attempt: header, what is stuck, the last
-// failure explained, callbacks, and the timeline, which may be long.
+// printDetail is the human form of one attempt: what happened and what to do, in
+// the console's words; then the header, callbacks, and the timeline, which may be
+// long.
 func (c *cli) printDetail(d operator.Detail) error {
-	if err := c.printf("%s", c.header(d)); err != nil {
+	if err := c.printStory(operator.StoryOf(d)); err != nil {
 		return err
 	}
-	for _, f := range d.Findings {
-		prose := fmt.Sprintf("\nStuck: %s (%s) for %s%s\n  %s", c.levelColor(f.Level, f.Rule), f.Level,
-			age(f.Age.Duration()), after(": ", f.Detail), f.Advice)
-		if err := c.printf("%s\n  %s\n", c.wrapped(prose), c.pasteable(f.Command)); err != nil {
-			return err
-		}
-	}
-	if text := explainFailure(d); text != "" {
-		if err := c.printf("\n%s", c.wrapped(text)); err != nil {
-			return err
-		}
+	if err := c.printf("\n%s", c.header(d)); err != nil {
+		return err
 	}
 	for _, cb := range d.Deliveries {
 		if err := c.printf("%s", c.wrapped(fmt.Sprintf("\nCallback %s: %s%s\n", cb.Key, cb.Status, deliveryDetail(c, cb)))); err != nil {
@@ -40,6 +32,35 @@ func (c *cli) printDetail(d operator.Detail) error {
 		return err
 	}
 	return c.printGrid(c.timeline(d))
+}
+
+// printStory says what happened, and what to do with what can be typed for it.
+func (c *cli) printStory(s operator.Story) error {
+	prose := c.toneColor(s.Tone, s.Headline) + "\n"
+	for _, fact := range s.Facts {
+		prose += "  " + fact + "\n"
+	}
+	if err := c.printf("%s", c.wrapped(prose)); err != nil {
+		return err
+	}
+	for _, a := range s.Advice {
+		prose := "\n"
+		if a.Word != "" {
+			prose += a.Word + ": "
+		}
+		if a.Because != "" {
+			prose += a.Because + "\n  "
+		}
+		if err := c.printf("%s\n", c.wrapped(prose+a.Do)); err != nil {
+			return err
+		}
+		if a.Command != "" {
+			if err := c.printf("  %s\n", c.pasteable(a.Command)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func deliveryDetail(c *cli, cb operator.DeliveryView) string {
@@ -179,34 +200,6 @@ func transition(e operator.EventView) string {
 	default:
 		return cmp.Or(string(e.From), "(new)") + " → " + string(e.To)
 	}
-}
-
-// explainFailure says in plain words what went wrong last, and what the SSO
-// token of a refused exchange looked like.
-func explainFailure(d operator.Detail) string {
-	var b strings.Builder
-	words := []string{string(d.Reason)}
-	if f := d.Failure; f != nil {
-		fmt.Fprintf(&b, "Last failure: %s\n", joined(failure(f), f.Message))
-		words = []string{f.Code, f.Kind, strconv.Itoa(f.HTTPStatus), string(d.Reason)}
-	}
-	for _, word := range words {
-		if e, ok := operator.Explain(word); ok {
-			fmt.Fprintf(&b, "%s: %s\n  %s\n", e.Code, e.Meaning, e.Advice)
-			break
-		}
-	}
-	if d.Diagnosis == nil {
-		return b.String()
-	}
-	wrong := d.Diagnosis.Explain()
-	if len(wrong) == 0 {
-		b.WriteString("SSO token: as far as can be seen it was as it should be.\n")
-	}
-	for _, e := range wrong {
-		fmt.Fprintf(&b, "SSO token: %s\n  %s\n", e.Meaning, e.Advice)
-	}
-	return b.String()
 }
 
 // after is text behind a separator, or nothing.

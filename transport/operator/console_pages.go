@@ -142,6 +142,10 @@ func (h *handler) search(w http.ResponseWriter, r *http.Request) error {
 	default:
 		status := http.StatusOK
 		if len(page.Attempts) == 0 {
+			if story, _, err := StoryWithout(r.Context(), h.Reader, id); err == nil && story.Headline != "" {
+				http.Redirect(w, r, pathOf("users", id), http.StatusSeeOther) //nolint:gosec // as above
+				return nil
+			}
 			status = http.StatusNotFound
 		}
 		word, known := Explain(id)
@@ -359,20 +363,26 @@ func pageOf(d Detail, show string) attemptPage {
 	if show == "upstream" || show == "failures" {
 		p.Show = show
 	}
-	var before time.Time
-	for i, e := range d.Events {
-		l := line{EventView: e, First: i == 0, Says: says(e), Bad: isBad(e)}
-		if i > 0 {
-			l.Since = max(0, e.Time.Sub(before))
-		}
-		before = e.Time.Time
-		if p.Show == "upstream" && e.Kind != store.EventUpstream || p.Show == "failures" && !l.Bad {
+	for _, l := range linesOf(d.Events) {
+		if p.Show == "upstream" && l.Kind != store.EventUpstream || p.Show == "failures" && !l.Bad {
 			p.Hidden++
 			continue
 		}
 		p.Lines = append(p.Lines, l)
 	}
 	return p
+}
+
+// linesOf are audit lines as a timeline shows them.
+func linesOf(events []EventView) []line {
+	lines := make([]line, len(events))
+	for i, e := range events {
+		lines[i] = line{EventView: e, First: i == 0, Says: says(e), Bad: isBad(e)}
+		if i > 0 {
+			lines[i].Since = max(0, e.Time.Sub(events[i-1].Time.Time))
+		}
+	}
+	return lines
 }
 
 // longestChain bounds how far a chain is followed.
@@ -407,6 +417,8 @@ type userPage struct {
 	Page
 	Connections []View // the newest attempt of each
 	Next        string
+	Story       Story // why there is no attempt
+	Lines       []line
 }
 
 func (userPage) topic() string { return "/events" }
@@ -435,7 +447,14 @@ func (h *handler) userPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	status := http.StatusOK
 	if len(page.Attempts) == 0 {
-		status = http.StatusNotFound
+		var lines []EventView
+		if p.Story, lines, err = StoryWithout(r.Context(), h.Reader, id); err != nil {
+			return err
+		}
+		if p.Story.Headline == "" {
+			status = http.StatusNotFound
+		}
+		p.Lines = linesOf(lines)
 	}
 	h.page(w, r, status, "user", "User "+cmp.Or(p.Name, id), p)
 	return nil

@@ -387,7 +387,7 @@ func TestStories(t *testing.T) {
 		"popup":    {"good", "is signed in, through the sign-in window", "Nothing to do."},
 		"consent":  {"warn", "refused silent sign-on. The card's button still works", "requestedAccessTokenVersion to 2", "presses the card's button"},
 		"waiting":  {"warn", "no Teams client has answered it", "webApplicationInfo"},
-		"closed":   {"warn", "closed the sign-in window", "Nothing to do until it expires"},
+		"closed":   {"warn", "closed the sign-in window", "presses the card's button again"},
 		"resource": {"bad", "reported resourcematchfailed", "Application ID URI"},
 		"down":     {"bad", "answered 503", "health"},
 		"callback": {"bad", "own code has not taken it yet", "no such table", "redeliver"},

@@ -104,10 +104,16 @@ func StoryOf(d Detail) Story {
 			s.Advice = append(s.Advice, Advice{Because: e.Meaning, Do: e.Advice})
 		}
 	}
-	s.Advice = slices.Concat(s.Advice, failureAdvice(d), later)
+	s.Advice = append(s.Advice, failureAdvice(d)...)
+	if len(s.Advice) == 0 { // a warning only says that something is the matter
+		s.Advice = later
+	}
 	if len(s.Advice) == 0 {
-		s.Advice = []Advice{{Do: "Nothing to do."}}
-		if d.State == store.CardSent {
+		s.Advice = []Advice{{Do: nothingToDo}}
+		switch {
+		case d.State == store.CardSent && lastSetback(d) != "":
+			s.Advice[0].Do = "Nothing has to be repaired: the user presses the card's button again before it expires."
+		case d.State == store.CardSent:
 			s.Advice[0].Do = "Nothing to do until it expires: the user has the next move."
 		}
 	}

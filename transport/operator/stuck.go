@@ -85,7 +85,11 @@ func lagging(now time.Time, id string, callbacks []store.Delivery, r Rules) (Fin
 			continue
 		}
 		f := finding(RuleCallbackLag, now.Sub(since), "redeliver", id, "--yes", "--reason", "the callback is repaired")
-		f.Detail = fmt.Sprintf("%s/%d is %s after %d tries", row.Kind, row.Round, row.Status, row.Tries)
+		tries := "tries"
+		if row.Tries == 1 {
+			tries = "try"
+		}
+		f.Detail = fmt.Sprintf("callback %s/%d is %s after %d %s", row.Kind, row.Round, row.Status, row.Tries, tries)
 		if row.Error != "" {
 			f.Detail += ": " + row.Error
 		}
