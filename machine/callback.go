@@ -94,6 +94,9 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	if c.turn != nil {
 		turn.act, turn.to = c.turn.act, c.turn.to
 	}
+	if c.via != "" {
+		turn.origin = c.via
+	}
 	flow := c.flow()
 	if d.Owed == nil {
 		flow = nil
@@ -128,7 +131,13 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 
 // proactive is the turn of a callback without an activity.
 func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Delivery, now time.Time) *Turn {
-	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, about: a.Key.Connection, method: a.Method}
+	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, about: a.Key.Connection, method: a.Method, origin: a.Origin}
+	switch a.Method { //nolint:exhaustive // the others are of the chat
+	case store.MethodCompose:
+		t.origin = store.OriginCompose
+	case store.MethodAdaptiveCard:
+		t.origin = store.OriginCardAction
+	}
 	if f := e.registered(t.about); f != nil {
 		t.about = f.conn.Name // as the bot spells it
 	}

@@ -342,7 +342,7 @@ func upstreamRow(name string) bool {
 
 // ends checks how an attempt ends, and what goes with it.
 func (m *model) ends(c *store.Commit, r *row, before, a *store.Attempt, line *store.Event, now time.Time) {
-	if needsFailure(line.Row) && before.ID != "" && !m.asked(line) && !newDelivery(c, a.ID, store.DeliverFailure) {
+	if needsFailure(line.Row) && before.ID != "" && !newDelivery(c, a.ID, store.DeliverFailure) {
 		m.w.violate("4", "#%d: %s owes a failure callback, the commit has none", r.number, line.Row)
 	}
 	if line.Row == "E3" && m.owesCompletion(a.ID) && !slices.Contains(c.Drop, a.ID) {
@@ -441,13 +441,6 @@ func (m *model) withheld(t *task, a *store.Attempt, now time.Time) bool {
 		}
 	}
 	return now.Before(newest.NoSSOUntil)
-}
-
-// asked reports whether a message extension or an Adaptive Card has brought a line:
-// its answer is on the screen, and nobody else is told of a failure.
-func (m *model) asked(line *store.Event) bool {
-	t := m.w.author(line)
-	return t != nil && t.asks
 }
 
 // needsFailure names the rows that owe a failure callback (§4, column CB).

@@ -27,6 +27,7 @@ type Turn struct {
 	about    string // the connection of a callback
 	refusal  *Refusal
 	method   store.Method
+	origin   store.Origin // of a callback: what brought it
 	until    time.Time // by when an invoke is answered; zero for anything else
 }
 
@@ -80,6 +81,12 @@ func (t *Turn) Refusal() *Refusal { return t.refusal }
 // of one. [store.MethodCompose] and [store.MethodAdaptiveCard] are of message
 // extensions and cards: there the bot may not be in the conversation to write to.
 func (t *Turn) Method() store.Method { return t.method }
+
+// Origin is what a callback's sign-in, or its failed try, came by:
+// [store.OriginCompose] of a message extension and [store.OriginCardAction] of an
+// Adaptive Card have their answer on the screen, and there the bot may not be in the
+// conversation to write to. "" outside of a callback.
+func (t *Turn) Origin() store.Origin { return t.origin }
 
 // Request is the activity with which the user first asked, as it came
 // ([Policy.KeepRequest]); nil when it was not kept.

@@ -172,6 +172,9 @@ func failed(turn *machine.Turn, fail *machine.Failure) string {
 		}
 		what += ")"
 	}
+	if o := turn.Origin(); o == store.OriginCompose || o == store.OriginCardAction {
+		what += ", origin " + string(o)
+	}
 	return what
 }
 

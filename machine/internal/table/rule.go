@@ -196,9 +196,7 @@ type Decision struct {
 	// Commit is what is to be written before anything else happens. Audit lines
 	// alone are not worth a commit of their own.
 	Commit store.Commit
-	// Tell is the rule's callback. There is none where the answer of the invoke says
-	// it all: whoever asked by a message extension or an Adaptive Card has the token
-	// in his hands.
+	// Tell is the rule's callback.
 	Tell Callback
 	// Owed is the callback that goes with it, nil for none. It is in Commit too.
 	Owed *store.Delivery

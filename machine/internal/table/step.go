@@ -26,7 +26,7 @@ func (t *Table) Step(in *Input) (Decision, error) {
 // decide carries a rule out on copies.
 func (t *Table) decide(in *Input, r *rule) (Decision, error) {
 	w := writer{in: in, rule: r, graph: t.graph}
-	w.d.Rule, w.d.Attempt, w.d.Tell = r.Rule, in.Attempt, in.tells(r.Tell)
+	w.d.Rule, w.d.Attempt, w.d.Tell = r.Rule, in.Attempt, r.Tell
 	var err error
 	switch {
 	case r.Open != OpensNone:
@@ -195,15 +195,6 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	line.Detail = w.detail(a, e, to)
 	w.d.Commit.Events = append(w.d.Commit.Events, line)
 	return nil
-}
-
-// tells is the callback of a rule. A try of a message extension or of an Adaptive
-// Card that failed has its answer on the screen: nobody else is told.
-func (in *Input) tells(c Callback) Callback {
-	if in.Event.Via != "" && c != TellDone && c != TellSilent {
-		return TellNothing
-	}
-	return c
 }
 
 // method is the rule's, unless a message extension or an Adaptive Card brought the

@@ -63,11 +63,7 @@ func New(eng *machine.Engine, connections []config.Connection, client *http.Clie
 // out again since, and there is nothing to boast of. A message extension or a card
 // has its answer on the screen, and may be where the bot cannot write.
 func (c *connection) complete(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
-	switch turn.Method() { //nolint:exhaustive // the others are of the chat
-	case store.MethodCompose, store.MethodAdaptiveCard:
-		return nil
-	}
-	if token.Token.Empty() {
+	if onScreen(turn) || token.Token.Empty() {
 		return nil
 	}
 	text := fmt.Sprintf("Connected to %s (%s)!", c.DisplayName, c.Name)
@@ -78,9 +74,16 @@ func (c *connection) complete(ctx context.Context, turn *machine.Turn, token tok
 	return turn.Send(ctx, text)
 }
 
+// onScreen reports whether the answer of an invoke has told the user already.
+func onScreen(turn *machine.Turn) bool {
+	return turn.Origin() == store.OriginCompose || turn.Origin() == store.OriginCardAction
+}
+
 func (c *connection) failure(ctx context.Context, turn *machine.Turn, f *machine.Failure) error {
 	refused := turn.Refusal()
 	switch {
+	case onScreen(turn):
+		return nil
 	case f == nil && refused != nil && !refused.Ended:
 		return turn.Send(ctx, useButton)
 	case f == nil || f.Code == "":

@@ -113,4 +113,10 @@ func TestCommandsOfAnExtension(t *testing.T) {
 	if got, e := a.Compose(); err != nil || e != nil || got.Type != "auth" {
 		t.Errorf("after the logout: %d %s, %v %v", a.Status, a.Body, err, e)
 	}
+	before = len(c.services.Activities(c.user.Conversation.ID))
+	a, err = c.user.Reissue(t.Context(), a.Sent, "wrong")
+	if got, e := a.Compose(); err != nil || e != nil || got.Type != "auth" {
+		t.Errorf("a wrong code: %d %s, %v %v", a.Status, a.Body, err, e)
+	}
+	c.want(c.written(before)) // that too is on the screen
 }
