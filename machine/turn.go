@@ -28,7 +28,7 @@ type Turn struct {
 	refusal  *Refusal
 	method   store.Method
 	origin   store.Origin // of a callback: what brought it
-	until    time.Time // by when an invoke is answered; zero for anything else
+	until    time.Time    // by when an invoke is answered; zero for anything else
 }
 
 // Refusal is what an upstream answered where a failure callback gets no failure
