@@ -127,21 +127,29 @@ func TestDeadConnections(t *testing.T) {
 // TestDeadConnectionIsFoundOut: who waits for a connection that is dead does not do
 // so for as long as a statement may take.
 func TestDeadConnectionIsFoundOut(t *testing.T) {
-	c := pgtest.NewCluster(t)
-	p := pgtest.NewProxy(t, c)
-	s := mustOpen(t, pgtest.WithParam(p.DSN(), "schema", schemaOf(pgtest.Schema(t, c.DSN()))), pgstore.WithStatementTimeout(time.Minute))
-	a := insertOne(t, s)
-	p.Freeze(-1)
-	begun := time.Now()
-	next := store.Commit{Put: []store.Attempt{storetest.Next(a, store.CardSent, a.Entered)}}
-	if err := s.Apply(t.Context(), []store.Commit{next})[0]; !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("on a dead connection: %v, want ErrUnavailable", err)
-	}
-	if took := time.Since(begun); took > 30*time.Second {
-		t.Errorf("that took %s", took)
-	}
-	if err := s.Apply(t.Context(), []store.Commit{next})[0]; err != nil {
-		t.Errorf("again: %v", err)
+	for name, between := range map[string]func(*pgtest.Cluster) pgtest.Server{
+		"direct":          func(c *pgtest.Cluster) pgtest.Server { return c },
+		"behind a pooler": func(c *pgtest.Cluster) pgtest.Server { return pgtest.NewBouncer(t, c, pgtest.ByTransaction) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := pgtest.NewCluster(t)
+			p := pgtest.NewProxy(t, between(c))
+			dsn := pgtest.WithParam(p.DSN(), "schema", schemaOf(pgtest.Schema(t, c.DSN())))
+			s := mustOpen(t, dsn, pgstore.WithStatementTimeout(time.Minute))
+			a := insertOne(t, s)
+			p.Freeze(-1)
+			begun := time.Now()
+			next := store.Commit{Put: []store.Attempt{storetest.Next(a, store.CardSent, a.Entered)}}
+			if err := s.Apply(t.Context(), []store.Commit{next})[0]; !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("on a dead connection: %v, want ErrUnavailable", err)
+			}
+			if took := time.Since(begun); took > 30*time.Second {
+				t.Errorf("that took %s", took)
+			}
+			if err := s.Apply(t.Context(), []store.Commit{next})[0]; err != nil {
+				t.Errorf("again: %v", err)
+			}
+		})
 	}
 }
 
@@ -199,36 +207,43 @@ func TestLockedRow(t *testing.T) {
 // TestStall: for some seconds no commit comes back. Whoever waits for one is not
 // refused, and the connections stay: their sessions are at it.
 func TestStall(t *testing.T) {
-	c := pgtest.NewCluster(t)
-	dsn := pgtest.Schema(t, c.DSN())
-	var made atomic.Int64
-	s := store.NewGroup(mustOpen(t, dsn, pgstore.WithPoolConfig(func(c *pgxpool.Config) {
-		c.AfterConnect = func(context.Context, *pgx.Conn) error {
-			made.Add(1)
-			return nil
-		}
-	})))
-	info, err := s.Info(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if failed, _ := signIns(t, s, info.Now, "before", 32); failed > 0 {
-		t.Fatalf("%d sign-ins failed", failed)
-	}
-	before := made.Load()
-	configure(t, c, "synchronous_standby_names", "'nobody'")
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		time.Sleep(5 * time.Second)
-		configure(t, c, "synchronous_standby_names", "''")
-	}()
-	failed, slowest := signIns(t, s, info.Now, "meanwhile", 32)
-	<-over
-	if failed > 0 || slowest < 4*time.Second {
-		t.Errorf("%d of 32 sign-ins failed, the slowest of the others took %s", failed, slowest)
-	}
-	if n := made.Load() - before; n > 4 {
-		t.Errorf("%d connections were made anew", n)
+	for name, between := range map[string]func(*pgtest.Cluster) string{
+		"direct":          func(c *pgtest.Cluster) string { return c.DSN() },
+		"behind a pooler": func(c *pgtest.Cluster) string { return pgtest.NewBouncer(t, c, pgtest.ByTransaction).DSN() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := pgtest.NewCluster(t)
+			dsn := pgtest.WithParam(between(c), "schema", schemaOf(pgtest.Schema(t, c.DSN())))
+			var made atomic.Int64
+			s := store.NewGroup(mustOpen(t, dsn, pgstore.WithPoolConfig(func(c *pgxpool.Config) {
+				c.AfterConnect = func(context.Context, *pgx.Conn) error {
+					made.Add(1)
+					return nil
+				}
+			})))
+			info, err := s.Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if failed, _ := signIns(t, s, info.Now, "before", 32); failed > 0 {
+				t.Fatalf("%d sign-ins failed", failed)
+			}
+			before := made.Load()
+			configure(t, c, "synchronous_standby_names", "'nobody'")
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				time.Sleep(5 * time.Second)
+				configure(t, c, "synchronous_standby_names", "''")
+			}()
+			failed, slowest := signIns(t, s, info.Now, "meanwhile", 32)
+			<-over
+			if failed > 0 || slowest < 4*time.Second {
+				t.Errorf("%d of 32 sign-ins failed, the slowest of the others took %s", failed, slowest)
+			}
+			if n := made.Load() - before; n > 8 {
+				t.Errorf("%d connections were made anew", n)
+			}
+		})
 	}
 }

@@ -11,25 +11,36 @@ import (
 // A server that is at a statement for long, since a disk stalls, and a connection
 // that has died with nobody told are silent alike. The first is worth waiting for:
 // the statement may be written. So when an answer is late the server is asked, on a
-// new connection, whether the session is at it. Behind a pooler nobody can tell.
+// new connection, whether the session is at it. Behind a pooler nobody can tell which
+// session that is. There something else is written, a little later: if that comes
+// back, no disk stalls.
 
-// lateAnswer is after how long the server is asked, and how long a session must have
-// had nothing to do.
-const lateAnswer = time.Second
+const (
+	// lateAnswer is after how long the server is asked, and how long a session must
+	// have had nothing to do.
+	lateAnswer = time.Second
+	// latePooled is after how long something else is written: a lock is not waited
+	// for as long.
+	latePooled = 2 * lockTimeout
+)
 
 // errLost is why a statement is given up.
-var errLost = errors.New("the connection is dead: the server's session is at no statement")
+var errLost = errors.New("the connection is dead: the server is not at the statement")
 
-// watchOver calls abandon when the connection's session is not at the statement that
-// we wait for. It ends with ctx; stop keeps it from beginning.
-func (s *Store) watchOver(ctx context.Context, conn *pgx.Conn, abandon context.CancelCauseFunc) (stop func() bool) {
+// watchOver calls abandon when the server is not at the statement that we wait for.
+// It ends with ctx; stop keeps it from beginning.
+func (s *Store) watchOver(ctx context.Context, conn *pgx.Conn, t task, abandon context.CancelCauseFunc) (stop func() bool) {
+	late, lost := lateAnswer, s.idle
 	if s.opts.pooled.Load() {
-		return func() bool { return true }
+		if t.long {
+			return func() bool { return true }
+		}
+		late, lost = latePooled, s.overtaken
 	}
 	pid, server := conn.PgConn().PID(), conn.PgConn().Conn().RemoteAddr().String()
-	return time.AfterFunc(lateAnswer, func() {
+	return time.AfterFunc(late, func() {
 		for ctx.Err() == nil {
-			if at, err := s.sessions(ctx); err == nil && at.server == server && !at.work[pid] {
+			if lost(ctx, pid, server) {
 				abandon(errLost)
 			}
 			select {
@@ -38,6 +49,25 @@ func (s *Store) watchOver(ctx context.Context, conn *pgx.Conn, abandon context.C
 			}
 		}
 	}).Stop
+}
+
+// idle reports whether a session of the server has had nothing to do.
+func (s *Store) idle(ctx context.Context, pid uint32, server string) bool {
+	at, err := s.sessions(ctx)
+	return err == nil && at.server == server && !at.work[pid]
+}
+
+// overtaken reports whether writes that begin now come back: two, since the first may
+// do so together with what we wait for.
+func (s *Store) overtaken(ctx context.Context, _ uint32, _ string) bool {
+	_, err, _ := s.asks.Do("write", func() (any, error) {
+		whole := context.WithoutCancel(ctx)
+		if err := s.tryWrite(whole); err != nil {
+			return nil, err
+		}
+		return nil, s.tryWrite(whole)
+	})
+	return err == nil
 }
 
 // sessions are the sessions of a server that have had something to do lately.
@@ -52,7 +82,7 @@ where state in ('active', 'fastpath function call', 'disabled') or state_change 
 
 // sessions asks for them, once for all who ask at the same time.
 func (s *Store) sessions(ctx context.Context) (*sessions, error) {
-	got, err, _ := s.asks.Do("", func() (any, error) {
+	got, err, _ := s.asks.Do("sessions", func() (any, error) {
 		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), lateAnswer)
 		defer cancel()
 		cfg := s.opts.pool.ConnConfig.Copy()

@@ -276,7 +276,7 @@ func (s *Store) once(ctx context.Context, t task) error {
 	defer conn.Release()
 	run, abandon := context.WithCancelCause(run)
 	defer abandon(nil)
-	defer s.watchOver(run, conn.Conn(), abandon)()
+	defer s.watchOver(run, conn.Conn(), t, abandon)()
 	if err = s.perform(run, conn, t); err != nil && errors.Is(context.Cause(run), errLost) {
 		s.forsake(run, conn.Conn())
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, errLost)

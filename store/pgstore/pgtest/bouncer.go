@@ -59,6 +59,8 @@ func (b *Bouncer) DSN() string {
 	return "postgres://postgres@/postgres?host=" + b.dir + "&port=6432"
 }
 
+func (b *Bouncer) socket() string { return filepath.Join(b.dir, ".s.PGSQL.6432") }
+
 // Point lets the pooler lead to another server: it is started anew, as an
 // administrator would after a failover.
 func (b *Bouncer) Point(ctx context.Context, server *Cluster) error {

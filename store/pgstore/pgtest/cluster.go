@@ -71,6 +71,8 @@ func NewCluster(tb testing.TB) *Cluster {
 // DSN is the address of the server's superuser.
 func (c *Cluster) DSN() string { return "postgres://postgres@/postgres?host=" + c.dir }
 
+func (c *Cluster) socket() string { return filepath.Join(c.dir, ".s.PGSQL.5432") }
+
 // Binaries is the directory of the server's programs, pg_dump among them.
 func (c *Cluster) Binaries() string { return filepath.Dir(c.server) }
 

@@ -3,13 +3,12 @@ package pgtest
 import (
 	"io"
 	"net"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 )
 
-// Proxy stands between clients and a cluster, and can leave connections dead: what
+// Proxy stands between clients and a server, and can leave connections dead: what
 // is sent on them arrives nowhere, and nobody is told.
 type Proxy struct {
 	listener net.Listener
@@ -30,14 +29,17 @@ type line struct {
 
 func (l *line) freeze() { l.once.Do(func() { close(l.frozen) }) }
 
+// Server is what a proxy may stand in front of: a [Cluster] or a [Bouncer].
+type Server interface{ socket() string }
+
 // NewProxy starts a proxy that ends with the test.
-func NewProxy(tb testing.TB, c *Cluster) *Proxy {
+func NewProxy(tb testing.TB, server Server) *Proxy {
 	tb.Helper()
 	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
-	p := &Proxy{listener: l, socket: filepath.Join(c.dir, ".s.PGSQL.5432")}
+	p := &Proxy{listener: l, socket: server.socket()}
 	p.ended.Go(p.accept)
 	tb.Cleanup(func() {
 		_ = l.Close()
