@@ -414,9 +414,9 @@ func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
 // micros is how far a is after b; time.Duration ends at 292 years.
 func micros(a, b time.Time) int64 { return a.UnixMicro() - b.UnixMicro() }
 
-// putEvents appends the lines to those of their attempts. Each gets a number
-// among all lines, which outlives a purge: that of a line of no attempt is its
-// Seq, that of another stands where its Seq would.
+// putEvents writes the lines, a row for each run of lines of one attempt. Each has
+// a number among all lines, which outlives a purge: that of a line of no attempt
+// is its Seq, that of another stands where its Seq would.
 func (t *txn) putEvents(events []store.Event) error {
 	if len(events) == 0 {
 		return nil
@@ -425,36 +425,18 @@ func (t *txn) putEvents(events []store.Event) error {
 	if err := t.facts.Put(factLines(), binary.AppendUvarint(nil, last+uint64(len(events)))); err != nil {
 		return err
 	}
-	for i := range events {
+	for i := 0; i < len(events); {
 		id := events[i].Attempt
-		if id != "" && indexEvent(events, id) < i {
-			continue // it went with the first
+		t.key, t.value = lineKey(t.key[:0], id, last+uint64(i)+1), t.value[:0]
+		for more := true; more; more = i < len(events) && id != "" && events[i].Attempt == id {
+			e := events[i]
+			e.Seq = 0 // the key says it
+			t.value = store.AppendLine(t.value, &e)
+			i++
 		}
-		t.value = t.value[:0]
-		for j := i; j < len(events); j++ {
-			if j == i || id != "" && events[j].Attempt == id {
-				e := events[j]
-				e.Seq = int64(last) + int64(j) + 1
-				t.value = store.AppendLine(t.value, &e)
-			}
-		}
-		t.key = append(t.key[:0], id...)
-		if id == "" {
-			t.key = orphanKey(t.key, last+uint64(i)+1)
-		}
-		if err := t.audit.Append(t.key, t.value); err != nil {
+		if err := t.audit.Put(t.key, t.value); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// indexEvent is the position of the attempt's first line.
-func indexEvent(events []store.Event, id string) int {
-	for i := range events {
-		if events[i].Attempt == id {
-			return i
-		}
-	}
-	return len(events)
 }

@@ -36,10 +36,10 @@
 //	id 00 r                 the activity that asked: written once, unlike the record
 //	id 00 x hash            exchange ids that it had before its present one
 //
-// bucket audit, whose values grow:
+// bucket audit, in the order of attempts, those of none before:
 //
-//	id                      the audit lines of an attempt
-//	00 seq                  a line of no attempt
+//	id 00 number            lines that were written at once; the number is that of
+//	                        the first one among all lines
 //
 // bucket live, small:
 //
@@ -59,7 +59,7 @@
 //	m hash                  marks
 //	c, n time hash          marks by creation and by expiry
 //
-// bucket facts: skew, orphans (the last seq).
+// bucket facts: skew, lines (the last number), keys.
 //
 // # Damage
 //

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/signin-engine/signin-engine/store"
 )
@@ -55,12 +56,21 @@ func (s *Store) Pending(ctx context.Context) (n int) {
 	return n
 }
 
-// OrphanKey is the key of a line of no attempt.
-func OrphanKey(seq uint64) []byte { return orphanKey(nil, seq) }
-
-// DamageLines appends to audit lines what is none.
-func (s *Store) DamageLines(ctx context.Context, key []byte) error {
-	return s.update(ctx, "damage", func(t *txn) error { return t.audit.Append(key, []byte{9, 9}) })
+// DamageLines spoils the audit lines that begin with these numbers.
+func (s *Store) DamageLines(ctx context.Context, numbers ...int64) error {
+	return s.update(ctx, "damage", func(t *txn) error {
+		next := t.audit.From(nil)
+		for k, v := next(); k != nil; k, v = next() {
+			lines, err := readLines(k, v)
+			if err == nil && slices.Contains(numbers, lines[0].Seq) {
+				err = t.audit.Put(k, []byte{9, 9})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // FilePending files a delivery as pending.

@@ -75,7 +75,7 @@ func TestOpenRefusals(t *testing.T) {
 		{"read-only: missing", filepath.Join(dir, "missing"), readOnly, fs.ErrNotExist, "missing"},
 		{"missing directory", filepath.Join(dir, "no", "file"), nil, fs.ErrNotExist, "no"},
 		{"another program's", foreign, nil, store.ErrSchema, "another program"},
-		{"another format", newer, nil, store.ErrSchema, `file format "77", this program has 5`},
+		{"another format", newer, nil, store.ErrSchema, `file format "77", this program has 6`},
 		{"read-only: another format", newer, readOnly, store.ErrSchema, "77"},
 		{"a directory", dir, nil, nil, "is a directory"},
 	} {

@@ -52,19 +52,20 @@ const (
 	hashSize  = 16 // of what users can choose
 	scopeSize = 8  // of app and channel, and of a connection: configured names
 	timeSize  = 8
+	lineSize  = 8 // of the number of an audit line
 )
 
 func rowKey(dst []byte, id string, kind byte) []byte {
 	return append(append(dst, id...), 0, kind)
 }
 
-// orphanKey is the key of a line of no attempt in bucket audit; the other keys
-// there are ids.
-func orphanKey(dst []byte, seq uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(dst, orphanPrefix), seq)
+// lineKey is the key of audit lines: "id 00 number", that of the first one. Lines of
+// no attempt have an empty id, so they stand before the others.
+func lineKey(dst []byte, id string, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(append(dst, id...), 0), number)
 }
 
-const orphanPrefix = 0 // no id begins so
+var noAttempt = []byte{0}
 
 // cutID splits "id 00 rest".
 func cutID(key []byte) (id string, rest []byte) {

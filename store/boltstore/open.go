@@ -14,7 +14,7 @@ import (
 
 // Format is the version of the file layout; a file with another one is
 // [store.ErrSchema].
-const Format = 5
+const Format = 6
 
 // DefaultLockTimeout is how long [Open] waits for a file that another process
 // holds.
@@ -26,12 +26,10 @@ const (
 	inLive
 	inIndex
 	inFacts
-	inAudit // grows
+	inAudit
 )
 
-func buckets() []string { return []string{"rows", "live", "index", "facts"} }
-
-func growing() []string { return []string{"audit"} }
+func buckets() []string { return []string{"rows", "live", "index", "facts", "audit"} }
 
 // Store is a [store.Store] in a bbolt file.
 type Store struct {
@@ -88,7 +86,7 @@ func Open(path string, opts ...Option) (*Store, error) {
 	}
 	var err error
 	s.db, err = kv.Open(path, kv.Options{
-		Format: Format, Buckets: buckets(), Growing: growing(),
+		Format: Format, Buckets: buckets(),
 		Mode: s.opts.mode, Timeout: s.opts.timeout, ReadOnly: s.opts.readOnly, NoSync: s.opts.noSync, LogSize: s.opts.logSize,
 	})
 	if err != nil {

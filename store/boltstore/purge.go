@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore/internal/kv"
 )
 
 // purgeBatch is how many attempts, or orphan lines, one transaction deletes.
@@ -137,24 +138,18 @@ func (t *txn) remove(a *store.Attempt, owed []store.Delivery) error {
 		}
 	}
 	prefix := append([]byte(a.ID), 0)
-	var keys [][]byte
-	next := t.rows.From(prefix)
-	for k, _ := next(); bytes.HasPrefix(k, prefix); k, _ = next() {
-		keys = append(keys, bytes.Clone(k))
-		if k[len(prefix)] != kindExchange {
-			continue
+	for _, b := range []*kv.Bucket{t.rows, t.audit} {
+		next := b.From(prefix)
+		for k, _ := next(); bytes.HasPrefix(k, prefix); k, _ = next() {
+			if b == t.rows && k[len(prefix)] == kindExchange {
+				if err := t.removeExchange(k[len(prefix)+1:], a.ID); err != nil {
+					return err
+				}
+			}
+			if err := b.Delete(k); err != nil {
+				return err
+			}
 		}
-		if err := t.removeExchange(bytes.Clone(k[len(prefix)+1:]), a.ID); err != nil {
-			return err
-		}
-	}
-	for _, k := range keys {
-		if err := t.rows.Delete(k); err != nil {
-			return err
-		}
-	}
-	if err := t.audit.Delete([]byte(a.ID)); err != nil {
-		return err
 	}
 	t.woken = append(t.woken, a.ID)
 	return nil
@@ -202,7 +197,7 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 func (t *txn) oldOrphans(before time.Time) [][]byte {
 	var keys [][]byte
 	next := t.audit.From(nil)
-	for k, v := next(); len(keys) < purgeBatch && isOrphan(k); k, v = next() {
+	for k, v := next(); len(keys) < purgeBatch && bytes.HasPrefix(k, noAttempt); k, v = next() {
 		lines, err := readLines(k, v)
 		if err != nil {
 			continue // it stays

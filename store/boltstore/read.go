@@ -327,37 +327,20 @@ func (t *txn) newestFirst(f *store.Filter) func() string {
 	}
 }
 
-func isOrphan(key []byte) bool { return len(key) == 1+timeSize && key[0] == orphanPrefix }
-
-// numberedLines decodes a row of bucket audit; Seq is the number among all lines.
-func numberedLines(key, b []byte) ([]store.Event, error) {
-	id := string(key)
-	if isOrphan(key) {
-		id = ""
-	}
+// readLines decodes a row of bucket audit; Seq is the number among all lines.
+func readLines(key, b []byte) ([]store.Event, error) {
+	id, number := cutID(key)
 	lines, err := store.DecodeLines(b)
-	if err == nil && len(lines) == 0 {
+	if err == nil && (len(lines) == 0 || len(number) != lineSize) {
 		err = store.ErrCorrupt
 	}
 	if err != nil {
 		return nil, fmt.Errorf("audit lines of attempt %q: %w", id, err)
 	}
 	for i := range lines {
-		lines[i].Attempt = id
+		lines[i].Attempt, lines[i].Seq = id, int64(binary.BigEndian.Uint64(number))+int64(i)
 	}
 	return lines, nil
-}
-
-// readLines is numberedLines, but the lines of an attempt are numbered by their
-// place.
-func readLines(key, b []byte) ([]store.Event, error) {
-	lines, err := numberedLines(key, b)
-	for i := range lines {
-		if lines[i].Attempt != "" {
-			lines[i].Seq = int64(i) + 1
-		}
-	}
-	return lines, err
 }
 
 // Events returns the lines of an attempt, or those of none; see [store.Store].
@@ -380,32 +363,38 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event,
 	return out, nil
 }
 
-// events are those of one attempt.
-func (t *txn) events(f *store.EventFilter) ([]store.Event, error) {
-	key := []byte(f.Attempt)
-	row := t.audit.Get(key)
-	if row == nil {
-		return nil, nil
+// events are those of one attempt, numbered by their place.
+func (t *txn) events(f *store.EventFilter) (out []store.Event, err error) {
+	prefix := append([]byte(f.Attempt), 0)
+	next, place := t.audit.From(prefix), int64(0)
+	for k, v := next(); bytes.HasPrefix(k, prefix) && len(out) < f.Max(); k, v = next() {
+		lines, err := readLines(k, v)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range lines {
+			place++
+			if e.Seq = place; place > f.After && !e.Time.Before(f.Since) {
+				out = append(out, e)
+			}
+		}
 	}
-	lines, err := readLines(key, row)
-	out := slices.DeleteFunc(lines, func(e store.Event) bool { return e.Seq <= f.After || e.Time.Before(f.Since) })
-	return out[:min(len(out), f.Max())], err
+	return out[:min(len(out), f.Max())], nil
 }
 
 // orphans are those of no attempt. What cannot be decoded is passed over.
 func (t *txn) orphans(f *store.EventFilter) []store.Event {
 	var out []store.Event
-	next := t.audit.From(orphanKey(nil, uint64(max(f.After, 0))))
-	for k, v := next(); isOrphan(k) && len(out) < f.Max(); k, v = next() {
-		lines, err := readLines(k, v)
-		if err != nil {
-			continue
-		}
-		if e := lines[0]; e.Seq > f.After && !e.Time.Before(f.Since) {
-			out = append(out, e)
+	next := t.audit.From(noAttempt)
+	for k, v := next(); bytes.HasPrefix(k, noAttempt) && len(out) < f.Max(); k, v = next() {
+		lines, _ := readLines(k, v)
+		for _, e := range lines {
+			if e.Seq > f.After && !e.Time.Before(f.Since) {
+				out = append(out, e)
+			}
 		}
 	}
-	return out
+	return out[:min(len(out), f.Max())]
 }
 
 // Trail returns lines of every attempt and of none; see [store.Store]. The cursor
@@ -429,26 +418,27 @@ type numbered struct {
 	n int64
 }
 
-// trail scans every line and keeps the first of those behind a number. The lines
-// of an attempt of which one cannot be decoded are passed over: who asks for that
-// attempt hears of it.
+// trail scans every line and keeps the first of those behind a number. Lines that
+// cannot be decoded are passed over: who asks for their attempt hears of it.
 func (t *txn) trail(ctx context.Context, q *store.TrailQuery, after int64) (store.Trail, error) {
 	var found []numbered
 	cut := func() {
 		slices.SortFunc(found, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
 		found = found[:min(len(found), q.Max()+1)] // one more says that there is more
 	}
+	of, place := "", int64(0)
 	next := t.audit.From(nil)
 	for k, v := next(); k != nil; k, v = next() {
-		lines, err := numberedLines(k, v)
-		if err != nil {
-			continue
-		}
-		for i, e := range lines {
-			if n := e.Seq; n > after && !e.Time.Before(q.Since) {
-				if e.Attempt != "" {
-					e.Seq = int64(i) + 1
-				}
+		lines, _ := readLines(k, v)
+		for _, e := range lines {
+			n := e.Seq
+			if e.Attempt != of {
+				of, place = e.Attempt, 0
+			}
+			if place++; of != "" {
+				e.Seq = place
+			}
+			if n > after && !e.Time.Before(q.Since) {
 				found = append(found, numbered{e, n})
 			}
 		}

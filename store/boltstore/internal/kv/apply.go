@@ -3,7 +3,6 @@ package kv
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -123,14 +122,10 @@ func (db *DB) apply(b *buffer, applied uint64, logged bool) (err error) {
 	a := applier{db: db, buffer: b}
 	for done := false; !done; {
 		err := db.commit(func(tx *bbolt.Tx) (err error) {
-			meta := tx.Bucket(bucketMeta)
-			if done, err = a.step(tx, db.opts.step); err == nil {
-				err = meta.Put(metaReached, binary.BigEndian.AppendUint64(nil, applied))
+			if done, err = a.step(tx, db.opts.step); err != nil || !done {
+				return err
 			}
-			if err == nil && done {
-				err = meta.Put(metaApplied, appliedRow(applied, logged))
-			}
-			return err //nolint:wrapcheck // of the package
+			return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(applied, logged)) //nolint:wrapcheck // of the package
 		})
 		if err != nil {
 			return fmt.Errorf("write the tree: %w", err)
@@ -199,48 +194,40 @@ const (
 
 // applier writes the keys of a buffer in order.
 type applier struct {
-	db             *DB
-	buffer         *buffer
-	bucket, run, i int // where it is
+	db     *DB
+	buffer *buffer
+	bucket int
+	next   func() entry // of the bucket; nil: not begun
 }
 
 // step writes the next keys, and reports whether they were the last.
 func (a *applier) step(tx *bbolt.Tx, keys int) (done bool, err error) {
-	for ; a.bucket < len(a.buffer.buckets); a.bucket, a.run, a.i = a.bucket+1, 0, 0 {
+	for ; a.bucket < len(a.db.buckets); a.bucket, a.next = a.bucket+1, nil {
+		if a.next == nil {
+			a.next = a.buffer.buckets[a.bucket].walk(nil, false)
+		}
 		b := tx.Bucket(a.db.buckets[a.bucket])
-		c, s := b.Cursor(), &a.buffer.buckets[a.bucket]
-		for e := s.at(a.run, a.i); e != nil; e = s.at(a.run, a.i) {
-			if keys--; keys < 0 {
-				return false, nil
-			}
-			if err := a.write(b, c, e); err != nil {
+		c := b.Cursor()
+		for e := a.next(); e.key != nil; e = a.next() {
+			if err := write(b, c, &e); err != nil {
 				return false, fmt.Errorf("%s: %w", a.db.buckets[a.bucket], err)
 			}
-			a.run, a.i = s.after(a.run, a.i)
+			if keys--; keys <= 0 {
+				return false, nil
+			}
 		}
 	}
 	return true, nil
 }
 
-func (a *applier) write(b *bbolt.Bucket, c *bbolt.Cursor, e *entry) error {
-	value := e.value
-	switch {
-	case e.kind == gone:
-		if k, _ := c.Seek(e.key); bytes.Equal(k, e.key) { // much of what is gone came and went within the buffer
-			return c.Delete() //nolint:wrapcheck // of step
-		}
-		return nil
-	case a.db.grows(a.bucket):
-		var old grown
-		if k, v := c.Seek(e.key); e.kind == more && bytes.Equal(k, e.key) {
-			old = v
-		}
-		if e.kind == more && old.last() >= e.seq {
-			return nil // it came this far before
-		}
-		value = grow(e.seq, old.value(), value)
+func write(b *bbolt.Bucket, c *bbolt.Cursor, e *entry) error {
+	if e.kind == put {
+		return b.Put(e.key, e.value) //nolint:wrapcheck // of step
 	}
-	return b.Put(e.key, value) //nolint:wrapcheck // of step
+	if k, _ := c.Seek(e.key); bytes.Equal(k, e.key) { // much of what is gone came and went within the buffer
+		return c.Delete() //nolint:wrapcheck // of step
+	}
+	return nil
 }
 
 // damage is a panic of bbolt: it met a page that makes no sense, or cannot be

@@ -43,37 +43,21 @@ func (b *buffer) clone() *buffer {
 type kind uint8
 
 const (
-	put  kind = iota // whatever lies below does not count
-	more             // behind the value that lies below
-	gone             // deleted
+	put  kind = iota
+	gone      // deleted
 )
 
-// entry is a key as one layer has it. It is never changed in place; a value may
-// get longer behind the end that others know.
+// entry is a key as one layer has it; what lies below does not count.
 type entry struct {
 	key, value []byte
-	seq        uint64 // the batch that wrote it last
 	kind       kind
-}
-
-// over is the entry that two layers make.
-func (e *entry) over(below *entry) entry {
-	if e.kind != more || below == nil {
-		return *e
-	}
-	both := entry{key: below.key, value: e.value, seq: e.seq, kind: put}
-	if below.kind != gone {
-		both.kind, both.value = below.kind, append(below.value, e.value...)
-	}
-	return both
 }
 
 // sorted is the keys of a bucket in order, in runs of bounded length: a new key
 // moves only what is in its run.
 type sorted struct {
-	runs    []run // none is empty
-	age     int   // goes up when the runs become shared
-	changes int   // goes up when places change
+	runs []run // none is empty
+	age  int   // goes up when the runs become shared
 }
 
 type run struct {
@@ -104,20 +88,12 @@ func (s *sorted) at(r, i int) *entry {
 	return &s.runs[r].entries[i]
 }
 
-// after is the place behind another.
-func (s *sorted) after(r, i int) (int, int) {
-	if i++; i == len(s.runs[r].entries) {
-		return r + 1, 0
-	}
-	return r, i
-}
-
 // before is the place in front of another; a negative run is none.
 func (s *sorted) before(r, i int) (int, int) {
-	if i > 0 {
+	switch {
+	case i > 0:
 		return r, i - 1
-	}
-	if r == 0 {
+	case r == 0:
 		return -1, 0
 	}
 	return r - 1, len(s.runs[r-1].entries) - 1
@@ -145,10 +121,9 @@ func (s *sorted) set(e *entry) {
 		in.entries, in.age = append(make([]entry, 0, maxRun), in.entries...), s.age
 	}
 	if i < len(in.entries) && bytes.Equal(in.entries[i].key, e.key) {
-		in.entries[i] = e.over(&in.entries[i])
+		in.entries[i] = *e
 		return
 	}
-	s.changes++
 	in.entries = slices.Insert(in.entries, i, *e)
 	if n := len(in.entries); n == maxRun {
 		half := append(make([]entry, 0, maxRun), in.entries[n/2:]...)

@@ -56,40 +56,33 @@ func (b *Bucket) walk(key []byte, down bool) Next {
 					s.head = s.next()
 				}
 			}
-			switch {
-			case best.kind == gone:
-			case b.grows():
-				return best.key, b.Get(best.key)
-			default:
+			if best.kind != gone {
 				return best.key, best.value
 			}
 		}
 	}
 }
 
-// walk walks a bucket of a buffer. It finds its place again when keys come in
-// between.
+// walk walks a bucket of a buffer. It looks for its place anew each time, since
+// keys may have come in between.
 func (s *sorted) walk(key []byte, down bool) func() entry {
-	var r, i int
-	begun, changes := false, -1
+	at, end := bytes.Clone(key), key == nil && down
 	return func() entry {
-		again := begun // the place is that of key, which was returned
-		if changes != s.changes {
-			if r, i = s.seek(key); key == nil && down {
-				r = len(s.runs)
-			}
-			begun, changes = true, s.changes
+		r, i := s.seek(at)
+		if end {
+			r, i = len(s.runs), 0
 		}
 		if down {
 			r, i = s.before(r, i)
-		} else if again {
-			r, i = s.after(r, i)
 		}
 		e := s.at(r, i)
 		if e == nil {
 			return entry{}
 		}
-		key = e.key
+		at, end = append(at[:0], e.key...), false
+		if !down {
+			at = append(at, 0) // the least key behind it
+		}
 		return *e
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -37,14 +36,12 @@ var (
 	metaFormat  = []byte("format")
 	metaSecret  = []byte("secret")
 	metaApplied = []byte("applied") // the last batch that the tree has, and whether there is a log
-	metaReached = []byte("reached") // the last batch that it has anything of
 )
 
 // Options say how [Open] opens a file.
 type Options struct {
 	Format   int      // version of the layout; a file with another one is [store.ErrSchema]
-	Buckets  []string // [Tx.Bucket] goes by their place
-	Growing  []string // more of them, at the places behind: their values are only appended to; at most 250 in all
+	Buckets  []string // [Tx.Bucket] goes by their place; at most 250
 	Mode     fs.FileMode
 	Timeout  time.Duration // to wait for a file that another process holds
 	ReadOnly bool
@@ -109,7 +106,7 @@ func Open(path string, opts Options) (db *DB, err error) {
 	}
 	db = &DB{path: path, opts: opts, fs: opts.files, opened: time.Now()}
 	db.wrote.Store(-int64(probeAfter)) // none has worked yet
-	for _, name := range slices.Concat(opts.Buckets, opts.Growing) {
+	for _, name := range opts.Buckets {
 		db.buckets = append(db.buckets, []byte(name))
 	}
 	if db.lock, err = acquire(path+".lock", &opts); err != nil {
@@ -244,9 +241,9 @@ func letGo(f *os.File) {
 
 // meta is what the tree says about itself.
 type meta struct {
-	secret           []byte
-	applied, reached uint64
-	logged           bool
+	secret  []byte
+	applied uint64
+	logged  bool
 }
 
 func (db *DB) readMeta() (m meta, err error) {
@@ -280,9 +277,6 @@ func (db *DB) check(tx *bbolt.Tx, b *bbolt.Bucket, m *meta) error {
 		return fmt.Errorf("no place of the log in the file: %w", store.ErrCorrupt)
 	}
 	m.applied, m.logged = binary.BigEndian.Uint64(row), row[8] != 0
-	if row := b.Get(metaReached); len(row) == 8 {
-		m.reached = binary.BigEndian.Uint64(row)
-	}
 	return nil
 }
 
@@ -295,26 +289,19 @@ func appliedRow(seq uint64, logged bool) []byte {
 }
 
 // recover plays the log; unless the file is open for reading only, the tree has
-// everything afterwards. Numbers of batches that the tree has anything of, or
-// that may have been lost half written, are never given again.
+// everything afterwards. Numbers of batches that may have been lost half written
+// are never given again.
 func (db *DB) recover(m meta) error {
 	found, raw, err := db.log.read(m.applied, m.logged)
 	if err != nil {
 		return err
 	}
 	b := newBuffer(len(db.buckets))
-	b.last = max(m.applied, m.reached)
-	err = db.View(context.Background(), func(tx *Tx) error {
-		for i := range found {
-			b.last = max(b.last, found[i].seq)
-			if err := found[i].eachOp(func(bucket uint8, e *entry) error { return tx.replay(b, bucket, e) }); err != nil {
-				return err
-			}
+	b.last = m.applied
+	for i := range found {
+		if err := found[i].play(b); err != nil {
+			return err
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	db.active, db.sealed, db.given = newBuffer(len(db.buckets)), b, b.last
 	db.active.last = b.last

@@ -34,8 +34,6 @@
 //     been torn, and then it was never acknowledged.
 //   - A file of the log takes its turn when the tree has all that is in it. What
 //     was refused is written over by the next batch, in the same file.
-//   - Values that grow carry the number of their last batch in the tree: a buffer
-//     that went there in part can go there once more.
 //   - A tree that could not be written is read anew before it is written again, and
 //     until that works every update is refused.
 //

@@ -250,13 +250,14 @@ func appendOp(dst []byte, bucket uint8, e *entry) []byte {
 	return append(append(dst, e.key...), e.value...)
 }
 
-// eachOp calls fn with the operations of a batch.
-func (b *batch) eachOp(fn func(bucket uint8, e *entry) error) error {
+// play puts a batch into a buffer.
+func (b *batch) play(into *buffer) error {
+	into.last = b.seq
 	for ops := b.ops; len(ops) > 0; {
 		if len(ops) < 2 {
 			return errOp
 		}
-		bucket, e := ops[0], entry{seq: b.seq, kind: kind(ops[1])}
+		bucket, e := ops[0], entry{kind: kind(ops[1])}
 		keyLen, n := binary.Uvarint(ops[2:])
 		if n <= 0 {
 			return errOp
@@ -266,15 +267,13 @@ func (b *batch) eachOp(fn func(bucket uint8, e *entry) error) error {
 			return errOp
 		}
 		ops = ops[2+n+m:]
-		if keyLen == 0 || keyLen > uint64(len(ops)) || valLen > uint64(len(ops))-keyLen || e.kind > gone {
+		if keyLen == 0 || keyLen > uint64(len(ops)) || valLen > uint64(len(ops))-keyLen || e.kind > gone || int(bucket) >= len(into.buckets) {
 			return errOp
 		}
 		end := keyLen + valLen
 		e.key, e.value = ops[:keyLen:keyLen], ops[keyLen:end:end]
 		ops = ops[end:]
-		if err := fn(bucket, &e); err != nil {
-			return err
-		}
+		into.buckets[bucket].set(&e)
 	}
 	return nil
 }

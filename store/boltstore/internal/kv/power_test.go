@@ -25,7 +25,7 @@ var (
 
 // powerOptions are those of small files with many turns of the log.
 func powerOptions(p *powerDisk) Options {
-	o := Options{Format: 1, Buckets: []string{"a", "b"}, Growing: []string{"c"}, Mode: 0o600, Timeout: time.Second, LogSize: 4000, step: 4}
+	o := Options{Format: 1, Buckets: []string{"a", "b", "c"}, Mode: 0o600, Timeout: time.Second, LogSize: 4000, step: 4}
 	if p == nil {
 		o.NoSync = true
 	} else {
@@ -248,14 +248,8 @@ func (l *life) put(tx *Tx, next content) error {
 			continue
 		}
 		value := fmt.Sprint(l.n, ":", strings.Repeat(string(rune('a'+l.n%26)), l.r.IntN(500)))
-		do := tx.Bucket(bucket).Put
-		if bucket == 2 {
-			do = tx.Bucket(bucket).Append
-			next[bucket][key] += value
-		} else {
-			next[bucket][key] = value
-		}
-		if err := do([]byte(key), []byte(value)); err != nil {
+		next[bucket][key] = value
+		if err := tx.Bucket(bucket).Put([]byte(key), []byte(value)); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@ package kv
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -185,40 +184,16 @@ func (b *Bucket) inTree() *bbolt.Bucket {
 
 // Get returns the key's value, nil if it has none; an empty one is not nil.
 func (b *Bucket) Get(key []byte) []byte {
-	var room [3]*entry
-	pieces := room[:0] // to go behind what is found, the newest first
 	for _, l := range b.tx.layers {
 		switch e := l.buckets[b.id].get(key); {
 		case e == nil:
 		case e.kind == gone:
-			return join(nil, pieces)
-		case e.kind == put:
-			return join(e.value, pieces)
+			return nil
 		default:
-			pieces = append(pieces, e)
+			return e.value
 		}
 	}
-	v := b.fromTree(key)
-	if !b.grows() {
-		return v
-	}
-	old := grown(v)
-	for len(pieces) > 0 && pieces[len(pieces)-1].seq <= old.last() {
-		pieces = pieces[:len(pieces)-1] // the tree has got it in the meantime
-	}
-	return join(old.value(), pieces)
-}
-
-// join puts pieces behind a value. Without any it is the value itself.
-func join(value []byte, pieces []*entry) []byte {
-	if len(pieces) == 0 {
-		return value
-	}
-	whole := append(make([]byte, 0, 2*len(value)+64), value...)
-	for i := len(pieces) - 1; i >= 0; i-- {
-		whole = append(whole, pieces[i].value...)
-	}
-	return whole
+	return b.fromTree(key)
 }
 
 func (b *Bucket) fromTree(key []byte) []byte {
@@ -232,85 +207,24 @@ func (b *Bucket) fromTree(key []byte) []byte {
 	return nil
 }
 
-var (
-	errKey  = errors.New("a key is empty or too long")
-	errGrow = errors.New("values of this bucket are appended to, and of no other")
-)
+var errKey = errors.New("a key is empty or too long")
 
 // Put sets the key's value; it copies both.
-func (b *Bucket) Put(key, value []byte) error {
-	return b.put(&entry{key: key, value: value}, false)
-}
-
-// Append appends to the key's value, in a bucket of [Options.Growing].
-func (b *Bucket) Append(key, piece []byte) error {
-	return b.put(&entry{key: key, value: piece, kind: more}, true)
-}
+func (b *Bucket) Put(key, value []byte) error { return b.put(&entry{key: key, value: value}) }
 
 // Delete takes the key out, if it is there.
-func (b *Bucket) Delete(key []byte) error {
-	return b.put(&entry{key: key, kind: gone}, b.grows())
-}
+func (b *Bucket) Delete(key []byte) error { return b.put(&entry{key: key, kind: gone}) }
 
-func (b *Bucket) put(e *entry, grow bool) error {
+func (b *Bucket) put(e *entry) error {
 	if len(e.key) == 0 || len(e.key) > bbolt.MaxKeySize || len(e.value) > bbolt.MaxValueSize {
 		return fmt.Errorf("%w: %w", store.ErrInvalid, errKey)
-	}
-	if grow != b.grows() {
-		return fmt.Errorf("%w: %w", store.ErrInvalid, errGrow)
 	}
 	tx := b.tx
 	tx.batch = appendOp(tx.batch, b.id, e)
 	end := len(tx.batch)
 	at := end - len(e.value)
-	e.seq, e.value = tx.number, tx.batch[at:end:end]
+	e.value = tx.batch[at:end:end]
 	e.key = tx.batch[at-len(e.key) : at : at]
 	tx.layers[0].buckets[b.id].set(e)
 	return nil
 }
-
-// replay puts an operation of the log into a buffer. A bucket whose values grow
-// may have got it already, when the tree got a part of its batches.
-func (tx *Tx) replay(b *buffer, bucket uint8, e *entry) error {
-	if int(bucket) >= len(b.buckets) {
-		return errOp
-	}
-	if in := tx.Bucket(int(bucket)); !in.grows() || e.seq > grown(in.fromTree(e.key)).last() {
-		b.buckets[bucket].set(e)
-	}
-	return nil
-}
-
-// grown is a value that is appended to, as the tree has it: the batch of its last
-// piece before the value itself. The tree may have got a buffer in part, and then
-// gets it once more: what is there already is left out.
-//
-//	last batch 8 | value
-//
-// nil is none.
-type grown []byte
-
-const grownHead = 8
-
-func grow(seq uint64, value, piece []byte) grown {
-	g := binary.BigEndian.AppendUint64(make([]byte, 0, grownHead+len(value)+len(piece)), seq)
-	return append(append(g, value...), piece...)
-}
-
-func (g grown) last() uint64 {
-	if len(g) < grownHead {
-		return 0
-	}
-	return binary.BigEndian.Uint64(g)
-}
-
-func (g grown) value() []byte {
-	if len(g) < grownHead {
-		return g // damaged: whoever decodes it says so
-	}
-	return g[grownHead:]
-}
-
-func (db *DB) grows(bucket int) bool { return bucket >= len(db.opts.Buckets) }
-
-func (b *Bucket) grows() bool { return b.tx.db.grows(int(b.id)) }
