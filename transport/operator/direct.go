@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -213,7 +214,10 @@ func (d *Direct) Overview(ctx context.Context) (Overview, error) {
 		}
 		o.States = append(o.States, v)
 	}
-	o.Stuck, err = d.stuck(ctx, counts)
+	if o.Stuck, err = d.stuck(ctx, counts); err == nil && d.circuits != nil {
+		o.Stuck = append(o.Stuck, deadUpstreams(d.circuits(), counts.Now)...)
+		slices.SortStableFunc(o.Stuck, bySeriousness)
+	}
 	return o, err
 }
 

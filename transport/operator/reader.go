@@ -77,6 +77,7 @@ type Circuit struct {
 	Upstream string `json:"upstream"` // token_service, connector, login …
 	Host     string `json:"host"`
 	Open     bool   `json:"open"`    // requests are refused, but for the one that tries
+	Since    Time   `json:"since"`   // when it opened; zero unless it is open
 	Opened   int64  `json:"opened"`  // how often that began
 	Refused  int64  `json:"refused"` // requests that were refused
 	Retried  int64  `json:"retried"` // requests that were made again

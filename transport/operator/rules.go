@@ -6,7 +6,7 @@ import (
 )
 
 // The stuck rules (docs/state-machine.md §7). The first six are about one
-// attempt, the others about many.
+// attempt, the others about many, and the last one about the process that is asked.
 const (
 	RuleIdleOld        = "idle-old"
 	RuleWaiting        = "waiting"
@@ -20,6 +20,7 @@ const (
 	RuleCredentials    = "credentials"
 	RuleFailureBurst   = "failure-burst"
 	RuleUnreadable     = "unreadable"
+	RuleUpstreamDead   = "upstream-dead"
 )
 
 // The levels of a finding. Only errors make `inspect --check` fail.
@@ -132,6 +133,11 @@ var ruleTexts = [...]ruleText{
 		RuleUnreadable, LevelError,
 		"A stored attempt cannot be decoded: a newer program wrote it, or it is damaged. It is set aside and stops nothing else.",
 		"Run the newest version that has used this store. If that cannot read it either, take the store back from a copy.",
+	},
+	{
+		RuleUpstreamDead, LevelError,
+		"An upstream does not answer this bot, so its requests are refused at once and nobody waits for them in vain.",
+		"Find out why it does not answer: network, proxy, firewall, an outage. Every few seconds one request tries; the finding goes with the first answer.",
 	},
 }
 

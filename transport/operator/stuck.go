@@ -131,6 +131,21 @@ func StuckFleet(f Fleet, r Rules) []Finding {
 	return found
 }
 
+// deadUpstreams are findings about the upstreams that do not answer this process.
+func deadUpstreams(circuits []Circuit, now time.Time) []Finding {
+	var found []Finding
+	for _, c := range circuits {
+		if !c.Open {
+			continue
+		}
+		f := finding(RuleUpstreamDead, max(now.Sub(c.Since.Time), 0), "doctor")
+		f.Subject = c.Upstream + " at " + c.Host
+		f.Detail = fmt.Sprintf("%d requests refused at once", c.Refused)
+		found = append(found, f)
+	}
+	return found
+}
+
 func (f *Fleet) unreadable() []Finding {
 	found := make([]Finding, len(f.Corrupt))
 	for i, c := range f.Corrupt {

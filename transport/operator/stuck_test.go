@@ -413,6 +413,29 @@ func TestLateTroubleIsSeen(t *testing.T) {
 	}
 }
 
+// What a process has given up on for the moment is among what needs somebody, the most
+// serious first, and its age is by the store's clock.
+func TestDeadUpstream(t *testing.T) {
+	st := memstore.New(morning)
+	d := direct(st)
+	since := operator.Time{Time: morning().Add(-90 * time.Second)}
+	d.CountCircuits(func() []operator.Circuit {
+		return []operator.Circuit{
+			{Upstream: "token_service", Host: "token.example", Open: true, Since: since, Opened: 1, Refused: 7},
+			{Upstream: "connector", Host: "smba.example", Opened: 3},
+		}
+	})
+	o, err := d.Overview(t.Context())
+	if err != nil || said(o.Stuck) != "upstream-dead error" {
+		t.Fatalf("%s, %v", said(o.Stuck), err)
+	}
+	f := o.Stuck[0]
+	if f.Subject != "token_service at token.example" || f.Age.Duration() != 90*time.Second || !strings.Contains(f.Detail, "7 requests") ||
+		f.Command != "signin-engine doctor" || f.Advice == "" {
+		t.Errorf("%+v", f)
+	}
+}
+
 // An advice is the same for every finding of a rule, so that it can be said
 // once, and what is to be pasted is a command of the program.
 func TestAdvice(t *testing.T) {
@@ -481,7 +504,7 @@ func TestExplain(t *testing.T) {
 		"200", "404", "502", "C2", "b2/late",
 		operator.RuleIdleOld, operator.RuleWaiting, operator.RulePastExpiry, operator.RuleConsentPending, operator.RuleLeaseExpired,
 		operator.RuleFlapping, operator.RuleCallbackLag, operator.RuleOrphans, operator.RuleLookupsFailing, operator.RuleCredentials,
-		operator.RuleFailureBurst, operator.RuleUnreadable,
+		operator.RuleFailureBurst, operator.RuleUnreadable, operator.RuleUpstreamDead,
 	} {
 		e, ok := operator.Explain(word)
 		if !ok || e.Meaning == "" || e.Advice == "" || e.Kind == "" {

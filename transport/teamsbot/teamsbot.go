@@ -202,7 +202,10 @@ func CountCircuits(ways *upstream.Set) func() []operator.Circuit {
 	return func() []operator.Circuit {
 		var all []operator.Circuit
 		for _, c := range ways.Circuits() {
-			all = append(all, operator.Circuit(c))
+			all = append(all, operator.Circuit{
+				Upstream: c.Upstream, Host: c.Host, Open: c.Open, Since: operator.Time{Time: c.Since},
+				Opened: c.Opened, Refused: c.Refused, Retried: c.Retried,
+			})
 		}
 		return all
 	}

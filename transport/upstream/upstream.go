@@ -112,6 +112,7 @@ type circuit struct {
 	*gobreaker.TwoStepCircuitBreaker[struct{}]
 	host             string
 	until            atomic.Int64 // Unix ns: when one request is let through
+	since            atomic.Int64 // Unix ns: when it opened the last time
 	opened           atomic.Int64
 	refused, retried atomic.Int64
 }
@@ -325,6 +326,7 @@ func (t *Transport) circuit(host string) *circuit {
 			case gobreaker.StateOpen:
 				c.until.Store(time.Now().Add(t.cfg.OpenFor).UnixNano())
 				if from == gobreaker.StateClosed {
+					c.since.Store(time.Now().UnixNano())
 					c.opened.Add(1)
 					log.Warn().Str("code", CodeOpen).Msg("upstream does not answer: requests to it are refused until it does")
 				}
@@ -410,6 +412,8 @@ type Circuit struct {
 	// Open says that requests are refused, but for the one that tries. Where nobody
 	// has asked for 5 min it is not known any more, and false.
 	Open bool
+	// Since is when it opened, zero if it is not open.
+	Since time.Time
 	// Opened, Refused and Retried count since the start: how often it opened, the
 	// requests that were refused, and those that were made again.
 	Opened, Refused, Retried int64
@@ -424,10 +428,14 @@ func (c *circuit) dead(now time.Time) bool {
 func (t *Transport) Circuits() []Circuit {
 	var all []Circuit
 	for _, c := range t.hosts.Values() {
-		all = append(all, Circuit{
+		one := Circuit{
 			Upstream: t.cfg.Name, Host: c.host, Open: c.dead(time.Now()),
 			Opened: c.opened.Load(), Refused: c.refused.Load(), Retried: c.retried.Load(),
-		})
+		}
+		if one.Open {
+			one.Since = time.Unix(0, c.since.Load()).UTC()
+		}
+		all = append(all, one)
 	}
 	slices.SortFunc(all, func(a, b Circuit) int { return cmp.Compare(a.Host, b.Host) })
 	return all
