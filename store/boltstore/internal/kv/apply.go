@@ -125,7 +125,7 @@ func (db *DB) apply(b *buffer, applied uint64, logged bool) (err error) {
 			if done, err = a.step(tx, db.opts.step); err != nil || !done {
 				return err
 			}
-			return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(applied, logged)) //nolint:wrapcheck // of the package
+			return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(applied, logged))
 		})
 		if err != nil {
 			return fmt.Errorf("write the tree: %w", err)
