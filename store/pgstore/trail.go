@@ -61,10 +61,11 @@ where e.pos > @pos and e.at >= @since and pg_visible_in_snapshot(` + wroteSQL + 
 
 	// firstSQL goes through the first snapshot. A line of what happened since a time
 	// was written after those of an attempt that is clearly older, so the newest of
-	// these attempts says where to begin.
+	// these attempts says where to begin, unless it came with a dump.
 	firstSQL = linesSQL + `e.pos >= coalesce((
   select e.pos from (select a.id, a.born from attempts a where a.id < @since_id order by a.id desc limit 1) a
-  join events e on e.attempt = a.id and e.born = a.born order by e.seq limit 1), 0)
+  join events e on e.attempt = a.id and e.born = a.born and pg_visible_in_snapshot(` + wroteSQL + `, @now::text::pg_snapshot)
+  order by e.seq limit 1), 0)
 order by e.pos limit @limit`
 
 	// nextSQL goes through what a snapshot shows and the one before did not. What

@@ -91,3 +91,34 @@ func TestTrailSeesWhatCommitsLate(t *testing.T) {
 		}
 	}
 }
+
+// TestTrailAfterRestore: lines that came with the dump of a server which had made more
+// transactions hide none that are written here.
+func TestTrailAfterRestore(t *testing.T) {
+	s, err := Open(t.Context(), pgtest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(user string, at time.Time) {
+		t.Helper()
+		a := storetest.NewAttempt(at, user, "graph")
+		c := store.Commit{Put: []store.Attempt{a}, Events: []store.Event{{Attempt: a.ID, Kind: store.EventNote, Time: at, Detail: user}}}
+		if err := s.Apply(t.Context(), []store.Commit{c})[0]; err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("29:old", info.Now.Add(-3*time.Hour))
+	if _, err := s.pool.Exec(t.Context(), `update events set pos = pos + (1::bigint << 48)`); err != nil {
+		t.Fatal(err)
+	}
+	write("29:new", info.Now)
+	page, err := s.Trail(t.Context(), store.TrailQuery{Since: info.Now.Add(-time.Minute)})
+	if err != nil || len(page.Events) != 1 || page.Events[0].Detail != "29:new" {
+		t.Errorf("%+v, %v; want the line that was written here", page.Events, err)
+	}
+}
