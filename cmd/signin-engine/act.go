@@ -113,6 +113,7 @@ func (c *cli) printResult(v operator.View) error {
 	if c.format == formatJSON {
 		return c.printJSON(v)
 	}
+	v = made(v)
 	state := string(v.State)
 	if w := why(&v); w != "" {
 		state += " (" + w + ")"

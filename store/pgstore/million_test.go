@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/pgstore"
@@ -251,5 +255,33 @@ func TestMillion(t *testing.T) {
 				t.Errorf("it reads %d blocks, want at most %d. The worst:\n%s", sum, most, text)
 			}
 		})
+	}
+	t.Run("console", func(t *testing.T) { consolePages(t, reader) })
+}
+
+// consolePages loads the pages that people look at most, through the console's own
+// handler. How long that takes is in the test's log.
+func consolePages(t *testing.T, reader operator.Reader) {
+	t.Helper()
+	newest, err := reader.List(t.Context(), operator.Query{Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	console := operator.NewHandler(operator.HandlerConfig{Reader: reader, Log: zerolog.Nop()})
+	for _, path := range []string{"/", "/attempts", "/attempts/" + newest.Attempts[0].ID, "/users/29:77", "/connections/graph"} {
+		took := make([]time.Duration, 21)
+		for i := range took {
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+path, http.NoBody)
+			req.Header.Set("Accept", "text/html")
+			page := httptest.NewRecorder()
+			began := time.Now()
+			console.ServeHTTP(page, req)
+			took[i] = time.Since(began)
+			if page.Code != http.StatusOK || !strings.Contains(page.Body.String(), "</html>") {
+				t.Fatalf("%s: %d %s", path, page.Code, page.Body)
+			}
+		}
+		slices.Sort(took)
+		t.Logf("%-40s median %s, slowest %s", path, took[10].Round(10*time.Microsecond), took[20].Round(10*time.Microsecond))
 	}
 }

@@ -36,7 +36,7 @@ const (
 // a terminal's escape, and far too much of it.
 func hostile() string {
 	return `<script>document.title="taken"</script><img src=x onerror="document.title='taken'">"'` +
-		"\u202etxt.exe\u202c\u2066\u200f\x1b[31m" + strings.Repeat("W", 10<<10)
+		"\u202etxt.exe\u202c\u2066\u200f\x1b[31m\x00" + strings.Repeat("W", 10<<10)
 }
 
 // stage is a bot on an emulated Teams, whose clock can be put back to let
@@ -225,6 +225,11 @@ func (s *stage) play(t *testing.T) {
 			must(t, err)
 		}
 	})
+	without := s.user("Ben Walters")
+	s.emulator.AddFault(emulator.Fault{Operation: emulator.OpGetToken, Times: 1, Status: http.StatusForbidden, Code: "Forbidden"})
+	_, err := without.SendMessage(t.Context(), "login graph")
+	must(t, err)
+	s.ids["without"] = without.User.ID
 	callback := s.user("Henrietta Mueller")
 	s.failing.Store(true)
 	s.at(t, 9*time.Minute, "callback", callback, "graph", exchange(callback, "sso-callback"))

@@ -340,6 +340,9 @@ func says(e EventView) string {
 		if e.Status == 0 {
 			return "Called " + e.Invoke + ": no answer."
 		}
+		if notSignedIn(e) {
+			return "Called " + e.Invoke + ": " + statusWord(e.Status) + ", which means not signed in."
+		}
 		return "Called " + e.Invoke + ": " + statusWord(e.Status) + "."
 	case store.EventAnswer:
 		return "The bot answered " + cmp.Or(e.Invoke, "the invoke") + " with " + statusWord(e.Status) + "."
@@ -381,20 +384,27 @@ func receivedWords(invoke string) string {
 		return "The Teams client reported that silent sign-on failed."
 	case "message":
 		return "The user wrote to the bot."
+	case "signin":
+		return "The bot's own code asked for a sign-in."
 	default:
 		return "Received " + cmp.Or(invoke, "an activity") + "."
 	}
 }
 
-// isBad reports whether a line is of a failure. A GetToken that answers 404 only
-// means that nobody is signed in.
+// notSignedIn reports whether a line is of a GetToken that answered 404: nobody is
+// signed in, and nothing has failed.
+func notSignedIn(e EventView) bool {
+	return e.Kind == store.EventUpstream && e.Status == http.StatusNotFound && strings.EqualFold(e.Invoke, tokensvc.OpGetToken)
+}
+
+// isBad reports whether a line is of a failure.
 func isBad(e EventView) bool {
 	switch {
 	case e.Kind == store.EventCallback:
 		return callbackWords(e.Detail) != callbackWords("")
 	case e.Kind == store.EventSecurity, e.To == store.Failed && e.From != store.Failed:
 		return true
-	case e.Kind == store.EventUpstream && e.Status == http.StatusNotFound && strings.EqualFold(e.Invoke, "GetToken"):
+	case notSignedIn(e):
 		return false
 	case e.Kind == store.EventUpstream && e.Status == 0:
 		return true

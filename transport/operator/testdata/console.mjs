@@ -9,7 +9,7 @@ const pages = {
   overview: "/", attempts: "/attempts", filtered: "/attempts?state=Failed&since=24h&reason=client_failure", stuck: "/attempts?stuck=true",
   consent: attempt("consent"), killed: attempt("killed"), complete: attempt("popup"), callback: attempt("callback"), hostile: attempt("hostile"),
   waiting: attempt("waiting"), failures: `${attempt("consent")}?show=failures`, user: `/users/${encodeURIComponent(process.env.USER_ID)}`,
-  connection: "/connections/graph", diagram: "/diagram", several: `/search?q=${ids.consent.slice(0, 4)}`, bulk: "/attempts/act?action=cancel", one: "/attempts/act?action=redeliver&connection=graph",
+  without: `/users/${encodeURIComponent(ids.without)}`, connection: "/connections/graph", diagram: "/diagram", several: `/search?q=${ids.consent.slice(0, 4)}`, bulk: "/attempts/act?action=cancel", one: "/attempts/act?action=redeliver&connection=graph",
 };
 const refused = { "nothing found": ["/search?q=zzzz-nothing", 404], "no such attempt": ["/attempts/01ZZZZZZ", 404], "bad filter": ["/attempts?state=Foo", 400] };
 
