@@ -22,7 +22,9 @@ func (db *DB) startLog() error {
 	}
 	err := db.log.create(db.opts.Mode)
 	if err == nil {
-		err = db.apply(newBuffer(len(db.buckets)), db.given, true)
+		b := newBuffer(len(db.buckets))
+		b.last = db.given
+		err = db.apply(b, true)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, errors.Join(err, db.log.close()))
@@ -44,7 +46,7 @@ func (db *DB) room(ctx context.Context) error {
 	if full {
 		db.seal()
 		db.log.swap()
-		db.running.Go(func() { _ = db.release(context.WithoutCancel(ctx)) }) // if it fails, settle tries again
+		db.running.Go(func() { _ = db.release(context.WithoutCancel(ctx), true) }) // if it fails, settle tries again
 	}
 	return nil
 }
@@ -60,11 +62,12 @@ func (db *DB) seal() {
 // settle waits until the tree has every sealed buffer.
 func (db *DB) settle(ctx context.Context) error {
 	db.running.Wait()
-	return db.release(ctx)
+	return db.release(ctx, true)
 }
 
-// release gives the sealed buffer to the tree, if there is one.
-func (db *DB) release(ctx context.Context) error {
+// release gives the sealed buffer to the tree, if there is one. logged: the tree
+// needs the log.
+func (db *DB) release(ctx context.Context, logged bool) error {
 	if err := db.hold(ctx); err != nil {
 		return err
 	}
@@ -72,7 +75,7 @@ func (db *DB) release(ctx context.Context) error {
 	if db.sealed == nil {
 		return nil
 	}
-	if err := db.apply(db.sealed, db.sealed.last, true); err != nil {
+	if err := db.apply(db.sealed, logged); err != nil {
 		return err
 	}
 	db.front.Lock()
@@ -88,18 +91,12 @@ func (db *DB) drain(ctx context.Context) error {
 	if err := db.settle(ctx); err != nil || !some {
 		return err
 	}
-	if err := db.hold(ctx); err != nil {
-		return err
-	}
-	defer db.mu.RUnlock()
+	db.active.last = db.given // what was refused does not come back
 	db.seal()
-	if err := db.apply(db.sealed, db.given, false); err != nil {
+	if err := db.release(ctx, false); err != nil {
 		return err
 	}
-	db.front.Lock()
-	defer db.front.Unlock()
-	db.sealed, db.logged = nil, false
-	db.active.last = db.given
+	db.logged = false
 	return db.log.close()
 }
 
@@ -111,7 +108,7 @@ const applyStep = 1000
 // which batch it has everything. Until the last step a reader finds the buffer
 // first, and after a crash the log is played over what is there. Nobody else
 // applies meanwhile; db.mu is held.
-func (db *DB) apply(b *buffer, applied uint64, logged bool) (err error) {
+func (db *DB) apply(b *buffer, logged bool) (err error) {
 	defer func() {
 		db.behind.Store(err != nil)
 		if err != nil {
@@ -125,28 +122,13 @@ func (db *DB) apply(b *buffer, applied uint64, logged bool) (err error) {
 			if done, err = a.step(tx, db.opts.step); err != nil || !done {
 				return err
 			}
-			return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(applied, logged))
+			return tx.Bucket(bucketMeta).Put(metaApplied, appliedRow(b.last, logged))
 		})
 		if err != nil {
 			return fmt.Errorf("write the tree: %w", err)
 		}
 	}
 	return nil
-}
-
-// firmTree brings to the disk what was read of the tree: its meta pages may have
-// come from memory, and what they replace is about to be written over. A sync
-// alone does not help after one that failed.
-func (db *DB) firmTree() error {
-	raw := make([]byte, 2*db.tree.Info().PageSize)
-	f, err := db.fs.open(db.path, os.O_RDWR, db.opts.Mode)
-	if err != nil {
-		return err
-	}
-	if _, err = f.ReadAt(raw, 0); err == nil {
-		err = rewrite(db.fs, db.path, db.opts.Mode, raw)
-	}
-	return errors.Join(err, f.Close())
 }
 
 // commit runs fn in a writing transaction of the tree. It does without bbolt's
@@ -157,7 +139,9 @@ func (db *DB) commit(fn func(tx *bbolt.Tx) error) error {
 		return err //nolint:wrapcheck // names the file
 	}
 	if !db.firm {
-		if err := db.firmTree(); err != nil {
+		// What was read of the meta pages may have come from memory, and what they
+		// replace is about to be written over.
+		if err := rewrite(db.fs, db.path, 2*db.tree.Info().PageSize); err != nil {
 			return fmt.Errorf("tree: %w", err)
 		}
 		db.firm = true
@@ -298,7 +282,7 @@ func (db *DB) copied(ctx context.Context, w io.Writer) (n int64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, whole.tree.Close()) }()
-	if err := whole.apply(db.sealed, db.given, false); err != nil {
+	if err := whole.apply(db.sealed, false); err != nil {
 		return 0, err
 	}
 	return whole.Snapshot(ctx, w)

@@ -46,12 +46,13 @@ func checkTree(path string, size int64) error {
 }
 
 const (
-	checkAlways = 64 << 20
-	bboltMagic  = 0xED0CDAED
-	pageHead    = 16
-	element     = 16
-	maxDepth    = 64 // of pages; a tree of this depth would not fit on any disk
-	noFreelist  = math.MaxUint64
+	checkAlways  = 64 << 20
+	bboltMagic   = 0xED0CDAED
+	bboltVersion = 2
+	pageHead     = 16
+	element      = 16
+	maxDepth     = 64 // of pages; a tree of this depth would not fit on any disk
+	noFreelist   = math.MaxUint64
 
 	branchPage   = 0x01
 	leafPage     = 0x02
@@ -88,7 +89,7 @@ func (c *checker) meta(size int64) (root, free uint64) {
 		b := c.read(at+pageHead, 64)
 		sum := fnv.New64a()
 		_, _ = sum.Write(b[:56])
-		if tx := u64(b[48:]); u32(b) == bboltMagic && sum.Sum64() == u64(b[56:]) && (c.pageSize == 0 || tx > newest) {
+		if tx := u64(b[48:]); u32(b) == bboltMagic && u32(b[4:]) == bboltVersion && sum.Sum64() == u64(b[56:]) && (c.pageSize == 0 || tx > newest) {
 			root, free, newest, c.pageSize = u64(b[16:]), u64(b[32:]), tx, uint64(u32(b[8:]))
 			c.pages = min(u64(b[40:]), uint64(size)/c.pageSize)
 		}

@@ -1,10 +1,6 @@
 package kv
 
-import (
-	"bytes"
-
-	"go.etcd.io/bbolt"
-)
+import "bytes"
 
 // Next returns one key after the other; a nil key is the end. What it returns is
 // valid until the transaction ends.
@@ -88,28 +84,24 @@ func (s *sorted) walk(key []byte, down bool) func() entry {
 }
 
 func (b *Bucket) walkTree(key []byte, down bool) func() entry {
-	var c *bbolt.Cursor
-	return func() entry {
+	var step func() (key, value []byte)
+	return func() (e entry) {
 		defer asDamage()
-		if c != nil {
-			if down {
-				return treeEntry(c.Prev())
-			}
-			return treeEntry(c.Next())
+		if step != nil {
+			e.key, e.value = step()
+			return e
 		}
-		c = b.inTree().Cursor()
-		if key == nil && down {
-			return treeEntry(c.Last())
+		c := b.inTree().Cursor()
+		if step = c.Next; down {
+			step = c.Prev
 		}
-		k, v := c.Seek(key)
+		e.key, e.value = c.Seek(key)
 		switch {
-		case !down:
-			return treeEntry(k, v)
-		case k == nil:
-			return treeEntry(c.Last())
+		case down && (key == nil || e.key == nil):
+			e.key, e.value = c.Last()
+		case down:
+			e.key, e.value = c.Prev()
 		}
-		return treeEntry(c.Prev())
+		return e
 	}
 }
-
-func treeEntry(key, value []byte) entry { return entry{key: key, value: value} }

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -210,26 +209,18 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 		tree, err = db.fs.tree(path, db.opts.Mode, opts)
 		return err
 	})
-	var (
-		pathErr *fs.PathError
-		errno   syscall.Errno
-	)
-	switch {
-	case err == nil:
+	if err == nil {
 		tree.NoFreelistSync, tree.AllocSize = false, minGrowth
 		db.file = f
 		return tree, nil
-	case f != nil:
+	}
+	if f != nil {
 		letGo(f)
 	}
-	switch {
-	case errors.Is(err, berrors.ErrTimeout):
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("another process has it open; snapshot copies it all the same: %w", store.ErrLocked)
-	case errors.As(err, &pathErr), errors.As(err, &errno), errors.Is(err, store.ErrCorrupt):
-		return nil, fmt.Errorf("bbolt: %w", err)
-	default:
-		return nil, fmt.Errorf("no bbolt database: %w (%w)", store.ErrCorrupt, err)
 	}
+	return nil, fmt.Errorf("bbolt: %w", err)
 }
 
 // letGo gives back the lock of a tree that bbolt cannot close: it panicked, and
@@ -309,14 +300,14 @@ func (db *DB) recover(m meta) error {
 		return nil
 	}
 	if m.logged || !b.empty() {
-		if err := db.log.firm(raw, db.opts.Mode); err != nil {
+		if err := db.log.firm(raw); err != nil {
 			return err
 		}
 		db.given++
-		if err := db.apply(b, db.given, false); err != nil {
+		b.last, db.active.last = db.given, db.given
+		if err := db.apply(b, false); err != nil {
 			return err
 		}
-		db.active.last = db.given
 		db.log.remove()
 	}
 	db.sealed = nil

@@ -216,27 +216,32 @@ func (l *log) parse(raw []byte) (batch, bool) {
 	return b, true
 }
 
-// firm brings to the disk what was read: it may have come from memory, and after
-// a sync that failed the disk is not asked again about what is not written again.
-func (l *log) firm(raw [2][]byte, mode fs.FileMode) error {
+// firm brings to the disk what was read: it may have come from memory.
+func (l *log) firm(raw [2][]byte) error {
 	for i, path := range l.paths {
-		if len(raw[i]) == 0 {
-			continue
-		}
-		if err := rewrite(l.fs, path, mode, raw[i]); err != nil {
+		if err := rewrite(l.fs, path, len(raw[i])); err != nil {
 			return fmt.Errorf("log: %w", err)
 		}
 	}
 	return nil
 }
 
-// rewrite writes the beginning of a file as it is, and syncs it.
-func rewrite(fs files, path string, mode fs.FileMode, raw []byte) error {
-	f, err := fs.open(path, os.O_RDWR, mode)
+// rewrite writes the first bytes of a file as they are, and syncs it. A sync alone
+// does not help after one that failed: the disk is not asked again about what is
+// not written again.
+func rewrite(fs files, path string, n int) error {
+	if n == 0 {
+		return nil
+	}
+	f, err := fs.open(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	if _, err = f.WriteAt(raw, 0); err == nil {
+	raw := make([]byte, n)
+	if _, err = f.ReadAt(raw, 0); err == nil {
+		_, err = f.WriteAt(raw, 0)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())

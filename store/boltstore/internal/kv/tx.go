@@ -126,10 +126,6 @@ func (db *DB) Probe(ctx context.Context, fn func(tx *Tx) error) error {
 
 // update is [DB.Update]; db.writer is held.
 func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
-	if err := db.hold(ctx); err != nil {
-		return err
-	}
-	db.mu.RUnlock()
 	if err := db.room(ctx); err != nil {
 		return err
 	}
