@@ -25,6 +25,7 @@ import (
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/directsso"
 	"github.com/signin-engine/signin-engine/transport/metrics"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
@@ -111,6 +112,19 @@ func wire(path, tokenServiceURL, loginURL, appID, tenantID string, secret tokens
 		return nil, err
 	}
 	return &parts{store: st, engine: eng, hosts: hosts, connector: connector}, nil
+}
+
+func directly(appID string, st store.Store, credentials machine.OnBehalfOf, key []byte) ([]machine.Connection, error) {
+	direct, err := directsso.New(directsso.Config{
+		AppID: appID, Connection: "calendar", Scopes: []string{"https://graph.microsoft.com/Calendars.Read"},
+		SignInLink: "https://bot.example.com/consent", OnBehalfOf: credentials,
+		Store: st, Keys: [][]byte{key}, // 32 bytes: openssl rand 32
+	})
+	if err != nil {
+		return nil, err
+	}
+	calendar := machine.Connection{Name: "calendar", Tokens: direct}
+	return []machine.Connection{{Name: "graph"}, calendar}, nil
 }
 
 func endpoint(appID string, eng *machine.Engine, hosts *teams.AllowList, bot teams.Bot, log zerolog.Logger) (http.Handler, error) {
@@ -326,6 +340,25 @@ func TestSignIn(t *testing.T) {
 	}
 	if _, err := emu.WaitForText(t.Context(), user.Conversation.ID, "You are signed in."); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDirectly: the connection of that section is one that an engine takes.
+func TestDirectly(t *testing.T) {
+	st, err := boltstore.Open(filepath.Join(t.TempDir(), "signin.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = st.Close() }()
+	credentials, err := tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{
+		LoginURL: "https://login.example", ClientID: "app", ClientSecret: tokensvc.NewSecret("secret"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	connections, err := directly("app", st, credentials, make([]byte, 32))
+	if err != nil || len(connections) != 2 || connections[1].Tokens == nil {
+		t.Errorf("%+v, %v", connections, err)
 	}
 }
 

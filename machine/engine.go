@@ -25,8 +25,8 @@ type Connection struct {
 	NoSSO       bool   // the card never offers silent SSO
 
 	// Tokens stands in for the Token Service on this connection: the bot signs its
-	// users in itself. Such a connection has no part in signin/verifyState. nil =
-	// Config.Tokens.
+	// users in itself. Such a connection has no part in signin/verifyState, and one
+	// whose Tokens is a [Redeemer] none in signin/tokenExchange. nil = Config.Tokens.
 	Tokens TokenService
 }
 

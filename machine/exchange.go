@@ -64,7 +64,7 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 // connection takes any name.
 func (c *call) connectionOf(ctx context.Context, id, name string) (connection string, known bool, err error) {
 	e := c.eng
-	if f := e.registered(name); f != nil && f.conn.Tokens == nil {
+	if f := e.registered(name); f != nil && f.exchanges() {
 		return f.conn.Name, true, nil // where the id leads, byExchange sees
 	}
 	if only := e.onlyChat(); only != nil {
@@ -88,13 +88,19 @@ func (c *call) connectionOf(ctx context.Context, id, name string) (connection st
 	return f.conn.Name, true, nil
 }
 
-// onlyChat is the connection that all exchanges are about, if there is just one:
-// those that the bot signs its users in to by itself have none.
+// exchanges reports whether clients send SSO tokens for the connection: for one whose
+// popup is the bot's own they do not.
+func (f *Flow) exchanges() bool {
+	_, popup := f.conn.Tokens.(Redeemer)
+	return !popup
+}
+
+// onlyChat is the connection that all exchanges are about, if there is just one.
 func (e *Engine) onlyChat() *Flow {
 	var only *Flow
 	for _, f := range e.flows {
 		switch {
-		case f.conn.Tokens != nil:
+		case !f.exchanges():
 		case only != nil:
 			return nil
 		default:

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/transport/internal/vault"
 )
 
 const (
@@ -34,9 +35,9 @@ func (p *Popup) start(w http.ResponseWriter, r *http.Request) {
 		p.show(w, p.failed(http.StatusBadGateway, reasonDown))
 		return
 	}
-	state, secret := token(stateBytes), token(cookieBytes)
+	state, secret := vault.RandomText(stateBytes), vault.RandomText(cookieBytes)
 	f := flow{
-		who: link.who, Attempt: link.Attempt, Verifier: oauth2.GenerateVerifier(), Nonce: token(stateBytes),
+		who: link.who, Attempt: link.Attempt, Verifier: oauth2.GenerateVerifier(), Nonce: vault.RandomText(stateBytes),
 		Cookie: hashed(secret), Began: p.clock().UTC(),
 	}
 	m, err := p.sealed(p.stateName(state), 1, p.clock().Add(p.popupLife), f)
@@ -150,7 +151,7 @@ func (p *Popup) begun(r *http.Request, state string) (flow, store.Mark, ending) 
 
 // issue keeps the credentials under a new security code.
 func (p *Popup) issue(ctx context.Context, f *flow, c credentials) (string, error) {
-	code := token(codeBytes)
+	code := vault.RandomText(codeBytes)
 	expires := p.clock().Add(p.codeLife)
 	m, err := p.sealed(p.codeName(code), 1, expires, issued{
 		who: f.who, Attempt: f.Attempt, Check: p.codeCheck(code), Expires: expires.UTC(), Began: f.Began, Credentials: c,

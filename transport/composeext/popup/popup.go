@@ -16,6 +16,7 @@ import (
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/transport/internal/vault"
 )
 
 // Popup signs users in to one connection. It is a machine.Redeemer, and the
@@ -25,7 +26,7 @@ type Popup struct {
 	public          *url.URL
 	store           Store
 	macs            []byte // key of the names of records
-	ring            *keyring
+	ring            *vault.Ring
 	provider        *provider
 	page            *template.Template
 	policy          string // Content-Security-Policy
@@ -54,7 +55,7 @@ func New(cfg Config) (*Popup, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("popup: %w", err)
 	}
-	ring, err := newKeyring(cfg.Keys)
+	ring, err := vault.New(cfg.Keys)
 	if err != nil {
 		return nil, fmt.Errorf("popup: %w", err)
 	}
@@ -64,7 +65,7 @@ func New(cfg Config) (*Popup, error) {
 	}
 	p := &Popup{
 		app: cfg.AppID, connection: cfg.Connection, public: public, store: cfg.Store,
-		macs: mac(cfg.Store.Secret(), "signin-engine popup"), ring: ring,
+		macs: vault.MAC(cfg.Store.Secret(), "signin-engine popup"), ring: ring,
 		page: pageTemplate(), words: cfg.Words.orDefault(),
 		teamsJS: script{or(cfg.TeamsJSURL, DefaultTeamsJSURL), or(cfg.TeamsJSIntegrity, DefaultTeamsJSIntegrity)},
 		width:   or(cfg.Width, DefaultWidth), height: or(cfg.Height, DefaultHeight),
@@ -121,7 +122,7 @@ func (p *Popup) Link(turn *machine.Turn, attempt string) (string, error) {
 }
 
 func (p *Popup) link(user who, attempt string) (string, error) {
-	sealed, err := p.ring.seal(p.ticketName(), ticket{user, attempt, p.clock().Add(p.linkLife)})
+	sealed, err := p.ring.Seal(p.ticketName(), ticket{user, attempt, p.clock().Add(p.linkLife)})
 	if err != nil {
 		return "", err
 	}
@@ -141,7 +142,7 @@ func (p *Popup) ticketName() string {
 func (p *Popup) open(text string) (ticket, bool) {
 	var t ticket
 	sealed, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || p.ring.open(p.ticketName(), sealed, &t) != nil {
+	if err != nil || p.ring.Open(p.ticketName(), sealed, &t) != nil {
 		return ticket{}, false
 	}
 	return t, t.MRI != "" && p.clock().Before(t.Expires)
@@ -173,16 +174,16 @@ type issued struct {
 // from.
 func (p *Popup) name(kind string, parts ...string) string {
 	all := append([]string{kind, p.app, strings.ToLower(p.connection)}, parts...)
-	return "popup " + kind + " " + base64.RawURLEncoding.EncodeToString(mac(p.macs, all...))
+	return "popup " + kind + " " + base64.RawURLEncoding.EncodeToString(vault.MAC(p.macs, all...))
 }
 
 // sealed is a record as it is written.
 func (p *Popup) sealed(name string, version int64, expires time.Time, v any) (store.Mark, error) {
-	value, err := p.ring.seal(name, v)
+	value, err := p.ring.Seal(name, v)
 	return store.Mark{Name: name, Version: version, Value: value, Expires: expires}, err
 }
 
-// read finds a record; ErrNotFound of package store if there is none, and errSeal
+// read finds a record; ErrNotFound of package store if there is none, and vault.ErrSeal
 // too if there is one that does not open.
 func (p *Popup) read(ctx context.Context, name string, v any) (store.Mark, error) {
 	m, err := p.store.Mark(ctx, name)
@@ -192,7 +193,7 @@ func (p *Popup) read(ctx context.Context, name string, v any) (store.Mark, error
 	if len(m.Value) == 0 {
 		return m, nil
 	}
-	if err := p.ring.open(name, m.Value, v); err != nil {
+	if err := p.ring.Open(name, m.Value, v); err != nil {
 		p.log.Error().Err(err).Msg("popup: a record cannot be read")
 		return m, errors.Join(store.ErrNotFound, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/internal/vault"
 )
 
 const (
@@ -60,7 +61,7 @@ func (p *Popup) slotName(user string, slot int) string {
 }
 
 // load finds a user's credentials; ErrNotFound of package store if there are none.
-// If it matches errSeal too, some are in the slot and none of our keys opens them.
+// If it matches vault.ErrSeal too, some are in the slot and none of our keys opens them.
 func (p *Popup) load(ctx context.Context, user string) (kept, error) {
 	for slot := range slots {
 		got := kept{slot: slot}
@@ -68,7 +69,7 @@ func (p *Popup) load(ctx context.Context, user string) (kept, error) {
 		if err == nil {
 			return got, nil
 		}
-		if !errors.Is(err, store.ErrNotFound) || errors.Is(err, errSeal) {
+		if !errors.Is(err, store.ErrNotFound) || errors.Is(err, vault.ErrSeal) {
 			return kept{slot: slot}, fmt.Errorf("read credentials: %w", err)
 		}
 	}
@@ -93,7 +94,7 @@ func (p *Popup) replaced(user string, old *kept, c kept) ([]store.Mark, error) {
 func (p *Popup) existing(ctx context.Context, user string) (*kept, error) {
 	got, err := p.load(ctx, user)
 	switch {
-	case errors.Is(err, errSeal):
+	case errors.Is(err, vault.ErrSeal):
 		return &got, nil
 	case errors.Is(err, store.ErrNotFound):
 		return nil, nil
@@ -160,7 +161,7 @@ func (p *Popup) Redeem(ctx context.Context, uc tokensvc.UserConnection, code tok
 
 func (p *Popup) codeName(code string) string { return p.name("code", code) }
 
-func (p *Popup) codeCheck(code string) []byte { return mac(p.macs, "check", code) }
+func (p *Popup) codeCheck(code string) []byte { return vault.MAC(p.macs, "check", code) }
 
 // belongs compares without telling by its time how much is right.
 func (p *Popup) belongs(ctx context.Context, got *issued, uc tokensvc.UserConnection, code tokensvc.Secret) bool {

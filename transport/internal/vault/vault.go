@@ -1,4 +1,6 @@
-package popup
+// Package vault seals what is stored and is not ours to show: credentials of users,
+// and what leads to them.
+package vault
 
 import (
 	"crypto/aes"
@@ -13,14 +15,14 @@ import (
 	"slices"
 )
 
-// keyring seals values with its first key and opens them with any. A sealed value
+// Ring seals values with its first key and opens them with any. A sealed value
 // is
 //
 //	form 1 | key id 4 | nonce 12 | ciphertext and tag
 //
 // and bound to the name that it stands under: moved to another name it does not
 // open.
-type keyring struct{ keys []sealKey }
+type Ring struct{ keys []sealKey }
 
 type sealKey struct {
 	id   []byte
@@ -33,10 +35,12 @@ const (
 	sealHeader = 1 + keyIDSize
 )
 
-var errSeal = errors.New("sealed value does not open")
+// ErrSeal says that a value is sealed with another key, or damaged.
+var ErrSeal = errors.New("sealed value does not open")
 
-func newKeyring(keys [][]byte) (*keyring, error) {
-	var ring keyring
+// New makes a ring of keys of 32 bytes; at least one.
+func New(keys [][]byte) (*Ring, error) {
+	var ring Ring
 	for _, k := range keys {
 		block, err := aes.NewCipher(k)
 		if err != nil {
@@ -52,20 +56,22 @@ func newKeyring(keys [][]byte) (*keyring, error) {
 	return &ring, nil
 }
 
-func (r *keyring) seal(name string, v any) ([]byte, error) {
+// Seal seals v under a name.
+func (r *Ring) Seal(name string, v any) ([]byte, error) {
 	plain, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
 	k := r.keys[0]
 	out := append([]byte{sealForm}, k.id...)
-	out = append(out, random(k.aead.NonceSize())...)
+	out = append(out, Random(k.aead.NonceSize())...)
 	return k.aead.Seal(out, out[sealHeader:], plain, []byte(name)), nil
 }
 
-func (r *keyring) open(name string, sealed []byte, v any) error {
+// Open opens what was sealed under a name, into v.
+func (r *Ring) Open(name string, sealed []byte, v any) error {
 	if len(sealed) < sealHeader || sealed[0] != sealForm {
-		return errSeal
+		return ErrSeal
 	}
 	for _, k := range r.keys {
 		n := sealHeader + k.aead.NonceSize()
@@ -74,28 +80,28 @@ func (r *keyring) open(name string, sealed []byte, v any) error {
 		}
 		plain, err := k.aead.Open(nil, sealed[sealHeader:n], sealed[n:], []byte(name))
 		if err != nil {
-			return errSeal
+			return ErrSeal
 		}
 		if err := json.Unmarshal(plain, v); err != nil {
-			return errSeal // its text would quote what was sealed
+			return ErrSeal // its text would quote what was sealed
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: sealed with a key that is not configured", errSeal)
+	return fmt.Errorf("%w: sealed with a key that is not configured", ErrSeal)
 }
 
-// random returns n random bytes.
-func random(n int) []byte {
+// Random returns n random bytes.
+func Random(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails since Go 1.24
 	return b
 }
 
-// token returns n random bytes as text for a URL.
-func token(n int) string { return base64.RawURLEncoding.EncodeToString(random(n)) }
+// RandomText returns n random bytes as text for a URL.
+func RandomText(n int) string { return base64.RawURLEncoding.EncodeToString(Random(n)) }
 
-// mac is an HMAC over parts that holds their borders.
-func mac(key []byte, parts ...string) []byte {
+// MAC is an HMAC over parts that holds their borders.
+func MAC(key []byte, parts ...string) []byte {
 	h := hmac.New(sha256.New, key)
 	for _, p := range parts {
 		var size [8]byte

@@ -1,0 +1,271 @@
+// Package directsso signs users in to a connection without the Token Service: the SSO
+// token of the Teams client is exchanged on behalf of the user for scopes of the bot's
+// own. The attempt, its rows and its callbacks are those of any other connection; the
+// bot registers it as machine.Connection with [Service] as its Tokens.
+//
+// The SDK v2 calls this SignIn(SSOOptions). It needs no OAuth connection in the Azure
+// Bot resource, but consent: where a user has not consented yet, the exchange is refused,
+// and the card's button opens [Config].SignInLink, a page of the bot's own that asks for
+// it. The next message of the user signs in silently.
+package directsso
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/transport/internal/vault"
+)
+
+// Store is where the tokens are kept; every store of this module is one.
+type Store interface {
+	Apply(ctx context.Context, commits []store.Commit) []error
+	Mark(ctx context.Context, name string) (store.Mark, error)
+	Secret() []byte
+}
+
+// Config of a [Service]. Everything but Resource, Tenant, Clock and Log is required.
+type Config struct {
+	AppID      string
+	Connection string   // its name, as it is registered with the engine
+	Scopes     []string // of the token that the bot gets: "https://graph.microsoft.com/User.Read"
+	// SignInLink is the page behind the card's button, https or on a loopback host. It
+	// gets scope, clientId and tenantId in its query.
+	SignInLink string
+	// Resource is the Application ID URI for which Teams makes the SSO token. "" =
+	// "api://botid-" and the app id.
+	Resource string
+	Tenant   string // of a single-tenant bot; "" = any
+	// OnBehalfOf exchanges the client's token, such as a source of
+	// transport/credentials.
+	OnBehalfOf machine.OnBehalfOf
+	Store      Store
+	// Keys seal the tokens, 32 bytes each. The first one seals, every one opens.
+	Keys  [][]byte
+	Clock func() time.Time // nil = time.Now
+	Log   zerolog.Logger
+}
+
+// Service is the machine.TokenService of one connection. It may be used from many
+// goroutines, and by many instances on one store.
+type Service struct {
+	cfg  Config
+	link string
+	ring *vault.Ring
+	macs []byte // key of the names of records
+}
+
+var _ machine.TokenService = (*Service)(nil)
+
+const keySize = 32
+
+// New checks cfg. It connects to nothing.
+func New(cfg Config) (*Service, error) {
+	var errs []error
+	missing := func(name string, is bool) {
+		if is {
+			errs = append(errs, fmt.Errorf("%s is missing", name))
+		}
+	}
+	missing("AppID", cfg.AppID == "")
+	missing("Connection", cfg.Connection == "")
+	missing("Scopes", len(cfg.Scopes) == 0)
+	missing("OnBehalfOf", cfg.OnBehalfOf == nil)
+	missing("Store", cfg.Store == nil)
+	missing("Keys", len(cfg.Keys) == 0)
+	for _, k := range cfg.Keys {
+		if len(k) != keySize {
+			errs = append(errs, fmt.Errorf("one of Keys has %d bytes, not %d", len(k), keySize))
+		}
+	}
+	link, err := cfg.page()
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return nil, fmt.Errorf("directsso: %w", err)
+	}
+	ring, err := vault.New(cfg.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("directsso: %w", err)
+	}
+	if cfg.Resource == "" {
+		cfg.Resource = "api://botid-" + cfg.AppID
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	return &Service{cfg: cfg, link: link, ring: ring, macs: vault.MAC(cfg.Store.Secret(), "signin-engine direct sso")}, nil
+}
+
+// page is the address of the card's button.
+func (cfg *Config) page() (string, error) {
+	at, err := url.Parse(cfg.SignInLink)
+	if err != nil || at.Host == "" || at.User != nil {
+		return "", errors.New("SignInLink is no absolute URL")
+	}
+	host := at.Hostname()
+	if local := host == "localhost" || host == "127.0.0.1" || host == "::1"; at.Scheme != "https" && (at.Scheme != "http" || !local) {
+		return "", errors.New("SignInLink has to be https")
+	}
+	query := at.Query()
+	query.Set("scope", strings.Join(cfg.Scopes, " "))
+	query.Set("clientId", cfg.AppID)
+	if cfg.Tenant != "" {
+		query.Set("tenantId", cfg.Tenant)
+	}
+	at.RawQuery = query.Encode()
+	return at.String(), nil
+}
+
+// kept is a user's token as it is stored, sealed.
+type kept struct {
+	Access  string    `json:"access"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// name tells nothing about whose the token is.
+func (s *Service) name(user string) string {
+	mac := vault.MAC(s.macs, s.cfg.AppID, strings.ToLower(s.cfg.Connection), user)
+	return "direct sso " + base64.RawURLEncoding.EncodeToString(mac)
+}
+
+// GetToken returns the user's token until it is over; then the next sign-in gets a new
+// one silently. A code is nobody's: there are none here.
+func (s *Service) GetToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
+	if !code.Empty() {
+		return tokensvc.Token{}, tokensvc.ErrNoToken
+	}
+	name := s.name(uc.UserID)
+	m, err := s.cfg.Store.Mark(ctx, name)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return tokensvc.Token{}, tokensvc.ErrNoToken
+	case err != nil:
+		return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpGetToken, Err: err}
+	}
+	var got kept
+	if err := s.ring.Open(name, m.Value, &got); err != nil {
+		s.cfg.Log.Error().Err(err).Str("connection", s.cfg.Connection).Msg("direct sso: a token cannot be opened: the user signs in again")
+		return tokensvc.Token{}, tokensvc.ErrNoToken
+	}
+	if !got.Expires.IsZero() && !s.cfg.Clock().Before(got.Expires) {
+		return tokensvc.Token{}, tokensvc.ErrNoToken
+	}
+	return s.token(uc, got), nil
+}
+
+func (s *Service) token(uc tokensvc.UserConnection, got kept) tokensvc.Token {
+	return tokensvc.Token{
+		ChannelID: uc.ChannelID, Connection: s.cfg.Connection, Token: tokensvc.NewSecret(got.Access), Expiration: got.Expires,
+	}
+}
+
+// Exchange exchanges the client's SSO token on behalf of the user and keeps the result.
+// Want of consent, and a token that cannot be exchanged, are refusals that the card's
+// button can mend.
+func (s *Service) Exchange(ctx context.Context, uc tokensvc.UserConnection, ssoToken tokensvc.Secret) (tokensvc.Token, error) {
+	tok, err := s.cfg.OnBehalfOf.OnBehalfOf(ctx, ssoToken, s.cfg.Scopes)
+	switch {
+	case errors.Is(err, tokensvc.ErrAudience):
+		return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpExchange, Status: http.StatusBadRequest, Code: "Audience", Err: err}
+	case err != nil:
+		return tokensvc.Token{}, err
+	}
+	got := kept{Access: tok.Token.Reveal(), Expires: tok.Expiration.UTC()}
+	if err := s.keep(ctx, uc.UserID, got); err != nil {
+		return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpExchange, Err: err}
+	}
+	return s.token(uc, got), nil
+}
+
+// races bounds how often a write starts over because another device was faster.
+const races = 20
+
+var errRaces = errors.New("others were always faster")
+
+// keep puts a token in the place of the one before it.
+func (s *Service) keep(ctx context.Context, user string, got kept) error {
+	name := s.name(user)
+	sealed, err := s.ring.Seal(name, got)
+	if err != nil {
+		return err
+	}
+	return s.replace(ctx, name, func(before int64) *store.Mark {
+		return &store.Mark{Name: name, Version: before + 1, Value: sealed, Expires: got.Expires}
+	})
+}
+
+// replace writes the mark that next makes of the version that is there, 0 for none; nil
+// writes nothing.
+func (s *Service) replace(ctx context.Context, name string, next func(before int64) *store.Mark) error {
+	for range races {
+		there, err := s.cfg.Store.Mark(ctx, name)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		m := next(there.Version)
+		if m == nil {
+			return nil
+		}
+		err = s.cfg.Store.Apply(ctx, []store.Commit{{Marks: []store.Mark{*m}}})[0]
+		if !errors.Is(err, store.ErrDuplicate) && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return errRaces
+}
+
+// SignOut forgets the user's token. Entra is not told: what it gave ends by itself.
+func (s *Service) SignOut(ctx context.Context, uc tokensvc.UserConnection) error {
+	name := s.name(uc.UserID)
+	err := s.replace(ctx, name, func(before int64) *store.Mark {
+		if before == 0 {
+			return nil
+		}
+		return &store.Mark{Name: name, Version: before + 1, Gone: true}
+	})
+	if err != nil {
+		return fmt.Errorf("sign out: %w", err)
+	}
+	return nil
+}
+
+// GetSignInResource is the page behind the button, and what Teams makes an SSO token
+// for.
+func (s *Service) GetSignInResource(context.Context, tokensvc.State) (tokensvc.SignInResource, error) {
+	return tokensvc.SignInResource{
+		SignInLink:            tokensvc.NewSecret(s.link),
+		TokenExchangeResource: &tokensvc.TokenExchangeResource{ID: rand.Text(), URI: s.cfg.Resource},
+	}, nil
+}
+
+// GetTokenOrSignInResource is GetToken, and GetSignInResource if there is none.
+func (s *Service) GetTokenOrSignInResource(ctx context.Context, uc tokensvc.UserConnection, state tokensvc.State, code tokensvc.Secret) (*tokensvc.Token, *tokensvc.SignInResource, error) {
+	tok, err := s.GetToken(ctx, uc, code)
+	switch {
+	case err == nil:
+		return &tok, nil, nil
+	case !errors.Is(err, tokensvc.ErrNoToken):
+		return nil, nil, err
+	}
+	res, err := s.GetSignInResource(ctx, state)
+	return nil, &res, err
+}
+
+// GetTokenStatus says whether there is a token that is not over.
+func (s *Service) GetTokenStatus(ctx context.Context, userID, channelID string, _ ...string) ([]tokensvc.TokenStatus, error) {
+	_, err := s.GetToken(ctx, tokensvc.UserConnection{UserID: userID, ChannelID: channelID}, tokensvc.Secret{})
+	if err != nil && !errors.Is(err, tokensvc.ErrNoToken) {
+		return nil, err
+	}
+	return []tokensvc.TokenStatus{{ChannelID: channelID, Connection: s.cfg.Connection, HasToken: err == nil, DisplayName: s.cfg.Connection}}, nil
+}

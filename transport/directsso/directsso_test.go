@@ -1,0 +1,324 @@
+package directsso_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
+	"github.com/signin-engine/signin-engine/tokensvc"
+	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/directsso"
+	"github.com/signin-engine/signin-engine/transport/teams"
+	"github.com/signin-engine/signin-engine/transport/teamsbot"
+)
+
+const app = "00000000-0000-4000-8000-0000000000b0"
+
+var key = bytes.Repeat([]byte{7}, 32)
+
+// bot is a served bot whose only connection is not the Token Service's.
+type bot struct {
+	emu   *emulator.Server
+	user  *emulator.Teams
+	store *memstore.Store
+	sso   *directsso.Service
+
+	mu    sync.Mutex
+	now   time.Time
+	marks []store.Mark
+}
+
+// Apply, Mark and Secret are the store as the service sees it, with a record of what
+// was written.
+func (b *bot) Apply(ctx context.Context, commits []store.Commit) []error {
+	b.mu.Lock()
+	for _, c := range commits {
+		b.marks = append(b.marks, c.Marks...)
+	}
+	b.mu.Unlock()
+	return b.store.Apply(ctx, commits)
+}
+
+func (b *bot) Mark(ctx context.Context, name string) (store.Mark, error) {
+	return b.store.Mark(ctx, name)
+}
+func (b *bot) Secret() []byte { return b.store.Secret() }
+
+func (b *bot) seen() []store.Mark {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.marks)
+}
+
+func (b *bot) clock() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.now
+}
+
+func (b *bot) pass(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.now = b.now.Add(d)
+}
+
+func newBot(t *testing.T) *bot {
+	t.Helper()
+	b := &bot{now: time.Now(), store: memstore.New(time.Now)}
+	b.emu = emulator.New(emulator.Config{ClientID: app, ClientSecret: tokensvc.NewSecret("secret")})
+	azure := httptest.NewServer(b.emu)
+	t.Cleanup(azure.Close)
+	b.emu.SetBaseURL(azure.URL)
+	credentials, err := tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{
+		LoginURL: azure.URL, ClientID: app, ClientSecret: tokensvc.NewSecret("secret"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.sso, err = directsso.New(directsso.Config{
+		AppID: app, Connection: "graph", Scopes: []string{"https://graph.microsoft.com/User.Read"},
+		SignInLink: "https://bot.example/consent?lang=en", Tenant: "contoso", OnBehalfOf: credentials,
+		Store: b, Keys: [][]byte{key}, Clock: b.clock,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, err := teamsbot.New(teamsbot.Config{
+		Engine: machine.Config{
+			AppID: app, Store: b.store, Connections: []machine.Connection{{Name: "graph", Tokens: b.sso}},
+		},
+		Credentials: credentials, TokenServiceURL: azure.URL, LoginURL: azure.URL,
+		ServiceURLs: []string{strings.TrimPrefix(azure.URL, "http://")}, InboundAuth: teams.InboundAuthNone,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flow, err := served.Engine().Flow("graph")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flow.OnSignInComplete(func(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
+		claims, _ := token.Claims()
+		return turn.Send(ctx, "Connected: "+claims.Audience)
+	})
+	flow.OnSignInFailure(func(ctx context.Context, turn *machine.Turn, _ *machine.Failure) error {
+		return turn.Send(ctx, "refused: "+turn.Refusal().Code+" "+turn.Refusal().Kind)
+	})
+	h, err := served.Handler(teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+		if turn.Activity().Text == "logout" {
+			return nil, errors.Join(turn.SignOut(ctx), turn.Send(ctx, "Signed out."))
+		}
+		got, err := turn.SignIn(ctx)
+		if err == nil && got.SignedIn() {
+			err = turn.Send(ctx, "token")
+		}
+		return nil, err
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- served.Serve(ctx, l, h) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	b.user = b.emu.Teams("http://" + l.Addr().String() + "/api/messages")
+	return b
+}
+
+func (b *bot) say(t *testing.T, text, want string) {
+	t.Helper()
+	a, err := b.user.SendMessage(t.Context(), text)
+	if err != nil || a.Status != http.StatusOK {
+		t.Fatalf("%s: %+v, %v", text, a, err)
+	}
+	if want == "" {
+		return
+	}
+	if _, err := b.emu.WaitForText(t.Context(), b.user.Conversation.ID, want); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+}
+
+// exchange sends what Teams sends by itself, and returns the status.
+func (b *bot) exchange(t *testing.T, card *emulator.Card) int {
+	t.Helper()
+	a, err := b.user.TokenExchange(t.Context(), card.ExchangeID(), "graph", b.emu.SSOToken(b.user.User.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Status
+}
+
+func (b *bot) card(t *testing.T, after int64) emulator.Card {
+	t.Helper()
+	card, err := b.emu.WaitForCard(t.Context(), b.user.Conversation.ID, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return card
+}
+
+// The whole way: a card of the bot's own, a silent exchange, a token that is kept until
+// it is over, and a sign-out. The Token Service hears of nothing.
+func TestDirectSSO(t *testing.T) {
+	b := newBot(t)
+	b.say(t, "hello", "")
+	card := b.card(t, 0)
+	link, err := url.Parse(card.SignInLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := url.Values{
+		"lang": {"en"}, "scope": {"https://graph.microsoft.com/User.Read"}, "clientId": {app}, "tenantId": {"contoso"},
+	}
+	if link.Host != "bot.example" || link.Query().Encode() != want.Encode() || card.TokenExchangeResource.URI != "api://botid-"+app {
+		t.Errorf("card %+v", card)
+	}
+	if got := b.exchange(t, &card); got != http.StatusOK {
+		t.Fatalf("exchange: %d", got)
+	}
+	b.say(t, "hello", "token")
+	b.say(t, "hello", "Connected: https://graph.microsoft.com")
+	page, err := b.store.List(t.Context(), store.Filter{})
+	if err != nil || len(page.Attempts) != 1 || page.Attempts[0].Method != store.MethodTokenExchange {
+		t.Fatalf("%+v, %v", page.Attempts, err)
+	}
+
+	b.pass(2 * time.Hour) // the token is over: the next card signs in silently
+	b.say(t, "hello", "")
+	second := b.card(t, card.Seq)
+	if got := b.exchange(t, &second); got != http.StatusOK {
+		t.Fatalf("exchange after the end of the token: %d", got)
+	}
+
+	b.say(t, "logout", "Signed out.")
+	about := tokensvc.UserConnection{UserID: b.user.User.ID, Connection: "graph", ChannelID: "msteams"}
+	if _, err := b.sso.GetToken(t.Context(), about, tokensvc.Secret{}); !errors.Is(err, tokensvc.ErrNoToken) {
+		t.Errorf("after the sign-out: %v", err)
+	}
+	for op, n := range b.emu.Counts() {
+		if n > 0 && (op == emulator.OpGetToken || op == emulator.OpExchange || op == emulator.OpSignOut || op == emulator.OpGetSignInResource) {
+			t.Errorf("the Token Service was asked: %s, %d times", op, n)
+		}
+	}
+}
+
+// Without consent the exchange is refused, and the button is there for it. Afterwards the
+// user is signed in silently.
+func TestConsent(t *testing.T) {
+	b := newBot(t)
+	switches := b.emu.Switches()
+	switches.NoConsent = true
+	b.emu.SetSwitches(switches)
+	b.say(t, "hello", "")
+	card := b.card(t, 0)
+	if got := b.exchange(t, &card); got != http.StatusPreconditionFailed {
+		t.Errorf("without consent: %d", got)
+	}
+	switches.NoConsent = false
+	b.emu.SetSwitches(switches)
+	b.say(t, "hello", "refused: AADSTS65001 consent_required")
+	again, err := b.user.TokenExchange(t.Context(), card.ExchangeID(), "graph", b.emu.SSOToken(b.user.User.ID))
+	if err != nil || again.Status != http.StatusOK {
+		t.Errorf("with consent: %d, %v", again.Status, err)
+	}
+}
+
+// What is kept is sealed, bound to its user, and of no use with another key.
+func TestTokensAreSealed(t *testing.T) {
+	b := newBot(t)
+	b.say(t, "hello", "")
+	card := b.card(t, 0)
+	if got := b.exchange(t, &card); got != http.StatusOK {
+		t.Fatalf("exchange: %d", got)
+	}
+	about := tokensvc.UserConnection{UserID: b.user.User.ID, Connection: "Graph", ChannelID: "msteams"}
+	tok, err := b.sso.GetToken(t.Context(), about, tokensvc.Secret{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks := b.seen()
+	if len(marks) == 0 {
+		t.Error("nothing was kept")
+	}
+	for _, m := range marks {
+		for _, secret := range []string{tok.Token.Reveal(), about.UserID} {
+			if strings.Contains(m.Name, secret) || bytes.Contains(m.Value, []byte(secret)) {
+				t.Errorf("the record %q shows what it was made from", m.Name)
+			}
+		}
+	}
+	other, err := directsso.New(directsso.Config{
+		AppID: app, Connection: "graph", Scopes: []string{"s"}, SignInLink: "https://bot.example/consent",
+		OnBehalfOf: nobody{}, Store: b, Keys: [][]byte{bytes.Repeat([]byte{8}, 32)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.GetToken(t.Context(), about, tokensvc.Secret{}); !errors.Is(err, tokensvc.ErrNoToken) {
+		t.Errorf("with another key: %v", err)
+	}
+	stranger := about
+	stranger.UserID = "29:somebody-else"
+	if _, err := b.sso.GetToken(t.Context(), stranger, tokensvc.Secret{}); !errors.Is(err, tokensvc.ErrNoToken) {
+		t.Errorf("of another user: %v", err)
+	}
+	if _, err := b.sso.GetToken(t.Context(), about, tokensvc.NewSecret("123456")); !errors.Is(err, tokensvc.ErrNoToken) {
+		t.Errorf("with a code: %v", err)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	good := directsso.Config{
+		AppID: app, Connection: "graph", Scopes: []string{"s"}, SignInLink: "https://bot.example/consent",
+		OnBehalfOf: nobody{}, Store: memstore.New(time.Now), Keys: [][]byte{key},
+	}
+	if _, err := directsso.New(good); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*directsso.Config){
+		"AppID is missing":           func(c *directsso.Config) { c.AppID = "" },
+		"Connection is missing":      func(c *directsso.Config) { c.Connection = "" },
+		"Scopes is missing":          func(c *directsso.Config) { c.Scopes = nil },
+		"OnBehalfOf is missing":      func(c *directsso.Config) { c.OnBehalfOf = nil },
+		"Store is missing":           func(c *directsso.Config) { c.Store = nil },
+		"Keys is missing":            func(c *directsso.Config) { c.Keys = nil },
+		"one of Keys has 3 bytes":          func(c *directsso.Config) { c.Keys = [][]byte{{1, 2, 3}} },
+		"SignInLink is no absolute":  func(c *directsso.Config) { c.SignInLink = "consent" },
+		"SignInLink has to be https": func(c *directsso.Config) { c.SignInLink = "http://bot.example/consent" },
+	} {
+		cfg := good
+		change(&cfg)
+		if _, err := directsso.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+type nobody struct{}
+
+func (nobody) OnBehalfOf(context.Context, tokensvc.Secret, []string) (tokensvc.Token, error) {
+	return tokensvc.Token{}, tokensvc.ErrAudience
+}
