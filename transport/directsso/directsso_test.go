@@ -305,7 +305,7 @@ func TestNewRefuses(t *testing.T) {
 		"OnBehalfOf is missing":      func(c *directsso.Config) { c.OnBehalfOf = nil },
 		"Store is missing":           func(c *directsso.Config) { c.Store = nil },
 		"Keys is missing":            func(c *directsso.Config) { c.Keys = nil },
-		"one of Keys has 3 bytes":          func(c *directsso.Config) { c.Keys = [][]byte{{1, 2, 3}} },
+		"one of Keys has 3 bytes":    func(c *directsso.Config) { c.Keys = [][]byte{{1, 2, 3}} },
 		"SignInLink is no absolute":  func(c *directsso.Config) { c.SignInLink = "consent" },
 		"SignInLink has to be https": func(c *directsso.Config) { c.SignInLink = "http://bot.example/consent" },
 	} {
