@@ -103,7 +103,7 @@ func (s *Store) Exclusive() bool { return !s.opts.readOnly }
 const probeSize = 4096
 
 // Probe reports whether a commit would work now. It writes if the last commit
-// failed, if none has been written for a minute, or if the file did not take what
+// failed, if none has been written for a second, or if the file did not take what
 // the log holds; nothing is left of it.
 func (s *Store) Probe(ctx context.Context) error {
 	err := s.db.Probe(ctx, func(tx *kv.Tx) error {

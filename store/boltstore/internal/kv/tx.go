@@ -104,7 +104,7 @@ func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // probeAfter is how long an update that worked speaks for the next one.
-const probeAfter = time.Minute
+const probeAfter = time.Second
 
 // Probe reports whether an update would work now. The last one speaks for it
 // unless it failed, is long ago, or the tree is behind: then fn, which has to put
