@@ -269,7 +269,7 @@ func answered(f *FailureView) string {
 		}
 	}
 	for _, code := range []string{f.Code, f.Kind} {
-		if code != "" {
+		if code != "" && code != strings.ReplaceAll(http.StatusText(f.HTTPStatus), " ", "") { // it was just said
 			return said + " (" + code + ")"
 		}
 	}

@@ -3,6 +3,7 @@ package operator
 import (
 	"cmp"
 	"context"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -49,14 +50,18 @@ func lookupFailed(asked int, since time.Duration, f FailureView) Story {
 	s := Story{
 		Tone:     ToneBad,
 		Headline: times + " in the last hour the bot could not find out whether the user is signed in, so there was no card and there is no attempt.",
-		Facts: []string{
-			"The last time was " + ago(since) + " ago. " + failureWords(&f),
-			"The user reads that sign-in is not available. The next message tries again.",
-		},
-		Advice: []Advice{{Because: text.meaning, Do: text.advice, Command: pasteable([]string{"doctor"}), Word: rule}},
+		Facts:    []string{"The last time was " + ago(since) + " ago. " + failureWords(&f)},
+		Advice:   []Advice{{Because: text.meaning, Do: text.advice, Command: pasteable([]string{"doctor"}), Word: rule}},
 	}
-	if e, ok := Explain(f.Code); ok {
-		s.Advice = append([]Advice{{Because: e.Meaning, Do: e.Advice, Word: e.Code}}, s.Advice...)
+	words := []string{f.Code}
+	if f.HTTPStatus >= http.StatusBadRequest && f.HTTPStatus < http.StatusInternalServerError {
+		words = append(words, strconv.Itoa(f.HTTPStatus))
+	}
+	for _, word := range words {
+		if e, ok := Explain(word); ok {
+			s.Advice = append([]Advice{{Because: e.Meaning, Do: e.Advice, Word: e.Code}}, s.Advice...)
+			break
+		}
 	}
 	return s
 }
