@@ -30,7 +30,7 @@ type demo struct {
 }
 
 func newDemo(change func(*machine.Config)) *demo {
-	d := &demo{Services: emulator.New(emulator.Config{Connections: []emulator.Connection{{Name: "graph", SSO: true}}})}
+	d := &demo{Services: emulator.New(emulator.Config{Connections: []emulator.Connection{{Name: "graph", SSO: true, Audience: "https://graph.microsoft.com"}}})}
 	web := httptest.NewServer(d.Services)
 	d.close = append(d.close, web.Close)
 	d.Services.SetBaseURL(web.URL)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -105,6 +106,28 @@ func ExampleTurn() {
 	d.Reads()
 	// Output:
 	// bot: You wrote "status" in a personal chat; signed in: false.
+}
+
+// A connection whose token is fetched ahead: each turn knows at its beginning who is
+// signed in, without a call of its own.
+func ExampleTurn_UserToken() {
+	d := newDemo(func(cfg *machine.Config) { cfg.Prefetch = []string{"graph"} })
+	defer d.Close()
+	d.Code = func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+		token, ok := turn.UserToken("graph")
+		if !ok {
+			_, err := turn.SignIn(ctx)
+			return nil, err
+		}
+		claims, _ := token.Claims()
+		return nil, turn.Send(ctx, fmt.Sprintf("Hello %s, your token for %s is good now: %t", claims.Name, claims.Audience, time.Now().Before(claims.Expires)))
+	}
+	d.Says("hello")
+	d.Exchanges()
+	d.Says("hello again")
+	d.Reads()
+	// Output:
+	// bot: Hello Robin, your token for https://graph.microsoft.com is good now: true
 }
 
 func ExampleSignInOption() {

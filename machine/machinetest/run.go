@@ -37,6 +37,7 @@ const separator = "----"
 //	event tokens/response {"connectionName":"graph"}
 //	signout graph | signout all
 //	code 123456 for=graph               the popup hands out a code
+//	prefetch graph                      its token is fetched before the bot sees anything
 //	token graph                         the user got a token in another way
 //	upstream exchange 500 404           the next answers of the token service
 //	card 400                            the next answer to a card

@@ -386,6 +386,7 @@ func verbs() map[string]func(*world, context.Context, command) string {
 			}
 			return ""
 		},
+		"prefetch":    func(w *world, _ context.Context, c command) string { w.config.Prefetch = c.words; return "" },
 		"policy":      (*world).policy,
 		"upstream":    (*world).upstream,
 		"card":        (*world).card,
@@ -519,10 +520,17 @@ func (w *world) event(ctx context.Context, c command) string {
 }
 
 func before(ctx context.Context, e *machine.Engine, act *machine.Activity) string {
-	if e.Before(ctx, e.Turn(act)) {
+	turn := e.Turn(act)
+	if e.Before(ctx, turn) {
 		return "taken"
 	}
-	return "the bot sees it"
+	said := "the bot sees it"
+	for _, c := range e.Connections() {
+		if _, ok := turn.UserToken(c.Name); ok {
+			said += ", with the token of " + c.Name
+		}
+	}
+	return said
 }
 
 func (w *world) signOut(ctx context.Context, c command) string {
