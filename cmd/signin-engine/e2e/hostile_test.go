@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -85,29 +86,38 @@ func TestUnderAttack(t *testing.T) {
 		}
 		return took[len(took)*99/100]
 	}
-	quiet := run()
-
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var open atomic.Int64
-	var attackers sync.WaitGroup
-	for n := range hostile {
-		attackers.Go(func() { attack(ctx, p.address, n, token, &open) })
+	var calm, attacked []time.Duration
+	var times []float64
+	for range 3 { // in turn, so that other work on the machine meets both
+		quiet := run()
+		ctx, stop := context.WithCancel(t.Context())
+		var open atomic.Int64
+		var attackers sync.WaitGroup
+		for n := range hostile {
+			attackers.Go(func() { attack(ctx, p.address, n, token, &open) })
+		}
+		eventually(t, "all attackers are connected", func() bool { return open.Load() >= int64(hostile) })
+		under := run()
+		stop()
+		attackers.Wait()
+		calm, attacked, times = append(calm, quiet), append(attacked, under), append(times, float64(under)/float64(quiet))
+		if under > answerLimit {
+			t.Errorf("p99 is %s", under)
+		}
 	}
-	eventually(t, "all attackers are connected", func() bool { return open.Load() >= int64(hostile) })
-	under := run()
 	peak := peakMemory(t, p.cmd.Process.Pid)
-	stop()
-	attackers.Wait()
-	t.Logf("%d hostile connections: p99 of the exchanges %s, quiet %s (%.1f times); peak memory of the program %d MB",
-		hostile, under.Round(10*time.Microsecond), quiet.Round(10*time.Microsecond), float64(under)/float64(quiet), peak)
-	if under > answerLimit {
-		t.Errorf("p99 is %s", under)
-	}
+	t.Logf("%d hostile connections: p99 of the exchanges %s, quiet %s (medians of 3 turns; %.1f times, from %.1f to %.1f); peak memory of the program %d MB",
+		hostile, median(attacked).Round(10*time.Microsecond), median(calm).Round(10*time.Microsecond),
+		median(times), slices.Min(times), slices.Max(times), peak)
 	if peak >= memoryLimit {
 		t.Errorf("the program has used %d MB", peak)
 	}
 	p.stopped(t)
+}
+
+func median[T cmp.Ordered](of []T) T {
+	of = slices.Sorted(slices.Values(of))
+	return of[len(of)/2]
 }
 
 // peakMemory is the most that a process has used, in MB.
