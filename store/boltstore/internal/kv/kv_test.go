@@ -587,76 +587,80 @@ func TestProbe(t *testing.T) {
 			t.Errorf("Probe: %v after %d writes, want %v after %d", err, wrote, want, writes)
 		}
 	}
-	run := func(name string, fn func(t *testing.T)) {
-		t.Helper()
-		t.Run(name, func(t *testing.T) { synctest.Test(t, fn) }) // a second that the machine was busy does not count
-	}
-	run("Log", func(t *testing.T) {
-		db := open(t, filepath.Join(t.TempDir(), "db"))
-		probe(t, db, 1, nil) // nobody knows yet
-		probe(t, db, 0, nil)
-		put(t, db, "k", "1")
-		probe(t, db, 0, nil)
-		mend := kv.BreakLog(t, db)
-		probe(t, db, 0, nil) // nobody knows yet
-		if err := tryPut(t, db, "k", "2"); !errors.Is(err, store.ErrUnavailable) {
-			t.Fatalf("Update: %v, want ErrUnavailable", err)
-		}
-		probe(t, db, 1, store.ErrUnavailable)
-		probe(t, db, 1, store.ErrUnavailable)
-		mend()
-		probe(t, db, 1, nil)
-		probe(t, db, 0, nil)
-		if got := get(t, db, "k"); got != "1" {
-			t.Errorf("k = %q", got)
-		}
-		mend = kv.BreakLog(t, db)
-		_ = tryPut(t, db, "k", "2")
-		mend()
-		put(t, db, "k", "3")
-		probe(t, db, 0, nil)
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := db.Probe(ctx, nil); !errors.Is(err, context.Canceled) {
-			t.Errorf("Probe: %v, want Canceled", err)
-		}
+	t.Run("Log", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			db := open(t, filepath.Join(t.TempDir(), "db"))
+			probe(t, db, 1, nil) // nobody knows yet
+			probe(t, db, 0, nil)
+			put(t, db, "k", "1")
+			probe(t, db, 0, nil)
+			mend := kv.BreakLog(t, db)
+			probe(t, db, 0, nil) // nobody knows yet
+			if err := tryPut(t, db, "k", "2"); !errors.Is(err, store.ErrUnavailable) {
+				t.Fatalf("Update: %v, want ErrUnavailable", err)
+			}
+			probe(t, db, 1, store.ErrUnavailable)
+			probe(t, db, 1, store.ErrUnavailable)
+			mend()
+			probe(t, db, 1, nil)
+			probe(t, db, 0, nil)
+			if got := get(t, db, "k"); got != "1" {
+				t.Errorf("k = %q", got)
+			}
+			mend = kv.BreakLog(t, db)
+			_ = tryPut(t, db, "k", "2")
+			mend()
+			put(t, db, "k", "3")
+			probe(t, db, 0, nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := db.Probe(ctx, nil); !errors.Is(err, context.Canceled) {
+				t.Errorf("Probe: %v, want Canceled", err)
+			}
+		})
 	})
-	run("Tree", func(t *testing.T) {
-		o := options()
-		o.LogSize = 1000
-		db, err := kv.Open(filepath.Join(t.TempDir(), "db"), o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = db.Close() }()
-		put(t, db, "k", strings.Repeat("x", 1000))
-		kv.BreakTree(t, db)
-		_ = tryPut(t, db, "l", "1") // it sends the first buffer on its way
-		if !kv.Behind(db) {
-			t.Fatal("the tree was not broken")
-		}
-		probe(t, db, 1, nil)
-		if kv.Behind(db) {
-			t.Error("the tree has not what it should have, and the probe says that all is well")
-		}
-		probe(t, db, 0, nil)
+	t.Run("Tree", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			o := options()
+			o.LogSize = 1000
+			db, err := kv.Open(filepath.Join(t.TempDir(), "db"), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = db.Close() }()
+			put(t, db, "k", strings.Repeat("x", 1000))
+			kv.BreakTree(t, db)
+			_ = tryPut(t, db, "l", "1") // it sends the first buffer on its way
+			if !kv.Behind(db) {
+				t.Fatal("the tree was not broken")
+			}
+			probe(t, db, 1, nil)
+			if kv.Behind(db) {
+				t.Error("the tree has not what it should have, and the probe says that all is well")
+			}
+			probe(t, db, 0, nil)
+		})
 	})
-	run("Idle", func(t *testing.T) {
-		db := open(t, filepath.Join(t.TempDir(), "db"))
-		put(t, db, "k", "1")
-		time.Sleep(900 * time.Millisecond)
-		probe(t, db, 0, nil)
-		time.Sleep(200 * time.Millisecond)
-		probe(t, db, 1, nil)
-		probe(t, db, 0, nil)
+	t.Run("Idle", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			db := open(t, filepath.Join(t.TempDir(), "db"))
+			put(t, db, "k", "1")
+			time.Sleep(900 * time.Millisecond)
+			probe(t, db, 0, nil)
+			time.Sleep(200 * time.Millisecond)
+			probe(t, db, 1, nil)
+			probe(t, db, 0, nil)
+		})
 	})
-	run("Closed", func(t *testing.T) {
-		db := open(t, filepath.Join(t.TempDir(), "db"))
-		put(t, db, "k", "1")
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-		probe(t, db, 0, store.ErrUnavailable)
+	t.Run("Closed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			db := open(t, filepath.Join(t.TempDir(), "db"))
+			put(t, db, "k", "1")
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			probe(t, db, 0, store.ErrUnavailable)
+		})
 	})
 }
 
