@@ -331,6 +331,47 @@ func TestNameIsSynced(t *testing.T) {
 	}
 }
 
+// TestLogOutlastsRecovery: a process that was killed in the last sync of a recovery
+// leaves a tree that says in memory only that it needs no log. The next one does
+// not remove the log before that is on the disk.
+func TestLogOutlastsRecovery(t *testing.T) {
+	p, db := onPowerDisk(t)
+	mustUpdate(t, db, "k", "v")
+	p.dead = true
+	Kill(t, db)
+	p.dead, p.fault = false, func(c call) bool { p.dead = p.dead || c.what == "metasync"; return p.dead }
+	if _, err := Open(filepath.Join(p.dir, "db"), powerOptions(p)); err == nil {
+		t.Fatal("the recovery was not cut off")
+	}
+	p.dead, p.fault = false, func(call) bool { return false }
+	db, err := Open(filepath.Join(p.dir, "db"), powerOptions(p))
+	if err == nil {
+		err = db.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 50 {
+		dir := t.TempDir()
+		for name, raw := range p.lose(r) {
+			if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		db, err := Open(filepath.Join(dir, "db"), powerOptions(nil))
+		if err != nil {
+			t.Fatalf("after a power loss: %v", err)
+		}
+		if got, err := contentOf(db); err != nil || got[0]["k"] != "v" {
+			t.Errorf("after a power loss: %v, %v", got, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestStuckTreeIsLetGo: a tree whose transaction bbolt could not end is given back
 // at Close, so that the same process may open it again.
 func TestStuckTreeIsLetGo(t *testing.T) {

@@ -299,7 +299,9 @@ func (db *DB) recover(m meta) error {
 	if db.opts.ReadOnly {
 		return nil
 	}
-	if m.logged || !b.empty() {
+	// Also when only its files are left over: that the tree does without them may be
+	// in memory only, and Close removes them.
+	if m.logged || len(raw[0])+len(raw[1]) > 0 {
 		if err := db.log.firm(raw); err != nil {
 			return err
 		}

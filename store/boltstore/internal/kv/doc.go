@@ -26,8 +26,8 @@
 //   - A batch is synced before anybody reads it. What recovery reads of the log is
 //     written and synced again before anything of it goes to the tree: it may have
 //     come from memory only, and after a sync that failed another one does not help.
-//   - So are the meta pages of a tree that was opened, before it is written, and
-//     the name of the file.
+//   - So are the meta pages of a tree that was opened, before it is written or its
+//     log is removed, and the name of the file.
 //   - A batch names the one before it, and a number is given once. A file is
 //     searched whole for batches: what cannot be read hides nothing behind it, and
 //     a gap is [store.ErrCorrupt]. Only a last batch that cannot be read may have
