@@ -246,6 +246,21 @@ func TestConsent(t *testing.T) {
 	}
 }
 
+// The page behind the button ends with notifySuccess, and Teams sends what the page gave
+// it: no connection takes that for a code, and the sign-in goes on.
+func TestPageEnds(t *testing.T) {
+	b := newBot(t)
+	b.say(t, "hello", "")
+	card := b.card(t, 0)
+	a, err := b.user.VerifyState(t.Context(), "consented", card.ActivityID)
+	if err != nil || a.Status != http.StatusNotFound {
+		t.Errorf("what the page gave is answered %d, %v", a.Status, err)
+	}
+	if got := b.exchange(t, &card); got != http.StatusOK {
+		t.Errorf("exchange: %d", got)
+	}
+}
+
 // What is kept is sealed, bound to its user, and of no use with another key.
 func TestTokensAreSealed(t *testing.T) {
 	b := newBot(t)
