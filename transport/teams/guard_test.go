@@ -2,6 +2,7 @@ package teams_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -22,6 +23,8 @@ type guarded struct {
 	emu *emulator.Server
 	url string
 	st  store.Store
+
+	beside machine.CompleteHandler // of graph, after the guard's own; nil: none
 
 	mu    sync.Mutex
 	heard []string
@@ -78,6 +81,13 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 	}), []string{"graph", "github"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if g.beside != nil {
+		graph, err := eng.Flow("graph")
+		if err != nil {
+			t.Fatal(err)
+		}
+		graph.OnSignInComplete(g.beside)
 	}
 	h, err := teams.NewHandler(eng, teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts}, guard)
 	if err != nil {
@@ -149,6 +159,52 @@ func TestGuardOverRestarts(t *testing.T) {
 		t.Fatalf("message: %+v, %v", a, err)
 	}
 	if said := g.said(); !slices.Equal(said, append(want, "c: again")) {
+		t.Errorf("the bot heard %q", said)
+	}
+}
+
+// The callback of the first sign-in is made again after the second one: the bot has had
+// the message by then, and does not get it twice.
+func TestGuardRunsOnce(t *testing.T) {
+	g := newGuarded(t)
+	made := make(chan struct{})
+	g.beside = func(context.Context, *machine.Turn, tokensvc.Token) error {
+		if len(g.said()) == 0 {
+			return errors.New("not yet")
+		}
+		close(made)
+		return nil
+	}
+	bot, stop := g.start(t, "a")
+	defer stop()
+	user := g.emu.Teams(bot.URL)
+	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("tokenExchange: %+v, %v", a, err)
+	}
+	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := user.SignInWithPage(t.Context(), github.SignInLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("verifyState: %+v, %v", a, err)
+	}
+	select {
+	case <-made:
+	case <-time.After(time.Minute):
+		t.Fatal("the first callback was not made again")
+	}
+	if said := g.said(); !slices.Equal(said, []string{"a: show my issues"}) {
 		t.Errorf("the bot heard %q", said)
 	}
 }
