@@ -28,6 +28,12 @@ const (
 	canaryProvider = "canary-provider-secret-8c11"
 )
 
+// unhurried is quick, but gives a provider on a busy machine time to answer.
+const unhurried = `
+policy: {duplicate_wait: 8s, callback_budget: 400ms}
+timeouts: {upstream: 5s, lease: 6500ms, outbox_lease: 6s, sweep: 200ms}
+`
+
 // extension is the configuration of a message extension at the world's provider.
 func (w *world) extension() string {
 	return `
@@ -152,7 +158,7 @@ func TestExtensionSurvivesKills(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
 	provider := w.provided(t)
-	b := newBot(t, w, program(t, released), quick+w.extension())
+	b := newBot(t, w, program(t, released), unhurried+w.extension())
 	p := b.start(t)
 	user := w.user(b.patient(t), "alice")
 	secrets := loop(t, user, browser(t, b.patient(t).Transport), func() {
@@ -212,7 +218,7 @@ func TestExtensionOnInstances(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
 	w.provided(t)
-	f := newFleetIn(t, w, released, 2, quick+w.extension(), true)
+	f := newFleetIn(t, w, released, 2, unhurried+w.extension(), true)
 	user := w.user(&http.Client{Transport: f}, "alice")
 	victim := 0
 	secrets := loop(t, user, browser(t, f), func() {
@@ -247,7 +253,7 @@ func TestExtensionCrashPoints(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, true)
 			w.provided(t)
-			b := newBot(t, w, program(t, mined), quick+w.extension())
+			b := newBot(t, w, program(t, mined), unhurried+w.extension())
 			p := b.start(t)
 			user := w.user(b.patient(t), "alice")
 			bring := broughtLater(t, user, browser(t, b.patient(t).Transport))
@@ -269,7 +275,7 @@ func TestExtensionCrashPoints(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, true)
 			w.provided(t)
-			f := newFleetIn(t, w, mined, 2, quick+w.extension(), true)
+			f := newFleetIn(t, w, mined, 2, unhurried+w.extension(), true)
 			user := w.user(&http.Client{Transport: f}, "alice")
 			bring := broughtLater(t, user, browser(t, f))
 			for i, b := range f.bots {
