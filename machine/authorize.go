@@ -123,7 +123,7 @@ func (c *call) tryCode(ctx context.Context, code tokensvc.Secret) (Access, error
 // tryToken exchanges the client's SSO token (M5).
 func (c *call) tryToken(ctx context.Context, ask Ask) (Access, error) {
 	c.received(c.turn.act.Name)
-	if c.mismatch(ctx, ask.Token) && c.eng.policy.IdentityMismatch == Reject {
+	if c.mismatch(ctx, ask.Token) && c.rejects() {
 		c.refuse(ctx, "§9", http.StatusForbidden, "an SSO token of another user", nil)
 		return Access{Refused: http.StatusForbidden}, nil
 	}

@@ -71,3 +71,11 @@ func (c *call) mismatch(ctx context.Context, token tokensvc.Secret) bool {
 		Msg("signin/tokenExchange with a token of another user than its sender")
 	return true
 }
+
+// rejects reports whether another user's token is refused. The Token Service keeps a
+// token for the user whom it names; a connection with Tokens of its own would keep it
+// for whoever brought it.
+func (c *call) rejects() bool {
+	f := c.flow()
+	return c.eng.policy.IdentityMismatch == Reject || f != nil && f.conn.Tokens != nil
+}

@@ -40,7 +40,7 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	}
 	c.key.Connection = connection
 	c.received(turn.act.Name)
-	if c.mismatch(ctx, value.Token) && e.policy.IdentityMismatch == Reject {
+	if c.mismatch(ctx, value.Token) && c.rejects() {
 		return c.refuse(ctx, "§9", http.StatusForbidden, "signin/tokenExchange with another user's token", nil)
 	}
 	c.ssoToken = value.Token

@@ -106,8 +106,13 @@ func (e *Engine) candidates(attempts []store.Attempt, act *Activity) []candidate
 	for i := range attempts {
 		a := &attempts[i]
 		f := e.registered(a.Key.Connection)
-		if f == nil || f.conn.Tokens != nil {
-			continue // registered no more, or its codes come another way
+		switch {
+		case f == nil:
+			continue // registered no more
+		case f.conn.Tokens != nil && isCardOf(a, act):
+			return nil // what its popup ends with is no other connection's code
+		case f.conn.Tokens != nil:
+			continue // its codes come another way
 		}
 		at := slices.IndexFunc(out, func(k candidate) bool { return k.connection == f.conn.Name })
 		if at < 0 {

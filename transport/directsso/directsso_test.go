@@ -74,10 +74,14 @@ func (b *bot) pass(d time.Duration) {
 	b.now = b.now.Add(d)
 }
 
-func newBot(t *testing.T) *bot {
+func newBot(t *testing.T, others ...string) *bot {
 	t.Helper()
 	b := &bot{now: time.Now(), store: memstore.New(time.Now)}
-	b.emu = emulator.New(emulator.Config{ClientID: app, ClientSecret: tokensvc.NewSecret("secret")})
+	cfg := emulator.Config{ClientID: app, ClientSecret: tokensvc.NewSecret("secret")}
+	for _, name := range others {
+		cfg.Connections = append(cfg.Connections, emulator.Connection{Name: name})
+	}
+	b.emu = emulator.New(cfg)
 	azure := httptest.NewServer(b.emu)
 	t.Cleanup(azure.Close)
 	b.emu.SetBaseURL(azure.URL)
@@ -95,10 +99,12 @@ func newBot(t *testing.T) *bot {
 	if err != nil {
 		t.Fatal(err)
 	}
+	connections := []machine.Connection{{Name: "graph", Tokens: b.sso}}
+	for _, name := range others {
+		connections = append(connections, machine.Connection{Name: name})
+	}
 	served, err := teamsbot.New(teamsbot.Config{
-		Engine: machine.Config{
-			AppID: app, Store: b.store, Connections: []machine.Connection{{Name: "graph", Tokens: b.sso}},
-		},
+		Engine: machine.Config{AppID: app, Store: b.store, Connections: connections},
 		Credentials: credentials, TokenServiceURL: azure.URL, LoginURL: azure.URL,
 		ServiceURLs: []string{strings.TrimPrefix(azure.URL, "http://")}, InboundAuth: teams.InboundAuthNone,
 	})
@@ -118,9 +124,13 @@ func newBot(t *testing.T) *bot {
 	})
 	h, err := served.Handler(teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 		if turn.Activity().Text == "logout" {
-			return nil, errors.Join(turn.SignOut(ctx), turn.Send(ctx, "Signed out."))
+			return nil, errors.Join(turn.SignOut(ctx, "graph"), turn.Send(ctx, "Signed out."))
 		}
-		got, err := turn.SignIn(ctx)
+		connection := "graph"
+		if slices.Contains(others, turn.Activity().Text) {
+			connection = turn.Activity().Text
+		}
+		got, err := turn.SignIn(ctx, machine.WithConnection(connection))
 		if err == nil && got.SignedIn() {
 			err = turn.Send(ctx, "token")
 		}
@@ -258,6 +268,40 @@ func TestPageEnds(t *testing.T) {
 	}
 	if got := b.exchange(t, &card); got != http.StatusOK {
 		t.Errorf("exchange: %d", got)
+	}
+}
+
+// What the page gives is offered to no other connection whose card is out.
+func TestPageEndsBesideAnotherConnection(t *testing.T) {
+	b := newBot(t, "github")
+	b.say(t, "github", "")
+	first := b.card(t, 0)
+	b.say(t, "hello", "")
+	card := b.card(t, first.Seq)
+	asked := b.emu.Counts()[emulator.OpGetToken]
+	a, err := b.user.VerifyState(t.Context(), "consented", card.ActivityID)
+	if err != nil || a.Status < 400 || a.Status > 499 {
+		t.Errorf("what the page gave is answered %d, %v", a.Status, err)
+	}
+	if n := b.emu.Counts()[emulator.OpGetToken] - asked; n != 0 {
+		t.Errorf("another connection was asked %d times", n)
+	}
+}
+
+// Another user's token is refused whatever the policy says: it would be kept for who
+// brought it.
+func TestAnotherUsersToken(t *testing.T) {
+	b := newBot(t)
+	b.say(t, "hello", "")
+	card := b.card(t, 0)
+	stolen := b.emu.SSOToken("29:somebody-else")
+	b.user.User.AADObjectID = "11111111-0000-4000-8000-000000000001"
+	a, err := b.user.TokenExchange(t.Context(), card.ExchangeID(), "graph", stolen)
+	if err != nil || a.Status != http.StatusForbidden {
+		t.Errorf("%d, %v", a.Status, err)
+	}
+	if marks := b.seen(); len(marks) > 0 {
+		t.Errorf("something was kept: %d records", len(marks))
 	}
 }
 
