@@ -304,6 +304,7 @@ func TestErrorAnswers(t *testing.T) {
 		"retry seconds":   {status: 429, header: "7", retry: 7 * time.Second},
 		"retry date":      {status: 503, header: time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)},
 		"retry nonsense":  {status: 503, header: "soon"},
+		"retry for ages":  {status: 503, header: "99999999999", retry: 24 * time.Hour},
 		"redirect":        {status: 302},
 		"412 of Exchange": {status: 412, body: `{"error":{"code":"ConsentRequired"}}`, code: "ConsentRequired"},
 	} {

@@ -104,7 +104,7 @@ func newBot(t *testing.T, others ...string) *bot {
 		connections = append(connections, machine.Connection{Name: name})
 	}
 	served, err := teamsbot.New(teamsbot.Config{
-		Engine: machine.Config{AppID: app, Store: b.store, Connections: connections},
+		Engine:      machine.Config{AppID: app, Store: b.store, Connections: connections},
 		Credentials: credentials, TokenServiceURL: azure.URL, LoginURL: azure.URL,
 		ServiceURLs: []string{strings.TrimPrefix(azure.URL, "http://")}, InboundAuth: teams.InboundAuthNone,
 	})

@@ -308,7 +308,7 @@ func errorCode(answer []byte) string {
 func retryAfter(value string, now time.Time) time.Duration {
 	const longest = 24 * time.Hour
 	var wait time.Duration
-	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		wait = time.Duration(seconds) * time.Second
 	} else if date, err := http.ParseTime(value); err == nil {
 		wait = date.Sub(now)

@@ -355,6 +355,10 @@ func TestConnectorAnswers(t *testing.T) {
 			want: &teams.ConnectorError{Op: "Send", Status: 429, RetryAfter: 7 * time.Second},
 		},
 		{
+			name: "503 with a Retry-After of ages", status: 503, header: http.Header{"Retry-After": {"99999999999"}},
+			want: &teams.ConnectorError{Op: "Send", Status: 503, RetryAfter: 24 * time.Hour},
+		},
+		{
 			name: "503 with a Retry-After of no meaning", status: 503, header: http.Header{"Retry-After": {"soon"}},
 			want: &teams.ConnectorError{Op: "Send", Status: 503},
 		},

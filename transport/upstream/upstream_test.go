@@ -156,17 +156,20 @@ func TestRetryAfter(t *testing.T) {
 		t.Errorf("asked again after %s", took)
 	}
 
-	s.answers(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Retry-After", "30")
-		w.WriteHeader(http.StatusServiceUnavailable)
-	})
 	s.asked.Store(0)
-	for name, bound := range map[string]time.Duration{"a deadline": 20 * time.Second, "none": time.Hour} {
-		ctx, cancel := context.WithTimeout(t.Context(), bound)
+	for _, tt := range []struct {
+		name, wait string
+		bound      time.Duration
+	}{{"a deadline", "30", 20 * time.Second}, {"for ages", "99999999999", time.Hour}} {
+		s.answers(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", tt.wait)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), tt.bound)
 		status, _, err := do(ctx, t, tr, http.MethodGet, s.URL, "")
 		cancel()
 		if err != nil || status != http.StatusServiceUnavailable {
-			t.Errorf("%s: %d, %v", name, status, err)
+			t.Errorf("%s: %d, %v", tt.name, status, err)
 		}
 	}
 	if n := s.asked.Load(); n != 2 {
