@@ -151,12 +151,12 @@ func TestAnswerOfTheOutboxClaimIsLost(t *testing.T) {
 			t.Errorf("answer %+v", answer)
 		}
 		time.Sleep(10 * time.Second)
-		if lost != 1 || len(told) != 2 {
-			t.Errorf("%d answers lost, told at %s, want one and twice", lost, told)
-		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+		if lost != 1 || len(told) != 2 {
+			t.Errorf("%d answers lost, told at %s, want one and twice", lost, told)
 		}
 		page, err := sc.mem.List(t.Context(), store.Filter{})
 		if err != nil || len(page.Deliveries) != 1 || page.Deliveries[0].Tries != 2 || page.Deliveries[0].Status != store.DeliveryDone {
