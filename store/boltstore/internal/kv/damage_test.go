@@ -372,6 +372,59 @@ func TestLogOutlastsRecovery(t *testing.T) {
 	}
 }
 
+// TestRecoveryIsFirm: a process that was killed between the write of a batch and
+// its sync leaves the batch in memory only. The next one brings it to the disk
+// before it gives the tree a part of it: after a power loss all of it is there, or
+// nothing.
+func TestRecoveryIsFirm(t *testing.T) {
+	p, db := onPowerDisk(t)
+	mustUpdate(t, db, "k", "v")
+	p.fault = func(c call) bool { p.dead = p.dead || c.what == "sync"; return p.dead }
+	err := db.Update(t.Context(), func(tx *Tx) error {
+		for i := range 12 { // some steps of the tree
+			if err := tx.Bucket(0).Put(fmt.Append(nil, "k", i), []byte("new")); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("update: %v", err)
+	}
+	Kill(t, db)
+	steps := 0
+	p.dead, p.fault = false, func(c call) bool {
+		if c.what == "metasync" {
+			steps++
+		}
+		p.dead = p.dead || steps == 3
+		return p.dead
+	}
+	if _, err := Open(filepath.Join(p.dir, "db"), powerOptions(p)); err == nil {
+		t.Fatal("the recovery was not cut off")
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 100 {
+		dir := t.TempDir()
+		for name, raw := range p.lose(r) {
+			if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		db, err := Open(filepath.Join(dir, "db"), powerOptions(nil))
+		if err != nil {
+			t.Fatalf("after a power loss: %v", err)
+		}
+		got, err := contentOf(db)
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(got[0]); n != 1 && n != 13 || got[0]["k"] != "v" {
+			t.Fatalf("after a power loss %d of 12 keys of a batch are there", n-1)
+		}
+	}
+}
+
 // TestStuckTreeIsLetGo: a tree whose transaction bbolt could not end is given back
 // at Close, so that the same process may open it again.
 func TestStuckTreeIsLetGo(t *testing.T) {
