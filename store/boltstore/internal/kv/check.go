@@ -118,15 +118,18 @@ func (c *checker) take(id uint64) []byte {
 	return c.read(id*c.pageSize, n*c.pageSize)
 }
 
-func (c *checker) page(id uint64, depth int) { c.elements(id, c.take(id), depth) }
+func (c *checker) page(id uint64, depth int) (first, last []byte) {
+	return c.elements(id, c.take(id), depth)
+}
 
-// elements checks what is on a page, also on one that stands in for a bucket.
-func (c *checker) elements(id uint64, raw []byte, depth int) {
+// elements checks what is on a page, also on one that stands in for a bucket, and
+// returns the first and the last key below it. A page that does not begin with the
+// key that leads to it would stay in use after bbolt has freed it.
+func (c *checker) elements(id uint64, raw []byte, depth int) (first, last []byte) {
 	flags, n := u16(raw[8:]), uint64(u16(raw[10:]))
 	if depth > maxDepth || flags != leafPage && (flags != branchPage || n == 0) {
 		bad(id, "has a head that makes no sense")
 	}
-	var last []byte
 	for i := range n {
 		e := raw[pageHead+i*element:]
 		pos, keySize, valueSize := u32(e), u32(e[4:]), uint32(0)
@@ -138,10 +141,15 @@ func (c *checker) elements(id uint64, raw []byte, depth int) {
 		if bytes.Compare(last, key) >= 0 {
 			bad(id, "has its keys in no order")
 		}
-		last = key
+		if last = key; i == 0 {
+			first = key
+		}
 		switch {
 		case flags == branchPage:
-			c.page(u64(e[8:]), depth+1)
+			var begin []byte
+			if begin, last = c.page(u64(e[8:]), depth+1); !bytes.Equal(begin, key) {
+				bad(id, "leads to another key than it says")
+			}
 		case u32(e)&bucketLeaf == 0:
 		case u64(value[:pageHead]) != 0:
 			c.page(u64(value), depth+1)
@@ -149,6 +157,7 @@ func (c *checker) elements(id uint64, raw []byte, depth int) {
 			c.elements(id, value[pageHead:], depth+1)
 		}
 	}
+	return first, last
 }
 
 // freelist checks that what is free is not in use.

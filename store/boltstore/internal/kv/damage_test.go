@@ -96,6 +96,40 @@ func TestDamagedTree(t *testing.T) {
 	}
 }
 
+// TestMisleadingBranch lets leaves begin with another key than their branch says:
+// bbolt would free them and use them on.
+func TestMisleadingBranch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := Open(path, powerOptions(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 {
+		mustUpdate(t, db, fmt.Sprint("k", i), strings.Repeat("v", 300))
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for at := 2 * os.Getpagesize(); at < len(whole); at += os.Getpagesize() {
+		raw := append([]byte(nil), whole...)
+		raw[at+pageHead+8]++ // the length of a leaf's first key
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkTree(path, int64(len(raw))); err != nil && strings.Contains(err.Error(), "leads to another key") {
+			refused++
+		}
+	}
+	if refused < 3 {
+		t.Errorf("%d leaves were refused", refused)
+	}
+}
+
 // use does with a store what there is to do.
 func use(path string, o Options) error {
 	db, err := Open(path, o)
