@@ -511,6 +511,20 @@ func TestMiddleware(t *testing.T) {
 	}
 }
 
+// Middleware that panics while it is put together fails the callback, and no more.
+func TestMiddlewareThatPanics(t *testing.T) {
+	d := newDesk(t, nil)
+	d.eng.AroundSignIn(func(machine.CompleteHandler) machine.CompleteHandler { panic("it happens") })
+	d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error { return nil })
+	d.signIn("hello")
+	if got := d.exchange(); got != http.StatusOK {
+		t.Errorf("answered %d", got)
+	}
+	if rows := d.rows(); len(rows) != 1 || !strings.Contains(rows[0].Error, "it happens") {
+		t.Errorf("%+v", rows)
+	}
+}
+
 // A handler that takes the row's whole lease leaves nothing for those after it.
 func TestNoHandlerAfterTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

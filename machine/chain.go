@@ -40,7 +40,8 @@ func (c *chain[T]) whole(others ...link[T]) link[T] {
 	}
 	whole := inTurn(slices.Concat(c.handlers, others))
 	for _, m := range slices.Backward(c.around) {
-		whole = safe(m(whole))
+		next := whole
+		whole = safe(func(ctx context.Context, turn *Turn, what T) error { return m(next)(ctx, turn, what) })
 	}
 	return whole
 }

@@ -46,6 +46,9 @@ func (x *dropped) add(was claim) {
 	if x.claims == nil {
 		x.claims = map[string]claim{}
 	}
+	if now, ok := x.claims[was.attempt]; ok && now.lease.Fence > was.lease.Fence {
+		return // another call has taken over since, and was cut short too
+	}
 	x.claims[was.attempt] = was
 }
 

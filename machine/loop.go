@@ -49,9 +49,11 @@ func (c *call) loop(ctx context.Context, where finder, ev table.Event) (outcome,
 		if err != nil {
 			return outcome{attempt: at, event: ev}, err
 		}
+		held := c.claim
 		c.claims(at, &d)
 		err = c.commit(ctx, &d, ev)
 		if lostRace(err) || marksTaken(&d, err) {
+			c.claim = held
 			if races++; races > maxRaces {
 				return outcome{}, fmt.Errorf("%s: %w: %w", ev.Kind, errRaces, err)
 			}

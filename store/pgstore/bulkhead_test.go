@@ -247,3 +247,17 @@ func TestStall(t *testing.T) {
 		})
 	}
 }
+
+// A statement that is slow while others are quick is waited for, behind a pooler too:
+// its connection is not dead.
+func TestSlowStatementIsNoDeadConnection(t *testing.T) {
+	c := pgtest.NewCluster(t)
+	for name, dsn := range map[string]string{"direct": c.DSN(), "pooler": pgtest.NewBouncer(t, c, pgtest.ByTransaction).DSN()} {
+		t.Run(name, func(t *testing.T) {
+			s := mustOpen(t, pgtest.WithParam(dsn, "schema", schemaOf(pgtest.Schema(t, c.DSN()))), pgstore.WithStatementTimeout(time.Minute))
+			if err := s.Slow(t.Context(), 6*time.Second); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -13,7 +13,8 @@ import (
 // the statement may be written. So when an answer is late the server is asked, on a
 // new connection, whether the session is at it. Behind a pooler nobody can tell which
 // session that is. There something else is written, a little later: if that comes
-// back, no disk stalls.
+// back no disk stalls, and if no session of our role is at a statement for as long, it
+// is not ours that is slow.
 
 const (
 	// lateAnswer is after how long the server is asked, and how long a session must
@@ -65,9 +66,35 @@ func (s *Store) overtaken(ctx context.Context, _ uint32, _ string) bool {
 		if err := s.tryWrite(whole); err != nil {
 			return nil, err
 		}
-		return nil, s.tryWrite(whole)
+		if err := s.tryWrite(whole); err != nil {
+			return nil, err
+		}
+		return nil, s.nobodyIsSlow(whole)
 	})
 	return err == nil
+}
+
+const slowSQL = `
+select exists (
+  select from pg_stat_activity
+  where usename = current_user and datname = current_database() and pid <> pg_backend_pid()
+    and state = 'active' and backend_type = 'client backend' and query_start < clock_timestamp() - $1::interval)`
+
+var errSlow = errors.New("a session is at a statement for long")
+
+// nobodyIsSlow is an error if some session of our role has been at a statement for as
+// long as we wait for ours.
+func (s *Store) nobodyIsSlow(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, lateAnswer)
+	defer cancel()
+	var slow bool
+	if err := s.pool.QueryRow(short, slowSQL, latePooled-lateAnswer).Scan(&slow); err != nil {
+		return err //nolint:wrapcheck // nobody sees it
+	}
+	if slow {
+		return errSlow
+	}
+	return nil
 }
 
 // sessions are the sessions of a server that have had something to do lately.

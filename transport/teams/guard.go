@@ -117,7 +117,12 @@ func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token
 	}
 	key := turn.DeliveryKey()
 	if act.ID != "" {
-		key = fmt.Sprintf("%x", sha256.Sum256([]byte(act.Conversation.Channel+"\x00"+act.Conversation.ID+"\x00"+act.ID)))
+		// Behind another guard an activity is resumed once by each.
+		parts := []string{act.Conversation.Channel, act.Conversation.ID, act.ID}
+		for _, f := range g.flows {
+			parts = append(parts, strings.ToLower(f.Name()))
+		}
+		key = fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(parts, "\x00"))))
 	}
 	return g.eng.Once(ctx, "resume "+key, func(ctx context.Context) error {
 		_, err := g.bot.OnActivity(context.WithValue(ctx, tokensKey{}, tokens), resumed)

@@ -26,6 +26,8 @@ type guarded struct {
 
 	beside machine.CompleteHandler // of graph, after the guard's own; nil: none
 
+	nested bool // a guard for each connection, one behind the other
+
 	mu    sync.Mutex
 	heard []string
 }
@@ -64,7 +66,7 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 	if err != nil {
 		t.Fatal(err)
 	}
-	guard, err := teams.RequireSignIn(eng, teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+	var code teams.Bot = teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 		text := instance + ": " + turn.Activity().Text
 		for _, name := range []string{"Graph", "github"} {
 			if tok, ok := teams.TokenOf(ctx, name); !ok || tok.Token.Empty() {
@@ -78,7 +80,15 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 		defer g.mu.Unlock()
 		g.heard = append(g.heard, text)
 		return nil, nil
-	}), []string{"graph", "github"})
+	})
+	connections := []string{"graph", "github"}
+	if g.nested {
+		if code, err = teams.RequireSignIn(eng, code, connections[1:]); err != nil {
+			t.Fatal(err)
+		}
+		connections = connections[:1]
+	}
+	guard, err := teams.RequireSignIn(eng, code, connections)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,6 +215,40 @@ func TestGuardRunsOnce(t *testing.T) {
 		t.Fatal("the first callback was not made again")
 	}
 	if said := g.said(); !slices.Equal(said, []string{"a: show my issues"}) {
+		t.Errorf("the bot heard %q", said)
+	}
+}
+
+// A guard behind a guard takes the activity up by itself: what the first one has let
+// through once is not done yet.
+func TestGuardBehindAGuard(t *testing.T) {
+	g := newGuarded(t)
+	g.nested = true
+	bot, stop := g.start(t, "a")
+	user := g.emu.Teams(bot.URL)
+	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("tokenExchange: %+v, %v", a, err)
+	}
+	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := emulator.SignInWithPage(t.Context(), nil, github.SignInLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("verifyState: %+v, %v", a, err)
+	}
+	stop() // what is owed is made
+	if said := g.said(); len(said) != 1 {
 		t.Errorf("the bot heard %q", said)
 	}
 }

@@ -49,12 +49,13 @@ func collected(ctx context.Context, to *store.Conversation, activity []byte) boo
 }
 
 // answer is the answer of the turn with what was collected. That of an invoke is one
-// more activity. A refusal that asks for a repeat stays what it is: nothing was done.
+// more activity. While the store is down a turn that has said nothing stays a 503, so
+// that the caller sends again; what was said must not be lost.
 func (r *replies) answer(a *machine.Activity, given machine.Answer) machine.Answer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.answered = true
-	if given.Status == http.StatusServiceUnavailable {
+	if given.Status == http.StatusServiceUnavailable && len(r.activities) == 0 {
 		return given
 	}
 	all := r.activities

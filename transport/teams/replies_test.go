@@ -127,3 +127,22 @@ func TestExpectRepliesWithoutAStore(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
+
+// What a turn has said is not lost, even if the store goes away at its end.
+func TestExpectRepliesKeepsWhatWasSaid(t *testing.T) {
+	g := newGuarded(t)
+	connector := newConnector(t, teams.ConnectorConfig{ServiceURLs: loopback(t)})
+	engine := &fakeEngine{}
+	bot := teams.BotFunc(func(ctx context.Context, _ *machine.Turn) (*machine.Answer, error) {
+		if _, err := connector.Send(ctx, engine.turns[0].Conversation, machine.Message{Text: "card"}); err != nil {
+			return nil, err
+		}
+		return nil, store.ErrUnavailable
+	})
+	user := g.emu.Teams(serve(t, newHandler(t, engine, bot, func(c *teams.Config) { c.ServiceURLs = loopback(t) })))
+	user.DeliveryMode = "expectReplies"
+	said, err := user.Invoke(t.Context(), "task/fetch", "", map[string]string{})
+	if all := repliesIn(t, said, err); len(all) != 2 || all[0].Text != "card" || all[1].Value.Status != http.StatusServiceUnavailable {
+		t.Errorf("%s", said.Body)
+	}
+}

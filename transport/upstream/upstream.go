@@ -324,9 +324,11 @@ func (t *Transport) circuit(host string) *circuit {
 			switch to {
 			case gobreaker.StateHalfOpen: // one request is let through
 			case gobreaker.StateOpen:
-				c.until.Store(time.Now().Add(t.cfg.OpenFor).UnixNano())
 				if from == gobreaker.StateClosed {
 					c.since.Store(time.Now().UnixNano())
+				}
+				c.until.Store(time.Now().Add(t.cfg.OpenFor).UnixNano())
+				if from == gobreaker.StateClosed {
 					c.opened.Add(1)
 					log.Warn().Str("code", CodeOpen).Msg("upstream does not answer: requests to it are refused until it does")
 				}
