@@ -243,6 +243,18 @@ func TestTypedCode(t *testing.T) {
 	}
 }
 
+// The name belongs to an event: a message or an invoke that has it is the bot's.
+func TestTokensResponseIsAnEvent(t *testing.T) {
+	d := newDesk(t, nil)
+	d.signIn("hello")
+	for kind, taken := range map[string]bool{"message": false, "invoke": false, "event": true} {
+		a := activity(kind, machine.EventTokensResponse, "hello", `{"connectionName":"graph"}`)
+		if got := d.eng.Before(t.Context(), d.eng.Turn(a)); got != taken {
+			t.Errorf("%s: taken %t, want %t", kind, got, taken)
+		}
+	}
+}
+
 func TestPrefetch(t *testing.T) {
 	d := newDesk(t, func(c *machine.Config) { c.Prefetch = []string{"graph"} })
 	d.signIn("hello")

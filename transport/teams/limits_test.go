@@ -167,7 +167,11 @@ func TestSignInsPerUser(t *testing.T) {
 	want("query", `{"type":"invoke","name":"composeExtension/query","from":{"id":"29:a"}}`, 200)
 	// The name of an invoke in another case is the same invoke.
 	want("verifystate", strings.Replace(of(invoke, "29:a"), "signin/verifyState", "SignIn/VERIFYSTATE", 1), http.StatusTooManyRequests)
-	if n := refusals.Count(teams.WhyTooManyOfOneUser); n != 3 {
+	// An event that has the Token Service asked is counted, any other is not.
+	event := `{"type":"event","name":"NAME","from":{"id":"29:a"},"conversation":{"id":"a:1"},"serviceUrl":"https://smba.trafficmanager.net/amer/"}`
+	want("tokens/response", strings.Replace(event, "NAME", machine.EventTokensResponse, 1), http.StatusTooManyRequests)
+	want("another event", strings.Replace(event, "NAME", "application/vnd.microsoft.meetingStart", 1), 200)
+	if n := refusals.Count(teams.WhyTooManyOfOneUser); n != 4 {
 		t.Errorf("%d counted", n)
 	}
 }

@@ -1,9 +1,11 @@
 package teams_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -13,15 +15,17 @@ import (
 // Web Chat says by an event that the user has signed in. What the event says is not
 // believed: the Token Service is asked.
 func TestTokensResponse(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	g := newGuarded(t)
 	bot, stop := g.start(t, "a")
 	defer stop()
 	user := g.emu.Teams(bot.URL)
 	user.ChannelID = "webchat"
-	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
+	if a, err := user.SendMessage(ctx, "show my issues"); err != nil || a.Status != http.StatusOK {
 		t.Fatalf("%+v, %v", a, err)
 	}
-	card, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
+	card, err := g.emu.WaitForCard(ctx, user.Conversation.ID, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,12 +33,12 @@ func TestTokensResponse(t *testing.T) {
 		event := user.Message("")
 		event.Type, event.Name, event.Text = "event", machine.EventTokensResponse, ""
 		event.Value = json.RawMessage(`{"connectionName":"` + connection + `","token":"made-up"}`)
-		if a, err := user.Send(t.Context(), event); err != nil || a.Status != http.StatusOK {
+		if a, err := user.Send(ctx, event); err != nil || a.Status != http.StatusOK {
 			t.Fatalf("%+v, %v", a, err)
 		}
 	}
 	state := func() (open, complete int) {
-		page, err := g.st.List(t.Context(), store.Filter{})
+		page, err := g.st.List(ctx, store.Filter{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +63,7 @@ func TestTokensResponse(t *testing.T) {
 	}
 	grant("graph")
 	signedIn("graph")
-	if card, err = g.emu.WaitForCard(t.Context(), user.Conversation.ID, card.Seq); err != nil || card.Connection != "github" {
+	if card, err = g.emu.WaitForCard(ctx, user.Conversation.ID, card.Seq); err != nil || card.Connection != "github" {
 		t.Fatalf("%+v, %v", card, err)
 	}
 	grant("github")
