@@ -134,3 +134,15 @@ func (w *world) ask(ctx context.Context, c command) string {
 	}
 	return strings.Join(said, "; ")
 }
+
+// direct is a connection whose SSO tokens the bot exchanges by itself. It has no
+// codes, as transport/directsso has none.
+type direct struct{ machine.TokenService }
+
+// GetToken knows no codes.
+func (d direct) GetToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
+	if !code.Empty() {
+		return tokensvc.Token{}, tokensvc.ErrNoToken
+	}
+	return d.TokenService.GetToken(ctx, uc, code) //nolint:wrapcheck // as it is
+}

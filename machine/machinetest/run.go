@@ -38,6 +38,7 @@ const separator = "----"
 //	signout graph | signout all
 //	code 123456 for=graph               the popup hands out a code
 //	prefetch graph                      its token is fetched before the bot sees anything
+//	direct graph                        the bot exchanges its SSO tokens by itself
 //	token graph                         the user got a token in another way
 //	upstream exchange 500 404           the next answers of the token service
 //	card 400                            the next answer to a card

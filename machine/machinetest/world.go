@@ -33,6 +33,7 @@ type world struct {
 	config machine.Config
 	names  []string // of connections
 	own    []string // connections that the bot signs its users in to by itself
+	direct []string // connections whose SSO tokens the bot exchanges by itself
 	engine map[string]*machine.Engine
 
 	mu         sync.Mutex
@@ -117,7 +118,11 @@ func (w *world) on(instance string) *machine.Engine {
 	cfg.Messenger = processConnector{conn: w.conn, p: p}
 	cfg.Connections = nil
 	for _, n := range w.names {
-		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, NoSSO: w.withoutSSO[n]})
+		conn := machine.Connection{Name: n, NoSSO: w.withoutSSO[n]}
+		if slices.Contains(w.direct, n) {
+			conn.Tokens = direct{cfg.Tokens}
+		}
+		cfg.Connections = append(cfg.Connections, conn)
 	}
 	for _, n := range w.own {
 		cfg.Connections = append(cfg.Connections, machine.Connection{Name: n, Tokens: &popup{w: w, store: cfg.Store}})
@@ -443,6 +448,10 @@ func verbs() map[string]func(*world, context.Context, command) string {
 		"issue":    (*world).issue,
 		"own": func(w *world, _ context.Context, c command) string { // own wiki: the bot signs its users in itself
 			w.own = c.words
+			return ""
+		},
+		"direct": func(w *world, _ context.Context, c command) string { // direct graph: the bot exchanges its SSO tokens itself
+			w.direct = c.words
 			return ""
 		},
 		"advance":   (*world).advance,
