@@ -114,11 +114,11 @@ func wire(path, tokenServiceURL, loginURL, appID, tenantID string, secret tokens
 	return &parts{store: st, engine: eng, hosts: hosts, connector: connector}, nil
 }
 
-func directly(appID string, st store.Store, credentials machine.OnBehalfOf, key []byte) ([]machine.Connection, error) {
+func directly(appID string, st store.Store, credentials machine.OnBehalfOf, keys func() ([]store.SecretKey, error)) ([]machine.Connection, error) {
 	direct, err := directsso.New(directsso.Config{
 		AppID: appID, Connection: "calendar", Scopes: []string{"https://graph.microsoft.com/Calendars.Read"},
 		SignInLink: "https://bot.example.com/consent", OnBehalfOf: credentials,
-		Store: st, Keys: [][]byte{key}, // 32 bytes: openssl rand 32
+		Store: st, Keys: keys, // of 32 bytes, kept outside of the store
 	})
 	if err != nil {
 		return nil, err
@@ -356,7 +356,9 @@ func TestDirectly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	connections, err := directly("app", st, credentials, make([]byte, 32))
+	connections, err := directly("app", st, credentials, func() ([]store.SecretKey, error) {
+		return []store.SecretKey{store.NewSecretKey(time.Now())}, nil
+	})
 	if err != nil || len(connections) != 2 || connections[1].Tokens == nil {
 		t.Errorf("%+v, %v", connections, err)
 	}

@@ -379,7 +379,8 @@ func serviceHealth(ctx context.Context, cfg config.Config) health {
 const nobody = "29:signin-engine-doctor"
 
 // connectionHealth compares the configured names with those that the Token
-// Service knows, and with those that the running bot has.
+// Service knows, and with those that the running bot has. A direct connection is
+// none of the Token Service's.
 func connectionHealth(ctx context.Context, cfg config.Config, running []string) health {
 	const check = checkConnections
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -400,7 +401,7 @@ func connectionHealth(ctx context.Context, cfg config.Config, running []string) 
 	var unknown, idle []string
 	for _, conn := range cfg.Connections {
 		same := func(name string) bool { return strings.EqualFold(name, conn.Name) }
-		if len(known) > 0 && !slices.ContainsFunc(known, same) {
+		if conn.Direct == nil && len(known) > 0 && !slices.ContainsFunc(known, same) {
 			unknown = append(unknown, conn.Name)
 		}
 		if len(running) > 0 && !slices.ContainsFunc(running, same) {

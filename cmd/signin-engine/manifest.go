@@ -47,6 +47,10 @@ func manifestHealth(ctx context.Context, cfg config.Config, m manifest) []health
 	found := []health{m.bot(cfg.AppID)}
 	for _, conn := range cfg.Connections {
 		check := "manifest, " + conn.Name
+		if conn.Direct != nil {
+			found = append(found, m.fits(check, conn.Direct.SignInResource(cfg.AppID)))
+			continue
+		}
 		resource, err := signInResource(ctx, cfg, conn.Name)
 		if err != nil {
 			found = append(found, health{check, healthSkipped, "the Token Service gave no card: " + err.Error()})

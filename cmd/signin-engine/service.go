@@ -18,6 +18,7 @@ import (
 	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
+	"github.com/signin-engine/signin-engine/transport/directsso"
 	"github.com/signin-engine/signin-engine/transport/metrics"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
@@ -113,6 +114,12 @@ func (s *service) build(listen string) error {
 		connections[i] = machine.Connection{
 			Name: c.Name, DisplayName: c.DisplayName, CardText: c.CardText, ButtonText: c.ButtonText, NoSSO: !c.OffersSSO(),
 		}
+		if c.Direct == nil {
+			continue
+		}
+		if connections[i].Tokens, err = s.direct(c, credentials); err != nil {
+			return fmt.Errorf("connections[%d].direct: %w", i, err)
+		}
 	}
 	version, refusals := buildVersion().Version, teams.NewRefusals(s.log)
 	own, err := s.popup(refusals)
@@ -175,6 +182,19 @@ func (s *service) build(listen string) error {
 	}
 	s.handler = traces.Forward().Handler(mux)
 	return nil
+}
+
+// direct signs users in to a connection that is none of the Token Service's.
+func (s *service) direct(c config.Connection, credentials config.TokenSource) (machine.TokenService, error) {
+	behalf, ok := credentials.(machine.OnBehalfOf)
+	if !ok {
+		return nil, errors.New("the bot's credentials exchange no tokens of users: use a client secret, a certificate or federated credentials")
+	}
+	return directsso.New(directsso.Config{
+		AppID: s.cfg.AppID, Tenant: s.cfg.TenantID, Connection: c.Name,
+		Scopes: c.Direct.Scopes, SignInLink: c.Direct.Link, Resource: c.Direct.Resource,
+		OnBehalfOf: behalf, Store: s.store, Keys: s.cfg.Keys(), Log: s.log,
+	})
 }
 
 // popup is the message extension's own sign-in; nil = there is none.

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -51,8 +52,9 @@ type Config struct {
 	// transport/credentials.
 	OnBehalfOf machine.OnBehalfOf
 	Store      Store
-	// Keys seal the tokens, 32 bytes each. The first one seals, every one opens.
-	Keys  [][]byte
+	// Keys seal the tokens: the first one seals, every one opens. They are asked for
+	// again when five seconds have passed, so that they can be rotated.
+	Keys  func() ([]store.SecretKey, error)
 	Clock func() time.Time // nil = time.Now
 	Log   zerolog.Logger
 }
@@ -62,13 +64,14 @@ type Config struct {
 type Service struct {
 	cfg  Config
 	link string
-	ring *vault.Ring
 	macs []byte // key of the names of records
+
+	mu    sync.Mutex
+	ring  *vault.Ring // of the keys as they were
+	asked time.Time
 }
 
 var _ machine.TokenService = (*Service)(nil)
-
-const keySize = 32
 
 // New checks cfg. It connects to nothing.
 func New(cfg Config) (*Service, error) {
@@ -83,18 +86,9 @@ func New(cfg Config) (*Service, error) {
 	missing("Scopes", len(cfg.Scopes) == 0)
 	missing("OnBehalfOf", cfg.OnBehalfOf == nil)
 	missing("Store", cfg.Store == nil)
-	missing("Keys", len(cfg.Keys) == 0)
-	for _, k := range cfg.Keys {
-		if len(k) != keySize {
-			errs = append(errs, fmt.Errorf("one of Keys has %d bytes, not %d", len(k), keySize))
-		}
-	}
+	missing("Keys", cfg.Keys == nil)
 	link, err := cfg.page()
 	if err = errors.Join(append(errs, err)...); err != nil {
-		return nil, fmt.Errorf("directsso: %w", err)
-	}
-	ring, err := vault.New(cfg.Keys)
-	if err != nil {
 		return nil, fmt.Errorf("directsso: %w", err)
 	}
 	if cfg.Resource == "" {
@@ -103,7 +97,53 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	return &Service{cfg: cfg, link: link, ring: ring, macs: vault.MAC(cfg.Store.Secret(), "signin-engine direct sso")}, nil
+	s := &Service{cfg: cfg, link: link, macs: vault.MAC(cfg.Store.Secret(), "signin-engine direct sso")}
+	if _, err := s.keys(); err != nil {
+		return nil, fmt.Errorf("directsso: %w", err)
+	}
+	return s, nil
+}
+
+// keysFor is how long the keys are used before they are asked for again.
+const keysFor = 5 * time.Second
+
+// keys are those that count now. When they cannot be had, those before go on.
+func (s *Service) keys() (*vault.Ring, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Clock()
+	if s.ring != nil && now.Sub(s.asked) < keysFor {
+		return s.ring, nil
+	}
+	ring, err := s.askKeys()
+	switch {
+	case err == nil:
+		s.ring = ring
+	case s.ring == nil:
+		return nil, err
+	default:
+		s.cfg.Log.Error().Err(err).Str("connection", s.cfg.Connection).Msg("direct sso: the keys cannot be had, and those before are used")
+	}
+	s.asked = now
+	return s.ring, nil
+}
+
+func (s *Service) askKeys() (*vault.Ring, error) {
+	keys, err := s.cfg.Keys()
+	if err != nil {
+		return nil, fmt.Errorf("keys: %w", err)
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("keys: there is none")
+	}
+	var raw [][]byte
+	for _, k := range keys {
+		if len(k.Secret) != store.KeySize {
+			return nil, fmt.Errorf("keys: one has %d bytes, not %d", len(k.Secret), store.KeySize)
+		}
+		raw = append(raw, k.Secret)
+	}
+	return vault.New(raw)
 }
 
 // page is the address of the card's button.
@@ -152,8 +192,12 @@ func (s *Service) GetToken(ctx context.Context, uc tokensvc.UserConnection, code
 	case err != nil:
 		return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpGetToken, Err: err}
 	}
+	ring, err := s.keys()
+	if err != nil {
+		return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpGetToken, Err: err}
+	}
 	var got kept
-	if err := s.ring.Open(name, m.Value, &got); err != nil {
+	if err := ring.Open(name, m.Value, &got); err != nil {
 		s.cfg.Log.Error().Err(err).Str("connection", s.cfg.Connection).Msg("direct sso: a token cannot be opened: the user signs in again")
 		return tokensvc.Token{}, tokensvc.ErrNoToken
 	}
@@ -194,8 +238,12 @@ var errRaces = errors.New("others were always faster")
 
 // keep puts a token in the place of the one before it.
 func (s *Service) keep(ctx context.Context, user string, got kept) error {
+	ring, err := s.keys()
+	if err != nil {
+		return err
+	}
 	name := s.name(user)
-	sealed, err := s.ring.Seal(name, got)
+	sealed, err := ring.Seal(name, got)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,16 @@ const app = "00000000-0000-4000-8000-0000000000b0"
 
 var key = bytes.Repeat([]byte{7}, 32)
 
+// keys are keys that stay.
+func keys(all ...[]byte) func() ([]store.SecretKey, error) {
+	return func() (out []store.SecretKey, err error) {
+		for _, k := range all {
+			out = append(out, store.SecretKey{Secret: k})
+		}
+		return out, nil
+	}
+}
+
 // bot is a served bot whose only connection is not the Token Service's.
 type bot struct {
 	emu   *emulator.Server
@@ -94,7 +104,7 @@ func newBot(t *testing.T, others ...string) *bot {
 	b.sso, err = directsso.New(directsso.Config{
 		AppID: app, Connection: "graph", Scopes: []string{"https://graph.microsoft.com/User.Read"},
 		SignInLink: "https://bot.example/consent?lang=en", Tenant: "contoso", OnBehalfOf: credentials,
-		Store: b, Keys: [][]byte{key}, Clock: b.clock,
+		Store: b, Keys: keys(key), Clock: b.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -331,7 +341,7 @@ func TestTokensAreSealed(t *testing.T) {
 	}
 	other, err := directsso.New(directsso.Config{
 		AppID: app, Connection: "graph", Scopes: []string{"s"}, SignInLink: "https://bot.example/consent",
-		OnBehalfOf: nobody{}, Store: b, Keys: [][]byte{bytes.Repeat([]byte{8}, 32)},
+		OnBehalfOf: nobody{}, Store: b, Keys: keys(bytes.Repeat([]byte{8}, 32)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -349,22 +359,75 @@ func TestTokensAreSealed(t *testing.T) {
 	}
 }
 
+// Keys can be rotated while the bot runs: what was sealed with the older one opens, and
+// a file that is away for a moment harms nobody.
+func TestKeysAreReadAgain(t *testing.T) {
+	now := time.Now()
+	current, gone := keys(key), false
+	st := memstore.New(time.Now)
+	direct, err := directsso.New(directsso.Config{
+		AppID: app, Connection: "graph", Scopes: []string{"s"}, SignInLink: "https://bot.example/consent",
+		OnBehalfOf: everybody{}, Store: st, Clock: func() time.Time { return now },
+		Keys: func() ([]store.SecretKey, error) {
+			if gone {
+				return nil, errors.New("no such file")
+			}
+			return current()
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := func(user string) tokensvc.UserConnection {
+		return tokensvc.UserConnection{UserID: user, Connection: "graph", ChannelID: "msteams"}
+	}
+	signIn := func(user string) {
+		t.Helper()
+		if _, err := direct.Exchange(t.Context(), about(user), tokensvc.NewSecret("sso")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(user string) bool {
+		_, err := direct.GetToken(t.Context(), about(user), tokensvc.Secret{})
+		return err == nil
+	}
+	newer := bytes.Repeat([]byte{9}, 32)
+	signIn("29:alice")
+	current = keys(newer, key)
+	now = now.Add(5 * time.Second)
+	signIn("29:bob")
+	gone = true
+	now = now.Add(5 * time.Second)
+	if !there("29:alice") || !there("29:bob") {
+		t.Error("a token does not open with the keys that were there last")
+	}
+	gone, current = false, keys(newer)
+	now = now.Add(5 * time.Second)
+	if there("29:alice") || !there("29:bob") {
+		t.Error("the older key opens although it was removed, or the newer one did not seal")
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	good := directsso.Config{
 		AppID: app, Connection: "graph", Scopes: []string{"s"}, SignInLink: "https://bot.example/consent",
-		OnBehalfOf: nobody{}, Store: memstore.New(time.Now), Keys: [][]byte{key},
+		OnBehalfOf: nobody{}, Store: memstore.New(time.Now), Keys: keys(key),
 	}
 	if _, err := directsso.New(good); err != nil {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(*directsso.Config){
-		"AppID is missing":           func(c *directsso.Config) { c.AppID = "" },
-		"Connection is missing":      func(c *directsso.Config) { c.Connection = "" },
-		"Scopes is missing":          func(c *directsso.Config) { c.Scopes = nil },
-		"OnBehalfOf is missing":      func(c *directsso.Config) { c.OnBehalfOf = nil },
-		"Store is missing":           func(c *directsso.Config) { c.Store = nil },
-		"Keys is missing":            func(c *directsso.Config) { c.Keys = nil },
-		"one of Keys has 3 bytes":    func(c *directsso.Config) { c.Keys = [][]byte{{1, 2, 3}} },
+		"AppID is missing":      func(c *directsso.Config) { c.AppID = "" },
+		"Connection is missing": func(c *directsso.Config) { c.Connection = "" },
+		"Scopes is missing":     func(c *directsso.Config) { c.Scopes = nil },
+		"OnBehalfOf is missing": func(c *directsso.Config) { c.OnBehalfOf = nil },
+		"Store is missing":      func(c *directsso.Config) { c.Store = nil },
+		"Keys is missing":       func(c *directsso.Config) { c.Keys = nil },
+		"keys: one has 3 bytes": func(c *directsso.Config) { c.Keys = keys([]byte{1, 2, 3}) },
+		"keys: there is none":   func(c *directsso.Config) { c.Keys = keys() },
+		"keys: no such file": func(c *directsso.Config) {
+			c.Keys = func() ([]store.SecretKey, error) { return nil, errors.New("no such file") }
+		},
 		"SignInLink is no absolute":  func(c *directsso.Config) { c.SignInLink = "consent" },
 		"SignInLink has to be https": func(c *directsso.Config) { c.SignInLink = "http://bot.example/consent" },
 	} {
@@ -380,4 +443,10 @@ type nobody struct{}
 
 func (nobody) OnBehalfOf(context.Context, tokensvc.Secret, []string) (tokensvc.Token, error) {
 	return tokensvc.Token{}, tokensvc.ErrAudience
+}
+
+type everybody struct{}
+
+func (everybody) OnBehalfOf(context.Context, tokensvc.Secret, []string) (tokensvc.Token, error) {
+	return tokensvc.Token{Token: tokensvc.NewSecret("access")}, nil
 }

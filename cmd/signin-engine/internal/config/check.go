@@ -201,6 +201,7 @@ func (c *Config) checkConnections(p *Errors) {
 		if conn.Alias != "" && !strings.EqualFold(conn.Alias, conn.Name) {
 			take(key+".alias", conn.Alias)
 		}
+		c.checkDirect(&conn, key, p)
 		if conn.Profile == nil {
 			continue
 		}
@@ -218,6 +219,33 @@ func (c *Config) checkConnections(p *Errors) {
 		if u, ok := webURL(conn.Profile.URL); !ok || u.Scheme != "https" && !loopback(u.Hostname()) {
 			p.add(key+".profile.url", "is no https URL: the user's token goes there")
 		}
+	}
+}
+
+// checkDirect looks at a connection that the bot exchanges tokens for by itself.
+func (c *Config) checkDirect(conn *Connection, key string, p *Errors) {
+	d := conn.Direct
+	if d == nil {
+		return
+	}
+	key += ".direct"
+	if len(d.Scopes) == 0 || slices.ContainsFunc(d.Scopes, func(scope string) bool { return strings.TrimSpace(scope) == "" }) {
+		p.add(key+".scopes", "name the scopes of the token, such as https://graph.microsoft.com/User.Read")
+	}
+	if u, ok := webURL(d.Link); !ok || u.Scheme != "https" && !loopback(u.Hostname()) {
+		p.add(key+".link", "is no https URL: it is the page behind the card's button, which asks the user for consent")
+	}
+	if !conn.OffersSSO() {
+		p.add(key, "goes by the client's SSO token, and sso is false")
+	}
+	if c.OutboundAuth == AuthNone {
+		p.add(key, "exchanges tokens with the bot's own credentials, and outbound_auth is none")
+	}
+	if c.ManagedIdentity != "" {
+		p.add(key, "exchanges users' tokens, which a managed identity cannot: make it the assertion of a federated credential with federated.managed_identity")
+	}
+	if c.EncryptionKeyFile == "" {
+		p.add(key, "keeps tokens, sealed with the keys of encryption_key_file, which is not set: openssl rand -base64 32 makes a key")
 	}
 }
 

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
@@ -78,6 +79,24 @@ type Connection struct {
 	SSO         *bool    `koanf:"sso"` // false: the card never offers silent SSO; nil = true
 	ButtonText  string   `koanf:"button_text"`
 	Profile     *Profile `koanf:"profile"`
+	Direct      *Direct  `koanf:"direct"` // nil = the Token Service has the connection
+}
+
+// Direct is a connection of which the Token Service knows nothing: the bot exchanges
+// the client's SSO token by itself, on behalf of the user.
+type Direct struct {
+	Scopes   []string `koanf:"scopes"`   // of the token
+	Link     string   `koanf:"link"`     // page behind the card's button, which asks for consent
+	Resource string   `koanf:"resource"` // Application ID URI; "" = api://botid- and the app id
+}
+
+// SignInResource is what a card of the connection is made of, but for an exchange id
+// and the query of the link.
+func (d *Direct) SignInResource(appID string) tokensvc.SignInResource {
+	return tokensvc.SignInResource{
+		SignInLink:            tokensvc.NewSecret(d.Link),
+		TokenExchangeResource: &tokensvc.TokenExchangeResource{URI: cmp.Or(d.Resource, "api://botid-"+appID)},
+	}
 }
 
 // OffersSSO reports whether the connection's card may offer silent SSO.

@@ -257,6 +257,11 @@ log: {level: debug, format: json}
 	}
 }
 
+// direct is a bot with one direct connection.
+func direct(settings string) string {
+	return "inbound_auth: none\napp_id: a\nclient_secret: x\nconnections: [{name: x, direct: {" + settings + "}}]\n"
+}
+
 // Each mistake is one line that names its key.
 func TestMistakes(t *testing.T) {
 	const connection = "\nconnections: [{name: teamsgraph}]\n"
@@ -267,6 +272,15 @@ func TestMistakes(t *testing.T) {
 	}{
 		"unknown key":            {yaml: good + "listn: x", want: "listn: unknown key"},
 		"unknown nested key":     {yaml: good + "policy: {duplicate: 3s}", want: "policy.duplicate: unknown key"},
+		"direct: unknown key":    {yaml: direct("scope: [x]"), want: "connections[0].direct.scope: unknown key"},
+		"direct: no scopes":      {yaml: direct("link: https://bot.example"), want: "connections[0].direct.scopes: name the scopes of the token"},
+		"direct: blank scope":    {yaml: direct("scopes: [' '], link: https://bot.example"), want: "connections[0].direct.scopes: name the scopes of the token"},
+		"direct: no link":        {yaml: direct("scopes: [x]"), want: "connections[0].direct.link: is no https URL"},
+		"direct: plain link":     {yaml: direct("scopes: [x], link: 'http://bot.example'"), want: "connections[0].direct.link: is no https URL"},
+		"direct: no keys":        {yaml: direct("scopes: [x], link: https://bot.example"), want: "connections[0].direct: keeps tokens, sealed with the keys of encryption_key_file, which is not set"},
+		"direct: without sso":    {yaml: strings.Replace(direct("scopes: [x]"), "name: x", "name: x, sso: false", 1), want: "connections[0].direct: goes by the client's SSO token, and sso is false"},
+		"direct: no credentials": {yaml: direct("scopes: [x]") + "outbound_auth: none", want: "connections[0].direct: exchanges tokens with the bot's own credentials, and outbound_auth is none"},
+		"direct: an identity":    {yaml: strings.Replace(direct("scopes: [x]"), "client_secret: x", "managed_identity: system", 1), want: "connections[0].direct: exchanges users' tokens, which a managed identity cannot"},
 		"unknown connection key": {yaml: "app_id: a\nconnections: [{nam: x}]", want: "connections[0].nam: unknown key"},
 		"go name as a key":       {yaml: good + "policy: {DuplicateWait: 3s}", want: "policy.DuplicateWait: unknown key"},
 		"unknown variable":       {yaml: good, environ: []string{"SIGNIN_ENGINE_LISTN=x"}, want: "SIGNIN_ENGINE_LISTN: unknown environment variable"},

@@ -27,7 +27,7 @@ func TestPage(t *testing.T) {
 
 	there := map[string]reflect.Value{}
 	settings(reflect.ValueOf(Default()), "", there)
-	settings(reflect.ValueOf(Connection{Profile: &Profile{}}), "connections[].", there)
+	settings(reflect.ValueOf(Connection{Profile: &Profile{}, Direct: &Direct{}}), "connections[].", there)
 	settings(reflect.ValueOf(MessageExtension{}), extensionKey, there)
 	for key, value := range there {
 		text, ok := documented[key]
