@@ -144,5 +144,5 @@ func (d direct) GetToken(ctx context.Context, uc tokensvc.UserConnection, code t
 	if !code.Empty() {
 		return tokensvc.Token{}, tokensvc.ErrNoToken
 	}
-	return d.TokenService.GetToken(ctx, uc, code) //nolint:wrapcheck // as it is
+	return d.TokenService.GetToken(ctx, uc, code)
 }
