@@ -179,6 +179,9 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 		switch {
 		case err == nil:
 			c.lines, c.worth = c.lines[:0], false
+			if !d.Attempt.State.Terminal() {
+				c.eng.cache.opens(cacheUser{d.Attempt.Key.Channel, d.Attempt.Key.User})
+			}
 			c.eng.observe(ctx, d)
 			return nil
 		case lostRace(err), marksTaken(d, err):
