@@ -31,9 +31,10 @@ type call struct {
 
 	// What upstreams handed out.
 	token    tokensvc.Token
-	noToken  bool  // the Token Service has just said so
-	spared   bool  // the token was in the cache: no upstream was called
-	upstream error // why the last call to an upstream failed
+	noToken  bool         // the Token Service has just said so
+	looked   *table.Event // what the Token Service said before the store was read
+	spared   bool         // no upstream was called: the answer was here
+	upstream error        // why the last call to an upstream failed
 
 	asked bool           // the bot asks: an attempt that is opened keeps the activity
 	via   store.Origin   // what brought it, if not the chat

@@ -106,6 +106,7 @@ type Engine struct {
 	exchanges  *tokenCache // what was exchanged on behalf of users
 	outbox     *outbox.Outbox
 	dropped    dropped
+	quiet      *quiet
 	silentHits counter
 }
 
@@ -162,6 +163,7 @@ func build(cfg Config, t *table.Table) (*Engine, error) {
 	if store.IsExclusive(cfg.Store) {
 		e.since = store.Time(e.clock())
 	}
+	e.quiet = newQuiet(e.clock)
 	e.cache = newTokenCache(e.policy.TokenCache, e.clock, !store.IsExclusive(cfg.Store))
 	if e.behalf = cfg.OnBehalfOf; e.behalf != nil {
 		e.exchanges = newTokenCache(exchangedLife, e.clock, false)

@@ -180,7 +180,7 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 		case err == nil:
 			c.lines, c.worth = c.lines[:0], false
 			if !d.Attempt.State.Terminal() {
-				c.eng.cache.opens(cacheUser{d.Attempt.Key.Channel, d.Attempt.Key.User})
+				c.eng.quiet.opens(d.Attempt.Key)
 			}
 			c.eng.observe(ctx, d)
 			return nil

@@ -89,9 +89,7 @@ type Policy struct {
 	TypedCodes bool
 	// TokenCache is how long a user's token is kept in memory after the Token Service
 	// gave it out, at most until it expires. Sign-out and [Flow.TokenRejected] drop
-	// it, on every instance that runs [Engine.Run]. A sign-in that finds a token there
-	// again asks the store nothing either: an attempt that another instance has opened
-	// meanwhile is settled (A2) once the token has left the cache. Default 0, off.
+	// it, on every instance that runs [Engine.Run]. Default 0, off.
 	TokenCache time.Duration
 	// KeepRequest keeps the activity with which the user asked, sealed, for as long
 	// as the attempt lives: [Turn.Request] has it. Default true.

@@ -41,17 +41,20 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	}
 	ctx = context.WithoutCancel(ctx) // what was begun is finished
 	c := e.call(turn, f.conn.Name)
-	tok, opened, ok := e.cache.getAlone(c.user())
-	if ok { // A1, without a look at the store
-		e.silentHits.add()
-		return SignInResult{Token: tok}, nil
-	}
 	c.card.text, c.card.button = o.text, o.button
 	c.token, c.asked = turn.fetched[f], true
 	c.received("SignIn")
 	ev := table.Event{Kind: table.SignInAsked}
 	if turn.act != nil {
 		ev.Activity = turn.act.ID
+	}
+	if e.quiet.knows(c.key) {
+		looked := c.perform(ctx, table.AskToken, nil, ev)
+		if looked.Kind == table.TokenFound { // A1
+			e.silentHits.add()
+			return SignInResult{Token: c.token}, nil
+		}
+		c.looked = &looked
 	}
 	out, err := c.drive(ctx, byKey{}, ev)
 	about := out.attempt
@@ -71,7 +74,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	case table.ReplyToken:
 		if out.row == "A1" {
 			e.silentHits.add()
-			e.cache.foundAlone(c.user(), opened)
+			e.quiet.found(c.key)
 		}
 		return SignInResult{Token: c.token}, nil
 	case table.ReplyCardSent:

@@ -44,9 +44,9 @@ type tokenCache struct {
 	shared bool
 
 	mu    sync.Mutex
-	users *simplelru.LRU[cacheUser, *cachedUser]
-	drops int       // so far: what was asked for before one is not kept
-	until time.Time // of a shared store: the drops were read so lately
+	users *simplelru.LRU[cacheUser, map[string]cachedToken] // by connection, in lower case
+	drops int                                               // so far: what was asked for before one is not kept
+	until time.Time                                         // of a shared store: the drops were read so lately
 
 	telling sync.Mutex // one drop is told at a time
 }
@@ -57,24 +57,16 @@ type cacheUser struct {
 	User    string `json:"user"`
 }
 
-type cachedUser struct {
-	tokens map[string]cachedToken // by connection, in lower case
-	opened int                    // how often this process wrote an open attempt of the user
-}
-
 type cachedToken struct {
 	token tokensvc.Token
 	until time.Time
-	// A sign-in has found no open attempt beside the token, and this process has
-	// written none since: the next one need not look.
-	alone bool
 }
 
 func newTokenCache(life time.Duration, clock func() time.Time, shared bool) *tokenCache {
 	if life <= 0 {
 		return nil
 	}
-	users, _ := simplelru.NewLRU[cacheUser, *cachedUser](cachedUsers, nil) // the size is positive
+	users, _ := simplelru.NewLRU[cacheUser, map[string]cachedToken](cachedUsers, nil) // the size is positive
 	return &tokenCache{life: life, clock: clock, shared: shared, users: users}
 }
 
@@ -83,76 +75,18 @@ func (c *tokenCache) get(uc tokensvc.UserConnection) (tok tokensvc.Token, drops 
 	if c == nil {
 		return tokensvc.Token{}, 0, false
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, got := c.look(uc)
-	return got.token, c.drops, !got.until.IsZero()
-}
-
-// look returns what the cache has of a user and a connection: nil for nobody, and a
-// token without an end for none. c.mu is held.
-func (c *tokenCache) look(uc tokensvc.UserConnection) (*cachedUser, cachedToken) {
 	now := c.clock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.shared && !now.Before(c.until) {
-		return nil, cachedToken{}
+		return tokensvc.Token{}, c.drops, false
 	}
-	of, ok := c.users.Get(cacheUser{uc.ChannelID, uc.UserID})
-	if !ok {
-		return nil, cachedToken{}
+	of, _ := c.users.Get(cacheUser{uc.ChannelID, uc.UserID})
+	got, ok := of[strings.ToLower(uc.Connection)]
+	if !ok || !now.Before(got.until) {
+		return tokensvc.Token{}, c.drops, false
 	}
-	got := of.tokens[strings.ToLower(uc.Connection)]
-	if !now.Before(got.until) {
-		return of, cachedToken{}
-	}
-	return of, got
-}
-
-// getAlone returns a token that has no open attempt beside it, as far as this process
-// knows: another one may have adopted an exchange meanwhile, and a sign-in after the
-// cache's time settles that. Otherwise it returns what foundAlone wants to know.
-func (c *tokenCache) getAlone(uc tokensvc.UserConnection) (tok tokensvc.Token, opened int, ok bool) {
-	if c == nil {
-		return tokensvc.Token{}, 0, false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	of, got := c.look(uc)
-	if of == nil {
-		return tokensvc.Token{}, -1, false
-	}
-	return got.token, of.opened, got.alone
-}
-
-// foundAlone notes that the store has no open attempt beside the token, unless one was
-// written since getAlone.
-func (c *tokenCache) foundAlone(uc tokensvc.UserConnection, opened int) {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if of, got := c.look(uc); of != nil && of.opened == opened && !got.until.IsZero() {
-		got.alone = true
-		of.tokens[strings.ToLower(uc.Connection)] = got
-	}
-}
-
-// opens notes that an open attempt of the user was written.
-func (c *tokenCache) opens(who cacheUser) {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	of, ok := c.users.Peek(who)
-	if !ok {
-		return
-	}
-	of.opened++
-	for name, t := range of.tokens {
-		t.alone = false
-		of.tokens[name] = t
-	}
+	return got.token, c.drops, true
 }
 
 // put keeps a token that was asked for when there had been so many drops.
@@ -173,11 +107,11 @@ func (c *tokenCache) put(uc tokensvc.UserConnection, tok tokensvc.Token, drops i
 	who := cacheUser{uc.ChannelID, uc.UserID}
 	of, ok := c.users.Get(who)
 	if !ok {
-		of = &cachedUser{tokens: map[string]cachedToken{}}
+		of = map[string]cachedToken{}
 		c.users.Add(who, of)
 	}
-	maps.DeleteFunc(of.tokens, func(_ string, old cachedToken) bool { return !now.Before(old.until) })
-	of.tokens[strings.ToLower(uc.Connection)] = cachedToken{token: tok, until: until}
+	maps.DeleteFunc(of, func(_ string, old cachedToken) bool { return !now.Before(old.until) })
+	of[strings.ToLower(uc.Connection)] = cachedToken{tok, until}
 }
 
 // drop forgets users.

@@ -169,6 +169,10 @@ func (e *Engine) stale(tok tokensvc.Token) bool {
 // askToken asks whether the user is signed in. What a recovery has just asked is
 // not asked again.
 func (c *call) askToken(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
+	if looked := c.looked; looked != nil && ev.Waited == store.None {
+		c.looked, c.spared = nil, true
+		return *looked
+	}
 	ev.Kind, ev.Status = table.TokenFound, http.StatusOK
 	if !c.token.Token.Empty() {
 		return ev

@@ -11,7 +11,7 @@ type Row struct {
 // Rows are all rows, in the order of the document.
 func Rows() []Row {
 	return []Row{
-		{"A1", "SignIn, and the Token Service has the user's token", "The token is returned. No row is written: this is the hot path. A token whose expiration is past is no token."},
+		{"A1", "SignIn, and the Token Service has the user's token", "The token is returned. No row is written: this is the hot path. A process that has found no open attempt within the last minute, and has opened none since, does not look again. A token whose expiration is past is no token."},
 		{"A2", "SignIn while a card is out or about to be, and there is a token by now", "The attempt is completed (silent), and the token is returned. No callback: the caller has the token."},
 		{"A3", "SignIn, and there is no token", "GetSignInResource is asked, then the attempt is inserted with what its card will offer, then the card is sent."},
 		{"A4", "SignIn, and the Token Service does not say whether there is a token", "An error, and no card. With on_silent_error: card the card is sent anyway."},
