@@ -41,19 +41,26 @@ func TestStory(t *testing.T) {
 	told.Status, told.Tries = store.DeliveryDone, 1
 	for _, c := range []store.Commit{
 		{Put: []store.Attempt{a}, Events: []store.Event{
-			line(0, store.EventReceived, store.Event{Invoke: "message", Activity: "1776849243001"}),
+			line(0, store.EventReceived, store.Event{Invoke: "SignIn", Activity: "1776849243001"}),
 			line(90*time.Millisecond, store.EventUpstream, store.Event{Invoke: "GetToken", Status: 404, Duration: 88 * time.Millisecond}),
-			line(91*time.Millisecond, store.EventTransition, store.Event{Row: "A1", Version: 1, To: store.Idle}),
+			line(150*time.Millisecond, store.EventUpstream, store.Event{Invoke: "GetSignInResource", Status: 200, Duration: 59 * time.Millisecond}),
+			line(151*time.Millisecond, store.EventTransition, store.Event{Row: "A3", Version: 1, To: store.Idle, Status: 200}),
 		}},
-		{Put: []store.Attempt{sent}, Events: []store.Event{line(210*time.Millisecond, store.EventTransition, store.Event{Row: "A5", Version: 2, From: store.Idle, To: store.CardSent})}},
+		{Put: []store.Attempt{sent}, Events: []store.Event{
+			line(209*time.Millisecond, store.EventUpstream, store.Event{Invoke: "POST card", Status: 200, Duration: 57 * time.Millisecond}),
+			line(210*time.Millisecond, store.EventTransition, store.Event{Row: "A6", Version: 2, From: store.Idle, To: store.CardSent, Status: 200}),
+		}},
 		{Put: []store.Attempt{claimed}, Events: []store.Event{
 			line(890*time.Millisecond, store.EventReceived, store.Event{Invoke: "signin/tokenExchange", Platform: "Web"}),
-			line(900*time.Millisecond, store.EventTransition, store.Event{Row: "B1", Version: 3, From: store.CardSent, To: store.Exchanging}),
+			line(900*time.Millisecond, store.EventTransition, store.Event{Row: "B1", Version: 3, Invoke: "signin/tokenExchange", From: store.CardSent, To: store.Exchanging}),
 		}},
 		{Put: []store.Attempt{done}, Deliveries: []store.Delivery{told}, Events: []store.Event{
 			line(1090*time.Millisecond, store.EventUpstream, store.Event{Invoke: "exchange", Status: 200, Duration: 187500 * time.Microsecond}),
-			line(1100*time.Millisecond, store.EventTransition, store.Event{Row: "B2", Version: 4, From: store.Exchanging, To: store.Complete}),
-			line(1101*time.Millisecond, store.EventAnswer, store.Event{Invoke: "signin/tokenExchange", Status: 200}),
+			line(1100*time.Millisecond, store.EventTransition, store.Event{Row: "B2", Version: 4, Invoke: "signin/tokenExchange", From: store.Exchanging, To: store.Complete, Status: 200}),
+		}},
+		{Events: []store.Event{
+			line(1108*time.Millisecond, store.EventCallback, store.Event{Detail: "delivered", Duration: 7 * time.Millisecond}),
+			line(1109*time.Millisecond, store.EventAnswer, store.Event{Invoke: "signin/tokenExchange", Row: "B2", Status: 200}),
 		}},
 	} {
 		if err := s.Apply(t.Context(), []store.Commit{c})[0]; err != nil {
