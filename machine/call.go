@@ -36,10 +36,11 @@ type call struct {
 	spared   bool         // no upstream was called: the answer was here
 	upstream error        // why the last call to an upstream failed
 
-	asked bool           // the bot asks: an attempt that is opened keeps the activity
-	via   store.Origin   // what brought it, if not the chat
-	marks []store.Mark   // spent by a code of the bot's own, with the completion
-	ended *store.Attempt // the newest of the key, if the event is about none
+	asked   bool           // the bot asks: an attempt that is opened keeps the activity
+	purpose string         // what the bot asks for
+	via     store.Origin   // what brought it, if not the chat
+	marks   []store.Mark   // spent by a code of the bot's own, with the completion
+	ended   *store.Attempt // the newest of the key, if the event is about none
 
 	// Audit lines, to travel with the next commit. worth says that they are worth
 	// one of their own: a silent hit leaves nothing behind.

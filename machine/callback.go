@@ -2,7 +2,6 @@ package machine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -53,6 +52,37 @@ func (e *Engine) OnSignIn(h CompleteHandler) { e.handlers.complete.add(h) }
 // those of [Flow.OnSignInFailure]. [Turn.Connection] says which one it is. It is
 // also told of a signin/failure that belongs to no sign-in.
 func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.failure.add(h) }
+
+// OnSignInFor adds the handler of the completed sign-ins with a purpose
+// ([WithPurpose]), whatever their connection; it runs after the others. A second one
+// of the same purpose is an error.
+func (e *Engine) OnSignInFor(purpose string, h CompleteHandler) error {
+	e.purposesMu.Lock()
+	defer e.purposesMu.Unlock()
+	switch {
+	case purpose == "":
+		return errors.New("handler of a purpose: the purpose is empty")
+	case e.purposes[purpose] != nil:
+		return fmt.Errorf("the purpose %q has a handler already", purpose)
+	}
+	of := &handlers{}
+	of.complete.add(h)
+	if e.purposes == nil {
+		e.purposes = map[string]*handlers{}
+	}
+	e.purposes[purpose] = of
+	return nil
+}
+
+// purposed are the handlers of a turn's purpose, nil if there are none.
+func (e *Engine) purposed(turn *Turn) *handlers {
+	e.purposesMu.RLock()
+	defer e.purposesMu.RUnlock()
+	if len(e.purposes) == 0 {
+		return nil
+	}
+	return e.purposes[turn.Purpose()]
+}
 
 // AroundSignIn adds a middleware of completed sign-ins: it stands around all their
 // handlers, those of [Engine.OnSignIn] and of [Flow.OnSignInComplete], and around the
@@ -142,7 +172,7 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 		t.about = f.conn.Name // as the bot spells it
 	}
 	if a.Request != nil {
-		t.original = sync.OnceValue(func() json.RawMessage { return e.unsealed(context.WithoutCancel(ctx), a, now) })
+		t.original = sync.OnceValue(func() request { return e.unsealed(context.WithoutCancel(ctx), a, now) })
 	}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
@@ -150,16 +180,16 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 	return t
 }
 
-func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) json.RawMessage {
+func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) request {
 	if now.After(a.Expires.Add(e.timeouts.OutboxLease)) {
-		return nil
+		return request{}
 	}
 	plain, err := e.open(ctx, a.Request)
 	if err != nil {
 		e.logger(ctx).Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
-		return nil
+		return request{}
 	}
-	return plain
+	return parseRequest(plain)
 }
 
 // handler is what a row owes to the bot's own code: that of its connection (nil
@@ -180,6 +210,9 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	}
 	var run func(ctx context.Context) error
 	if row.Kind == store.DeliverComplete {
+		if of := e.purposed(turn); of != nil {
+			who = append(who, of)
+		}
 		run = called(who, func(h *handlers) *chain[tokensvc.Token] { return &h.complete }, turn, token)
 	} else {
 		var value *Failure

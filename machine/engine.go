@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -107,6 +108,8 @@ type Engine struct {
 	outbox     *outbox.Outbox
 	dropped    dropped
 	quiet      *quiet
+	purposesMu sync.RWMutex
+	purposes   map[string]*handlers
 	silentHits counter
 }
 

@@ -68,6 +68,29 @@ func ExampleEngine() {
 	// signed in to graph by tokenExchange
 }
 
+// A sign-in remembers what it is for, over restarts and on any instance.
+func ExampleEngine_OnSignInFor() {
+	d := newDemo(nil)
+	defer d.Close()
+	d.Code = func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+		_, err := turn.SignIn(ctx, machine.WithPurpose("report"))
+		return nil, err
+	}
+	possible(d.Engine.OnSignInFor("report", func(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+		var asked struct{ Text string }
+		if err := json.Unmarshal(turn.Request(), &asked); err != nil {
+			return err
+		}
+		return turn.Send(ctx, "Here is the report on "+asked.Text+".")
+	}))
+
+	d.Says("sales")
+	d.Exchanges()
+	d.Reads()
+	// Output:
+	// bot: Here is the report on sales.
+}
+
 // Code that needs the user's token asks the flow for it, and never keeps it.
 func ExampleFlow() {
 	d := newDemo(nil)

@@ -1,12 +1,14 @@
 package machine
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -153,12 +155,32 @@ func (e *Engine) inUse(stored *store.KeyRing) int {
 
 func (e *Engine) usedFrom(k store.SecretKey) time.Time { return k.Made.Add(spread * e.timeouts.Sweep) }
 
-// sealed is the activity as it is kept; nil if it is not.
-func (e *Engine) sealed(act *Activity) []byte {
+// sealed is the activity as it is kept, behind what the sign-in is for; nil if it is
+// not.
+func (e *Engine) sealed(act *Activity, purpose string) []byte {
 	if !e.policy.KeepRequest || act == nil || len(act.Raw) == 0 || len(act.Raw) > maxRequest {
 		return nil
 	}
-	return e.ring.Load().seal(act.Raw)
+	if purpose == "" {
+		return e.ring.Load().seal(act.Raw)
+	}
+	return e.ring.Load().seal(slices.Concat([]byte(purpose), purposeEnd, act.Raw))
+}
+
+// purposeEnd stands in no activity, which is JSON.
+var purposeEnd = []byte{0}
+
+// request is what sealed has kept.
+type request struct {
+	activity json.RawMessage
+	purpose  string
+}
+
+func parseRequest(plain []byte) request {
+	if purpose, activity, ok := bytes.Cut(plain, purposeEnd); ok {
+		return request{activity, string(purpose)}
+	}
+	return request{activity: plain}
 }
 
 // maxRequest bounds what is kept of an activity, in bytes.

@@ -54,3 +54,17 @@ func (e *Engine) Once(ctx context.Context, key string, fn func(context.Context) 
 		return nil
 	}
 }
+
+// Ran reports whether [Engine.Once] has run a function to its end under this key, on
+// any instance.
+func (e *Engine) Ran(ctx context.Context, key string) (bool, error) {
+	m, err := e.store.Mark(ctx, "once "+key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("ran %s: %w", key, err)
+	default:
+		return m.Version > 1, nil
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/tokensvc"
@@ -36,13 +37,16 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	if turn.to.UserID == "" || turn.to.ServiceURL == "" || turn.to.ID == "" {
 		return SignInResult{}, errors.New("sign in: the turn names no user, conversation or service URL")
 	}
+	if strings.ContainsRune(o.purpose, 0) {
+		return SignInResult{}, errors.New("sign in: the purpose has a NUL character")
+	}
 	if turn.agentic() {
 		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, ErrAgentic)
 	}
 	ctx = context.WithoutCancel(ctx) // what was begun is finished
 	c := e.call(turn, f.conn.Name)
 	c.card.text, c.card.button = o.text, o.button
-	c.token, c.asked = turn.fetched[f], true
+	c.token, c.asked, c.purpose = turn.fetched[f], true, o.purpose
 	c.received("SignIn")
 	ev := table.Event{Kind: table.SignInAsked}
 	if turn.act != nil {

@@ -20,7 +20,7 @@ type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
 	to       store.Conversation
-	original func() json.RawMessage   // nil: none is kept
+	original func() request           // nil: none is kept
 	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch, or by the sign-in of a callback
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
@@ -94,7 +94,16 @@ func (t *Turn) Request() json.RawMessage {
 	if t.original == nil {
 		return nil
 	}
-	return t.original()
+	return t.original().activity
+}
+
+// Purpose is what a callback's sign-in was for ([WithPurpose]); "" for nothing, and
+// where the activity was not kept.
+func (t *Turn) Purpose() string {
+	if t.original == nil {
+		return ""
+	}
+	return t.original().purpose
 }
 
 // Send answers with a plain text: a reply in a live turn, else proactively.
@@ -123,7 +132,7 @@ func (t *Turn) send(ctx context.Context, m Message) (string, error) {
 // SignInOption changes one SignIn.
 type SignInOption func(*signInOptions)
 
-type signInOptions struct{ connection, text, button string }
+type signInOptions struct{ connection, text, button, purpose string }
 
 // chosen is o with the options.
 func chosen(o signInOptions, opts []SignInOption) signInOptions {
@@ -143,6 +152,14 @@ func WithCardText(text string) SignInOption { return func(o *signInOptions) { o.
 
 // WithButtonText sets the title of the card's button for this sign-in.
 func WithButtonText(text string) SignInOption { return func(o *signInOptions) { o.button = text } }
+
+// WithPurpose says what the sign-in is for: a name of the bot's own, without NUL
+// characters. If it opens an attempt, the purpose is kept with the activity
+// ([Policy.KeepRequest]), and the callback has it ([Turn.Purpose],
+// [Engine.OnSignInFor]).
+func WithPurpose(purpose string) SignInOption {
+	return func(o *signInOptions) { o.purpose = purpose }
+}
 
 // SignIn returns the user's token if there is one. Otherwise the sign-in is
 // pending: the result says what it waits for, and the flow's callback tells how

@@ -3,7 +3,9 @@ package teams
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/signin-engine/signin-engine/machine"
@@ -14,6 +16,7 @@ import (
 // signed in to all of its connections. See [RequireSignIn].
 type Guard struct {
 	eng   *machine.Engine
+	name  string
 	flows []*machine.Flow
 	needs func(*machine.Activity) bool
 	bot   Bot
@@ -28,6 +31,13 @@ func GuardWhen(needs func(*machine.Activity) bool) GuardOption {
 	return func(g *Guard) { g.needs = needs }
 }
 
+// GuardName tells guards of the same connections apart. A sign-in is for the guard of
+// this name, also after a restart, so it has to stay. The default is the names of the
+// connections.
+func GuardName(name string) GuardOption {
+	return func(g *Guard) { g.name = name }
+}
+
 // RequireSignIn puts a guard in front of a bot. An activity that needs the
 // sign-in reaches the bot when the user has a token of every connection, with the
 // tokens in its context ([TokenOf]). Until then the user is asked for one
@@ -39,13 +49,15 @@ func GuardWhen(needs func(*machine.Activity) bool) GuardOption {
 // connection is asked for, or the bot gets it. This works over restarts and on any
 // instance, and the bot gets the activity effectively once.
 //
+// A bot may have a guard in front of each of its routes, and one behind another: an
+// activity is taken up by the guard that asked for its user first. What the bot asks
+// for by itself goes through none.
+//
 // Without connections all that are registered with the engine are required. An
-// unknown name is an error.
+// unknown name is an error, and so is a second guard of the same name on one engine:
+// [GuardName] tells them apart.
 func RequireSignIn(eng *machine.Engine, bot Bot, connections []string, opts ...GuardOption) (*Guard, error) {
 	g := &Guard{eng: eng, bot: bot, needs: func(a *machine.Activity) bool { return a.Type == typeMessage }}
-	for _, set := range opts {
-		set(g)
-	}
 	if len(connections) == 0 {
 		for _, c := range eng.Connections() {
 			connections = append(connections, c.Name)
@@ -58,84 +70,110 @@ func RequireSignIn(eng *machine.Engine, bot Bot, connections []string, opts ...G
 		}
 		g.flows = append(g.flows, f)
 	}
-	for _, f := range g.flows {
-		f.OnSignInComplete(g.resume)
+	g.name = strings.ToLower(strings.Join(connections, " "))
+	for _, set := range opts {
+		set(g)
+	}
+	if err := eng.OnSignInFor(purposeOf(g.name), g.resume); err != nil {
+		return nil, fmt.Errorf("require sign-in: another guard is named %q: give one of them a name with GuardName", g.name)
 	}
 	return g, nil
 }
+
+// purposeOf is what a guard signs users in for.
+func purposeOf(name string) string { return "guard " + name }
+
+// passage is the way of an activity through guards that stand behind each other.
+type passage struct {
+	purpose string                    // of the first one, which takes the activity up again
+	tokens  map[string]tokensvc.Token // by the names of connections, in lower case
+	asks    *bool                     // set by a guard that keeps the activity back
+}
+
+type passageKey struct{}
 
 // OnActivity lets the activity through, or asks the user to sign in.
 func (g *Guard) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 	if !g.needs(turn.Activity()) {
 		return g.bot.OnActivity(ctx, turn)
 	}
-	tokens, err := g.ask(ctx, turn)
-	if tokens == nil || err != nil {
+	p, ok := ctx.Value(passageKey{}).(passage)
+	if !ok {
+		p = passage{purpose: purposeOf(g.name), asks: new(bool)}
+	}
+	through, err := g.ask(ctx, turn, &p)
+	if !through || err != nil {
 		return nil, err
 	}
-	return g.bot.OnActivity(context.WithValue(ctx, tokensKey{}, tokens), turn)
+	return g.bot.OnActivity(context.WithValue(ctx, passageKey{}, p), turn)
 }
 
-// ask returns the tokens of all connections by their names. When one is missing it
-// asks for that one and returns nil: the activity waits for its user.
-func (g *Guard) ask(ctx context.Context, turn *machine.Turn) (map[string]tokensvc.Token, error) {
-	tokens := map[string]tokensvc.Token{}
+// ask adds the tokens of the guard's connections. When one is missing it asks for that
+// one and reports false: the activity waits for its user.
+func (g *Guard) ask(ctx context.Context, turn *machine.Turn, p *passage) (through bool, err error) {
+	tokens := maps.Clone(p.tokens)
+	if tokens == nil {
+		tokens = map[string]tokensvc.Token{}
+	}
 	for _, f := range g.flows {
-		got, err := f.SignIn(ctx, turn)
+		got, err := f.SignIn(ctx, turn, machine.WithPurpose(p.purpose))
 		if err != nil {
-			return nil, err
+			return false, err
 		}
 		if !got.SignedIn() {
-			return nil, nil //nolint:nilnil // as it says
+			*p.asks = true
+			return false, nil
 		}
 		tokens[strings.ToLower(f.Name())] = got.Token
 	}
-	return tokens, nil
+	p.tokens = tokens
+	return true, nil
 }
+
+// errAsks: the activity waits behind a guard again, so the bot has not had it.
+var errAsks = errors.New("another sign-in is asked for")
 
 // resume takes up the activity with which the user came. Every sign-in that it has
 // led to kept it, and the callback of each may be made again after a crash, so what
 // runs once is the bot's own code for that activity.
 func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
-	kept := turn.Request()
-	if kept == nil {
-		return nil
-	}
-	act, err := DecodeActivity(kept)
+	act, err := DecodeActivity(turn.Request())
 	if err != nil {
 		return machine.Permanent(fmt.Errorf("resume what the user asked: %w", err))
 	}
-	if !g.needs(act) {
-		return nil
-	}
 	// Where the user can be reached may have moved meanwhile.
 	act.Conversation.ServiceURL = turn.Conversation().ServiceURL
-	resumed := g.eng.Turn(act)
-	tokens, err := g.ask(ctx, resumed)
-	if tokens == nil || err != nil {
+	key := "resume " + turn.DeliveryKey()
+	if act.ID != "" {
+		parts := []string{g.name, act.Conversation.Channel, act.Conversation.ID, act.ID}
+		key = fmt.Sprintf("resume %x", sha256.Sum256([]byte(strings.Join(parts, "\x00"))))
+	}
+	if ran, err := g.eng.Ran(ctx, key); ran || err != nil {
 		return err
 	}
-	key := turn.DeliveryKey()
-	if act.ID != "" {
-		// Behind another guard an activity is resumed once by each.
-		parts := []string{act.Conversation.Channel, act.Conversation.ID, act.ID}
-		for _, f := range g.flows {
-			parts = append(parts, strings.ToLower(f.Name()))
-		}
-		key = fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(parts, "\x00"))))
+	resumed := g.eng.Turn(act)
+	p := passage{purpose: purposeOf(g.name), asks: new(bool)}
+	through, err := g.ask(ctx, resumed, &p)
+	if !through || err != nil {
+		return err
 	}
-	return g.eng.Once(ctx, "resume "+key, func(ctx context.Context) error {
-		_, err := g.bot.OnActivity(context.WithValue(ctx, tokensKey{}, tokens), resumed)
+	err = g.eng.Once(ctx, key, func(ctx context.Context) error {
+		_, err := g.bot.OnActivity(context.WithValue(ctx, passageKey{}, p), resumed)
+		if err == nil && *p.asks {
+			return errAsks
+		}
 		return err
 	})
+	if errors.Is(err, errAsks) {
+		return nil
+	}
+	return err
 }
 
-type tokensKey struct{}
-
 // TokenOf is the user's token of a connection, in the context of an activity that
-// went through a [Guard]; false if the guard does not require that connection.
+// went through a [Guard]; false if no guard on its way requires that connection.
 func TokenOf(ctx context.Context, connection string) (tokensvc.Token, bool) {
-	tokens, _ := ctx.Value(tokensKey{}).(map[string]tokensvc.Token)
-	tok, ok := tokens[strings.ToLower(connection)]
+	p, _ := ctx.Value(passageKey{}).(passage)
+	tok, ok := p.tokens[strings.ToLower(connection)]
 	return tok, ok
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ type guarded struct {
 	beside machine.CompleteHandler // of graph, after the guard's own; nil: none
 
 	nested bool // a guard for each connection, one behind the other
+	routes bool // a guard for each of two routes, and a route without one
 
 	mu    sync.Mutex
 	heard []string
@@ -88,9 +90,12 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 		}
 		connections = connections[:1]
 	}
-	guard, err := teams.RequireSignIn(eng, code, connections)
-	if err != nil {
+	var front teams.Bot
+	if front, err = teams.RequireSignIn(eng, code, connections); err != nil {
 		t.Fatal(err)
+	}
+	if g.routes {
+		front = g.routed(t, eng, front)
 	}
 	if g.beside != nil {
 		graph, err := eng.Flow("graph")
@@ -99,7 +104,7 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 		}
 		graph.OnSignInComplete(g.beside)
 	}
-	h, err := teams.NewHandler(eng, teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts}, guard)
+	h, err := teams.NewHandler(eng, teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "127.0.0.1:0", ServiceURLs: hosts}, front)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +113,38 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 	done := make(chan struct{})
 	go func() { defer close(done); _ = eng.Run(ctx) }()
 	return bot, func() { bot.Close(); cancel(); <-done }
+}
+
+// routed is a bot whose messages about mail go through a guard for graph, those about
+// issues through another bot, and those that log in through none.
+func (g *guarded) routed(t *testing.T, eng *machine.Engine, issues teams.Bot) teams.Bot {
+	t.Helper()
+	mail, err := teams.RequireSignIn(eng, teams.BotFunc(func(_ context.Context, turn *machine.Turn) (*machine.Answer, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.heard = append(g.heard, "mail: "+turn.Activity().Text)
+		return nil, nil
+	}), []string{"graph"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := teams.RequireSignIn(eng, mail, []string{"Graph"}); err == nil || !strings.Contains(err.Error(), `another guard is named "graph": give one of them a name with GuardName`) {
+		t.Errorf("a second guard of the same connections: %v", err)
+	}
+	if _, err := teams.RequireSignIn(eng, mail, []string{"graph"}, teams.GuardName("calendar")); err != nil {
+		t.Errorf("a second guard with a name of its own: %v", err)
+	}
+	return teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
+		switch text := turn.Activity().Text; {
+		case strings.HasPrefix(text, "mail"):
+			return mail.OnActivity(ctx, turn)
+		case strings.HasPrefix(text, "issues"):
+			return issues.OnActivity(ctx, turn)
+		default:
+			_, err := turn.SignIn(ctx, machine.WithConnection("graph"))
+			return nil, err
+		}
+	})
 }
 
 func (g *guarded) said() []string {
@@ -248,7 +285,104 @@ func TestGuardBehindAGuard(t *testing.T) {
 		t.Fatalf("verifyState: %+v, %v", a, err)
 	}
 	stop() // what is owed is made
-	if said := g.said(); len(said) != 1 {
+	if said := g.said(); !slices.Equal(said, []string{"a: show my issues"}) {
 		t.Errorf("the bot heard %q", said)
+	}
+}
+
+// A guard in front of each route: what the user asked reaches the route that it was
+// for, and a sign-in that the bot asked for by itself brings nothing back.
+func TestGuardsOfRoutes(t *testing.T) {
+	for text, want := range map[string][]string{
+		"mail of today":    {"mail: mail of today"},
+		"issues of mine":   {"a: issues of mine"},
+		"login, if you do": nil,
+	} {
+		g := newGuarded(t)
+		g.routes = true
+		bot, stop := g.start(t, "a")
+		user := g.emu.Teams(bot.URL)
+		if a, err := user.SendMessage(t.Context(), text); err != nil || a.Status != http.StatusOK {
+			t.Fatalf("message: %+v, %v", a, err)
+		}
+		graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
+			t.Fatalf("tokenExchange: %+v, %v", a, err)
+		}
+		if strings.HasPrefix(text, "issues") {
+			github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
+			if err != nil {
+				t.Fatal(err)
+			}
+			code, err := user.SignInWithPage(t.Context(), github.SignInLink)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
+				t.Fatalf("verifyState: %+v, %v", a, err)
+			}
+		}
+		stop() // what is owed is made
+		if said := g.said(); !slices.Equal(said, want) {
+			t.Errorf("%s: the bot heard %q, want %q", text, said, want)
+		}
+	}
+}
+
+// A callback that is made again when the bot has had the activity asks for nothing,
+// whatever has become of the user's tokens.
+func TestGuardAsksNoMore(t *testing.T) {
+	g := newGuarded(t)
+	made, gone := make(chan struct{}), false
+	var user *emulator.Teams
+	g.beside = func(context.Context, *machine.Turn, tokensvc.Token) error {
+		switch {
+		case len(g.said()) == 0:
+			return errors.New("not yet")
+		case !gone:
+			gone = true
+			for _, name := range []string{"graph", "github"} {
+				g.emu.DropToken(tokensvc.UserConnection{UserID: user.User.ID, Connection: name, ChannelID: "msteams"})
+			}
+			return errors.New("once more")
+		default:
+			close(made)
+			return nil
+		}
+	}
+	bot, stop := g.start(t, "a")
+	user = g.emu.Teams(bot.URL)
+	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("tokenExchange: %+v, %v", a, err)
+	}
+	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := user.SignInWithPage(t.Context(), github.SignInLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("verifyState: %+v, %v", a, err)
+	}
+	select {
+	case <-made:
+	case <-time.After(time.Minute):
+		t.Fatal("the callback was not made again")
+	}
+	stop()
+	if last, _ := g.emu.LastCard(user.Conversation.ID); last.Seq != github.Seq {
+		t.Error("another card went out for an activity that the bot has had")
 	}
 }
