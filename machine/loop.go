@@ -189,6 +189,9 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 		case ev.Kind.IsSuccess() && c.now().Add(pause).Before(until) && sleep(ctx, pause) == nil:
 			continue
 		default:
+			if d.Owed != nil && d.Owed.Owner != "" {
+				c.eng.outbox.Lost(*d.Owed) // the store may have it all the same
+			}
 			return fmt.Errorf("commit %s: %w", d.Rule.Row, err)
 		}
 	}

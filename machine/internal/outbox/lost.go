@@ -9,53 +9,74 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// lost are the owners of claims that came back with an error. The store may have kept
-// such a claim; then nobody makes the callback until its lease is over.
+// lost are the claims that came back with an error. The store may have kept such a
+// claim; then nobody makes the callback until its lease is over.
 type lost struct {
 	mu     sync.Mutex
-	owners map[string]time.Time // until when a lease of it can last, by our clock
+	claims map[lostClaim]time.Time // until when its lease can last, by our clock
 }
 
-func (l *lost) add(owner string, until time.Time) {
+// lostClaim is a claim of a row that is not known, by an owner who has no other; or one
+// of a row that was to be written with its owner, the instance. The end of its lease
+// tells that row from the one of the next try, should the store have kept nothing.
+type lostClaim struct {
+	owner string
+	row   store.DeliveryKey // zero: not known
+	until int64             // in Unix microseconds; 0: not known
+}
+
+func claimOf(row *store.Delivery) lostClaim {
+	return lostClaim{row.Owner, row.DeliveryKey, row.NextAt.UnixMicro()}
+}
+
+func (l *lost) add(c lostClaim, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.owners == nil {
-		l.owners = map[string]time.Time{}
+	if l.claims == nil {
+		l.claims = map[lostClaim]time.Time{}
 	}
-	l.owners[owner] = until
+	l.claims[c] = until
 }
 
-// known are the owners whose leases can still last.
-func (l *lost) known(now time.Time) map[string]time.Time {
+// known are the claims whose leases can still last.
+func (l *lost) known(now time.Time) map[lostClaim]time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	maps.DeleteFunc(l.owners, func(_ string, until time.Time) bool { return now.After(until) })
-	return maps.Clone(l.owners)
+	maps.DeleteFunc(l.claims, func(_ lostClaim, until time.Time) bool { return now.After(until) })
+	return maps.Clone(l.claims)
 }
 
-func (l *lost) forget(owners map[string]time.Time) {
+func (l *lost) forget(claims map[lostClaim]time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for owner := range owners {
-		delete(l.owners, owner)
+	for c := range claims {
+		delete(l.claims, c)
 	}
+}
+
+// Lost notes that the commit of a row that this process was to hold came back with an
+// error.
+func (o *Outbox) Lost(row store.Delivery) {
+	o.lost.add(claimOf(&row), o.Clock().Add(o.Lease))
 }
 
 // LetGo gives back the rows that the store holds for this process though their claims
 // came back with an error. owed reads the rows that are owed, all of them. An error is
 // owed's: then LetGo is to be called again.
 func (o *Outbox) LetGo(ctx context.Context, owed func(each func(row store.Delivery, now time.Time)) error) error {
-	owners := o.lost.known(o.Clock())
-	if len(owners) == 0 {
+	claims := o.lost.known(o.Clock())
+	if len(claims) == 0 {
 		return nil
 	}
 	err := owed(func(row store.Delivery, now time.Time) {
-		if _, ok := owners[row.Owner]; ok && row.Status == store.DeliveryPending {
+		_, unknown := claims[lostClaim{owner: row.Owner}]
+		_, known := claims[claimOf(&row)]
+		if (unknown || known) && row.Status == store.DeliveryPending {
 			o.giveBack(ctx, &held{row: row, now: now, since: o.Clock()})
 		}
 	})
 	if err == nil {
-		o.lost.forget(owners)
+		o.lost.forget(claims)
 	}
 	return err
 }

@@ -206,7 +206,7 @@ func (o *Outbox) tryClaim(ctx context.Context, attempt string) (*held, error) {
 	since, owner := o.Clock(), o.owner()
 	rows, err := o.Store.Claim(ctx, store.ClaimQuery{Owner: owner, Attempt: attempt, Limit: 1, Hold: o.Lease})
 	if err != nil {
-		o.lost.add(owner, since.Add(o.Lease))
+		o.lost.add(lostClaim{owner: owner}, since.Add(o.Lease))
 		return nil, fmt.Errorf("claim a callback: %w", err)
 	}
 	if len(rows) == 0 {
