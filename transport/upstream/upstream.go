@@ -6,7 +6,9 @@
 //     one that Retry-After asks for, as long as its deadline allows.
 //   - A circuit breaker knows an upstream that does not answer, and refuses
 //     further requests to it at once, with an [OpenError], until one request that
-//     is let through every few seconds has been answered.
+//     is let through every few seconds has been answered. Any status but 502 and 504,
+//     which a gateway gives in its place, is an answer. A request that its caller gave
+//     up, or that cannot be sent, says nothing.
 //
 // Package teamsbot has it built in. Who wires a bot himself makes a [Set], and
 // hands its ways to the clients:
@@ -34,6 +36,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/rs/zerolog"
 	"github.com/sony/gobreaker/v2"
+	"golang.org/x/net/http/httpguts"
 )
 
 // Names of upstreams, as in [Config.Name].
@@ -257,7 +260,7 @@ func fresh(req *http.Request) (*http.Request, error) {
 func passing(resp *http.Response, err error) (time.Duration, bool) {
 	var open *OpenError
 	switch {
-	case errors.As(err, &open), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &open), errors.Is(err, errUnsendable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return 0, false
 	case err != nil:
 		return 0, true
@@ -343,8 +346,9 @@ func (t *Transport) circuit(host string) *circuit {
 
 var (
 	// errUntold is an outcome that says nothing about the upstream.
-	errUntold = errors.New("the caller gave up")
-	errDead   = errors.New("no answer")
+	errUntold     = errors.New("the caller gave up")
+	errUnsendable = errors.New("the request cannot be sent")
+	errDead       = errors.New("no answer")
 )
 
 // once makes one request, if the breaker lets it through.
@@ -358,8 +362,11 @@ func (t *Transport) once(c *circuit, req *http.Request) (*http.Response, error) 
 		return nil, &OpenError{t.cfg.Name, max(time.Until(time.Unix(0, c.until.Load())), firstPause)}
 	}
 	begun := time.Now()
-	resp, err := t.cfg.Next.RoundTrip(req)
+	resp, err := t.send(req, done)
 	if err != nil {
+		if unsendable(req) {
+			err = fmt.Errorf("%w: %w", errUnsendable, err)
+		}
 		done(verdict(err, begun))
 		return nil, err
 	}
@@ -371,10 +378,37 @@ func (t *Transport) once(c *circuit, req *http.Request) (*http.Response, error) 
 	return resp, nil
 }
 
+// send makes the request. Whoever waits for the one that is let through must hear of
+// it also when something below panics.
+func (t *Transport) send(req *http.Request, done func(error)) (*http.Response, error) {
+	returned := false
+	defer func() {
+		if !returned {
+			done(errUntold)
+		}
+	}()
+	resp, err := t.cfg.Next.RoundTrip(req)
+	returned = true
+	return resp, err
+}
+
+// unsendable reports whether package net/http refuses to send such a request at all.
+func unsendable(req *http.Request) bool {
+	if req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
+		return true
+	}
+	for name, values := range req.Header {
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // verdict is what an error says about the upstream.
 func verdict(err error, begun time.Time) error {
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < patience:
+	case errors.Is(err, errUnsendable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < patience:
 		return errUntold
 	default:
 		return errDead
