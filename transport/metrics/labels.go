@@ -46,7 +46,7 @@ var (
 
 	// operations are what the engine calls, as its audit lines name it, and what
 	// may have to come first.
-	operations = list("GetToken", "GetToken with code", "GetToken after a crash", "spend code", "GetSignInResource",
+	operations = list("GetToken", "GetToken with code", "GetToken again", "spend code", "GetSignInResource",
 		"POST card", "exchange", "SignOut", "SignOut again",
 		"CreateConversation", tokensvc.OpGetTokenOrSignInResource, tokensvc.OpAccessToken)
 

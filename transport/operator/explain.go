@@ -317,7 +317,7 @@ var words = [...]Explanation{
 	{"signin/failure", kindCall, "The user's Teams client says that SSO failed, and why.", "Explain the failure code that stands beside it."},
 	{"GetToken", kindCall, "The Token Service was asked for the user's token. 404 only means: not signed in.", nothingToDo},
 	{"GetToken with code", kindCall, "The code of the popup was redeemed at the Token Service.", "404 means that the code is wrong, spent or too old: the user signs in again."},
-	{"GetToken after a crash", kindCall, "An instance died in mid-call, so another asked the Token Service what became of it.", nothingToDo},
+	{"GetToken again", kindCall, "The Token Service was asked what became of a sign-in: an instance died in mid-call, the channel said that the user has signed in, or an operator wants to know.", nothingToDo},
 	{"spend code", kindCall, "A code that came too late was redeemed, so that nobody else can.", nothingToDo},
 	{"GetSignInResource", kindCall, "The Token Service was asked what a sign-in card is made of.", "400 and 404: the connection name, or the region."},
 	{"exchange", kindCall, "The Token Service was asked to exchange the client's SSO token.", "400, 404 and 412: most often consent is missing. See the attempt's last failure."},

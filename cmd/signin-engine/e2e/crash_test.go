@@ -26,7 +26,7 @@ func TestCrashPoints(t *testing.T) {
 		{"claim", popup, []string{"before GetToken with code"}, 1, 1},
 		{"upstream", sso, []string{"after exchange"}, 1, 1},
 		{"upstream", popup, []string{"after GetToken with code"}, 1, 1},
-		{"recovery", popup, []string{"after GetToken with code", "after GetToken after a crash"}, 1, 1},
+		{"recovery", popup, []string{"after GetToken with code", "after GetToken again"}, 1, 1},
 		{"settled", sso, []string{"before callback"}, 2, 1},
 		{"settled", popup, []string{"before callback"}, 2, 1},
 		// The one place where a text may come twice, or as often as the bot dies there.

@@ -45,9 +45,9 @@ const (
 	SignedOut    Kind = "signed out"      // DELETE: done
 	SignOutError Kind = "sign-out failed" // DELETE: failed
 
-	Recovered     Kind = "recovered"       // GetToken after a crash: a token
-	NotRecovered  Kind = "not recovered"   // GetToken after a crash: 404
-	RecoverFailed Kind = "recovery failed" // GetToken after a crash: anything else
+	Recovered     Kind = "recovered"       // GetToken again: a token
+	NotRecovered  Kind = "not recovered"   // GetToken again: 404
+	RecoverFailed Kind = "recovery failed" // GetToken again: anything else
 )
 
 // IsAnswer reports whether k is about the attempt for which an upstream was

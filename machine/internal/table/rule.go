@@ -84,8 +84,8 @@ const (
 	PostCard    Act = "POST card"
 	Exchange    Act = "exchange"
 	Redeem      Act = "GetToken with code"
-	SpendCode   Act = "spend code" // as Redeem, but its answer counts for nothing
-	Recover     Act = "GetToken after a crash"
+	SpendCode   Act = "spend code"     // as Redeem, but its answer counts for nothing
+	Recover     Act = "GetToken again" // after a crash, or because somebody says that there may be a token
 	Delete      Act = "SignOut"
 	DeleteAgain Act = "SignOut again" // nothing comes back
 )
