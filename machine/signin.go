@@ -55,6 +55,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	if e.quiet.knows(c.key) {
 		looked := c.perform(ctx, table.AskToken, nil, ev)
 		if looked.Kind == table.TokenFound { // A1
+			c.finish(ctx, nil)
 			e.silentHits.add()
 			return SignInResult{Token: c.token}, nil
 		}

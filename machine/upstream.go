@@ -175,6 +175,7 @@ func (c *call) askToken(ctx context.Context, a *store.Attempt, ev table.Event) t
 	}
 	ev.Kind, ev.Status = table.TokenFound, http.StatusOK
 	if !c.token.Token.Empty() {
+		c.spared = true
 		return ev
 	}
 	// While a sign-in is under way its end is asked for, and not what was before it.
