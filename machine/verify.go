@@ -50,6 +50,9 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 	if err != nil {
 		return c.broken(ctx, outcome{}, err)
 	}
+	if a := e.ownCard(snap.Attempts, turn.act); a != nil {
+		return c.pageEnded(ctx, a)
+	}
 	if a := p.redeemed(snap.Attempts); a != nil { // C11 before all candidates: a code is never sent a second time
 		answer, _ := p.offer(ctx, a.Key.Connection, exactly{a})
 		return answer
@@ -67,6 +70,36 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 		return answer
 	}
 	return p.noMatch(ctx, e.candidates(snap.Attempts, turn.act))
+}
+
+// ownCard is the attempt whose card was replied to, if its connection has no codes: the
+// bot exchanges its SSO tokens by itself, and the button led to a page of the bot's.
+func (e *Engine) ownCard(attempts []store.Attempt, act *Activity) *store.Attempt {
+	for i := range attempts {
+		a := &attempts[i]
+		f := e.registered(a.Key.Connection)
+		if f == nil || f.conn.Tokens == nil || !isCardOf(a, act) {
+			continue
+		}
+		if _, codes := f.conn.Tokens.(Redeemer); !codes {
+			return a
+		}
+	}
+	return nil
+}
+
+// pageEnded answers what such a page ends with (C17). It is no code of anybody's, and
+// Teams would call anything but 200 a failure.
+func (c *call) pageEnded(ctx context.Context, a *store.Attempt) Answer {
+	c.key = a.Key
+	c.received(c.turn.act.Name)
+	c.note(store.Event{
+		Kind: store.EventNote, Row: "C17", Attempt: a.ID, Invoke: c.turn.act.Name, Activity: c.turn.act.ID,
+		Status: http.StatusOK, Detail: "the page behind the card has ended",
+	})
+	c.finish(ctx, a)
+	c.seen(ctx, "C17", http.StatusOK)
+	return Answer{Status: http.StatusOK}
 }
 
 // redeemed is the attempt that this code has completed, nil if there is none.

@@ -18,7 +18,7 @@ func contractRows() []string {
 	return strings.Fields(`
 		A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 A12b A13 A14 A15 A16
 		B0 B1 B2 B3 B4 B6 B6b B7 B8 B9 B9b B10 B11 B12 B13 B14 B15 B16 B17 B18 B19
-		C0 C1 C2 C3 C4 C5 C6 C7 C8 C9 C9b C9c C10 C10b C11 C12 C13 C14 C15 C16
+		C0 C1 C2 C3 C4 C5 C6 C7 C8 C9 C9b C9c C10 C10b C11 C12 C13 C14 C15 C16 C17
 		D0 D1 D2 D3 D4 D5 D6 D7 D8
 		E1 E2 E3 E4 E5 E6 E7 E8 E9 E10
 		M1 M2 M3 M4 M5 M6 M7 M8 M9`)
@@ -27,7 +27,7 @@ func contractRows() []string {
 // rowsWithoutARule say how an event is read, or what several events come to
 // together. The engine's loop has them, not the table.
 func rowsWithoutARule() []string {
-	return strings.Fields("B0 B17 C0 C14 C15 D3 E4 E10 M2 M3 M4 M5 M6 M7 M8 M9")
+	return strings.Fields("B0 B17 C0 C14 C15 C17 D3 E4 E10 M2 M3 M4 M5 M6 M7 M8 M9")
 }
 
 func contractEdges() []string {

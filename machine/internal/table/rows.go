@@ -71,6 +71,7 @@ func Rows() []Row {
 		{"C14", "Pending on one connection, and the code is another's", "The other is completed; the first stays as it is."},
 		{"C15", "Several pending, one code", "Exactly one completes."},
 		{"C16", "The event tokens/response: a channel without invokes says that the user has signed in", "The Token Service is asked; the token in the event is not believed. If there is one the attempt is completed (recovered), else nothing changes."},
+		{"C17", "verifyState in reply to the card of a connection that has no codes: the bot exchanges its SSO tokens by itself", "Answered 200, and nobody is asked: the page behind the card has ended. The user's next message signs in silently."},
 
 		{"D0", "signin/failure, and no attempt waits for SSO", "Answered 200, logged; only the bot's handler for all connections is told (failure_fanout: all tells every connection)."},
 		{"D1", "signin/failure before any exchange, with a code after which the client shows nothing", "Failed (client_failure), and the bot is told. After resourcematchfailed the next cards come without the resource for 24 hours."},
