@@ -1,8 +1,10 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -44,13 +46,13 @@ type next func(*http.Request) (*http.Response, error)
 func (n next) RoundTrip(r *http.Request) (*http.Response, error) { return n(r) }
 
 // ask makes a request that is not repeated.
-func ask(t *testing.T, tr *Transport, url string, header http.Header) (err error) {
+func ask(t *testing.T, tr *Transport, method, url string, header http.Header) (err error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header = header
+	req.Method, req.Header = method, header
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -69,21 +71,22 @@ func TestOwnMistakes(t *testing.T) {
 	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer service.Close()
 	for name, mistake := range map[string]struct {
-		scheme string
-		header http.Header
+		method, scheme string
+		header         http.Header
 	}{
-		"value of a header": {"http", http.Header{"Authorization": {"Bearer a\nb"}}},
-		"name of a header":  {"http", http.Header{"a b": {"c"}}},
-		"scheme":            {"htp", http.Header{}},
+		"value of a header": {http.MethodPost, "http", http.Header{"Authorization": {"Bearer a\nb"}}},
+		"name of a header":  {http.MethodPost, "http", http.Header{"a b": {"c"}}},
+		"scheme":            {http.MethodPost, "htp", http.Header{}},
+		"method":            {"A B", "http", http.Header{}},
 	} {
 		tr := New(Config{Name: Provider, Next: Pooled()})
 		defer tr.CloseIdleConnections()
 		for range 3 * DefaultFailures {
-			if err := ask(t, tr, mistake.scheme+strings.TrimPrefix(service.URL, "http"), mistake.header); err == nil {
+			if err := ask(t, tr, mistake.method, mistake.scheme+strings.TrimPrefix(service.URL, "http"), mistake.header); err == nil {
 				t.Fatalf("%s: the request was sent", name)
 			}
 		}
-		if err := ask(t, tr, service.URL, http.Header{}); err != nil {
+		if err := ask(t, tr, http.MethodPost, service.URL, http.Header{}); err != nil {
 			t.Errorf("%s: the next request: %v", name, err)
 		}
 	}
@@ -97,13 +100,13 @@ func TestPanicBelow(t *testing.T) {
 	tr := New(Config{Name: Provider, OpenFor: time.Millisecond, Next: next(func(r *http.Request) (*http.Response, error) { return answer(r) })})
 	const url = "http://provider.example/"
 	for range DefaultFailures {
-		_ = ask(t, tr, url, nil)
+		_ = ask(t, tr, http.MethodPost, url, nil)
 	}
 	answer = func(*http.Request) (*http.Response, error) { panic("in a middleware") }
 	for tr.circuit("provider.example").State() != gobreaker.StateHalfOpen {
 		time.Sleep(time.Millisecond)
 	}
-	if err := ask(t, tr, url, nil); err == nil || err.Error() != "panic: in a middleware" {
+	if err := ask(t, tr, http.MethodPost, url, nil); err == nil || err.Error() != "panic: in a middleware" {
 		t.Fatalf("the panic is not the caller's: %v", err)
 	}
 	answer = func(*http.Request) (*http.Response, error) {
@@ -112,7 +115,48 @@ func TestPanicBelow(t *testing.T) {
 	for tr.circuit("provider.example").State() == gobreaker.StateOpen {
 		time.Sleep(time.Millisecond)
 	}
-	if err := ask(t, tr, url, nil); err != nil {
+	if err := ask(t, tr, http.MethodPost, url, nil); err != nil {
 		t.Errorf("after the panic: %v", err)
+	}
+}
+
+// TestGivenUpWithACause: a caller who gives up with a cause of his own, before the
+// answer or in its middle, says nothing about the upstream.
+func TestGivenUpWithACause(t *testing.T) {
+	t.Parallel()
+	shutdown := errors.New("shutting down")
+	arrived := make(chan context.CancelCauseFunc, 1)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/half" {
+			_, _ = w.Write([]byte("half of"))
+			_ = http.NewResponseController(w).Flush()
+		}
+		(<-arrived)(shutdown)
+		<-r.Context().Done()
+	}))
+	defer service.Close()
+	for _, path := range []string{"/none", "/half"} {
+		tr := New(Config{Name: Provider, Next: Pooled()})
+		for range 3 * DefaultFailures {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			arrived <- cancel
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, service.URL+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := tr.RoundTrip(req)
+			if err == nil {
+				_, err = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+			}
+			cancel(nil)
+			if !errors.Is(err, shutdown) {
+				t.Fatalf("%s: %v", path, err)
+			}
+		}
+		if got := tr.Circuits()[0]; got.Opened != 0 {
+			t.Errorf("%s: the breaker opened", path)
+		}
+		tr.CloseIdleConnections()
 	}
 }

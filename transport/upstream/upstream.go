@@ -367,14 +367,14 @@ func (t *Transport) once(c *circuit, req *http.Request) (*http.Response, error) 
 		if unsendable(req) {
 			err = fmt.Errorf("%w: %w", errUnsendable, err)
 		}
-		done(verdict(err, begun))
+		done(verdict(req.Context(), err, begun))
 		return nil, err
 	}
 	if resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusGatewayTimeout {
 		done(errDead)
 		return resp, nil
 	}
-	resp.Body = &body{ReadCloser: resp.Body, begun: begun, done: done}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: req.Context(), begun: begun, done: done}
 	return resp, nil
 }
 
@@ -397,6 +397,9 @@ func unsendable(req *http.Request) bool {
 	if req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
 		return true
 	}
+	if req.Method != "" && !httpguts.ValidHeaderFieldName(req.Method) { // both are tokens (RFC 9110 §5.6.2)
+		return true
+	}
 	for name, values := range req.Header {
 		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
 			return true
@@ -405,8 +408,12 @@ func unsendable(req *http.Request) bool {
 	return false
 }
 
-// verdict is what an error says about the upstream.
-func verdict(err error, begun time.Time) error {
+// verdict is what an error says about the upstream. Package net/http gives the cause
+// of a context that is over, which may be any error.
+func verdict(ctx context.Context, err error, begun time.Time) error {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		err = ctx.Err()
+	}
 	switch {
 	case errors.Is(err, errUnsendable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < patience:
 		return errUntold
@@ -419,6 +426,7 @@ func verdict(err error, begun time.Time) error {
 // none.
 type body struct {
 	io.ReadCloser
+	ctx   context.Context //nolint:containedctx // of the request, whose end is the end of its answer
 	begun time.Time
 	once  sync.Once
 	done  func(error)
@@ -431,7 +439,7 @@ func (b *body) Read(p []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		b.once.Do(func() { b.done(nil) })
 	case err != nil:
-		b.once.Do(func() { b.done(verdict(err, b.begun)) })
+		b.once.Do(func() { b.done(verdict(b.ctx, err, b.begun)) })
 	}
 	return n, err
 }
