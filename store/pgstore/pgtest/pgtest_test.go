@@ -55,7 +55,8 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(t.Context()) }()
-	if n, err := c.TerminateBackends(t.Context()); err != nil || n != 1 {
+	// A session that was closed a moment ago may be there still.
+	if n, err := c.TerminateBackends(t.Context()); err != nil || n < 1 {
 		t.Errorf("TerminateBackends = %d, %v", n, err)
 	}
 	if err := conn.Ping(t.Context()); err == nil {
