@@ -229,12 +229,12 @@ func TestStall(t *testing.T) {
 				t.Fatalf("%d sign-ins failed", failed)
 			}
 			before := made.Load()
-			configure(t, c, "synchronous_standby_names", "'nobody'")
+			configure(t, c, "synchronous_standby_names", "nobody")
 			over := make(chan struct{})
 			go func() {
 				defer close(over)
 				time.Sleep(5 * time.Second)
-				configure(t, c, "synchronous_standby_names", "''")
+				configure(t, c, "synchronous_standby_names", "")
 			}()
 			failed, slowest := signIns(t, s, info.Now, "meanwhile", 32)
 			<-over

@@ -103,14 +103,6 @@ func TestProbeFollows(t *testing.T) {
 	c := pgtest.NewCluster(t)
 	s := mustOpen(t, c.DSN())
 	probed(t, s, nil)
-	set := func(value string) {
-		t.Helper()
-		for _, sql := range []string{`alter system set default_transaction_read_only = ` + value, `select pg_reload_conf()`} {
-			if err := pgtest.Exec(t.Context(), pgtest.WithParam(c.DSN(), "default_transaction_read_only", "off"), sql); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	eventually := func(ok func(error) bool) {
 		t.Helper()
 		deadline := time.Now().Add(10 * time.Second)
@@ -120,10 +112,10 @@ func TestProbeFollows(t *testing.T) {
 			}
 		}
 	}
-	set("on")
+	configure(t, c, "default_transaction_read_only", "on")
 	eventually(func(err error) bool { return err != nil })
 	probed(t, s, store.ErrUnavailable, "read-only")
-	set("off")
+	configure(t, c, "default_transaction_read_only", "off")
 	eventually(func(err error) bool { return err == nil })
 	probed(t, s, nil)
 

@@ -19,11 +19,8 @@ import (
 // configure changes a setting of a whole server.
 func configure(t *testing.T, c *pgtest.Cluster, name, value string) {
 	t.Helper()
-	dsn := pgtest.WithParam(c.DSN(), "default_transaction_read_only", "off")
-	for _, sql := range []string{`alter system set ` + name + ` = ` + value, `select pg_reload_conf()`} {
-		if err := pgtest.Exec(t.Context(), dsn, sql); err != nil {
-			t.Fatal(err)
-		}
+	if err := c.Configure(t.Context(), name, value); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -48,7 +45,7 @@ func TestProbeHangingCommit(t *testing.T) {
 	c := pgtest.NewCluster(t)
 	s := mustOpen(t, pgtest.Schema(t, c.DSN()), pgstore.WithStatementTimeout(3*time.Second))
 	a := insertOne(t, s)
-	configure(t, c, "synchronous_standby_names", "'nobody'")
+	configure(t, c, "synchronous_standby_names", "nobody")
 	applied := make(chan error, 1)
 	go func() {
 		applied <- s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{storetest.Next(a, store.CardSent, a.Entered)}}})[0]
@@ -62,7 +59,7 @@ func TestProbeHangingCommit(t *testing.T) {
 	if err := <-applied; !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("Apply: %v, want ErrUnavailable", err)
 	}
-	configure(t, c, "synchronous_standby_names", "''")
+	configure(t, c, "synchronous_standby_names", "")
 	eventually(t, s, true)
 }
 

@@ -29,10 +29,8 @@ func TestFailover(t *testing.T) {
 			primary := pgtest.NewCluster(t)
 			standby := primary.NewReplica(t)
 			// What was acknowledged is on the standby, too.
-			for _, sql := range []string{`alter system set synchronous_standby_names = '*'`, `select pg_reload_conf()`} {
-				if err := pgtest.Exec(t.Context(), primary.DSN(), sql); err != nil {
-					t.Fatal(err)
-				}
+			if err := primary.Configure(t.Context(), "synchronous_standby_names", "*"); err != nil {
+				t.Fatal(err)
 			}
 			repoint := func(context.Context) error { return nil }
 			address := pgtest.Either(primary, standby)

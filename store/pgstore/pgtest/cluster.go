@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 const (
 	startTimeout = 30 * time.Second
 	initTimeout  = 2 * time.Minute
+	pollInterval = 20 * time.Millisecond
 )
 
 // Mode is how a server is shut down.
@@ -216,6 +218,49 @@ func (c *Cluster) Standby(ctx context.Context, on bool) error {
 		}
 	}
 	return c.Start(ctx)
+}
+
+// Configure changes a setting of the whole server. When it returns, the setting is
+// in effect everywhere, in the server's own processes too.
+func (c *Cluster) Configure(ctx context.Context, name, value string) error {
+	dsn := WithParam(c.DSN(), "default_transaction_read_only", "off")
+	quoted := "'" + strings.ReplaceAll(value, "'", "''") + "'"
+	for _, sql := range []string{"alter system set " + name + " = " + quoted, "select pg_reload_conf()"} {
+		if err := Exec(ctx, dsn, sql); err != nil {
+			return fmt.Errorf("configure %s: %w", name, err)
+		}
+	}
+	// A session that sees the value is younger than the reload, which has reached
+	// every process by then. The checkpointer alone turns waiting for standbys on and
+	// off (sync_standbys_defined), and may be at other work. It reads its settings
+	// before it begins the checkpoint that is asked for here.
+	for {
+		now, err := setting(ctx, c.DSN(), name)
+		if err != nil {
+			return fmt.Errorf("configure %s: %w", name, err)
+		}
+		if now == value {
+			break
+		}
+		time.Sleep(pollInterval)
+	}
+	if err := Exec(ctx, dsn, "checkpoint"); err != nil {
+		return fmt.Errorf("configure %s: %w", name, err)
+	}
+	return nil
+}
+
+// setting is what a new session has for a setting.
+func setting(ctx context.Context, dsn, name string) (value string, err error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return "", fmt.Errorf("connect: %w", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if err := conn.QueryRow(ctx, "select current_setting($1)", name).Scan(&value); err != nil {
+		return "", fmt.Errorf("read: %w", err)
+	}
+	return value, nil
 }
 
 // TerminateBackends ends every other session and returns how many there were.

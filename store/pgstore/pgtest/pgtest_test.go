@@ -1,7 +1,10 @@
 package pgtest_test
 
 import (
+	"context"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -67,5 +70,40 @@ func TestCluster(t *testing.T) {
 	}
 	if err := c.Stop(pgtest.Fast); err != nil {
 		t.Errorf("second Stop: %v", err)
+	}
+}
+
+// TestConfigure: what was configured is in effect, also while the process that puts
+// it there is late. It takes part in no session, so no session shows it.
+func TestConfigure(t *testing.T) {
+	c := pgtest.NewCluster(t)
+	conn, err := pgx.Connect(t.Context(), c.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(t.Context()) }()
+	var pid int
+	if err := conn.QueryRow(t.Context(), "select pid from pg_stat_activity where backend_type = 'checkpointer'").Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	resume := func() { _ = syscall.Kill(pid, syscall.SIGCONT) }
+	defer resume()
+	time.AfterFunc(time.Second, resume)
+	if err := c.Configure(t.Context(), "synchronous_standby_names", "nobody"); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := pgtest.Exec(short, c.DSN(), "create table unconfirmed ()"); err == nil {
+		t.Error("a commit came back that no standby confirms")
+	}
+	if err := c.Configure(t.Context(), "synchronous_standby_names", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := pgtest.Exec(t.Context(), c.DSN(), "create table confirmed ()"); err != nil {
+		t.Errorf("a commit that waits for nobody: %v", err)
 	}
 }

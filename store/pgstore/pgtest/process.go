@@ -55,7 +55,7 @@ func (p *process) start(cred *syscall.Credential, dir, program string, args ...s
 
 // ready waits until a connection can be made.
 func (p *process) ready(ctx context.Context, connect func() error) error {
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		err := connect()
