@@ -69,6 +69,6 @@
 // filed is not known. Audit lines that cannot be decoded refuse a read of their
 // attempt's lines only.
 //
-// Open looks at every page before bbolt does, which trusts them, unless the file
-// is large and was closed: a damaged one is [store.ErrCorrupt].
+// Open reads every page of a file of up to 64 MB before bbolt trusts it: a damaged
+// one is [store.ErrCorrupt]. Of a larger one that is found when bbolt meets the page.
 package boltstore

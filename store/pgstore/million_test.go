@@ -133,7 +133,6 @@ func TestMillion(t *testing.T) {
 	for _, table := range []string{"attempts", "events", "deliveries", "exchange_ids"} {
 		mustExec(t, dsn, `vacuum analyze SCHEMA.`+table)
 	}
-	t.Logf("%d attempts in %s", rows, time.Since(began).Round(time.Second))
 	server, schema := split(dsn)
 	conn, err := pgx.Connect(t.Context(), server)
 	if err != nil {
@@ -145,6 +144,11 @@ func TestMillion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var size string
+	if err := conn.QueryRow(t.Context(), `select pg_size_pretty(pg_database_size(current_database()))`).Scan(&size); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d attempts in %s, a database of %s", rows, time.Since(began).Round(time.Second), size)
 	reader := operator.NewDirect(s, operator.DefaultRules(), operator.Info{})
 	info, err := s.Info(t.Context())
 	if err != nil {

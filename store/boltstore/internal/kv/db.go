@@ -19,6 +19,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/boltstore/internal/pages"
 )
 
 const (
@@ -146,6 +147,23 @@ func (db *DB) open() error {
 	return db.recover(m)
 }
 
+// checkUpTo is the size of the largest file of which every page is read before
+// bbolt trusts it: a large one would not open for seconds, or minutes where the disk
+// is slow, and a crash does not damage it.
+const checkUpTo = 64 << 20
+
+func checkTree(path string, size int64) error {
+	if size > checkUpTo {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err //nolint:wrapcheck // names the file
+	}
+	defer func() { _ = f.Close() }()
+	return pages.Check(f, size)
+}
+
 // create makes a file elsewhere and then gives it its name, so that a power loss
 // leaves all of it or nothing.
 func (db *DB) create() error {
@@ -219,6 +237,11 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 	}
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("another process has it open; snapshot copies it all the same: %w", store.ErrLocked)
+	}
+	for _, of := range []error{berrors.ErrInvalid, berrors.ErrChecksum, berrors.ErrVersionMismatch} {
+		if errors.Is(err, of) {
+			return nil, fmt.Errorf("no bbolt database: %w: %w", err, store.ErrCorrupt)
+		}
 	}
 	return nil, fmt.Errorf("bbolt: %w", err)
 }

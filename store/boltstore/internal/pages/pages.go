@@ -1,52 +1,47 @@
-package kv
+// Package pages checks the pages of a bbolt file.
+//
+// bbolt trusts them: one that makes no sense lets it panic, run for ever, or write
+// over pages that are in use. Its own check does the first two. This one reads every
+// page by itself and says whether they make up a tree.
+//
+// A page is
+//
+//	id 8 | flags 2 | count 2 | pages that follow 4 | elements of 16 bytes | data
+package pages
 
 import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"math"
-	"os"
 
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// checkTree reads every page of a bbolt file and says whether they make up a
-// tree. bbolt trusts its pages: one that makes no sense lets it panic, run for
-// ever, or write over pages that are in use; its own check does the first two. A
-// large file that was closed is believed, so that it opens at once.
-//
-// What is found to be wrong panics, as does an index that reaches out of a page.
-//
-// A page is
-//
-//	id 8 | flags 2 | count 2 | pages that follow 4 | elements of 16 bytes | data
-func checkTree(path string, size int64) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("check: %w", err)
+// Check reads a file of size bytes and reports as [store.ErrCorrupt] what no bbolt
+// could have written, or that a page cannot be read.
+func Check(f io.ReaderAt, size int64) (err error) {
+	// What is found to be wrong panics, as does an index that reaches out of a page.
+	defer func() {
+		if found := recover(); found != nil {
+			err = fmt.Errorf("damaged database: %v: %w", found, store.ErrCorrupt)
+		}
+	}()
+	c := checker{f: f, seen: map[uint64]bool{0: true, 1: true}}
+	root, free := c.meta(size)
+	if c.pageSize == 0 {
+		return fmt.Errorf("no bbolt database: no meta page can be read: %w", store.ErrCorrupt)
 	}
-	defer func() { _ = f.Close() }()
-	return guarded(func() error {
-		defer asDamage()
-		c := checker{f: f, seen: map[uint64]bool{0: true, 1: true}}
-		root, free := c.meta(size)
-		if c.pageSize == 0 {
-			return fmt.Errorf("no bbolt database: no meta page can be read: %w", store.ErrCorrupt)
-		}
-		if _, err := os.Stat(logPaths(path)[0]); err != nil && size > checkAlways {
-			return nil
-		}
-		c.page(root, 0)
-		if free != noFreelist {
-			c.freelist(free)
-		}
-		return nil
-	})
+	c.page(root, 0)
+	if free != noFreelist {
+		c.freelist(free)
+	}
+	return nil
 }
 
 const (
-	checkAlways  = 64 << 20
 	bboltMagic   = 0xED0CDAED
 	bboltVersion = 2
 	pageHead     = 16
@@ -68,7 +63,7 @@ var (
 )
 
 type checker struct {
-	f        *os.File
+	f        io.ReaderAt
 	pageSize uint64
 	pages    uint64 // that are in use or free
 	seen     map[uint64]bool
