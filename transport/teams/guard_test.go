@@ -153,29 +153,57 @@ func (g *guarded) said() []string {
 	return slices.Clone(g.heard)
 }
 
+// ask says something that takes a sign-in with graph, and returns the card for it.
+func (g *guarded) ask(t *testing.T, user *emulator.Teams, text string) emulator.Card {
+	t.Helper()
+	if a, err := user.SendMessage(t.Context(), text); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	return g.card(t, user, 0)
+}
+
+// card is the first one that came after another.
+func (g *guarded) card(t *testing.T, user *emulator.Teams, after int64) emulator.Card {
+	t.Helper()
+	c, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// exchange signs in with graph by SSO.
+func (*guarded) exchange(t *testing.T, user *emulator.Teams, c emulator.Card) {
+	t.Helper()
+	if a, err := user.TokenExchange(t.Context(), c.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("tokenExchange: %+v, %v", a, err)
+	}
+}
+
+// redeem signs in by the button.
+func (*guarded) redeem(t *testing.T, user *emulator.Teams, c emulator.Card) {
+	t.Helper()
+	code, err := user.SignInWithPage(t.Context(), c.SignInLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := user.VerifyState(t.Context(), code, c.ActivityID); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("verifyState: %+v, %v", a, err)
+	}
+}
+
 // A message, two sign-ins, each on another process: the bot gets the message once.
 func TestGuardOverRestarts(t *testing.T) {
 	g := newGuarded(t)
 	bot, stop := g.start(t, "a")
 	user := g.emu.Teams(bot.URL)
-	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("message: %+v, %v", a, err)
-	}
-	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	graph := g.ask(t, user, "show my issues")
 	stop()
 
 	bot, stop = g.start(t, "b")
 	user.BotURL = bot.URL
-	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("tokenExchange: %+v, %v", a, err)
-	}
-	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g.exchange(t, user, graph)
+	github := g.card(t, user, graph.Seq)
 	stop()
 	if said := g.said(); len(said) != 0 {
 		t.Fatalf("the bot heard %q before the second sign-in", said)
@@ -184,18 +212,9 @@ func TestGuardOverRestarts(t *testing.T) {
 	bot, stop = g.start(t, "c")
 	defer stop()
 	user.BotURL = bot.URL
-	code, err := user.SignInWithPage(t.Context(), github.SignInLink)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("verifyState: %+v, %v", a, err)
-	}
+	g.redeem(t, user, github)
 	want := []string{"c: show my issues"}
-	for range 100 {
-		if len(g.said()) > 0 {
-			break
-		}
+	for end := time.Now().Add(time.Minute); len(g.said()) == 0 && time.Now().Before(end); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if said := g.said(); !slices.Equal(said, want) {
@@ -225,27 +244,10 @@ func TestGuardRunsOnce(t *testing.T) {
 	bot, stop := g.start(t, "a")
 	defer stop()
 	user := g.emu.Teams(bot.URL)
-	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("message: %+v, %v", a, err)
-	}
-	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("tokenExchange: %+v, %v", a, err)
-	}
-	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
-	if err != nil {
-		t.Fatal(err)
-	}
-	code, err := user.SignInWithPage(t.Context(), github.SignInLink)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("verifyState: %+v, %v", a, err)
-	}
+	graph := g.ask(t, user, "show my issues")
+	g.exchange(t, user, graph)
+	github := g.card(t, user, graph.Seq)
+	g.redeem(t, user, github)
 	select {
 	case <-made:
 	case <-time.After(time.Minute):
@@ -263,27 +265,10 @@ func TestGuardBehindAGuard(t *testing.T) {
 	g.nested = true
 	bot, stop := g.start(t, "a")
 	user := g.emu.Teams(bot.URL)
-	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("message: %+v, %v", a, err)
-	}
-	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("tokenExchange: %+v, %v", a, err)
-	}
-	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
-	if err != nil {
-		t.Fatal(err)
-	}
-	code, err := emulator.SignInWithPage(t.Context(), nil, github.SignInLink)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("verifyState: %+v, %v", a, err)
-	}
+	graph := g.ask(t, user, "show my issues")
+	g.exchange(t, user, graph)
+	github := g.card(t, user, graph.Seq)
+	g.redeem(t, user, github)
 	stop() // what is owed is made
 	if said := g.said(); !slices.Equal(said, []string{"a: show my issues"}) {
 		t.Errorf("the bot heard %q", said)
@@ -302,28 +287,11 @@ func TestGuardsOfRoutes(t *testing.T) {
 		g.routes = true
 		bot, stop := g.start(t, "a")
 		user := g.emu.Teams(bot.URL)
-		if a, err := user.SendMessage(t.Context(), text); err != nil || a.Status != http.StatusOK {
-			t.Fatalf("message: %+v, %v", a, err)
-		}
-		graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
-			t.Fatalf("tokenExchange: %+v, %v", a, err)
-		}
+		graph := g.ask(t, user, text)
+		g.exchange(t, user, graph)
 		if strings.HasPrefix(text, "issues") {
-			github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
-			if err != nil {
-				t.Fatal(err)
-			}
-			code, err := user.SignInWithPage(t.Context(), github.SignInLink)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
-				t.Fatalf("verifyState: %+v, %v", a, err)
-			}
+			github := g.card(t, user, graph.Seq)
+			g.redeem(t, user, github)
 		}
 		stop() // what is owed is made
 		if said := g.said(); !slices.Equal(said, want) {
@@ -355,27 +323,10 @@ func TestGuardAsksNoMore(t *testing.T) {
 	}
 	bot, stop := g.start(t, "a")
 	user = g.emu.Teams(bot.URL)
-	if a, err := user.SendMessage(t.Context(), "show my issues"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("message: %+v, %v", a, err)
-	}
-	graph, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err := user.TokenExchange(t.Context(), graph.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("tokenExchange: %+v, %v", a, err)
-	}
-	github, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, graph.Seq)
-	if err != nil {
-		t.Fatal(err)
-	}
-	code, err := user.SignInWithPage(t.Context(), github.SignInLink)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err := user.VerifyState(t.Context(), code, github.ActivityID); err != nil || a.Status != http.StatusOK {
-		t.Fatalf("verifyState: %+v, %v", a, err)
-	}
+	graph := g.ask(t, user, "show my issues")
+	g.exchange(t, user, graph)
+	github := g.card(t, user, graph.Seq)
+	g.redeem(t, user, github)
 	select {
 	case <-made:
 	case <-time.After(time.Minute):

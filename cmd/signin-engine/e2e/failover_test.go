@@ -13,7 +13,6 @@ import (
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
-	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
 // TestFailover: 150 people sign in, the primary dies, its standby is promoted, and
@@ -86,21 +85,7 @@ func failover(t *testing.T, f *fleet, standby *pgtest.Cluster, repoint func(cont
 	s := f.settled(t)
 	f.stop(t)
 	sound(t, s)
-	exchanges, told := map[string]int{}, map[string]int{}
-	for _, r := range f.w.Requests(emulator.OpExchange) {
-		exchanges[r.Query["userid"]]++
-	}
-	for _, a := range f.w.Activities("") {
-		if a.Text == connectedText {
-			told[a.ConversationID]++
-		}
-	}
-	for i := 1; i <= n; i++ {
-		u := f.user(i)
-		if e, c := exchanges[u.User.ID], told[u.Conversation.ID]; e != 1 || c != 1 {
-			t.Errorf("%s: %d exchanges, told %d times, want one of each", u.User.Name, e, c)
-		}
-	}
+	f.oneEach(t, n)
 	rows := f.rows(t, s)
 	if len(rows) != n {
 		t.Errorf("%d users are complete, want %d", len(rows), n)

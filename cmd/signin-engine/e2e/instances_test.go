@@ -40,21 +40,7 @@ func TestInstances(t *testing.T) {
 	if got := f.w.Count(emulator.OpExchange); got != int64(n) {
 		t.Errorf("%d exchanges upstream, want %d", got, n)
 	}
-	exchanges, told := map[string]int{}, map[string]int{}
-	for _, r := range f.w.Requests(emulator.OpExchange) {
-		exchanges[r.Query["userid"]]++
-	}
-	for _, a := range f.w.Activities("") {
-		if a.Text == connectedText {
-			told[a.ConversationID]++
-		}
-	}
-	for i := 1; i <= n; i++ {
-		u := f.user(i)
-		if e, c := exchanges[u.User.ID], told[u.Conversation.ID]; e != 1 || c != 1 {
-			t.Errorf("%s: %d exchanges, told %d times, want one of each", u.User.Name, e, c)
-		}
-	}
+	f.oneEach(t, n)
 	rows := f.rows(t, s)
 	if len(rows) != n {
 		t.Errorf("%d users are complete, want %d", len(rows), n)
@@ -97,6 +83,26 @@ func (f *fleet) silently(ctx context.Context, n int) error {
 		}
 	}
 	return nil
+}
+
+// oneEach says that each of n users was exchanged once and told once.
+func (f *fleet) oneEach(t *testing.T, n int) {
+	t.Helper()
+	exchanges, told := map[string]int{}, map[string]int{}
+	for _, r := range f.w.Requests(emulator.OpExchange) {
+		exchanges[r.Query["userid"]]++
+	}
+	for _, a := range f.w.Activities("") {
+		if a.Text == connectedText {
+			told[a.ConversationID]++
+		}
+	}
+	for i := 1; i <= n; i++ {
+		u := f.user(i)
+		if e, c := exchanges[u.User.ID], told[u.Conversation.ID]; e != 1 || c != 1 {
+			t.Errorf("%s: %d exchanges, told %d times, want one of each", u.User.Name, e, c)
+		}
+	}
 }
 
 // TestInstancesFail is TestInstances while one process is killed and started
