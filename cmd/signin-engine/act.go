@@ -22,7 +22,7 @@ type action struct {
 }
 
 func (c *cli) reconcileCommand() *cobra.Command {
-	return c.actionCommand("reconcile ID", "Settle an attempt by what the Token Service says now",
+	return c.actionCommand("reconcile ID", "Ask the Token Service how an attempt ended, and update it",
 		func(ctx context.Context, a operator.Actor, id string, op machine.Operator) error {
 			v, err := a.Reconcile(ctx, id, op)
 			if err != nil {
@@ -33,7 +33,7 @@ func (c *cli) reconcileCommand() *cobra.Command {
 }
 
 func (c *cli) cancelCommand() *cobra.Command {
-	return c.actionCommand("cancel ID", "End an attempt that is not terminal as Failed (operator)",
+	return c.actionCommand("cancel ID", "End an open attempt as Failed (operator)",
 		func(ctx context.Context, a operator.Actor, id string, op machine.Operator) error {
 			v, err := a.Cancel(ctx, id, op)
 			if err != nil {
@@ -44,7 +44,7 @@ func (c *cli) cancelCommand() *cobra.Command {
 }
 
 func (c *cli) redeliverCommand() *cobra.Command {
-	return c.actionCommand("redeliver ID", "Make the callbacks of an attempt that did not get through due now",
+	return c.actionCommand("redeliver ID", "Retry the pending and failed callbacks of an attempt now",
 		func(ctx context.Context, a operator.Actor, id string, op machine.Operator) error {
 			n, err := a.Redeliver(ctx, id, op)
 			if err != nil {
@@ -67,9 +67,9 @@ func (c *cli) actionCommand(use, short string,
 		Use: use, Short: short,
 		Long: short + `.
 
-Needs --yes and --reason; the audit trail keeps them with --actor. A bbolt file
-that a running bot holds is reached through its operator endpoint; otherwise,
-and on Postgres, the bot's --config is needed.`,
+It needs --yes and --reason. The audit trail keeps --reason and --actor.
+While a bot runs on a bbolt file, the command asks that bot. Without a running
+bot, and on Postgres, it needs the bot's --config.`,
 		Example: "  signin-engine " + strings.Replace(use, "ID", "01JSD4K2Q8 --yes --reason 'asked by the user'", 1),
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {

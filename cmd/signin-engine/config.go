@@ -17,10 +17,10 @@ func (c *cli) configCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config [KEY]",
 		Short: "Show the settings and where each comes from, or check a file",
-		Long: `Shows every setting as serve would have it, and where it comes from: flag,
-environment, file, cloud (preset by the setting cloud) or default. Secrets are
-never shown. With the beginning of a key: only those; -o wide adds default,
-environment name, flag and meaning.`,
+		Long: `Shows every setting that serve would use, and where it comes from: flag,
+environment, file, cloud (preset by the setting cloud) or default. KEY is the
+beginning of the keys to show. -o wide adds default, environment name, flag and
+meaning. Secrets are never shown.`,
 		Example: `  signin-engine config --config bot.yaml --changed
   signin-engine config policy.duplicate_wait -o wide
   signin-engine config check bot.yaml`,
@@ -64,9 +64,9 @@ func (c *cli) configCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Say everything that is wrong with a file of settings",
-		Long: `Judges the settings as serve does at its start, with flags and environment: one
-line per problem, which names the key, and exit 2. Nothing is asked and nothing
-listens; signin-engine doctor asks the services.`,
+		Long: `Checks the settings as serve does at its start, with flags and environment. It
+prints one line per problem, which names the key, and exits with 2. It connects
+to nothing; signin-engine doctor does.`,
 		Example: `  signin-engine config check bot.yaml`,
 		Args:    args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {

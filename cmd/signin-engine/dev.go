@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 
@@ -47,16 +48,15 @@ func (c *cli) devCommand() *cobra.Command {
 	var listen, emulated string
 	cmd := &cobra.Command{
 		Use:   "dev",
-		Short: "Try it on this machine: bot, emulated Microsoft services and two sign-ins",
+		Short: "Try it on this machine: a bot, emulated services, two sign-ins",
 		Long: `Runs the reference bot together with an emulator of the Token Service, the Bot
 Connector, Entra and Graph, all on loopback and with the store in ./signin.db.
-At start one user signs in silently (SSO) and one through the popup, so that
-there is something to look at; then it stays. Open the playground in a browser to
-sign in by hand: a Teams-like chat with the bot, and beside it what the engine
-makes of it.
+At the start one user signs in silently (SSO) and one through the popup. Then it
+runs until Ctrl-C. Open the playground in a browser to sign in by hand: a
+Teams-like chat with the bot, and beside it what the engine does.
 
---once plays the sign-ins, prints their timelines and ends: 0, or 1 if one did
-not complete.`,
+--once plays the two sign-ins, prints their timelines and ends. It exits with 0,
+or with 1 if a sign-in did not complete.`,
 		Example: `  signin-engine dev
   signin-engine dev --once --store memory:
   signin-engine dev --print-config > bot.yaml`,
@@ -71,18 +71,23 @@ not complete.`,
 			}
 			services := devServices()
 			d := &dev{cli: c, cfg: cfg, log: c.logger(quiet(cmd, cfg.Log)), emulator: emulator.New(services), provider: services.Provider}
-			if err = d.listen(cmd, listen, emulated); err != nil {
+			at, err := d.addresses(listen, emulated)
+			if err != nil {
 				return err
 			}
 			if show {
-				return errors.Join(d.printConfig(), d.closeListeners())
+				d.configure(at)
+				return d.printConfig()
+			}
+			if err = d.listen(cmd.Context(), at); err != nil {
+				return err
 			}
 			return d.run(cmd.Context(), once)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&once, "once", false, "play the sign-ins, print the timelines, end")
-	f.BoolVar(&show, "print-config", false, "print URLs and settings as YAML, a configuration for serve, and end")
+	f.BoolVar(&show, "print-config", false, "print the settings as YAML, for serve, and end")
 	f.StringVar(&listen, "listen", devListen, "`host:port` of the bot")
 	f.StringVar(&emulated, "emulator", devEmulator, "`host:port` of the emulator")
 	c.idsFlag(cmd)
@@ -122,38 +127,50 @@ type dev struct {
 	socket                   net.Listener // nil unless the store is a file
 }
 
-// listen opens the listeners and writes their addresses into the settings.
-func (d *dev) listen(cmd *cobra.Command, bot, services string) (err error) {
-	operators := devOperator
+// addresses are where dev listens: host:port of the bot, of the emulator and of
+// the operator endpoint.
+type addresses struct{ bot, services, operators string }
+
+// addresses are those of the flags, all on loopback.
+func (d *dev) addresses(bot, services string) (addresses, error) {
+	at := addresses{bot, services, devOperator}
 	if d.cfg.Operator != "" {
 		e, err := operator.ParseEndpoint(d.cfg.Operator)
 		if err != nil || e.Network != "tcp" {
-			return usage("dev: --operator is no host:port")
+			return at, usage("dev: --operator: %q is no host:port", d.cfg.Operator)
 		}
-		operators = e.Address
+		at.operators = e.Address
 	}
+	for _, l := range []struct{ flag, address string }{
+		{"listen", at.bot}, {"emulator", at.services}, {"operator", at.operators},
+	} {
+		if err := teams.CheckListener(l.address); err != nil {
+			return at, usage("dev: --%s: %q is no loopback address", l.flag, l.address)
+		}
+	}
+	return at, nil
+}
+
+// listen opens the listeners and writes their addresses into the settings.
+func (d *dev) listen(ctx context.Context, at addresses) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.closeListeners())
 		}
 	}()
-	ctx := cmd.Context()
 	for _, l := range []struct {
 		flag, address, usual string
 		into                 *net.Listener
 	}{
-		{"listen", bot, devListen, &d.bot},
-		{"emulator", services, devEmulator, &d.services},
-		{"operator", operators, devOperator, &d.operators},
+		{"listen", at.bot, devListen, &d.bot},
+		{"emulator", at.services, devEmulator, &d.services},
+		{"operator", at.operators, devOperator, &d.operators},
 	} {
-		if err = teams.CheckListener(l.address); err != nil {
-			return usage("dev: --%s: %q is no loopback address", l.flag, l.address)
-		}
 		if *l.into, err = d.listenOrFree(ctx, l.flag, l.address, l.usual); err != nil {
 			return err
 		}
 	}
-	d.configure()
+	d.configure(addresses{d.bot.Addr().String(), d.services.Addr().String(), d.operators.Addr().String()})
 	return nil
 }
 
@@ -180,19 +197,20 @@ func (d *dev) closeListeners() error {
 	return all
 }
 
-func (d *dev) configure() {
-	services := "http://" + d.services.Addr().String()
+// configure writes the settings of a bot beside an emulator.
+func (d *dev) configure(at addresses) {
+	services := "http://" + at.services
 	d.emulator.SetBaseURL(services)
 	c := &d.cfg
 	c.AppID = devAppID
-	c.Listen = d.bot.Addr().String()
+	c.Listen = at.bot
 	c.TokenServiceURL, c.LoginURL = services, services
 	c.OutboundAuth = config.OutboundCredentials
 	c.ClientSecretFile, c.CertificateFile, c.ManagedIdentity, c.Federated = "", "", "", config.Federated{}
 	c.ClientSecret = tokensvc.NewSecret(rand.Text()) // of a bot that exists in this process only
 	c.InboundAuth = config.AuthNone
-	c.ServiceURLs = []string{d.services.Addr().String()}
-	c.Operator = "http://" + d.operators.Addr().String()
+	c.ServiceURLs = []string{at.services}
+	c.Operator = "http://" + at.operators
 	if c.OperatorToken.Empty() {
 		c.OperatorToken = tokensvc.NewSecret(rand.Text())
 	}
@@ -325,16 +343,17 @@ func (d *dev) consoleLink() string {
 	return d.cfg.Operator + "/login?" + url.Values{"token": {d.cfg.OperatorToken.Reveal()}, "name": {"dev"}}.Encode()
 }
 
-// goodbye is the last on the terminal: what a person can open, and type next.
+// goodbye is the last on the terminal: what a person can open, and type next. The
+// program is called as dev was: it may not be on the PATH.
 func (d *dev) goodbye() error {
 	return d.printf(`
 Open these in a browser:
   playground  %s/
   console     %s
 Type next, in another terminal:
-  %ssignin-engine inspect%s
+  %s%s inspect%s
 Stop with Ctrl-C.
-`, d.cfg.TokenServiceURL, d.consoleLink(), d.tokenEnv(), d.storeFlag())
+`, d.cfg.TokenServiceURL, d.consoleLink(), d.tokenEnv(), operator.Quote(os.Args[0]), d.storeFlag())
 }
 
 // tokenEnv hands the token to a command that asks the operator endpoint; the link

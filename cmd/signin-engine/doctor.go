@@ -42,11 +42,12 @@ func (c *cli) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check store, clock, sweeper, outbox, Token Service and connections",
-		Long: `Checks what a bot needs, each with ok, warn, fail, or skipped when it could not be
-looked at; exit 1 if something fails, 4 if it is the store. The Token Service is
-asked only with --config (or the settings in the environment) of the bot, and so is
-the provider of a message extension: its discovery document, its token endpoint with
-the bot's own client, and the address to which its users come back.
+		Long: `Checks what a bot needs. Each check is ok, warn, fail, or skipped when it could
+not be made. The exit code is 1 if a check fails, and 4 if that is the store.
+
+The checks of the Token Service need the bot's settings, from --config or the
+environment. So do those of a message extension's provider: its discovery
+document, its token endpoint with the bot's own client, and public_url.
 
 --manifest compares the manifest of the Teams app with what the Token Service
 answers: validDomains with the host of the sign-in link, and

@@ -12,7 +12,7 @@ import (
 func (c *cli) explainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [WORD]",
-		Short: "Say in plain words what a code, reason, state, stuck rule or row means, and what to do",
+		Short: "Say what a code, reason, state, stuck rule or row means",
 		Long: `Explains the words that this program prints: failure codes of Teams, of the
 Token Service, of the connector and of Entra, reasons, methods, states, stuck
 rules, rows of the transition table, lines of a timeline, calls, why a request
@@ -53,11 +53,12 @@ func (c *cli) listWords() error {
 	if c.format == formatJSON {
 		return c.printJSON(all)
 	}
-	g := &grid{head: []string{"word", "kind", "meaning"}, whole: []string{"word"}, prose: true}
 	for _, e := range all {
-		g.add(e.Code, e.Kind, e.Meaning)
+		if err := c.printf("%s\n", c.wrapped(fmt.Sprintf("%s (%s): %s", e.Code, e.Kind, e.Meaning))); err != nil {
+			return err
+		}
 	}
-	return c.printGrid(g)
+	return nil
 }
 
 func completeWords(_ *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {

@@ -22,9 +22,11 @@ func (c *cli) exportCommand() *cobra.Command {
 		Use:   "export",
 		Short: "Write attempts with their audit lines as JSONL, or attempts as CSV",
 		Long: `Writes all attempts that the filters select, newest first, for a ticket or a
-SIEM. There is never a secret in it. With --anonymize user, conversation and
-tenant ids become pseudonyms: the same id gets the same pseudonym throughout
-the export, and throughout all exports with the same --anonymize-key-file.`,
+SIEM. It never holds a secret.
+
+--anonymize replaces user, conversation and tenant ids by pseudonyms. One id has
+one pseudonym in an export. With --anonymize-key-file it has the same one in all
+exports with that file.`,
 		Example: `  signin-engine export --user 29:1cgsv1oFLAo --anonymize > ticket.jsonl
   signin-engine export --since 24h -o csv > day.csv`,
 		Args: args(cobra.NoArgs),

@@ -41,7 +41,7 @@ func (c *cli) filterFlags(cmd *cobra.Command) *filter {
 	fl.StringVar(&f.until, "until", "", "created before: RFC 3339, a date, or an age")
 	fl.StringVar(&f.age, "age-gt", "", "longer than this in its state: an `age` such as 2m, 24h or 7d")
 	fl.BoolVar(&f.query.Stuck, "stuck", false, "only what breaks a stuck rule")
-	fl.IntVar(&f.query.Limit, "limit", 0, "at most this many (default 50)")
+	fl.IntVar(&f.query.Limit, "limit", 0, "at most this many (default 50; jsonl and csv: all)")
 	fl.StringVar(&f.query.Cursor, "cursor", "", "go on where the page before ended")
 	complete := func(flag string, values cobra.CompletionFunc) { _ = cmd.RegisterFlagCompletionFunc(flag, values) }
 	complete("state", completeKind("state"))

@@ -19,8 +19,8 @@ func (c *cli) healthcheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Ask the bot on this machine whether it is ready: exit 0, or 4",
-		Long: `Asks GET /readyz of the bot that listens here. It ends with 0 when the bot would
-take an activity now, and with 4 when it would not, or when nobody answers.`,
+		Long: `Asks GET /readyz of the bot on this machine. It exits with 0 if the bot would
+take an activity now. It exits with 4 if the bot would not, or does not answer.`,
 		Example: `  signin-engine healthcheck
   signin-engine healthcheck --listen 127.0.0.1:8080`,
 		Args: args(cobra.NoArgs),

@@ -18,13 +18,15 @@ func (c *cli) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect [ID]",
 		Short: "Show what is open and stuck, or one attempt with its timeline",
-		Long: `Without an id: the open states with their oldest attempt, the last hour, and
-what is stuck with what to do about it. With an id: header and timeline of that
-attempt. The id may be the beginning of the attempt's, or the whole id of its
-exchange, card, message or conversation, or of its user (MRI or Entra object
-id); when several attempts have it they are listed.
+		Long: `Without an id it shows the open states with their oldest attempt, the last hour,
+and what is stuck with what to do about it.
 
---check prints the stuck list and exits 5 when a rule of level error hits.`,
+With an id it shows one attempt: what happened, what to do, its header and its
+timeline. The id is the beginning of the attempt's own, or the whole id of its
+exchange, card, message, conversation or user (MRI or Entra object id). If
+several attempts have that id, it lists them.
+
+--check prints the stuck list. It exits with 5 if a rule of level error applies.`,
 		Example: `  signin-engine inspect
   signin-engine inspect 01JSD4K2Q8
   signin-engine inspect 29:1cgsv1oFLAo
@@ -35,7 +37,7 @@ id); when several attempts have it they are listed.
 	f := c.filterFlags(cmd)
 	c.idsFlag(cmd)
 	cmd.Flags().BoolVar(&draw, "diagram", false, "add the state diagram with the attempt's path (Mermaid)")
-	cmd.Flags().BoolVar(&trace, "sequence", false, "the timeline as a Mermaid sequence diagram instead")
+	cmd.Flags().BoolVar(&trace, "sequence", false, "only the timeline, as a Mermaid sequence diagram")
 	cmd.Flags().BoolVar(&check, "check", false, "stuck list only; exit 5 if there is an error")
 	c.formatFlag(cmd, formatTable, formatWide, formatJSON)
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {

@@ -16,21 +16,20 @@ import (
 func (c *cli) migrateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Bring the schema of a Postgres store up to date, show it, and give roles their rights",
-		Long: `Brings the schema of a Postgres store up to date, or shows which steps it has;
-makes the audit trail's partitions ahead; prints what to grant to the roles of
-bots and of people who look. serve migrates at the start unless auto_migrate is
-false, and makes partitions where its role may.`,
+		Short: "Migrate the schema of a Postgres store; partitions and grants",
+		Long: `Looks after the schema of a Postgres store: its steps, the partitions of the
+audit trail, and the rights of roles. serve migrates at its start unless
+auto_migrate is false. It also makes partitions if its role may.`,
 		Example: `  signin-engine migrate status --store 'postgres://owner@db/bots?schema=signin'
   signin-engine migrate up --store 'postgres://owner@db/bots?schema=signin'
-  signin-engine migrate partitions --ahead 8w --store 'postgres://owner@db/bots?schema=signin'
-  signin-engine migrate grants --runtime bot --reader support --store 'postgres://owner@db/bots?schema=signin' | psql bots`,
+  signin-engine migrate partitions --ahead 8w --store postgres://owner@db/bots
+  signin-engine migrate grants --runtime bot --store postgres:// | psql bots`,
 		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.AddCommand(
-		c.migrateStep("up", "Take the steps that the schema has not yet; harmless when there are none", pgstore.Migrate),
+		c.migrateStep("up", "Apply the steps that the schema lacks; harmless without any", pgstore.Migrate),
 		c.migrateStep("status", "Show which steps the schema has", pgstore.Status),
 		c.migratePartitions(),
 		c.migrateGrants(),
@@ -56,11 +55,11 @@ func (c *cli) migratePartitions() *cobra.Command {
 	var ahead string
 	cmd := &cobra.Command{
 		Use:   "partitions",
-		Short: "Make the audit trail's partitions ahead",
-		Long: `Makes the partitions of the audit trail for this week and the weeks ahead that
-have none. It needs the role that owns the schema. Lines of a week that began
-without a partition are moved to it.`,
-		Example: "  signin-engine migrate partitions --ahead 8w --store 'postgres://owner@db/bots?schema=signin'",
+		Short: "Make the audit trail's partitions for the weeks ahead",
+		Long: `Makes the missing partitions of the audit trail, for this week and the weeks
+ahead. It needs the role that owns the schema. If a week began without a
+partition, its lines are moved there.`,
+		Example: "  signin-engine migrate partitions --ahead 8w --store postgres://owner@db/bots",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			age, err := operator.ParseAge(ahead)
@@ -97,13 +96,14 @@ func (c *cli) migrateGrants() *cobra.Command {
 	var runtime, reader string
 	cmd := &cobra.Command{
 		Use:   "grants --runtime ROLE --reader ROLE",
-		Short: "Print the GRANTs for the roles of bots and of people who look",
-		Long: `Prints SQL for the owner of the schema to run, and connects to nothing. The
-runtime role serves: it changes rows and no tables. The reader's role is enough
-for inspect, list, watch, export, doctor and plain SQL, and does not see the
-store's key.`,
-		Example: "  signin-engine migrate grants --runtime bot --reader support --store 'postgres://owner@db/bots?schema=signin' | psql bots",
-		Args:    args(cobra.NoArgs),
+		Short: "Print the GRANTs for the roles of bots and of readers",
+		Long: `Prints SQL that the owner of the schema runs. It connects to nothing. The
+runtime role is for serve: it changes rows, not tables. The reader role is
+enough for inspect, list, watch, export, doctor and plain SQL. It does not see
+the store's key.`,
+		Example: `  signin-engine migrate grants --runtime bot --store postgres:// | psql bots
+  signin-engine migrate grants --reader support --store postgres:// | psql bots`,
+		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runtime == "" && reader == "" {
 				return usage("migrate grants: name a role with --runtime or --reader")
@@ -120,7 +120,7 @@ store's key.`,
 		},
 	}
 	cmd.Flags().StringVar(&runtime, "runtime", "", "`role` of bots that serve")
-	cmd.Flags().StringVar(&reader, "reader", "", "`role` of who only looks")
+	cmd.Flags().StringVar(&reader, "reader", "", "`role` of readers")
 	return cmd
 }
 

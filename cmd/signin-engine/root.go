@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,10 +46,10 @@ func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "signin-engine",
 		Short: "Durable sign-in for Microsoft Teams bots",
-		Long: `signin-engine runs the sign-in of a Microsoft Teams bot as explicit, persisted
-state machines: one attempt per user and connection, with a full audit trail.
+		Long: `signin-engine runs the sign-in of a Microsoft Teams bot as a persisted state
+machine: one attempt per user and connection, with a full audit trail.
 
-Settings come from flags, then SIGNIN_ENGINE_… variables, then the --config file.
+A flag beats a SIGNIN_ENGINE_… variable, which beats the --config file.
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 not found, 4 store locked,
 unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
@@ -62,6 +63,10 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetUsageTemplate(strings.NewReplacer(
+		".FlagUsages", ".FlagUsagesWrapped "+strconv.Itoa(c.width()),
+		"for more information about a command.", "for more about a command.",
+	).Replace(root.UsageTemplate()))
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%w", err) })

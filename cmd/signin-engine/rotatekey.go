@@ -13,17 +13,17 @@ func (c *cli) rotateKeyCommand() *cobra.Command {
 	var a action
 	cmd := &cobra.Command{
 		Use:   "rotate-key",
-		Short: "Give the store a new key for marks and seals",
-		Long: `Gives the store a new random key for the HMACs of tokens and codes and for the
-seals of kept activities. Every instance reads it with its next sweep, and uses
-it from the third one on. What was made with older keys is read until it is past
-its retention; then they are forgotten. Nobody has to be restarted.
+		Short: "Give the store a new key for HMACs and sealed data",
+		Long: `Gives the store a new random key. It makes the HMACs of tokens and codes, and
+seals kept activities. Every instance reads the key with its next sweep and uses
+it from the third sweep on. Older keys stay readable until the retention of what
+they made is over. No instance has to be restarted.
 
-Needs --yes and --reason; the audit trail keeps them with --actor. A bbolt file
-that a running bot holds is reached through its operator endpoint; otherwise,
-and on Postgres, the bot's --config is needed. Keys that are kept in
-encryption_key_file are rotated there.`,
-		Example: "  signin-engine rotate-key --yes --reason 'a copy of the store was lost' --config bot.yaml",
+It needs --yes and --reason. The audit trail keeps --reason and --actor.
+While a bot runs on a bbolt file, the command asks that bot. Without a running
+bot, and on Postgres, it needs the bot's --config. Keys in encryption_key_file
+are rotated in that file.`,
+		Example: "  signin-engine rotate-key --yes --reason 'a backup was lost' --config bot.yaml",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.asked(cmd); err != nil {

@@ -20,13 +20,15 @@ func (c *cli) serveCommand() *cobra.Command {
 		Short: "Serve the reference bot on POST /api/messages",
 		Long: `Serves the reference bot with durable sign-in on the configured connections.
 
-Beside the bot's listener it opens an operator endpoint, by default a unix
-socket beside the bbolt file (signin.db.sock), which the reading commands find
-by themselves. On Postgres any number of processes serve one bot; the schema is
-brought up to date at the start unless auto_migrate is false. SIGTERM stops it gracefully: no new activities, those in flight
-are finished, every attempt is left consistent.`,
+It also opens an operator endpoint. For a bbolt file this is a unix socket
+beside the file (signin.db.sock), which the other commands find by themselves.
+On Postgres any number of processes can serve one bot. The schema is migrated at
+the start unless auto_migrate is false.
+
+SIGTERM stops it in order: it takes no new activities, finishes those in flight,
+and leaves every attempt consistent.`,
 		Example: `  signin-engine serve --config bot.yaml
-  signin-engine serve --config bot.yaml --store 'postgres://bot@db/bots?schema=signin'`,
+  signin-engine serve --config bot.yaml --store postgres://bot@db/bots`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.checkedSettings(cmd)

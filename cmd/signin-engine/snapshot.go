@@ -19,8 +19,8 @@ func (c *cli) snapshotCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "snapshot FILE",
 		Short: "Write a consistent copy of a bbolt store, live or not",
-		Long: `Writes a consistent copy of the bbolt store to FILE, which must not exist, while
-the bot goes on. FILE is complete or not there at all.`,
+		Long: `Writes a consistent copy of the bbolt store to FILE, while the bot goes on. FILE
+must not exist before. It is complete, or not there at all.`,
 		Example: `  signin-engine snapshot /var/backups/signin.db --store bolt:signin.db`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {

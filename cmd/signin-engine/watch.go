@@ -17,9 +17,9 @@ func (c *cli) watchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch",
 		Short: "Show a list that refreshes itself, or tail the audit trail",
-		Long: `Shows the list of attempts again and again until it is interrupted; --events
-tails the audit trail from now on (--since goes back), at once. On a big store,
-where a look takes long, it looks less often.`,
+		Long: `Shows the list of attempts and refreshes it until it is interrupted. --events
+follows the audit trail instead, from now on or from --since. If a look takes
+long, as on a big store, it looks less often.`,
 		Example: `  signin-engine watch --stuck
   signin-engine watch --events
   signin-engine watch --events --since 10m --count 1`,

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
+)
+
+// TestDevPrintConfigOfBusyPorts: the settings are printed while a dev runs on these
+// addresses, and lead to it.
+func TestDevPrintConfigOfBusyPorts(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	var out, errs strings.Builder
+	if code := run(t.Context(), []string{"dev", "--print-config", "--emulator", l.Addr().String()}, &out, &errs, nil); code != 0 || errs.Len() > 0 {
+		t.Fatalf("exit %d, stderr %q", code, errs.String())
+	}
+	for _, line := range []string{"token_service_url: http://" + l.Addr().String() + "\n", "listen: 127.0.0.1:3978\n"} {
+		if !strings.Contains(out.String(), line) {
+			t.Errorf("no line %q in\n%s", line, out.String())
+		}
+	}
+}
+
+// TestDevNext: the program that dev says to type next is the one that runs.
+func TestDevNext(t *testing.T) {
+	called := os.Args[0]
+	defer func() { os.Args[0] = called }()
+	os.Args[0] = "bin/signin-engine"
+	var out strings.Builder
+	d := &dev{cli: &cli{stdout: &out}, cfg: config.Default()}
+	if err := d.goodbye(); err != nil {
+		t.Fatal(err)
+	}
+	if next := "\n  bin/signin-engine inspect\n"; !strings.Contains(out.String(), next) {
+		t.Errorf("no line %q in\n%s", next, out.String())
+	}
+}
