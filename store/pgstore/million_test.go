@@ -233,7 +233,7 @@ func TestMillion(t *testing.T) {
 		}},
 		{"orphans", func() (int, int, error) {
 			page, err := reader.Events(t.Context(), operator.EventQuery{Orphans: true, Since: day})
-			return len(page.Events), rows / 3000, err
+			return len(page.Events), min(rows/3000, 1000), err // a page has a thousand at most
 		}},
 		{"purge --dry-run", func() (int, int, error) {
 			n, err := s.Purge(t.Context(), info.Now.Add(-29*24*time.Hour), 1000, true)
