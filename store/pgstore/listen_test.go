@@ -35,7 +35,7 @@ func TestNotification(t *testing.T) {
 		}
 		return <-done == nil
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !woken() {
 		if time.Now().After(deadline) {
 			t.Fatal("nobody was woken")
@@ -99,7 +99,7 @@ func TestCloseWakes(t *testing.T) {
 		if err != nil && !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("Changed: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("Changed did not return")
 	}
 }

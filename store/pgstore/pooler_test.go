@@ -80,7 +80,7 @@ func TestPoolerComesBetween(t *testing.T) {
 	if _, err := c.TerminateBackends(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for a.Version < 20 {
 		next := storetest.Next(a, store.CardSent, a.Entered)
 		switch err := s.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{next}}})[0]; {
@@ -116,7 +116,7 @@ func TestListenBehindPooler(t *testing.T) {
 			woken := make(chan error, 1)
 			id := a.ID
 			go func() { woken <- waiter.Changed(t.Context(), id, 300) }()
-			deadline := time.After(30 * time.Second)
+			deadline := time.After(patience)
 			for {
 				// The first 300 wake the listener, who looks and waits on: only a later
 				// one ends it, and is announced when it listens.

@@ -56,9 +56,7 @@ func works(t *testing.T, s *pgstore.Store) {
 	if snap, err := s.Find(t.Context(), store.Query{User: a.Key.UserKey(), Connection: a.Key.Connection}); err != nil || len(snap.Attempts) != 1 {
 		t.Errorf("Find: %d attempts, %v", len(snap.Attempts), err)
 	}
-	if err := s.Probe(t.Context()); err != nil {
-		t.Errorf("Probe: %v", err)
-	}
+	eventually(t, s, true)
 }
 
 const additive = `-- readable by programs from version 1
@@ -173,7 +171,7 @@ func TestPasswordRotation(t *testing.T) {
 		}
 	}
 	rotate("second")
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for err := s.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "password authentication failed"); err = s.Probe(t.Context()) {
 		if time.Now().After(deadline) {
 			t.Fatalf("Probe with the old password: %v", err)
