@@ -173,15 +173,15 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 	}
 	for pause, first := shortPause, true; ; pause, first = min(2*pause, longPause), false {
 		err := c.eng.store.Commit(ctx, d.Commit)
+		if !d.Attempt.State.Terminal() {
+			c.eng.quiet.opens(d.Attempt.Key) // also when only the answer was lost
+		}
 		if lostRace(err) && !first && c.written(ctx, d) {
 			err = nil
 		}
 		switch {
 		case err == nil:
 			c.lines, c.worth = c.lines[:0], false
-			if !d.Attempt.State.Terminal() {
-				c.eng.quiet.opens(d.Attempt.Key)
-			}
 			c.eng.observe(ctx, d)
 			return nil
 		case lostRace(err), marksTaken(d, err):

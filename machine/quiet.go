@@ -25,42 +25,51 @@ const (
 type quiet struct {
 	clock func() time.Time
 
-	mu   sync.Mutex
-	keys *simplelru.LRU[store.Key, time.Time] // until when; zero: somebody is looking
+	mu    sync.Mutex
+	keys  *simplelru.LRU[store.Key, look]
+	looks int
+}
+
+// look is what is remembered of a key.
+type look struct {
+	number int       // of those who have begun to look since an attempt was opened
+	until  time.Time // when it ceases to count; zero: nobody has ended
 }
 
 func newQuiet(clock func() time.Time) *quiet {
-	keys, _ := simplelru.NewLRU[store.Key, time.Time](quietKeys, nil) // the size is positive
+	keys, _ := simplelru.NewLRU[store.Key, look](quietKeys, nil) // the size is positive
 	return &quiet{clock: clock, keys: keys}
 }
 
 // knows reports whether the key has no open attempt. If it does not know, the caller
-// looks, and tells [quiet.found].
-func (q *quiet) knows(k store.Key) bool {
+// looks, and tells [quiet.found] with the number of the look.
+func (q *quiet) knows(k store.Key) (known bool, number int) {
 	k.Connection = strings.ToLower(k.Connection)
 	now := q.clock()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	until, ok := q.keys.Get(k)
+	l, ok := q.keys.Get(k)
 	if !ok {
-		q.keys.Add(k, time.Time{})
+		q.looks++
+		l.number = q.looks
+		q.keys.Add(k, l)
 	}
-	return now.Before(until)
+	return now.Before(l.until), l.number
 }
 
-// found notes that the store had no open attempt of the key, unless one was opened
-// since the caller began to look.
-func (q *quiet) found(k store.Key) {
+// found notes that a look at the store saw no open attempt of the key. It does not
+// count when one was opened since it began.
+func (q *quiet) found(k store.Key, number int) {
 	k.Connection = strings.ToLower(k.Connection)
 	until := q.clock().Add(quietFor)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.keys.Contains(k) {
-		q.keys.Add(k, until)
+	if l, _ := q.keys.Peek(k); l.number == number {
+		q.keys.Add(k, look{number, until})
 	}
 }
 
-// opens notes that this process has written an open attempt.
+// opens notes that this process has written an open attempt, or may have.
 func (q *quiet) opens(k store.Key) {
 	k.Connection = strings.ToLower(k.Connection)
 	q.mu.Lock()

@@ -52,7 +52,8 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	if turn.act != nil {
 		ev.Activity = turn.act.ID
 	}
-	if e.quiet.knows(c.key) {
+	known, number := e.quiet.knows(c.key)
+	if known {
 		looked := c.perform(ctx, table.AskToken, nil, ev)
 		if looked.Kind == table.TokenFound { // A1
 			c.finish(ctx, nil)
@@ -79,7 +80,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	case table.ReplyToken:
 		if out.row == "A1" {
 			e.silentHits.add()
-			e.quiet.found(c.key)
+			e.quiet.found(c.key, number)
 		}
 		return SignInResult{Token: c.token}, nil
 	case table.ReplyCardSent:
