@@ -7,8 +7,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Activity is what arrived from Teams, as far as the machine needs it.
-// Transport adapters fill it in from their own wire form.
+// Activity is an activity from Teams, as far as the machine needs it. Transport
+// adapters make it from their own wire form.
 type Activity struct {
 	Type      string // message, invoke, …
 	Name      string // of an invoke: "signin/tokenExchange"
@@ -17,13 +17,13 @@ type Activity struct {
 	Text      string // of a message, without the bot's mention
 	Platform  string // entities[].platform: Web, Windows, iOS …
 
-	// Agentic: it comes from an agent of Agent 365 and not from a user's client, so
-	// nobody can sign in to it.
+	// Agentic: it comes from an agent of Agent 365 and not from a user's client, so no
+	// user can sign in.
 	Agentic bool
-	// ExpectReplies: whoever sent it takes what the bot says from the answer.
+	// ExpectReplies: the caller expects the bot's activities in the answer.
 	ExpectReplies bool
-	// Waited is how long ago it arrived, when it is handed to the engine: the time
-	// in which an invoke has to be answered runs since then. 0 = just now.
+	// Waited is the time since it arrived, when the engine gets it. The deadline of an
+	// invoke's answer counts from the arrival. 0 = just now.
 	Waited time.Duration
 
 	Conversation store.Conversation
@@ -38,15 +38,15 @@ const (
 	InvokeFailure       = "signin/failure"
 )
 
-// EventTokensResponse is the name of the event with which channels without invokes
-// (Web Chat, Direct Line) say that the user has signed in (C16).
+// EventTokensResponse is the name of the event that channels without invokes (Web Chat,
+// Direct Line) send when the user has signed in (C16).
 const EventTokensResponse = "tokens/response"
 
 // cancelledByUser is the state that Teams sends when the popup was closed.
 const cancelledByUser = "CancelledByUser"
 
-// Failure is what a failure callback gets for a signin/failure of the client;
-// a callback for a failure on the server side gets nil [S 004 §16].
+// Failure is the client's signin/failure, for a failure callback. A callback for a
+// failure on the server side gets nil [S 004 §16].
 type Failure struct {
 	Code    string
 	Message string

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Answer is what an invoke is answered: the HTTP status is the invoke status
-// and the body is the invoke body.
+// Answer is the answer to an invoke: the HTTP status is the invoke status and the body
+// is the invoke body.
 type Answer struct {
 	Status     int
 	Body       any           // marshalled as JSON; nil = no body

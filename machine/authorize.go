@@ -12,40 +12,39 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Ask is what an invoke of a message extension or of an Adaptive Card brings
-// along about the sign-in of its user (rows M).
+// Ask is the part of a message extension's or an Adaptive Card's invoke that concerns
+// its user's sign-in (rows M).
 type Ask struct {
 	Connection string
 	// Via is store.OriginCompose or store.OriginCardAction.
 	Via store.Origin
-	// State is the code with which a popup ended, or CancelledByUser.
+	// State is the code of a popup, or CancelledByUser.
 	State tokensvc.Secret
 	// ExchangeID and Token are the client's SSO token.
 	ExchangeID string
 	Token      tokensvc.Secret
 }
 
-// Access is what came of an [Ask].
+// Access is the result of an [Ask].
 type Access struct {
 	// Token is the user's token; empty if there is none.
 	Token tokensvc.Token
 	// Pending says what the sign-in waits for when there is no token.
 	Pending Pending
-	// Attempt is the id of the attempt that waits, and Resource what the answer is
-	// made of that asks the user to sign in.
+	// Attempt is the id of the pending attempt. Resource is for the answer that asks
+	// the user to sign in.
 	Attempt  string
 	Resource tokensvc.SignInResource
-	// Refused is the status for a token or a code that was not taken: 412, 404, or
-	// the upstream's. 0 = none was.
+	// Refused is the status for a refused token or code: 412, 404, or the upstream's. 0
+	// = none was refused.
 	Refused int
 	// Cancelled: the user closed the popup.
 	Cancelled bool
 }
 
-// Authorize runs rows M: it takes the code or the token that the invoke brings,
-// looks whether the user is signed in, and if not opens an attempt for which the
-// invoke's answer is the card. An error means that the store or the Token Service
-// did not do its part.
+// Authorize runs rows M. It takes the code or the token of the invoke and checks
+// whether the user is signed in. If not, it begins an attempt whose card is the
+// invoke's answer. An error means that the store or the Token Service failed.
 func (e *Engine) Authorize(ctx context.Context, turn *Turn, ask Ask) (Access, error) {
 	f, err := e.Flow(ask.Connection)
 	if err != nil {

@@ -14,11 +14,11 @@ import (
 // sixDigits is a verification code as a user types it.
 var sixDigits = regexp.MustCompile(`^\d{6}$`)
 
-// Before does what is to be done with an activity before the bot's own code
-// sees it: a typed code is redeemed ([Policy.TypedCodes]), the event tokens/response
-// of a registered connection ends its sign-in (then it reports true and the bot does
-// not see the activity), tokens are fetched ([Config.Prefetch]). Adapters call it for
-// every activity that [Engine.HandleInvoke] did not answer.
+// Before handles an activity before the bot's own code sees it. It redeems a typed code
+// ([Policy.TypedCodes]), ends the sign-in of a registered connection at the event
+// tokens/response, and fetches tokens ([Config.Prefetch]). It reports true after such
+// an event: the bot does not see the activity. Adapters call it for every activity that
+// [Engine.HandleInvoke] did not answer.
 func (e *Engine) Before(ctx context.Context, turn *Turn) bool {
 	if turn.act.Type == "event" && turn.act.Name == EventTokensResponse && e.tokenAnnounced(context.WithoutCancel(ctx), turn) {
 		return true

@@ -13,19 +13,18 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// CompleteHandler is told that the user is signed in. The token is empty when
-// a redelivery found that it is gone by now.
+// CompleteHandler is called when the user is signed in. The token is empty if it is
+// gone when a callback is repeated.
 type CompleteHandler func(ctx context.Context, turn *Turn, token tokensvc.Token) error
 
-// FailureHandler is told that a try failed. The failure is nil when it
-// happened on the server side ([Turn.Refusal] says more then); the card's button
-// may still work.
+// FailureHandler is called when a try has failed. The failure is nil if it happened on
+// the server side; [Turn.Refusal] then says more. The card's button may still work.
 type FailureHandler func(ctx context.Context, turn *Turn, failure *Failure) error
 
-// Permanent marks an error of a callback that no repeat can change: the callback
-// is closed as undeliverable at once, and nothing is stuck. Refusals of the
-// connector that are final (the user blocked the bot, the bot was removed) are
-// known without it. nil stays nil.
+// Permanent marks an error of a callback that no repeat can change: the callback is
+// closed as undeliverable at once, and nothing is stuck. The engine recognises final
+// refusals of the connector (the user blocked the bot, the bot was removed) by itself.
+// nil stays nil.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -44,18 +43,18 @@ type handlers struct {
 	failure  chain[*Failure]
 }
 
-// OnSignIn adds a handler of the completed sign-ins of every connection, beside
-// those of [Flow.OnSignInComplete]. [Turn.Connection] says which one it is.
+// OnSignIn adds a handler for the completed sign-ins of every connection, in addition
+// to those of [Flow.OnSignInComplete]. [Turn.Connection] names the connection.
 func (e *Engine) OnSignIn(h CompleteHandler) { e.handlers.complete.add(h) }
 
-// OnSignInFailure adds a handler of the failed tries of every connection, beside
-// those of [Flow.OnSignInFailure]. [Turn.Connection] says which one it is. It is
-// also told of a signin/failure that belongs to no sign-in.
+// OnSignInFailure adds a handler for the failed tries of every connection, in addition
+// to those of [Flow.OnSignInFailure]. [Turn.Connection] names the connection. It is
+// also called for a signin/failure that belongs to no sign-in.
 func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.failure.add(h) }
 
-// OnSignInFor adds the handler of the completed sign-ins with a purpose
-// ([WithPurpose]), whatever their connection; it runs after the others. A second one
-// of the same purpose is an error.
+// OnSignInFor adds the handler for completed sign-ins with a purpose ([WithPurpose]),
+// on any connection. It runs after the others. A second one for the same purpose is an
+// error.
 func (e *Engine) OnSignInFor(purpose string, h CompleteHandler) error {
 	e.purposesMu.Lock()
 	defer e.purposesMu.Unlock()
@@ -84,11 +83,10 @@ func (e *Engine) purposed(turn *Turn) *handlers {
 	return e.purposes[turn.Purpose()]
 }
 
-// AroundSignIn adds a middleware of completed sign-ins: it stands around all their
-// handlers, those of [Engine.OnSignIn] and of [Flow.OnSignInComplete], and around the
-// middleware that was added after it. next runs what stands inside. Whoever does not
-// call it ends the callback there; the error that the middleware returns is the
-// callback's.
+// AroundSignIn adds a middleware for completed sign-ins. It wraps all their handlers,
+// those of [Engine.OnSignIn] and of [Flow.OnSignInComplete], and the middleware that
+// was added after it. next runs what is inside; without that call the handlers do not
+// run. The middleware's error is the callback's.
 func (e *Engine) AroundSignIn(middleware func(next CompleteHandler) CompleteHandler) {
 	e.handlers.complete.wrap(func(next link[tokensvc.Token]) link[tokensvc.Token] {
 		return link[tokensvc.Token](middleware(CompleteHandler(next)))

@@ -1,12 +1,11 @@
-// Package machine is the sign-in engine: every attempt of a user to sign in
-// to a connection is an explicit, persisted state machine.
+// Package machine is the sign-in engine: every attempt of a user to sign in to a
+// connection is an explicit, persisted state machine.
 //
-// An [Activity] comes in. [Engine.HandleInvoke] and [Turn.SignIn] make it an
-// event and find the attempt that it is about. The table
-// (machine/internal/table) says what comes of it. The loop commits that, calls
-// whoever is to be called, and takes the answer as the next event. Callbacks
-// that are owed lie in the outbox (machine/internal/outbox). docs/walk.md
-// follows one invoke through these rooms; docs/state-machine.md is the contract.
+// An [Activity] comes in. [Engine.HandleInvoke] and [Turn.SignIn] make it an event and
+// find its attempt. The table (machine/internal/table) has the transition. The loop
+// commits it, makes the call that it asks for, and takes the answer as the next event.
+// Pending callbacks are in the outbox (machine/internal/outbox). docs/walk.md follows
+// one invoke through these packages; docs/state-machine.md is the contract.
 //
 // The caller's duties:
 //

@@ -25,9 +25,10 @@ type Connection struct {
 	ButtonText  string // "" = "Sign In" [S 004]
 	NoSSO       bool   // the card never offers silent SSO
 
-	// Tokens stands in for the Token Service on this connection: the bot signs its
-	// users in itself. Such a connection has no part in signin/verifyState, and one
-	// whose Tokens is a [Redeemer] none in signin/tokenExchange. nil = Config.Tokens.
+	// Tokens replaces the Token Service on this connection: the bot signs its users in
+	// itself. Such a connection does not take part in signin/verifyState. If Tokens is
+	// a [Redeemer], it does not take part in signin/tokenExchange either. nil =
+	// Config.Tokens.
 	Tokens TokenService
 }
 
@@ -37,8 +38,8 @@ const (
 	defaultButtonText = "Sign In"
 )
 
-// Config is what an engine is made of. Store, Tokens, Messenger, AppID and at
-// least one connection are required.
+// Config of an [Engine]. Store, Tokens, Messenger, AppID and at least one connection
+// are required.
 type Config struct {
 	AppID       string // the bot's app id, part of every key and of the sign-in state
 	Store       store.Store
@@ -52,17 +53,16 @@ type Config struct {
 	Clock       func() time.Time // nil = time.Now; only durations are taken from it
 	Hooks       Hooks
 
-	// Keys are kept outside of the store: the first one makes marks and seals, all
-	// of them are read, and so are those of the store. They are asked for again with
+	// Keys returns keys from outside of the store. The first one makes new HMACs and
+	// seals; the others, and those of the store, only read. It is called again with
 	// each sweep ([Timeouts].Sweep). nil = the store's own; see [Engine.RotateKey].
 	Keys func() ([]store.SecretKey, error)
 
 	// TxCallbacks runs every callback in a transaction of the store that also
-	// acknowledges it: [Turn.Tx] hands it to the handler, whose writes in the
-	// same database are then effectively once. The store has to be a
-	// [Transactor]; pgstore is.
+	// acknowledges it. The handler gets it from [Turn.Tx], so its writes in the same
+	// database are effectively once. The store must be a [Transactor]; pgstore is.
 	TxCallbacks bool
-	// OnBehalfOf exchanges users' tokens for other scopes: [WithScopes]. nil = that
+	// OnBehalfOf exchanges users' tokens for other scopes, for [WithScopes]. nil = that
 	// option is an error.
 	OnBehalfOf OnBehalfOf
 	// Prefetch names the connections whose tokens are fetched before the bot
@@ -118,15 +118,15 @@ var (
 	// ErrUnknownConnection: no such connection is registered, or none was named
 	// and there are several. The text lists the registered names.
 	ErrUnknownConnection = errors.New("unknown connection")
-	// ErrTerminal: the attempt has ended; there is nothing to do to it.
+	// ErrTerminal: the attempt has already ended.
 	ErrTerminal = errors.New("attempt has already ended")
-	// ErrAgentic: the turn is an agent's, which has no user who could sign in.
+	// ErrAgentic: the turn is an agent's, so there is no user who could sign in.
 	ErrAgentic = errors.New("nobody can sign in to an agent's turn")
-	// ErrLeaseHeld: an instance is talking to the Token Service right now.
+	// ErrLeaseHeld: an instance is calling the Token Service now.
 	ErrLeaseHeld = errors.New("attempt is held by a live lease")
 )
 
-// New checks the configuration, reads the keys for marks and seals, and builds an
+// New checks the configuration, reads the keys for HMACs and sealed data, and makes an
 // engine. It starts nothing: see [Engine.Run].
 func New(cfg Config) (*Engine, error) {
 	t, err := table.New()
@@ -288,7 +288,7 @@ func (e *Engine) Connections() []Connection {
 	return out
 }
 
-// Turn makes the bot's view of an activity that came in.
+// Turn makes the bot's view of an incoming activity.
 func (e *Engine) Turn(act *Activity) *Turn {
 	t := &Turn{eng: e, act: act, to: act.Conversation}
 	if act.Type == typeInvoke {

@@ -19,12 +19,11 @@ type Flow struct {
 // Name is the connection's name as registered.
 func (f *Flow) Name() string { return f.conn.Name }
 
-// OnSignInComplete adds a handler of completed sign-ins. An error or a panic
-// in it leaves the user signed in and is tried again from the outbox, with all
-// handlers of this callback.
+// OnSignInComplete adds a handler for completed sign-ins. After an error or a panic the
+// user is still signed in, and the outbox calls all handlers of this callback again.
 func (f *Flow) OnSignInComplete(h CompleteHandler) { f.handlers.complete.add(h) }
 
-// OnSignInFailure adds a handler of failed tries.
+// OnSignInFailure adds a handler for failed tries.
 func (f *Flow) OnSignInFailure(h FailureHandler) { f.handlers.failure.add(h) }
 
 // SignIn is [Turn.SignIn] for this connection.

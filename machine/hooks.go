@@ -9,21 +9,20 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Hooks are app-level events beside the per-connection callbacks. They run
-// inline and must not block; a nil hook is not called.
+// Hooks observe the whole app, in addition to the callbacks of connections. They run
+// inline and must not block. A nil hook is not called.
 type Hooks struct {
-	// OnEvent sees every audit line: transitions once they are durable, upstream
-	// calls, answers and callbacks once they are over. Also those of a SignIn that
-	// found a token at once, and answers to invokes that were refused or that the
-	// store had no part in (503), which leave no such line in the store. Metrics
-	// and traces are made of it. A line's Key is set, also where the stored one has
-	// an Attempt in its place.
+	// OnEvent sees every audit line: transitions when they are durable, upstream calls,
+	// answers and callbacks when they have ended. It also sees lines that are not
+	// stored: those of a SignIn that found a token at once, and answers to refused
+	// invokes or without the store (503). Metrics and traces use it. A line's Key is
+	// always set; the stored line has an Attempt instead.
 	OnEvent func(ctx context.Context, e store.Event)
-	// OnSignIn sees every completion after it is durable: the attempt, with its
-	// method. [Engine.OnSignIn] is for what the bot does then.
+	// OnSignIn sees every completion when it is durable: the attempt, with its method.
+	// For the bot's own actions use [Engine.OnSignIn].
 	OnSignIn func(ctx context.Context, a store.Attempt)
-	// OnError sees what went wrong where nobody else is told: a signin/failure,
-	// a callback that failed, a store that does not answer.
+	// OnError sees failures that nobody else gets: a signin/failure, a failed callback,
+	// a store that does not answer.
 	OnError func(ctx context.Context, act *Activity, err error)
 	// OnFailureInvoke may answer a signin/failure itself: its answer is not
 	// overwritten. nil = the default 200.
@@ -34,8 +33,8 @@ type counter struct{ n atomic.Int64 }
 
 func (c *counter) add() { c.n.Add(1) }
 
-// SilentHits counts the SignIns that found a token at once. They leave no
-// row, so this is all that is known of them (A1).
+// SilentHits counts the SignIn calls that found a token at once. They leave no row, so
+// this is their only record (A1).
 func (e *Engine) SilentHits() int64 { return e.silentHits.n.Load() }
 
 // emit shows audit lines to the hook, each with the key that it is about.

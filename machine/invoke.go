@@ -32,9 +32,9 @@ func (t *Turn) left(ask time.Duration, reserve time.Duration) time.Duration {
 	return min(ask, t.until.Add(-reserve).Sub(t.eng.clock()))
 }
 
-// HandleInvoke answers the three signin/* invokes; false means that the
-// activity is none of them. Whatever happens there is an answer, and it is the
-// table's; while the store is down it is 503 (S).
+// HandleInvoke answers the three signin/* invokes; false means that the activity is
+// another one. There is always an answer, which is the table's. While the store is down
+// it is 503 (S).
 func (e *Engine) HandleInvoke(ctx context.Context, act *Activity) (Answer, bool) {
 	// The caller may hang up; what was begun is finished all the same.
 	ctx = context.WithoutCancel(ctx)

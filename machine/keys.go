@@ -18,8 +18,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// ErrKeysElsewhere says that the keys are kept outside of the store
-// ([Config].Keys): those of the store cannot be rotated.
+// ErrKeysElsewhere says that the keys are outside of the store ([Config].Keys), so the
+// store's keys cannot be rotated.
 var ErrKeysElsewhere = errors.New("the keys are kept outside of the store")
 
 // errUnknownKey: something was sealed with a key that is not in the ring.
@@ -205,17 +205,17 @@ func (e *Engine) marks(kind string, user store.UserKey, secret tokensvc.Secret) 
 	return e.ring.Load().mark(kind, user, secret)
 }
 
-// Rotation is what came of [Engine.RotateKey].
+// Rotation is the result of [Engine.RotateKey].
 type Rotation struct {
 	ID    store.KeyID // of the new key
 	From  time.Time   // when it is used first, by the store's clock
 	Older int         // keys that are still read
 }
 
-// RotateKey adds a key for marks and seals to the store. Every instance reads it
-// with its next sweep, and uses it for what is new after three of them. What was
-// made with older keys is still read; a key is forgotten once all that was made
-// with it is past its retention. ErrKeysElsewhere with [Config].Keys.
+// RotateKey adds a key for HMACs and sealed data to the store. Every instance reads it
+// with its next sweep, and uses it after three of them. Older keys stay readable until
+// the retention of all that they made is over; then they are deleted. The error is
+// [ErrKeysElsewhere] with [Config].Keys.
 func (e *Engine) RotateKey(ctx context.Context, op Operator) (Rotation, error) {
 	fail := func(err error) (Rotation, error) { return Rotation{}, fmt.Errorf("rotate key: %w", err) }
 	if e.outside != nil {

@@ -8,14 +8,14 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Messenger sends activities to a conversation; transport/teams has one for
-// the Bot Connector. An error that knows the HTTP status of a clear answer has
-// a method HTTPStatus() int; without one, or with 0 or 5xx, the delivery is
-// unknown (A8) and nothing is sent again, unless a method NotSent() bool says that
-// the message certainly never left.
+// Messenger sends activities to a conversation; transport/teams has one for the Bot
+// Connector. An error with the HTTP status of a clear answer has a method HTTPStatus()
+// int. Without it, or with 0 or 5xx, the delivery is unknown (A8) and nothing is sent
+// again, unless a method NotSent() bool reports that the message certainly was not
+// sent.
 type Messenger interface {
-	// Send posts a message and returns the new activity's id ("" if the
-	// connector told none).
+	// Send posts a message and returns the new activity's id ("" if the connector gave
+	// none).
 	Send(ctx context.Context, to store.Conversation, m Message) (activityID string, err error)
 	// Update replaces an activity that was sent before.
 	Update(ctx context.Context, to store.Conversation, activityID string, m Message) error
@@ -48,12 +48,12 @@ type Redeemer interface {
 	TokenService
 	// Redeem checks a code without spending it. The marks spend it. An error that
 	// matches ErrNoToken of package tokensvc means that the code is wrong, another
-	// user's, used, or over.
+	// user's, used, or expired.
 	Redeem(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, []store.Mark, error)
 }
 
-// TokenService is what the machine asks of the Token Service; *tokensvc.Client
-// is one.
+// TokenService is the part of the Token Service that the machine uses; *tokensvc.Client
+// implements it.
 type TokenService interface {
 	GetToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error)
 	GetSignInResource(ctx context.Context, s tokensvc.State) (tokensvc.SignInResource, error)

@@ -14,10 +14,9 @@ import (
 )
 
 // OnBehalfOf exchanges a user's token for one with other scopes, as Entra's
-// on-behalf-of flow does: *tokensvc.ClientCredentials is one, and so are the
-// sources of transport/credentials that are no bare managed identity. An error
-// that matches ErrAudience of package tokensvc means that the token is not one to
-// be exchanged.
+// on-behalf-of flow does: *tokensvc.ClientCredentials does it, and so do the sources of
+// transport/credentials except a bare managed identity. An error that matches
+// ErrAudience of package tokensvc means that this token cannot be exchanged.
 type OnBehalfOf interface {
 	OnBehalfOf(ctx context.Context, assertion tokensvc.Secret, scopes []string) (tokensvc.Token, error)
 }
@@ -32,10 +31,9 @@ type tokenOptions struct{ scopes []string }
 // result is kept in memory until it is about to expire, by user and scopes, and as
 // long as the connection's own token is the same.
 //
-// A connection whose tokens are made for another API, as those for Graph are, has
-// none to exchange; the error matches ErrAudience of package tokensvc and says for
-// whom the token was made. Its scope has to be one of the bot's own app
-// ("api://APP-ID/access_as_user").
+// Tokens that are made for another API, such as Graph, cannot be exchanged. The error
+// then matches ErrAudience of package tokensvc and names that API. The connection's
+// scope must be one of the bot's own app ("api://APP-ID/access_as_user").
 func WithScopes(scopes ...string) TokenOption {
 	return func(o *tokenOptions) { o.scopes = scopes }
 }

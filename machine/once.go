@@ -8,17 +8,16 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// ErrInProgress says that another handler is doing the same right now.
+// ErrInProgress says that another call with the same key is running.
 var ErrInProgress = errors.New("already in progress")
 
-// Once runs fn unless it has run to its end under this key before, on any
-// instance: with [Turn.DeliveryKey] it makes a handler effectively once. An error
-// of fn is returned as it is, and fn may run again at once. A process that dies
-// while fn runs keeps others from it for a minute ([Timeouts.OutboxLease]); one
-// that dies between the end of fn and the note of it runs fn again: for exactly
-// once, write the key in the transaction of your own database. While another
-// call with the same key is running Once returns ErrInProgress, so that the
-// outbox tries again.
+// Once runs fn unless it has run to its end under this key before, on any instance:
+// with [Turn.DeliveryKey] it makes a handler effectively once. An error of fn is
+// returned as it is, and fn may run again at once. If a process dies while fn runs,
+// others wait for a minute ([Timeouts.OutboxLease]). If it dies between the end of fn
+// and the record of it, fn runs again; for exactly once, write the key in a transaction
+// of your own database. While another call with the same key runs, Once returns
+// [ErrInProgress], so that the outbox tries again.
 func (e *Engine) Once(ctx context.Context, key string, fn func(context.Context) error) error {
 	name := "once " + key
 	fail := func(err error) error { return fmt.Errorf("once %s: %w", key, err) }

@@ -9,20 +9,20 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Operator is who acts, and why: it goes into the audit trail.
+// Operator says who acts, and why, for the audit trail.
 type Operator struct {
 	Actor  string
 	Reason string
 }
 
-// Reconcile asks the Token Service what is true of an attempt and settles it
-// accordingly (E8). ErrTerminal if it has ended, ErrLeaseHeld while an
-// instance is talking to the Token Service.
+// Reconcile asks the Token Service for the outcome of an attempt and updates it (E8).
+// The error is [ErrTerminal] if it has ended, and [ErrLeaseHeld] while an instance is
+// calling the Token Service.
 func (e *Engine) Reconcile(ctx context.Context, id string, op Operator) (store.Attempt, error) {
 	return e.operate(ctx, id, op, "reconcile", table.ReconcileAsk)
 }
 
-// Cancel ends an attempt, also against a live lease (E9).
+// Cancel ends an attempt, even under a live lease (E9).
 func (e *Engine) Cancel(ctx context.Context, id string, op Operator) (store.Attempt, error) {
 	return e.operate(ctx, id, op, "cancel", table.CancelAsked)
 }
@@ -62,8 +62,8 @@ func (e *Engine) operate(ctx context.Context, id string, op Operator, command st
 	return *out.attempt, nil
 }
 
-// Redeliver makes the callbacks of an attempt that were given up, or that
-// wait for their next try, due at once. It returns how many.
+// Redeliver makes those callbacks of an attempt due now that are pending or were given
+// up. It returns their number.
 func (e *Engine) Redeliver(ctx context.Context, id string, op Operator) (int, error) {
 	page, err := e.store.List(ctx, store.Filter{IDPrefix: id, Limit: 1})
 	if err != nil {

@@ -33,36 +33,36 @@ const (
 	Audit       Choice = "audit"
 )
 
-// Policy is what a bot's owner may decide. Start from [DefaultPolicy]; every
-// member is taken as it stands. The keys of the configuration file are the same
-// words in snake case.
+// Policy has the choices of a bot's owner. Start from [DefaultPolicy]: a zero member
+// means zero, not the default. The configuration file has the same names in snake case.
 type Policy struct {
-	// DuplicateWait is how long a duplicate waits for the answer of the one who is
-	// at it. Default 3 s; 0 answers 200 at once.
+	// DuplicateWait is how long a duplicate waits for the answer of the first one.
+	// Default 3 s; 0 answers 200 at once.
 	DuplicateWait time.Duration
 	// FailedDuplicate is the answer to a repeat of a refused exchange within ten
 	// seconds: Replay (default), the recorded one, or Noop, 200.
 	FailedDuplicate Choice
-	// FailureFanout says who hears of a signin/failure: Attributed (default), the
-	// connection it belongs to, or All.
+	// FailureFanout says whose handlers are called for a signin/failure: Attributed
+	// (default), those of its connection, or All.
 	FailureFanout Choice
-	// LateInvoke says what becomes of an exchange that nobody waits for: Adopt
-	// (default) or Reject, 400.
+	// LateInvoke says what happens to an exchange without an attempt: Adopt (default)
+	// or Reject, 400.
 	LateInvoke Choice
-	// IdentityMismatch says what becomes of an SSO token of another user than the
-	// sender's: Audit (default), an audit line, or Reject, 403.
+	// IdentityMismatch says what happens to an SSO token of another user than the
+	// sender: Audit (default), an audit line, or Reject, 403.
 	IdentityMismatch Choice
-	// ResendCooldown is how long no second card is sent. Default 0, off.
+	// ResendCooldown is for how long after a card no second one is sent. Default 0,
+	// off.
 	ResendCooldown time.Duration
-	// MaxCodeTries ends an attempt after so many wrong codes. Default 0, never.
+	// MaxCodeTries is how many wrong codes end an attempt. Default 0, unlimited.
 	MaxCodeTries int
-	// OnSilentError says what comes of a look-up that the Token Service answered
-	// neither with 200 nor 404: Fail (default) or CardAnyway.
+	// OnSilentError says what happens if the Token Service answers a look-up with
+	// neither 200 nor 404: Fail (default) or CardAnyway.
 	OnSilentError Choice
-	// GroupChat says where a card goes that was asked for in a group: InPlace
-	// (default) or OneToOne, the user's own chat with the bot.
+	// GroupChat says where a card of a group is sent: InPlace (default) or OneToOne,
+	// the user's own chat with the bot.
 	GroupChat Choice
-	// GroupCard says who sees a card in a group: Targeted (default), the one who
+	// GroupCard says who sees a card in a group: Targeted (default), the user who
 	// asked, or Everyone.
 	GroupCard Choice
 	// GroupSSO offers SSO in group chats. Default true. Channels never have it.
@@ -87,12 +87,12 @@ type Policy struct {
 	// TypedCodes takes a message of six digits for a verification code while a
 	// popup is pending. Default false.
 	TypedCodes bool
-	// TokenCache is how long a user's token is kept in memory after the Token Service
-	// gave it out, at most until it expires. Sign-out and [Flow.TokenRejected] drop
-	// it, on every instance that runs [Engine.Run]. Default 0, off.
+	// TokenCache is how long a user's token from the Token Service is kept in memory,
+	// at most until it expires. Sign-out and [Flow.TokenRejected] drop it, on every
+	// instance that runs [Engine.Run]. Default 0, off.
 	TokenCache time.Duration
-	// KeepRequest keeps the activity with which the user asked, sealed, for as long
-	// as the attempt lives: [Turn.Request] has it. Default true.
+	// KeepRequest keeps the activity with which the user asked, sealed, until the
+	// attempt is deleted: [Turn.Request] returns it. Default true.
 	KeepRequest bool
 }
 

@@ -26,11 +26,10 @@ const runGrace = 10 * time.Second
 // Run sweeps, recovers, redelivers and purges until ctx is done. Any number of
 // processes may run over one store.
 //
-// When ctx is done Run finishes what it holds: it claims nothing more, waits up
-// to ten seconds for callbacks that are under way, also those of invokes, and
-// writes the acknowledgements and audit lines that nobody waits for. So whoever
-// embeds the engine stops his listener, cancels Run, waits for it, and closes
-// the store, in this order. The error says what could not be finished.
+// When ctx is done, Run finishes its work: it claims nothing more, waits up to ten
+// seconds for running callbacks, including those of invokes, and writes the pending
+// acknowledgements and audit lines. So stop the listener, cancel Run, wait for it, and
+// close the store, in this order. The error says what Run could not finish.
 func (e *Engine) Run(ctx context.Context) error {
 	// What was begun is finished: its calls do not end with ctx.
 	work := context.WithoutCancel(ctx)
@@ -69,9 +68,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	return e.Drain(work)
 }
 
-// Drain waits up to ten seconds for callbacks that are under way, and writes the
-// acknowledgements and audit lines that nobody waited for. [Engine.Run] ends with
-// it.
+// Drain waits up to ten seconds for running callbacks, and writes the pending
+// acknowledgements and audit lines. [Engine.Run] ends with it.
 func (e *Engine) Drain(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(ctx, runGrace)
 	defer cancel()
@@ -150,8 +148,8 @@ func (e *Engine) pages(ctx context.Context, f store.Filter, each func(*store.Pag
 	}
 }
 
-// Sweep settles every attempt that is due, once: E6, E7, E8. Run does it all
-// the time.
+// Sweep expires or recovers every attempt that is due, once: E6, E7, E8. Run does it
+// continuously.
 func (e *Engine) Sweep(ctx context.Context) error {
 	e.letGo(ctx)
 	return e.sweep(ctx, nil)
@@ -220,8 +218,7 @@ func (e *Engine) setAside(records []store.Corrupt) {
 	}
 }
 
-// DeliverDue makes every callback whose turn has come, once. Run does it all the
-// time.
+// DeliverDue makes every callback that is due, once. Run does it continuously.
 func (e *Engine) DeliverDue(ctx context.Context) error { return e.outbox.Due(ctx) }
 
 // purge deletes what the retention is over for (E10), and says what the store's

@@ -13,8 +13,8 @@ import (
 // Pending says what a sign-in waits for.
 type Pending string
 
-// The kinds of pending. The bot need not leave its user without a word: only
-// after CardSent is there something new on the screen.
+// The kinds of pending. Only after CardSent does the user see something new; otherwise
+// the bot should say something.
 const (
 	NotPending Pending = ""                 // there is a token
 	CardSent   Pending = "card sent"        // a card is out now
@@ -22,7 +22,7 @@ const (
 	UnderWay   Pending = "under way"        // another device or instance is at it
 )
 
-// SignInResult is what came of a SignIn that did not fail.
+// SignInResult is the result of a SignIn without an error.
 type SignInResult struct {
 	Token   tokensvc.Token // empty while the sign-in is pending
 	Pending Pending

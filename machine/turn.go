@@ -13,9 +13,9 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Turn is one activity as the bot's own code sees it, or, when a callback is
-// redelivered, the stored conversation in its place. Its methods name a
-// connection only where several are registered.
+// Turn is one activity as the bot's own code sees it. In a repeated callback it is the
+// stored conversation instead. Its methods need a connection's name only if several are
+// registered.
 type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
@@ -31,8 +31,8 @@ type Turn struct {
 	until    time.Time    // by when an invoke is answered; zero for anything else
 }
 
-// Refusal is what an upstream answered where a failure callback gets no failure
-// of the client.
+// Refusal is the answer of an upstream, for a failure callback without a failure of the
+// client.
 type Refusal struct {
 	Operation string // what was called: "Exchange", "GetToken"
 	Status    int    // HTTP status, 0 for no answer
@@ -41,23 +41,23 @@ type Refusal struct {
 	Ended     bool   // the attempt is over; otherwise the card's button still works
 }
 
-// Activity is what came in; nil when a callback is redelivered.
+// Activity is the incoming activity; nil in a repeated callback.
 func (t *Turn) Activity() *Activity { return t.act }
 
-// Conversation is where Send goes.
+// Conversation is where Send writes to.
 func (t *Turn) Conversation() store.Conversation { return t.to }
 
 // Proactive reports whether there is no live turn: the callback comes from the
 // outbox, after a crash or a failed try.
 func (t *Turn) Proactive() bool { return t.act == nil }
 
-// Connection is the name of the connection that a callback is about, also where
-// its token is gone. It is "" outside of a callback, and for a signin/failure that
-// belongs to no sign-in: Teams does not say which connection it is about.
+// Connection is the name of a callback's connection, even if its token is gone. It is
+// "" outside of a callback, and for a signin/failure that belongs to no sign-in: Teams
+// does not name its connection.
 func (t *Turn) Connection() string { return t.about }
 
-// Attempt is the id of the attempt that a callback is about, as the operator's
-// commands take it. It is "" where [Turn.Connection] is.
+// Attempt is the id of a callback's attempt, as the operator's commands take it. It is
+// "" if [Turn.Connection] is.
 func (t *Turn) Attempt() string { return t.delivery.Attempt }
 
 // DeliveryKey is the stable key attempt/kind/round of a callback; "" outside
@@ -69,27 +69,27 @@ func (t *Turn) DeliveryKey() string {
 	return t.delivery.String()
 }
 
-// Tx is the store's transaction that a callback runs in ([Config.TxCallbacks]):
-// a pgx.Tx on Postgres. nil otherwise, and after the callback.
+// Tx is the store's transaction in which a callback runs ([Config.TxCallbacks]): a
+// pgx.Tx on Postgres. It is nil otherwise, and after the callback.
 func (t *Turn) Tx() any { return t.tx }
 
 // Refusal says more about a failure on the server side; nil outside of such a
 // callback.
 func (t *Turn) Refusal() *Refusal { return t.refusal }
 
-// Method is how the sign-in of a completion's callback was completed, "" outside
-// of one. [store.MethodCompose] and [store.MethodAdaptiveCard] are of message
-// extensions and cards: there the bot may not be in the conversation to write to.
+// Method is how a completion callback's sign-in was completed; "" outside of one.
+// [store.MethodCompose] and [store.MethodAdaptiveCard] are those of message extensions
+// and cards, where the bot may not be in the conversation.
 func (t *Turn) Method() store.Method { return t.method }
 
-// Origin is what a callback's sign-in, or its failed try, came by:
-// [store.OriginCompose] of a message extension and [store.OriginCardAction] of an
-// Adaptive Card have their answer on the screen, and there the bot may not be in the
-// conversation to write to. "" outside of a callback.
+// Origin is where a callback's sign-in, or its failed try, comes from; "" outside of a
+// callback. After [store.OriginCompose] (a message extension) and
+// [store.OriginCardAction] (an Adaptive Card) the user already sees the answer, and the
+// bot may not be in the conversation.
 func (t *Turn) Origin() store.Origin { return t.origin }
 
-// Request is the activity with which the user first asked, as it came
-// ([Policy.KeepRequest]); nil when it was not kept.
+// Request is the activity with which the user first asked, unchanged
+// ([Policy.KeepRequest]); nil if it was not kept.
 func (t *Turn) Request() json.RawMessage {
 	if t.original == nil {
 		return nil
@@ -97,8 +97,8 @@ func (t *Turn) Request() json.RawMessage {
 	return t.original().activity
 }
 
-// Purpose is what a callback's sign-in was for ([WithPurpose]); "" for nothing, and
-// where the activity was not kept.
+// Purpose is the purpose of a callback's sign-in ([WithPurpose]); "" if it has none, or
+// if the activity was not kept.
 func (t *Turn) Purpose() string {
 	if t.original == nil {
 		return ""
@@ -106,7 +106,7 @@ func (t *Turn) Purpose() string {
 	return t.original().purpose
 }
 
-// Send answers with a plain text: a reply in a live turn, else proactively.
+// Send sends a plain text: a reply in a live turn, else a proactive message.
 func (t *Turn) Send(ctx context.Context, text string) error {
 	_, err := t.send(ctx, Message{Text: text})
 	return err
@@ -154,16 +154,16 @@ func WithCardText(text string) SignInOption { return func(o *signInOptions) { o.
 func WithButtonText(text string) SignInOption { return func(o *signInOptions) { o.button = text } }
 
 // WithPurpose says what the sign-in is for: a name of the bot's own, without NUL
-// characters. If it opens an attempt, the purpose is kept with the activity
-// ([Policy.KeepRequest]), and the callback has it ([Turn.Purpose],
+// characters. If it begins an attempt, the purpose is kept with the activity
+// ([Policy.KeepRequest]), and the callback gets it ([Turn.Purpose],
 // [Engine.OnSignInFor]).
 func WithPurpose(purpose string) SignInOption {
 	return func(o *signInOptions) { o.purpose = purpose }
 }
 
-// SignIn returns the user's token if there is one. Otherwise the sign-in is
-// pending: the result says what it waits for, and the flow's callback tells how
-// it ends. An error means that nothing is under way; ErrAgentic in the turn of an
+// SignIn returns the user's token if there is one. Otherwise the sign-in is pending:
+// the result says what it waits for, and the flow's handlers are called when it ends.
+// An error means that no sign-in is under way; it is [ErrAgentic] in the turn of an
 // agent.
 func (t *Turn) SignIn(ctx context.Context, opts ...SignInOption) (SignInResult, error) {
 	f, err := t.eng.Flow(chosen(signInOptions{}, opts).connection)
@@ -183,10 +183,10 @@ func (t *Turn) Token(ctx context.Context, connection string, opts ...TokenOption
 	return f.Token(ctx, t, opts...)
 }
 
-// UserToken is the user's token of a connection ("" = the only one) if the turn has it
-// already: it was fetched ahead ([Config.Prefetch]), or the turn is that of the callback
-// of its sign-in. It asks nobody, and false says nothing about the user: [Turn.SignedIn]
-// does.
+// UserToken is the user's token of a connection ("" = the only one) if the turn already
+// has it: it was fetched ahead ([Config.Prefetch]), or the turn is its sign-in's
+// callback. It makes no call. false does not mean that the user is signed out: ask
+// [Turn.SignedIn].
 func (t *Turn) UserToken(connection string) (tokensvc.Token, bool) {
 	f, err := t.eng.Flow(connection)
 	if err != nil {
@@ -206,9 +206,9 @@ func (t *Turn) SignedIn(ctx context.Context, connection string) (bool, error) {
 	return f.SignedIn(ctx, t)
 }
 
-// SignOut deletes the user's token and ends a sign-in under way, on each of the
-// connections that are named. Without a name it is the only connection. What
-// fails on one does not keep it from the others.
+// SignOut deletes the user's token and ends a sign-in under way, on each named
+// connection. Without a name it is the only connection. A failure on one does not stop
+// the others.
 func (t *Turn) SignOut(ctx context.Context, connections ...string) error {
 	if len(connections) == 0 {
 		connections = []string{""}
@@ -230,10 +230,9 @@ func (t *Turn) SignOutAll(ctx context.Context) error {
 	return t.eng.signOutAll(ctx, t)
 }
 
-// TokenRejected says that an API has answered 401 to the user's token of a
-// connection ("" = the only one): the engine's cache ([Policy.TokenCache]) gives it
-// out no more, on any instance. What the Token Service itself has kept only
-// [Turn.SignOut] deletes.
+// TokenRejected says that an API has answered 401 to the user's token of a connection
+// ("" = the only one). The engine's cache ([Policy.TokenCache]) drops it, on every
+// instance. Only [Turn.SignOut] deletes the Token Service's own copy.
 func (t *Turn) TokenRejected(ctx context.Context, connection string) error {
 	f, err := t.eng.Flow(connection)
 	if err != nil {
@@ -243,9 +242,9 @@ func (t *Turn) TokenRejected(ctx context.Context, connection string) error {
 	return nil
 }
 
-// ConnectionStatus lists the user's connections and whether each has a token. The
-// Token Service's own list can be stale: a registered connection that it calls
-// not connected is asked once more with GetToken.
+// ConnectionStatus lists the user's connections and whether each has a token. The Token
+// Service's own list can be stale: a registered connection that it reports as not
+// connected is checked again with GetToken.
 func (t *Turn) ConnectionStatus(ctx context.Context) ([]tokensvc.TokenStatus, error) {
 	out, err := t.eng.tokens.GetTokenStatus(ctx, t.to.UserID, store.BaseChannel(t.to.Channel))
 	if err != nil {

@@ -29,11 +29,11 @@ func (e *SignInError) Error() string {
 const waitLook = 5 * time.Second
 
 // Wait returns the user's token once the sign-in has ended: attempt is
-// [SignInResult].Attempt. It waits on whatever instance it is called, also over
-// restarts; an attempt that another one superseded is followed to its successor.
-// A sign-in that ends without a token is a [*SignInError], one whose token is
-// gone again is ErrNoToken of package tokensvc. ctx bounds the wait; an attempt
-// ends by itself after [Timeouts].Attempt.
+// [SignInResult].Attempt. It works on any instance and across restarts. From
+// a superseded attempt it goes on to the successor. If the sign-in ends without a
+// token, the error is a [*SignInError]. If its token is gone again, the error is
+// ErrNoToken of package tokensvc. ctx limits the wait; an attempt ends by itself after
+// [Timeouts].Attempt.
 func (f *Flow) Wait(ctx context.Context, attempt string) (tokensvc.Token, error) {
 	e := f.eng
 	c := e.background(store.Key{Connection: f.conn.Name})
