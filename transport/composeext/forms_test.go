@@ -116,3 +116,21 @@ func TestForms(t *testing.T) {
 		t.Errorf("%s, %v", raw, err)
 	}
 }
+
+// TestResponses: what a handler answers is the form that Teams reads.
+func TestResponses(t *testing.T) {
+	card := composeext.Attachment{ContentType: "application/vnd.microsoft.card.hero", Content: "c"}
+	const attachment = `{"contentType":"application/vnd.microsoft.card.hero","content":"c"}`
+	for want, r := range map[string]composeext.Response{
+		`{"composeExtension":{"type":"result","attachmentLayout":"list","attachments":[` + attachment + `]}}`: composeext.List(card),
+		`{"composeExtension":{"type":"result","attachmentLayout":"grid","attachments":[` + attachment + `]}}`: composeext.Grid(card),
+		`{"composeExtension":{"type":"result","attachmentLayout":"grid","attachments":[]}}`:                   composeext.Grid(),
+		`{"composeExtension":{"type":"message","text":"none <b>"}}`:                                           composeext.Text("none <b>"),
+		`{"task":{"type":"message","value":"done"}}`:                                                          composeext.Task("message", "done"),
+		`{"url":"https://bot.example/?a=1&b=2"}`:                                                              composeext.Raw(map[string]string{"url": "https://bot.example/?a=1&b=2"}),
+	} {
+		if got, err := r.MarshalJSON(); err != nil || string(got) != want {
+			t.Errorf("%s, %v, want %s", got, err, want)
+		}
+	}
+}

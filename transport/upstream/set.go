@@ -56,12 +56,3 @@ func (s *Set) Circuits() []Circuit {
 	}
 	return all
 }
-
-// CloseIdleConnections closes pooled connections that nobody uses.
-func (s *Set) CloseIdleConnections() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, t := range s.ways {
-		t.CloseIdleConnections()
-	}
-}
