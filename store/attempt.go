@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// State is where an attempt stands. "Why" it stands there is a [Method] or a
-// [Reason], never one more state.
+// State is the state of an attempt. A Method or a Reason says why it is there; that is
+// never a further state.
 type State string
 
-// The states, in the order of a sign-in. None is no row at all: it is the
+// The states, in the order of a sign-in. None means that there is no row: it is the
 // source of an insertion in the audit trail and is never stored.
 const (
 	None       State = ""
@@ -24,7 +24,7 @@ const (
 // Terminal reports whether no transition leaves s.
 func (s State) Terminal() bool { return s == Complete || s == Failed }
 
-// Valid reports whether s may stand in a stored attempt.
+// Valid reports whether s may be in a stored attempt.
 func (s State) Valid() bool {
 	switch s {
 	case Idle, CardSent, Exchanging, Verifying, Complete, Failed:
@@ -35,7 +35,7 @@ func (s State) Valid() bool {
 	return false
 }
 
-// Origin says how an attempt came into being.
+// Origin says how an attempt began.
 type Origin string
 
 // The origins.
@@ -46,7 +46,7 @@ const (
 	OriginCardAction Origin = "card_action" // an Adaptive Card action asked
 )
 
-// Method says how an attempt came to Complete.
+// Method says how an attempt became Complete.
 type Method string
 
 // The methods.
@@ -59,7 +59,7 @@ const (
 	MethodRecovered     Method = "recovered"
 )
 
-// Reason says why an attempt came to Failed.
+// Reason says why an attempt became Failed.
 type Reason string
 
 // The reasons.
@@ -84,8 +84,7 @@ type UserKey struct {
 	User    string // the user's MRI, "29:…"
 }
 
-// Key identifies what is signed in: a user and a connection. At most one
-// attempt of a key is not terminal.
+// Key identifies a user and a connection. At most one attempt of a key is not terminal.
 type Key struct {
 	App        string
 	Channel    string
@@ -101,25 +100,25 @@ func (k Key) Same(o Key) bool {
 	return k == o || k.Index() == o.Index()
 }
 
-// Index is the key as a backend indexes it: its parts joined by a byte that
-// occurs in none of them, the connection in lower case.
+// Index is the key for a backend's index: its parts joined by a byte that occurs in
+// none of them, with the connection in lower case.
 func (k Key) Index() string {
 	return k.App + "\x1f" + k.Channel + "\x1f" + k.User + "\x1f" + strings.ToLower(k.Connection)
 }
 
-// Index is the user key as a backend indexes it; see [Key.Index].
+// Index is the user key for a backend's index; see [Key.Index].
 func (u UserKey) Index() string {
 	return u.App + "\x1f" + u.Channel + "\x1f" + u.User
 }
 
-// BaseChannel cuts a sub-channel off: "msteams:COPILOT" becomes "msteams".
-// Every Token Service call and every key uses the base channel (docs/protocol.md §1).
+// BaseChannel removes a sub-channel: "msteams:COPILOT" becomes "msteams". Every Token
+// Service call and every key uses the base channel (docs/protocol.md §1).
 func BaseChannel(id string) string {
 	base, _, _ := strings.Cut(id, ":")
 	return base
 }
 
-// Conversation is what it takes to call back without a live turn.
+// Conversation is what a callback without a live turn needs.
 type Conversation struct {
 	ServiceURL string
 	Channel    string // channel id as it came, sub-channel included
@@ -153,7 +152,7 @@ const (
 	SourceCredentials  = "credentials"   // the bot could not get its own token
 )
 
-// Failure is what is known of the last thing that went wrong.
+// Failure describes the last failure of an attempt.
 type Failure struct {
 	Source    string // one of the four above
 	Operation string // what was called: "GetToken", "exchange", "CreateConversation"
@@ -163,8 +162,8 @@ type Failure struct {
 	Message   string
 }
 
-// KindConsent is the kind of a refusal for want of the user's or an
-// administrator's consent.
+// KindConsent is the kind of a refusal because the user's or an administrator's consent
+// is missing.
 const KindConsent = "consent_required"
 
 func (f *Failure) clone() *Failure {
@@ -175,20 +174,19 @@ func (f *Failure) clone() *Failure {
 	return &c
 }
 
-// Verdict is what one look at an SSO token found.
+// Verdict is the result of one check of an SSO token.
 type Verdict int8
 
-// The verdicts. A token that does not say has none.
+// The verdicts. Unknown means that the token does not say.
 const (
 	Unknown Verdict = iota
 	Holds
 	Fails
 )
 
-// Diagnosis is what the SSO token of a refused exchange looked like: of the
-// token itself nothing is kept (docs/state-machine.md §9). Its signature was not
-// checked. The zero value means that no exchange was refused, or that its token
-// could not be read.
+// Diagnosis has the verdicts on the SSO token of a refused exchange; the token itself
+// is not kept (docs/state-machine.md §9). Its signature was not checked. The zero value
+// means that no exchange was refused, or that its token could not be read.
 type Diagnosis struct {
 	Audience Verdict // the audience is the card's resource, or the client id at its end
 	Version  Verdict // the token's version is 2.0
@@ -269,7 +267,7 @@ type Attempt struct {
 	Request []byte // the activity that asked, sealed; nil unless kept; never changed in place
 }
 
-// Due is when the sweeper has to look at the attempt: zero for never.
+// Due is when the sweeper must look at the attempt; zero is never.
 func (a *Attempt) Due() time.Time {
 	switch a.State {
 	case Idle:
@@ -301,8 +299,7 @@ func (a *Attempt) Outcome() string {
 	return ""
 }
 
-// Normalize brings the attempt to the store's edge: its times as [Time] makes
-// them, empty marks nil.
+// Normalize converts the attempt's times with [Time], and makes empty marks nil.
 func (a *Attempt) Normalize() {
 	for _, t := range []*time.Time{&a.Created, &a.Entered, &a.Expires, &a.Lease.Until, &a.CheckAt, &a.NoSSOUntil, &a.AnswerAt} {
 		*t = Time(*t)
@@ -321,7 +318,7 @@ func (a *Attempt) Clone() Attempt {
 	return c
 }
 
-// CloneTo makes c a deep copy. The copies share Request, which nobody changes in
+// CloneTo makes c a deep copy. The copies share Request, which is never changed in
 // place.
 func (a *Attempt) CloneTo(c *Attempt) {
 	*c = *a
@@ -337,7 +334,7 @@ func cloneBytes(b []byte) []byte {
 	return append([]byte{}, b...)
 }
 
-// Time brings t to the store's edge: UTC, microseconds, zero stays zero.
+// Time converts t to the store's precision: UTC, microseconds. Zero stays zero.
 func Time(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}

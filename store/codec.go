@@ -18,8 +18,8 @@ const codecFormat = 1
 // microseconds.
 func AppendAttempt(dst []byte, a *Attempt) []byte { return appendRecord(dst, a, attemptFields[:]) }
 
-// DecodeAttempt is the inverse of [AppendAttempt]; it copies what it keeps. An
-// error is [ErrCorrupt], also for a state that this program does not know.
+// DecodeAttempt is the inverse of [AppendAttempt]; it copies what it keeps. The error
+// is ErrCorrupt, also for a state that this program does not know.
 func DecodeAttempt(b []byte) (Attempt, error) {
 	var a Attempt
 	if err := a.Decode(b); err != nil {
@@ -28,7 +28,7 @@ func DecodeAttempt(b []byte) (Attempt, error) {
 	return a, nil
 }
 
-// Decode is [DecodeAttempt] in place; after an error a is of no use.
+// Decode is [DecodeAttempt] in place. After an error a must not be used.
 func (a *Attempt) Decode(b []byte) error {
 	*a = Attempt{}
 	err := decodeRecord(b, a, attemptFields[:])
@@ -45,8 +45,8 @@ func (a *Attempt) Decode(b []byte) error {
 // microseconds.
 func AppendEvent(dst []byte, e *Event) []byte { return appendRecord(dst, e, eventFields[:]) }
 
-// AppendLine appends the length of the encoding of e and the encoding, without
-// Attempt: the lines of an attempt are kept one behind the other.
+// AppendLine appends the length of the encoding of e and the encoding, without Attempt:
+// the lines of an attempt are stored one after the other.
 func AppendLine(dst []byte, e *Event) []byte {
 	const attempt = 1 // the first field
 	at := len(dst)

@@ -44,14 +44,14 @@ type Event struct {
 	Key      Key    // orphans only: whom it was about
 }
 
-// Normalize brings the line to the store's edge: its time as [Time] makes it,
-// its duration in whole microseconds.
+// Normalize converts the line's time with [Time], and rounds its duration to
+// microseconds.
 func (e *Event) Normalize() {
 	e.Time = Time(e.Time)
 	e.Duration = e.Duration.Truncate(time.Microsecond)
 }
 
-// DeliveryKind is the callback that is owed.
+// DeliveryKind is the kind of a callback.
 type DeliveryKind string
 
 // The kinds of callbacks.
@@ -60,7 +60,7 @@ const (
 	DeliverFailure  DeliveryKind = "failure"
 )
 
-// DeliveryStatus is how far a callback has come.
+// DeliveryStatus is the status of a callback.
 type DeliveryStatus string
 
 // The statuses of a delivery.
@@ -68,8 +68,8 @@ const (
 	DeliveryPending DeliveryStatus = "pending"
 	DeliveryDone    DeliveryStatus = "delivered"
 	DeliveryDead    DeliveryStatus = "dead" // gave up after so many tries; an operator may redeliver
-	// DeliveryUndeliverable: no repeat can change the refusal (the bot was removed,
-	// the user blocked it). An operator may redeliver all the same.
+	// DeliveryUndeliverable: no repeat can change the refusal (the bot was removed, the
+	// user blocked it). An operator may still redeliver.
 	DeliveryUndeliverable DeliveryStatus = "undeliverable"
 	DeliveryDropped       DeliveryStatus = "dropped" // overtaken by a sign-out (E3)
 	DeliveryNotOwed       DeliveryStatus = "silent"  // the caller of SignIn already holds the token (A2)
@@ -87,7 +87,7 @@ func (s DeliveryStatus) Valid() bool {
 	return false
 }
 
-// DeliveryKey names a callback for good: handlers may record it to be
+// DeliveryKey names a callback. It never changes: handlers may record it to be
 // effectively once.
 type DeliveryKey struct {
 	Attempt string
@@ -100,8 +100,8 @@ func (k DeliveryKey) String() string {
 	return k.Attempt + "/" + string(k.Kind) + "/" + strconv.Itoa(k.Round)
 }
 
-// Delivery is one row of the outbox, written in the transaction of the
-// transition that owes it.
+// Delivery is one row of the outbox: a callback, written in the transaction of its
+// transition.
 type Delivery struct {
 	DeliveryKey
 	Status  DeliveryStatus
@@ -124,14 +124,14 @@ func (k DeliveryKey) Compare(o DeliveryKey) int {
 	)
 }
 
-// Owed reports whether somebody is still to be told: a delivery that is pending,
-// or that was given up and can be made due again by an operator.
+// Owed reports whether the callback is still to be made: the delivery is pending, or
+// was given up and an operator can make it due again.
 func (d *Delivery) Owed() bool {
 	return d.Status == DeliveryPending || d.Status == DeliveryDead || d.Status == DeliveryUndeliverable
 }
 
-// Dropped makes a completion that is pending one that nobody is told of any
-// more, and reports whether it was one ([Commit.Drop]).
+// Dropped marks a pending completion as dropped, and reports whether it was one
+// ([Commit.Drop]).
 func (d *Delivery) Dropped() bool {
 	if d.Kind != DeliverComplete || d.Status != DeliveryPending {
 		return false
@@ -140,12 +140,12 @@ func (d *Delivery) Dropped() bool {
 	return true
 }
 
-// Matches reports whether the ack is about the delivery as it is stored.
+// Matches reports whether the ack fits the stored delivery.
 func (a *Ack) Matches(stored *Delivery) bool {
 	return stored.Owed() && stored.Owner == a.By && stored.Tries == a.Try
 }
 
-// Normalize brings the delivery's times to the store's edge; see [Time].
+// Normalize converts the delivery's times; see [Time].
 func (d *Delivery) Normalize() {
 	d.Created = Time(d.Created)
 	d.NextAt = Time(d.NextAt)

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Limits that stand in for a zero Limit.
+// The defaults for a zero Limit.
 const (
 	DefaultFindLimit  = 50
 	DefaultListLimit  = 50
@@ -24,7 +24,7 @@ func (q *Query) Max() int {
 	}
 }
 
-// Key is the key that the query asks for, its Connection possibly empty.
+// Key is the key of the query. Its Connection may be empty.
 func (q *Query) Key() Key {
 	return Key{App: q.User.App, Channel: q.User.Channel, User: q.User.User, Connection: q.Connection}
 }
@@ -42,7 +42,7 @@ func (f *Filter) OpenOnly() bool {
 	return f.Open || len(f.States) > 0 && !slices.ContainsFunc(f.States, State.Terminal)
 }
 
-// Match reports whether an attempt passes the filter; Limit and Cursor aside.
+// Match reports whether an attempt passes the filter, without Limit and Cursor.
 func (f *Filter) Match(a *Attempt) bool {
 	return strings.HasPrefix(a.ID, f.IDPrefix) &&
 		(f.User == "" || f.User == a.Key.User || strings.EqualFold(f.User, a.Conversation.UserAAD)) &&

@@ -30,13 +30,11 @@ const (
 	groupPatience = 100 * time.Millisecond
 )
 
-// Group gathers the commits of many goroutines: while one group is being
-// written the next ones gather, and then go to the backend as one call. There
-// is no delay and no goroutine; whoever comes first writes for those who came
-// meanwhile. When a group takes long, and the store is [Concurrent], the next one
-// goes all the same: a connection that is dead, or a row that somebody holds,
-// keeps those waiting who are in one group with it, and nobody else. A Group is a
-// [Store].
+// Group collects the commits of many goroutines: while one group is written, the next
+// commits collect, and then go to the backend in one call. There is no delay and no
+// goroutine: the first caller writes for the others. If a group takes long and the
+// store is [Concurrent], the next one is written anyway. So a dead connection or a
+// locked row delays only the commits of its own group. A Group is a [Store].
 type Group struct {
 	Store
 
@@ -80,9 +78,9 @@ func NewGroup(s Store) *Group {
 	return g
 }
 
-// Commit writes c and returns when it is durable, or with the store's refusal.
-// When ctx ends first its error is returned, and the commit may be applied all
-// the same. c must not be changed after such a return.
+// Commit writes c and returns when it is durable, or with the store's refusal. If ctx
+// ends first, its error is returned, and the commit may still be applied. c must not be
+// changed after such a return.
 func (g *Group) Commit(ctx context.Context, c Commit) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit: %w", err)
@@ -92,8 +90,8 @@ func (g *Group) Commit(ctx context.Context, c Commit) error {
 	return g.wait(ctx, p)
 }
 
-// Apply is [Store.Apply], in company: the commits keep their order, others may
-// stand between them.
+// Apply is [Store.Apply] in a group: the commits keep their order, but others may come
+// between them.
 func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
 	errs := make([]error, len(commits))
 	if err := ctx.Err(); err != nil {
@@ -113,10 +111,10 @@ func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
 	return errs
 }
 
-// Later queues a commit that nobody waits for: it is written with the next
-// group, or by [Group.Flush]. Refusals go unseen. When the backend is
-// unavailable it is kept for the next try; beyond [MaxLater] the oldest are
-// dropped, see [Group.Dropped]. A caller that finds the queue full writes it.
+// Later queues a commit without waiting: it is written with the next group, or by
+// [Group.Flush]. Refusals are not reported. If the backend is unavailable, the commit
+// is kept for the next try. Beyond [MaxLater] the oldest are dropped, see
+// [Group.Dropped]. A caller that finds the queue full writes it.
 func (g *Group) Later(ctx context.Context, c Commit) {
 	g.mu.Lock()
 	g.later = append(g.later, c)
@@ -135,8 +133,8 @@ func (g *Group) Later(ctx context.Context, c Commit) {
 // Dropped is how many commits of Later were given up.
 func (g *Group) Dropped() int64 { return g.dropped.Load() }
 
-// Flush writes what Later has gathered. An error means that something is left,
-// kept for the next try.
+// Flush writes the commits of Later. After an error the remaining ones are kept for the
+// next try.
 func (g *Group) Flush(ctx context.Context) error {
 	for {
 		g.mu.Lock()
@@ -163,11 +161,10 @@ func (g *Group) Flush(ctx context.Context) error {
 // [Exclusive].
 func (g *Group) Exclusive() bool { return IsExclusive(g.Store) }
 
-// Concurrent reports whether it gains by several calls at once; see [Concurrent].
+// Concurrent reports whether several calls at once are faster; see [Concurrent].
 func (g *Group) Concurrent() bool { return IsConcurrent(g.Store) }
 
-// Close writes what Later has gathered, within five seconds, and closes the
-// store.
+// Close writes the commits of Later, within five seconds, and closes the store.
 func (g *Group) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()

@@ -7,18 +7,17 @@ import (
 	"sync"
 )
 
-// Notifier wakes those who wait for a change of an attempt in this process: a
-// part of a backend's [Store.Changed]. The zero value is ready.
+// Notifier wakes the callers in this process that wait for a change of an attempt. It
+// is a part of a backend's [Store.Changed]. The zero value is ready.
 type Notifier struct {
 	mu      sync.Mutex
 	waiters map[string][]chan struct{}
 	closed  bool
 }
 
-// Wait registers for changes of id, then asks stale whether it already is too
-// late to wait, and returns when it is, when the id is woken, when the notifier
-// is closed or when ctx is done (then with ctx's error). The registration comes
-// first, so no change between question and wait is lost.
+// Wait registers for changes of id, then calls stale. It returns if stale is true, when
+// the id is woken, when the notifier is closed, or when ctx is done (then with ctx's
+// error). It registers first, so no change between the two is lost.
 func (n *Notifier) Wait(ctx context.Context, id string, stale func() (bool, error)) error {
 	ch := make(chan struct{})
 	n.mu.Lock()
@@ -55,7 +54,7 @@ func (n *Notifier) leave(id string, ch chan struct{}) {
 	n.waiters[id] = rest
 }
 
-// Wake wakes everyone who waits for one of the ids.
+// Wake wakes all callers that wait for one of the ids.
 func (n *Notifier) Wake(ids ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -67,7 +66,7 @@ func (n *Notifier) Wake(ids ...string) {
 	}
 }
 
-// Close wakes everyone; nobody waits from now on.
+// Close wakes all callers. Later calls do not wait.
 func (n *Notifier) Close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

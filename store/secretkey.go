@@ -12,7 +12,7 @@ import (
 // KeySize is the size of a [SecretKey], in bytes.
 const KeySize = 32
 
-// SecretKey is a key for marks and seals.
+// SecretKey is a key for HMACs and sealed data.
 type SecretKey struct {
 	Secret []byte    `json:"secret"` // KeySize random bytes
 	Made   time.Time `json:"made"`   // by the store's clock; zero: together with the store
@@ -25,7 +25,7 @@ func NewSecretKey(made time.Time) SecretKey {
 	return SecretKey{Secret: secret, Made: Time(made)}
 }
 
-// KeyID tells a key from others and says nothing about it.
+// KeyID identifies a key and reveals nothing about it.
 type KeyID [4]byte
 
 // String is the id in hexadecimal digits.
@@ -44,7 +44,7 @@ type KeyRing struct {
 	Keys []SecretKey
 }
 
-// EncodeKeys is the form in which backends keep keys.
+// EncodeKeys encodes keys for a backend.
 func EncodeKeys(keys []SecretKey) []byte {
 	b, err := json.Marshal(keys) //nolint:gosec // it is what keeps them
 	if err != nil {
@@ -53,7 +53,8 @@ func EncodeKeys(keys []SecretKey) []byte {
 	return b
 }
 
-// DecodeKeys is the reverse. Without a record the store has its first key alone.
+// DecodeKeys is the inverse of [EncodeKeys]. Without a record the store has only its
+// first key.
 func DecodeKeys(record, first []byte) ([]SecretKey, error) {
 	if record == nil {
 		return []SecretKey{{Secret: first}}, nil

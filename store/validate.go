@@ -9,9 +9,9 @@ import (
 // MaxID is the longest attempt id in bytes; a ULID has 26.
 const MaxID = 128
 
-// Validate refuses what no backend can keep: an attempt without an id, version
-// or valid state, a delivery without a valid kind or status, a mark without a
-// name. The error is [ErrInvalid].
+// Validate refuses what no backend can store: an attempt without an id, version or
+// valid state, a delivery without a valid kind or status, a mark without a name. The
+// error is ErrInvalid.
 func (c *Commit) Validate() error {
 	for i := range c.Put {
 		a := &c.Put[i]
