@@ -44,7 +44,7 @@ type Event struct {
 	Key      Key    // orphans only: whom it was about
 }
 
-// Normalize converts the line's time with [Time], and rounds its duration to
+// Normalize converts the line's time with [Time], and makes its duration whole
 // microseconds.
 func (e *Event) Normalize() {
 	e.Time = Time(e.Time)

@@ -7,15 +7,14 @@ import (
 	"time"
 )
 
-// TokenFetch gets a new token of the bot and says when it expires. The zero
-// time means that the token is good for one use.
+// TokenFetch gets a new token of the bot, and its expiry. The zero time means that the
+// token is for one use.
 type TokenFetch func(ctx context.Context) (token Secret, expires time.Time, err error)
 
-// TokenDropper is a [TokenSource] that keeps tokens and can be told that one of
-// them is no longer taken.
+// TokenDropper is a [TokenSource] that caches tokens and can drop one that was refused.
 type TokenDropper interface {
 	TokenSource
-	// DropToken forgets token, unless a newer one has taken its place.
+	// DropToken drops token, unless a newer one has replaced it.
 	DropToken(token Secret)
 }
 
@@ -29,14 +28,13 @@ const (
 	maxDrops   = 5 // per window
 )
 
-// TokenCache is a [TokenDropper] around a fetch. A token is kept until 5 min
-// before its expiry (half its life, if that is shorter). One fetch is in flight
-// at a time: whoever asks meanwhile waits for it, each with an own context.
-// While a token that is about to expire cannot be renewed, it is still given
-// out until it has expired.
+// TokenCache is a [TokenDropper] around a fetch. A token is kept until 5 min before its
+// expiry (or half its lifetime, if that is shorter). Only one fetch is in flight at a
+// time: other callers wait for it, each with its own context. If a token cannot be
+// renewed before its expiry, it is still used until then.
 //
-// A token that was dropped is given out no more. More than five drops a minute
-// are ignored: a token that is refused again and again is not what is wrong.
+// A dropped token is not used again. More than five drops a minute are ignored: if
+// every token is refused, the fault is elsewhere.
 type TokenCache struct {
 	get     TokenFetch
 	timeout time.Duration
@@ -58,8 +56,8 @@ type fetch struct {
 	err   error
 }
 
-// NewTokenCache caches what get fetches. A fetch may take as long as timeout; 0
-// = [DefaultTimeout].
+// NewTokenCache caches the tokens of get. A fetch may take up to timeout; 0 =
+// [DefaultTimeout].
 func NewTokenCache(get TokenFetch, timeout time.Duration) *TokenCache {
 	if timeout <= 0 {
 		timeout = DefaultTimeout
@@ -94,7 +92,7 @@ func (c *TokenCache) Token(ctx context.Context) (Secret, error) {
 	}
 }
 
-// DropToken does what [TokenDropper] says.
+// DropToken implements [TokenDropper].
 func (c *TokenCache) DropToken(token Secret) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,8 +141,8 @@ func accessTokenError(err error) error {
 	return &Error{Op: OpAccessToken, Err: withoutURL(err)}
 }
 
-// RenewToken is for who was answered 401 with a token of source: it drops the
-// token and asks for another. The result is empty if source has no other.
+// RenewToken is for a caller whose token from source was answered 401. It drops the
+// token and gets another. The result is empty if source has no other.
 func RenewToken(ctx context.Context, source TokenSource, refused Secret) (Secret, error) {
 	cached, ok := source.(TokenDropper)
 	if !ok {

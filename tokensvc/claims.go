@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Claims are what a token says of itself and its user. Nobody has checked the
-// signature: they are for people to read, and decide nothing.
+// Claims are what a token says about itself and its user. The signature is not checked:
+// use them for display only, not for decisions.
 type Claims struct {
 	Audience string    // aud, the first of several
 	Issuer   string    // iss
@@ -26,11 +26,11 @@ type Claims struct {
 	raw []byte
 }
 
-// Claims reads the token as a JSON Web Token; false if it is none, as the tokens
-// of many providers are not.
+// Claims reads the token as a JSON Web Token; false if it is none, as with many
+// providers.
 func (t Token) Claims() (Claims, bool) { return ReadClaims(t.Token) }
 
-// ReadClaims is [Token.Claims] of any token.
+// ReadClaims is [Token.Claims] for any token.
 func ReadClaims(token Secret) (Claims, bool) {
 	parts := strings.Split(token.Reveal(), ".")
 	if len(parts) != 3 {
@@ -91,8 +91,7 @@ func firstText(raw json.RawMessage) string {
 	return ""
 }
 
-// Decode reads the claims that have no member here into v, as [json.Unmarshal]
-// does.
+// Decode reads all claims into v, as [json.Unmarshal] does.
 func (c Claims) Decode(v any) error {
 	if err := json.Unmarshal(c.raw, v); err != nil {
 		return fmt.Errorf("claims: %w", err)
@@ -100,8 +99,8 @@ func (c Claims) Decode(v any) error {
 	return nil
 }
 
-// Account is the user as a person may be shown him: his name, and the name that he
-// signs in with; "" if the token says neither.
+// Account is the user's account for display: the name, and the sign-in name; "" if the
+// token has neither.
 func (c Claims) Account() string {
 	switch {
 	case c.Name == "":

@@ -13,7 +13,7 @@ import (
 
 // Defaults of a [Client].
 const (
-	// DefaultTimeout bounds one call, within the caller's context.
+	// DefaultTimeout is the limit of one call, within the caller's context.
 	DefaultTimeout = 10 * time.Second
 	// idleConns per host are kept open: every bot instance talks to one host
 	// and Go's default of two would reconnect on every burst.
@@ -22,10 +22,10 @@ const (
 
 // Config of a [Client].
 type Config struct {
-	// BaseURL is where the service lives, such as [PublicURL]. Required.
+	// BaseURL is the service's URL, such as [PublicURL]. Required.
 	BaseURL string
-	// Credentials give the bearer token of the bot. They may be nil only if
-	// BaseURL is a loopback address, where the emulator lives.
+	// Credentials give the bearer token of the bot. They may be nil only if BaseURL is
+	// a loopback address, as of the emulator.
 	Credentials TokenSource
 	// HTTPClient is used as it is, but never follows a redirect. nil makes an
 	// own one with a pooled transport.
@@ -36,7 +36,7 @@ type Config struct {
 }
 
 // Client calls the Token Service. Its methods may be used from many
-// goroutines. Their errors are [*Error] throughout.
+// goroutines. All their errors are [*Error].
 type Client struct {
 	scheme, host string
 	prefix       string // path of the base URL, without a trailing slash
@@ -119,14 +119,14 @@ func pooled(given *http.Client) *http.Client {
 	return &own
 }
 
-// TokenSource gives the bearer token that the bot itself shows to the Token
-// Service and to the connector.
+// TokenSource returns the bot's own bearer token for the Token Service and the
+// connector.
 type TokenSource interface {
 	// Token returns a valid token. It waits no longer than ctx.
 	Token(ctx context.Context) (Secret, error)
 }
 
-// Static is a TokenSource that always gives the same token.
+// Static is a [TokenSource] that always returns the same token.
 func Static(token Secret) TokenSource { return static{token} }
 
 type static struct{ token Secret }

@@ -2,8 +2,8 @@ package tokensvc
 
 import "slices"
 
-// Regional base URLs of the Token Service in the public cloud (docs/protocol.md §3). Any
-// other URL works too: these only save typing.
+// Regional base URLs of the Token Service in the public cloud (docs/protocol.md §3).
+// Any other URL works too.
 const (
 	PublicURL       = "https://token.botframework.com"
 	EuropeURL       = "https://europe.token.botframework.com"
@@ -20,9 +20,8 @@ const (
 	CloudChina   = "china"
 )
 
-// Cloud is one of Microsoft's clouds: every address that a bot in it talks to
-// or hears from. It holds what the Token Service client, the credentials and
-// the transports need, so that one name sets them all.
+// Cloud is one of Microsoft's clouds, with all addresses for a bot in it: those for the
+// Token Service client, the credentials and the transports. So one name sets them all.
 type Cloud struct {
 	Name              string
 	TokenServiceURL   string // base URL of the Token Service
@@ -87,7 +86,7 @@ func clouds() []Cloud {
 	return []Cloud{public, gcc, high, dod, china}
 }
 
-// PublicCloud is the cloud of a bot that names none.
+// PublicCloud is the default cloud.
 func PublicCloud() Cloud { return clouds()[0] }
 
 // CloudNamed returns the cloud with that name; false means that there is none.
@@ -109,9 +108,8 @@ func CloudNames() []string {
 	return names
 }
 
-// ServiceHosts lists the connector's hosts of every cloud. A connector says by
-// its signed token which of them it is, so a bot of one cloud loses nothing by
-// knowing those of the others.
+// ServiceHosts lists the connector's hosts of every cloud. A connector's signed token
+// says which of them it is, so a bot may safely know the hosts of other clouds.
 func ServiceHosts() []string {
 	var hosts []string
 	for _, c := range clouds() {

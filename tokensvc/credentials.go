@@ -31,16 +31,16 @@ type ClientCredentialsConfig struct {
 	Tenant       string // "" = [MultiTenant]
 	ClientID     string // the bot's app id. Required.
 	ClientSecret Secret // required unless SecretSource is set
-	// SecretSource is asked before every fetch, so that a secret that was
-	// changed is found without a restart. nil = ClientSecret.
+	// SecretSource is called before every fetch, so a new secret needs no restart. nil
+	// = ClientSecret.
 	SecretSource func() (Secret, error) `json:"-"`
 	Scope        string                 // "" = [DefaultScope]
 	HTTPClient   *http.Client           // nil = own, pooled; redirects are never followed
 	Timeout      time.Duration          // of one fetch; 0 = [DefaultTimeout]
 }
 
-// ClientCredentials is a [TokenSource]: the OAuth 2.0 client credentials grant
-// at Entra with a client secret, in front of it a [TokenCache].
+// ClientCredentials is a [TokenSource]: the OAuth 2.0 client credentials grant at Entra
+// with a client secret, behind a [TokenCache].
 type ClientCredentials struct {
 	*TokenCache
 	login   string
@@ -137,13 +137,12 @@ func readAccessToken(answer []byte, op string) (token Secret, expires time.Time,
 	return wire.AccessToken, time.Now().Add(life), nil
 }
 
-// NewAccessTokenFailure is the error of a fetch that was not answered, for the
-// makers of other credentials.
+// NewAccessTokenFailure is the error of a fetch without an answer, for other
+// implementations of credentials.
 func NewAccessTokenFailure(err error) *Error { return noAnswer(OpAccessToken, err) }
 
-// NewAccessTokenError is the error of a fetch that was answered with a status
-// other than success, for the makers of other credentials: it keeps the OAuth
-// error code of the body and nothing else of it.
+// NewAccessTokenError is the error of a fetch whose answer is no success, for other
+// implementations of credentials. Of the body it keeps only the OAuth error code.
 func NewAccessTokenError(status int, header http.Header, body []byte) *Error {
 	return &Error{
 		Op:         OpAccessToken,

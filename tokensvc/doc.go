@@ -1,7 +1,7 @@
 // Package tokensvc is a client of the Bot Framework Token Service (docs/protocol.md
-// §3): who holds a user's token, the sign-in link, the SSO exchange, sign-out.
+// §3): users' tokens, sign-in links, the SSO exchange, sign-out.
 //
-// It is a leaf: standard library and net/http only. Secrets travel as
-// [Secret], which prints as [redacted] everywhere; errors are [*Error] and
-// never carry a body or a query string.
+// It is a leaf: it imports only the standard library. Secrets have the type [Secret],
+// which prints as [redacted] everywhere. Errors are [*Error], and never have a body or
+// a query string.
 package tokensvc

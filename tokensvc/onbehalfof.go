@@ -13,18 +13,18 @@ import (
 	"time"
 )
 
-// OpOnBehalfOf is [Error.Op] of a user's token that could not be exchanged for one
-// with other scopes.
+// OpOnBehalfOf is [Error.Op] if a user's token could not be exchanged for one with
+// other scopes.
 const OpOnBehalfOf = "OnBehalfOf"
 
-// ErrAudience says that a user's token cannot be exchanged for other scopes: it was
-// not made for the app that asks, or is no token of Entra at all.
+// ErrAudience says that a user's token cannot be exchanged for other scopes: it was not
+// made for this app, or is no token of Entra.
 var ErrAudience = errors.New("the token cannot be exchanged: it was not made for this app")
 
 // OnBehalfOf exchanges a user's token for one with other scopes: the OAuth 2.0
 // on-behalf-of flow of Entra, at the token's own tenant. Its error matches
 // [ErrAudience], or is an [*Error] with the Op [OpOnBehalfOf] and Entra's own code
-// ("AADSTS65001"); Consent tells that the user has not consented to the scopes.
+// ("AADSTS65001"). Consent says that the user has not consented to the scopes.
 func (c *ClientCredentials) OnBehalfOf(ctx context.Context, assertion Secret, scopes []string) (Token, error) {
 	tenant, err := AssertionTenant(assertion)
 	if err != nil {
@@ -74,7 +74,7 @@ func (c *ClientCredentials) post(ctx context.Context, tenant string, form url.Va
 }
 
 // AssertionTenant is the tenant at which a user's token can be exchanged. Its error
-// matches [ErrAudience]: the token is none of Entra's.
+// matches [ErrAudience]: the token is not from Entra.
 func AssertionTenant(assertion Secret) (string, error) {
 	claims, ok := ReadClaims(assertion)
 	if !ok || claims.Tenant == "" {
@@ -92,13 +92,12 @@ const (
 	codeConsent    = 65001
 )
 
-// NewOnBehalfOfFailure is the error of an exchange that was not answered, for the
-// makers of other credentials.
+// NewOnBehalfOfFailure is the error of an exchange without an answer, for other
+// implementations of credentials.
 func NewOnBehalfOfFailure(err error) *Error { return noAnswer(OpOnBehalfOf, err) }
 
-// NewOnBehalfOfError is the error of an exchange that Entra answered with a status
-// other than success, for the makers of other credentials: it keeps Entra's code
-// and nothing else of the body.
+// NewOnBehalfOfError is the error of an exchange whose answer is no success, for other
+// implementations of credentials. Of the body it keeps only Entra's code.
 func NewOnBehalfOfError(status int, header http.Header, body []byte) *Error {
 	e := &Error{
 		Op: OpOnBehalfOf, Status: status, Code: errorCode(body), RetryAfter: retryAfter(header.Get("Retry-After"), time.Now()),

@@ -57,7 +57,7 @@ func (c *Client) GetToken(ctx context.Context, uc UserConnection, code Secret) (
 	return readToken(OpGetToken, answer, uc, ErrNoToken)
 }
 
-// GetSignInResource returns what an OAuth card is made of.
+// GetSignInResource returns the parts of an OAuth card.
 func (c *Client) GetSignInResource(ctx context.Context, state State) (SignInResource, error) {
 	query := "state=" + url.QueryEscape(state.Encode())
 	answer, fail := c.call(ctx, OpGetSignInResource, http.MethodGet, signInAPI+OpGetSignInResource, query, nil)
@@ -74,9 +74,8 @@ func (c *Client) GetSignInResource(ctx context.Context, state State) (SignInReso
 	return wire.resource(), nil
 }
 
-// Exchange hands the client's SSO token to the service, which exchanges it for
-// a token of uc and keeps that. A 200 without a token is an error with status
-// 200.
+// Exchange sends the client's SSO token to the service, which exchanges it for a token
+// of uc and keeps that. A 200 without a token is an error with status 200.
 func (c *Client) Exchange(ctx context.Context, uc UserConnection, ssoToken Secret) (Token, error) {
 	body, err := json.Marshal(struct {
 		Token string `json:"token"`
@@ -94,8 +93,8 @@ func (c *Client) Exchange(ctx context.Context, uc UserConnection, ssoToken Secre
 	return readToken(OpExchange, answer, uc, errWithoutToken)
 }
 
-// SignOut makes the service forget the user's token of the connection; an
-// empty Connection means everywhere, an empty ChannelID every channel.
+// SignOut makes the service delete the user's token of the connection. An empty
+// Connection means all connections, an empty ChannelID all channels.
 func (c *Client) SignOut(ctx context.Context, uc UserConnection) error {
 	query := "userid=" + url.QueryEscape(uc.UserID)
 	if uc.Connection != "" {
@@ -110,8 +109,8 @@ func (c *Client) SignOut(ctx context.Context, uc UserConnection) error {
 	return nil
 }
 
-// GetTokenStatus says of every connection of the bot, or of those included,
-// whether the service holds a token of the user.
+// GetTokenStatus says for every connection of the bot, or for those in include, whether
+// the service has a token of the user.
 func (c *Client) GetTokenStatus(ctx context.Context, userID, channelID string, include ...string) ([]TokenStatus, error) {
 	query := "userid=" + url.QueryEscape(userID) + "&channelId=" + url.QueryEscape(channelID)
 	if len(include) > 0 {
@@ -137,9 +136,8 @@ func (c *Client) GetTokenStatus(ctx context.Context, userID, channelID string, i
 	return statuses, nil
 }
 
-// GetTokenOrSignInResource is GetToken and, for want of a token,
-// GetSignInResource in one round trip. Without an error exactly one of the
-// results is not nil.
+// GetTokenOrSignInResource is GetToken and, if there is no token, GetSignInResource, in
+// one round trip. Without an error exactly one of the results is not nil.
 func (c *Client) GetTokenOrSignInResource(ctx context.Context, uc UserConnection, state State, code Secret) (*Token, *SignInResource, error) {
 	query := userQuery(uc) + "&state=" + url.QueryEscape(state.Encode())
 	if !code.Empty() {

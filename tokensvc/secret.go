@@ -1,8 +1,7 @@
 package tokensvc
 
-// Secret is a token, a verification code or a client secret. Its value hides
-// behind a pointer, so that %+v, JSON and loggers print [redacted]; only
-// [Secret.Reveal] gives it out.
+// Secret is a token, a verification code or a client secret. Its value hides behind a
+// pointer, so %+v, JSON and loggers print [redacted]. Only [Secret.Reveal] returns it.
 type Secret struct{ v *string }
 
 const redacted = "[redacted]"
@@ -15,8 +14,8 @@ func NewSecret(s string) Secret {
 	return Secret{v: &s}
 }
 
-// Reveal returns the value. Callers outside this package are the bot's own
-// handlers and the HMACs that recognise a repeat.
+// Reveal returns the value. Outside of this package only the bot's own handlers and the
+// HMACs that recognise a repeat call it.
 func (s Secret) Reveal() string {
 	if s.v == nil {
 		return ""
@@ -41,7 +40,7 @@ func (s Secret) GoString() string { return s.String() }
 // MarshalText is String: a Secret never survives JSON, YAML or XML.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText hides what a configuration file or a response says.
+// UnmarshalText hides the value of a configuration file or a response.
 func (s *Secret) UnmarshalText(b []byte) error {
 	*s = NewSecret(string(b))
 	return nil

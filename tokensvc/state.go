@@ -28,8 +28,8 @@ type stateJSON struct {
 	MsAppID        string                `json:"MsAppId,omitempty"`
 }
 
-// Encode returns the state as it travels in a query: standard base64 of its
-// JSON (docs/protocol.md §3). An empty ActivityID or MsAppID is left out.
+// Encode returns the state for a query: standard base64 of its JSON (docs/protocol.md
+// §3). An empty ActivityID or MsAppID is left out.
 func (s State) Encode() string {
 	wire := stateJSON{
 		ConnectionName: s.Connection,
@@ -52,8 +52,8 @@ func (s State) Encode() string {
 	return base64.StdEncoding.EncodeToString(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
 }
 
-// ParseState reads what [State.Encode] wrote. It takes camelCase member names
-// too, the URL-safe alphabet and missing padding.
+// ParseState is the inverse of [State.Encode]. It also accepts camelCase member names,
+// the URL-safe alphabet and missing padding.
 func ParseState(encoded string) (State, error) {
 	alphabet := base64.StdEncoding
 	if strings.ContainsAny(encoded, "-_") {

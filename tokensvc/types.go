@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// UserConnection names whose token it is about.
+// UserConnection identifies a user's token.
 type UserConnection struct {
 	UserID     string // the user's MRI, "29:…"
 	Connection string // OAuth connection setting of the bot
 	ChannelID  string // base channel, "msteams"
 }
 
-// Token is a user's token as the Token Service hands it out.
+// Token is a user's token from the Token Service.
 type Token struct {
 	ChannelID  string
 	Connection string
@@ -22,8 +22,8 @@ type Token struct {
 	Properties map[string]string
 }
 
-// State travels base64-encoded in GetSignInResource's query. Without MsAppID
-// the service returns no tokenExchangeResource [S 004].
+// State is sent base64-encoded in GetSignInResource's query. Without MsAppID the
+// service returns no tokenExchangeResource [S 004].
 type State struct {
 	Connection     string
 	ActivityID     string
@@ -35,7 +35,7 @@ type State struct {
 	MsAppID        string
 }
 
-// SignInResource is what an OAuth card is made of.
+// SignInResource has the parts of an OAuth card.
 type SignInResource struct {
 	SignInLink            Secret
 	TokenExchangeResource *TokenExchangeResource // nil: no SSO
@@ -56,7 +56,7 @@ type TokenPostResource struct {
 	SasURL Secret
 }
 
-// TokenStatus says whether the service holds a token.
+// TokenStatus says whether the service has a token.
 type TokenStatus struct {
 	ChannelID   string
 	Connection  string
@@ -68,13 +68,13 @@ type TokenStatus struct {
 // (404, 204 or an empty body on GetToken).
 var ErrNoToken = errors.New("no token")
 
-// Error is an answer that is no success, or no answer at all.
+// Error is a failed call: an answer without success, or no answer.
 type Error struct {
 	Op         string        // GetToken, Exchange …
 	Status     int           // HTTP status; 0: no answer (network, deadline)
 	Code       string        // error.code of the body, or of the HTTP client's error; "" if none
 	RetryAfter time.Duration // of 429 and 503, or of the HTTP client's error; 0 if absent
-	// Consent says that the service refused for want of consent: its code says
+	// Consent says that the service refused because consent is missing: its code says
 	// so, or, with a 400, its message, which is not kept.
 	Consent bool
 	Err     error // the cause when Status is 0 or the body was unreadable

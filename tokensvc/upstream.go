@@ -14,10 +14,9 @@ func (e *Error) Operation() string { return e.Op }
 // RetryDelay returns RetryAfter.
 func (e *Error) RetryDelay() time.Duration { return e.RetryAfter }
 
-// CredentialsFailure finds the failed fetch of the bot's own token that err
-// stems from: an [*Error] whose Op is [OpAccessToken], anywhere in the chain.
-// It tells the bot's own credentials from whatever else an upstream refuses:
-// no user can mend those.
+// CredentialsFailure finds the failed fetch of the bot's own token that caused err: an
+// [*Error] whose Op is [OpAccessToken], anywhere in the chain. It tells a fault of the
+// bot's own credentials, which no user can repair, from other refusals.
 func CredentialsFailure(err error) (*Error, bool) {
 	for err != nil {
 		if e, ok := err.(*Error); ok && e.Op == OpAccessToken { //nolint:errorlint // walks the chain itself

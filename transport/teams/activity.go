@@ -11,7 +11,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// ErrMalformed means that a body is no activity. It never says what it was.
+// ErrMalformed means that a body is no activity. It never contains the body.
 var ErrMalformed = errors.New("teams: malformed activity")
 
 // The activity types that the handler tells apart.
@@ -93,11 +93,10 @@ type (
 // control character in it, or longer than 1024 bytes). Which ids must be there
 // depends on the activity; see [NewHandler].
 //
-// Clients differ, and the result does not: a number in the place of a string is
-// its decimal text, a value that is an object in a string is that object, the
-// name of a known invoke has its usual spelling, a message's text comes without
-// the bot's mention, and a conversation without a type has one where its id or
-// its channel data tell.
+// The result does not depend on the client. A number instead of a string becomes its
+// decimal text. A value with an object in a string becomes that object. The name of a
+// known invoke gets its usual spelling. A message's text has no mention of the bot. A
+// conversation without a type gets one if its id or its channel data has it.
 //
 // The result keeps body as its Raw and must be its only owner.
 func DecodeActivity(body []byte) (*machine.Activity, error) {

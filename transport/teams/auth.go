@@ -35,42 +35,40 @@ const (
 
 // AuthConfig of an [Authenticator].
 type AuthConfig struct {
-	// AppID of the bot: tokens must be made for it. Required.
+	// AppID of the bot, the audience of the tokens. Required.
 	AppID string
-	// Cloud that the bot lives in. The zero Cloud is the public one.
+	// Cloud of the bot. The zero Cloud is the public one.
 	Cloud tokensvc.Cloud
 	// OpenIDMetadataURL leads to the connector's keys; https, or plain http on
 	// a loopback address. "" = the cloud's.
 	OpenIDMetadataURL string
-	// Agentic accepts tokens of Agent 365 beside the connector's. nil = no.
+	// Agentic also accepts tokens of Agent 365. nil = no.
 	Agentic *Agentic
-	// ServiceURLs are where activities may come from; used by
-	// [Authenticator.Middleware] alone. nil = the connector's own hosts.
+	// ServiceURLs are the allowed service URLs of activities. Only
+	// [Authenticator.Middleware] uses them. nil = the connector's own hosts.
 	ServiceURLs *AllowList
 	// Limits of what the middleware reads: Body, BodyTimeout and Depth.
 	Limits Limits
-	// Refusals count and tell what was refused. nil = an own count.
+	// Refusals count and log refused requests. nil = an own count.
 	Refusals *Refusals
 	// HTTPClient fetches metadata and keys. nil = an own one.
 	HTTPClient *http.Client
-	// Clock is the time by which tokens are judged. nil = time.Now.
+	// Clock is the time for the checks of tokens. nil = time.Now.
 	Clock func() time.Time
-	// Log gets what concerns the keys, and the warnings of an own count.
+	// Log gets messages about the keys, and the warnings of an own count.
 	Log zerolog.Logger
 }
 
-// Agentic says whose Entra tokens are accepted (docs/protocol.md §1): those of Agent 365
-// name no service URL, so that the allow-list stands in for that claim.
+// Agentic says which Entra tokens of Agent 365 are accepted (docs/protocol.md §1). They
+// name no service URL, so the allow-list replaces that claim.
 type Agentic struct {
-	// Tenant is the id of the one tenant that such tokens may come from.
-	// Required.
+	// Tenant is the id of the only tenant of such tokens. Required.
 	Tenant string
-	// BlueprintID is the app id of the agent's blueprint, for which such a
-	// token may be made too. "" = the bot's own app id only.
+	// BlueprintID is the app id of the agent's blueprint, which may be the audience of
+	// such a token too. "" = the bot's own app id only.
 	BlueprintID string
-	// Callers are the app ids (azp, or appid in a token of version 1) that such a
-	// token may come from. Any app of the tenant can get one for the bot. Without
-	// any all of them are let in.
+	// Callers are the app ids (azp, or appid in a token of version 1) that may send
+	// such a token. Any app of the tenant can get one for the bot. Empty = all of them.
 	Callers []string
 	// LoginURL of Entra. "" = the cloud's.
 	LoginURL string
@@ -78,8 +76,8 @@ type Agentic struct {
 
 // Authenticator knows whether a request comes from the Bot Connector (docs/protocol.md
 // §1, rules 1–9). [Authenticator.Middleware] puts it in front of any handler;
-// [Config.Authenticator] makes it part of [NewHandler]. Its methods may be used
-// from many goroutines. It makes no request before the first is needed.
+// [Config.Authenticator] makes it part of [NewHandler]. Its methods may be used from
+// many goroutines. It makes no request before it needs one.
 type Authenticator struct {
 	channel  issuer
 	agentic  *issuer  // nil: no
@@ -174,8 +172,8 @@ func audiences(appID string) []string {
 	return []string{appID, "api://" + appID, "api://botid-" + appID}
 }
 
-// Ready reports whether requests can be judged: it returns an error as long as
-// no keys were ever fetched, after an attempt to fetch them.
+// Ready reports whether tokens can be checked. If no keys were ever fetched, it tries
+// to fetch them, and returns an error if it cannot.
 func (a *Authenticator) Ready(ctx context.Context) error {
 	if err := a.channel.keys.ready(ctx); err != nil {
 		return fmt.Errorf("teams: authenticator: %w", err)
@@ -183,7 +181,7 @@ func (a *Authenticator) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Refusals returns what counts the refused requests.
+// Refusals returns the count of refused requests.
 func (a *Authenticator) Refusals() *Refusals { return a.refusals }
 
 // CloseIdleConnections closes pooled connections that nobody uses.
@@ -194,21 +192,21 @@ func (a *Authenticator) CloseIdleConnections() {
 	}
 }
 
-// Caller is who a request came from, as far as its token says so.
+// Caller is the sender of a request, as far as its token says.
 type Caller struct {
 	// Agentic: the token is one of Agent 365.
 	Agentic bool
-	// Tenant of an agentic token, and App that it was given out to.
+	// Tenant of an agentic token, and App to which it was issued.
 	Tenant, App string
-	// ServiceURL and Channel are those of the activity that were held against
-	// the token. Who reads the activity on his own takes them from here: a
-	// body may say a thing twice.
+	// ServiceURL and Channel are those of the activity that were checked against the
+	// token. Code that reads the body itself must take them from here: a body may have
+	// a member twice.
 	ServiceURL, Channel string
 }
 
 type callerKey struct{}
 
-// CallerOf returns who was let in by an [Authenticator]; false without one.
+// CallerOf returns the caller that an [Authenticator] accepted; false without one.
 func CallerOf(ctx context.Context) (Caller, bool) {
 	c, ok := ctx.Value(callerKey{}).(Caller)
 	return c, ok
@@ -218,12 +216,11 @@ func withCaller(ctx context.Context, c Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// Middleware lets those POST requests through to next that come from the
-// connector, with their body to be read again and with a [Caller] in their
-// context. It answers the others without a reason: 401 to a token that is not
-// good for this activity, 503 as long as no keys were ever fetched, 403 to a
-// service URL that is not on the list, 413, 408 and 400 to a body that is too
-// long, too slow, or no activity.
+// Middleware passes POST requests of the connector to next. Their body can be read
+// again, and their context has a [Caller]. It answers other requests without a reason:
+// 401 to a token that is not valid for this activity, 503 while no keys were ever
+// fetched, 403 to a service URL that is not on the list, 413, 408 and 400 to a body
+// that is too long, too slow, or no activity.
 func (a *Authenticator) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, release, caller, f := a.admit(w, r)
@@ -460,8 +457,8 @@ func (p *pass) admit(channel, serviceURL string) (Caller, *refusal) {
 	return caller, nil
 }
 
-// IsTenantID reports whether s has the form of a tenant's id, a GUID: a domain
-// names a tenant too, and is in no token.
+// IsTenantID reports whether s has the form of a tenant's id, a GUID. A domain also
+// names a tenant, but is in no token.
 func IsTenantID(s string) bool {
 	if len(s) != 36 {
 		return false

@@ -27,7 +27,7 @@ const (
 )
 
 const (
-	// DefaultConnectorTimeout bounds one call to the connector.
+	// DefaultConnectorTimeout is the limit of one call to the connector.
 	DefaultConnectorTimeout = 10 * time.Second
 	// idleConnsPerHost stay open: a bot talks to very few hosts, and Go's
 	// default of two would reconnect on every burst.
@@ -42,7 +42,7 @@ const (
 type ConnectorConfig struct {
 	// Tokens give the bearer token of the bot. Required.
 	Tokens tokensvc.TokenSource
-	// ServiceURLs are where it may go. nil = the connector's own hosts.
+	// ServiceURLs are where the token may be sent. nil = the connector's own hosts.
 	ServiceURLs *AllowList
 	// Timeout of one call including the fetch of a bearer token; it acts
 	// within the caller's context. 0 = [DefaultConnectorTimeout].
@@ -52,8 +52,8 @@ type ConnectorConfig struct {
 }
 
 // Connector sends the bot's messages through the Bot Connector (docs/protocol.md §4).
-// It is the machine's [machine.Messenger]. Its methods may be used from many
-// goroutines; their errors are [*ConnectorError] throughout.
+// It is a [machine.Messenger]. Its methods may be used from many goroutines. All their
+// errors are [*ConnectorError].
 type Connector struct {
 	tokens  tokensvc.TokenSource
 	allowed *AllowList
@@ -103,10 +103,10 @@ func NewConnector(cfg ConnectorConfig) (*Connector, error) {
 // CloseIdleConnections closes pooled connections that nobody uses.
 func (c *Connector) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
-// Send posts m, as a reply if m.ReplyTo is set, and returns the id of the new
-// activity, or "" if the connector did not tell. Every 2xx is a success. In a turn
-// whose caller expects its replies in the answer m goes there, without an id. A
-// targeted message is for to's user; Teams has none in a personal chat.
+// Send posts m, as a reply if m.ReplyTo is set, and returns the id of the new activity,
+// or "" if the connector gave none. Every 2xx is a success. If the turn's caller
+// expects replies in the answer, m goes there, without an id. Only to's user sees a
+// targeted message; Teams has none in a personal chat.
 func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
 	path := []string{to.ID, "activities"}
 	if m.ReplyTo != "" {
@@ -122,8 +122,8 @@ func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.M
 	return c.call(ctx, &request{OpSend, http.MethodPost, to.ServiceURL, path, m.Targeted, body})
 }
 
-// Update replaces the activity with the given id by m, which must be targeted
-// if that was.
+// Update replaces the activity with the given id by m. If that activity was targeted, m
+// must be too.
 func (c *Connector) Update(ctx context.Context, to store.Conversation, activityID string, m machine.Message) error {
 	body, err := encodeMessage(&to, &m, activityID)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// ConnectorError is a message that was not accepted, or of which that is not
-// known. It holds neither body nor URL. For want of the bot's bearer token Err
-// is the error of its source, a *tokensvc.Error if Entra refused it.
+// ConnectorError says that a message was not accepted, or that this is not known. It
+// has neither body nor URL. If the bot's bearer token is missing, Err is the error of
+// its source, a *tokensvc.Error if Entra refused it.
 type ConnectorError struct {
 	Op         string        // Send, Update, CreateConversation
 	Status     int           // HTTP status; 0: no answer, or never sent
@@ -62,11 +62,10 @@ func (e *ConnectorError) Error() string {
 // Unwrap returns the cause.
 func (e *ConnectorError) Unwrap() error { return e.Err }
 
-// HTTPStatus returns Status. For what never left the process, where the
-// delivery is not unknown but did not happen, it returns 403 for a service URL
-// that is not allowed ([ErrServiceURL]), 401 for want of a bearer token, 400 for
-// a message or an address that cannot be sent, and 503 for a connector whose
-// circuit is open.
+// HTTPStatus returns Status. For a message that was certainly not sent it returns 403
+// if the service URL is not allowed ([ErrServiceURL]), 401 if the bearer token is
+// missing, 400 if the message or the address is invalid, and 503 if the connector's
+// circuit breaker is open.
 func (e *ConnectorError) HTTPStatus() int {
 	if e.refused != 0 {
 		return e.refused
@@ -74,7 +73,7 @@ func (e *ConnectorError) HTTPStatus() int {
 	return e.Status
 }
 
-// NotSent reports whether the message certainly never left the process.
+// NotSent reports whether the message certainly was not sent.
 func (e *ConnectorError) NotSent() bool { return e.refused != 0 }
 
 // ErrorCode returns Code.

@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Guard stands in front of a bot and lets an activity through once the user is
+// Guard is a [Bot] in front of another one. It passes an activity on when the user is
 // signed in to all of its connections. See [RequireSignIn].
 type Guard struct {
 	eng   *machine.Engine
@@ -25,15 +25,15 @@ type Guard struct {
 // GuardOption changes a [Guard].
 type GuardOption func(*Guard)
 
-// GuardWhen says which activities need the sign-in; the others go through as they
-// are. The default is messages.
+// GuardWhen says which activities need the sign-in. The others pass unchanged. The
+// default is messages.
 func GuardWhen(needs func(*machine.Activity) bool) GuardOption {
 	return func(g *Guard) { g.needs = needs }
 }
 
-// GuardName tells guards of the same connections apart. A sign-in is for the guard of
-// this name, also after a restart, so it has to stay. The default is the names of the
-// connections.
+// GuardName tells guards of the same connections apart. A sign-in belongs to the guard
+// of this name, also after a restart, so do not change it. The default is the names of
+// the connections.
 func GuardName(name string) GuardOption {
 	return func(g *Guard) { g.name = name }
 }
@@ -43,19 +43,18 @@ func GuardName(name string) GuardOption {
 // tokens in its context ([TokenOf]). Until then the user is asked for one
 // connection after the other.
 //
-// The activity with which the user came is kept, sealed, with the attempt that it
-// opened ([machine.Policy].KeepRequest, which is on unless it is turned off). When
-// that sign-in completes, the activity goes through the guard again: the next
-// connection is asked for, or the bot gets it. This works over restarts and on any
-// instance, and the bot gets the activity effectively once.
+// The user's activity is kept, sealed, with the attempt that it began
+// ([machine.Policy.KeepRequest], which is on by default). When that sign-in completes,
+// the activity goes through the guard again: the guard asks for the next connection, or
+// the bot gets the activity. This works across restarts and on any instance, and the
+// bot gets the activity effectively once.
 //
-// A bot may have a guard in front of each of its routes, and one behind another: an
-// activity is taken up by the guard that asked for its user first. What the bot asks
-// for by itself goes through none.
+// Each route of a bot may have a guard, and guards may be nested. An activity returns
+// to the guard that asked its user first. Sign-ins that the bot asks for by itself go
+// through no guard.
 //
-// Without connections all that are registered with the engine are required. An
-// unknown name is an error, and so is a second guard of the same name on one engine:
-// [GuardName] tells them apart.
+// Without connections, all registered ones are required. An unknown name is an error.
+// So is a second guard of the same name on one engine; see [GuardName].
 func RequireSignIn(eng *machine.Engine, bot Bot, connections []string, opts ...GuardOption) (*Guard, error) {
 	g := &Guard{eng: eng, bot: bot, needs: func(a *machine.Activity) bool { return a.Type == typeMessage }}
 	if len(connections) == 0 {
@@ -92,7 +91,7 @@ type passage struct {
 
 type passageKey struct{}
 
-// OnActivity lets the activity through, or asks the user to sign in.
+// OnActivity passes the activity on, or asks the user to sign in.
 func (g *Guard) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 	if !g.needs(turn.Activity()) {
 		return g.bot.OnActivity(ctx, turn)
@@ -170,8 +169,8 @@ func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token
 	return err
 }
 
-// TokenOf is the user's token of a connection, in the context of an activity that
-// went through a [Guard]; false if no guard on its way requires that connection.
+// TokenOf is the user's token of a connection, in the context of an activity that went
+// through a [Guard]; false if no guard required that connection.
 func TokenOf(ctx context.Context, connection string) (tokensvc.Token, bool) {
 	p, _ := ctx.Value(passageKey{}).(passage)
 	tok, ok := p.tokens[strings.ToLower(connection)]

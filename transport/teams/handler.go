@@ -18,47 +18,47 @@ import (
 // Ways to know that a request comes from the Bot Connector, as in
 // [Config.InboundAuth].
 const (
-	// InboundAuthNone believes every request. Loopback listeners only.
+	// InboundAuthNone accepts every request. Loopback listeners only.
 	InboundAuthNone = "none"
 	// InboundAuthJWT checks the connector's token (docs/protocol.md §1) with
 	// [Config.Authenticator].
 	InboundAuthJWT = "jwt"
-	// InboundAuthCustom leaves it to [Config.Authenticate].
+	// InboundAuthCustom uses [Config.Authenticate].
 	InboundAuthCustom = "custom"
 )
 
 const (
-	// MaxBody bounds an incoming activity unless [Limits] say otherwise, in
-	// bytes; a longer one is answered 413.
+	// MaxBody is the largest incoming activity in bytes, unless [Limits] say otherwise.
+	// A longer one is answered 413.
 	MaxBody = 1 << 20
-	// DefaultTurnTimeout bounds one turn of the bot.
+	// DefaultTurnTimeout is the limit of one turn of the bot.
 	DefaultTurnTimeout = 2 * time.Minute
 
 	composePrefix = "composeExtension/"
 	signInPrefix  = "signin/"
 )
 
-// Engine is what the handler asks of the machine; *machine.Engine is one.
+// Engine is the part of the machine that the handler uses; *machine.Engine implements
+// it.
 type Engine interface {
 	// HandleInvoke answers the signin/* invokes; false = not one of them.
 	HandleInvoke(ctx context.Context, a *machine.Activity) (machine.Answer, bool)
 	// Turn gives the bot's own code its view of an activity.
 	Turn(a *machine.Activity) *machine.Turn
-	// Before does what comes before the bot; true = the bot need not see it.
+	// Before handles an activity before the bot; true = the bot does not see it.
 	Before(ctx context.Context, turn *machine.Turn) bool
 }
 
 // Bot is the bot's own code. It gets every activity that the engine does not
 // answer.
 //
-// For an invoke the answer is sent as it is; nil means that the bot does not
-// know this invoke. An error or a panic is logged and answered 500, or 503 if
-// the store is unavailable. For every other activity the answer does not
-// count, and 200 is sent even after an error or a panic: Teams would send the
-// message again on 5xx, and what the bot did before it failed would be done
-// twice.
+// For an invoke the answer is sent unchanged; nil means that the bot does not know this
+// invoke. An error or a panic is logged and answered 500, or 503 if the store is
+// unavailable. For every other activity the answer is ignored, and the status is 200
+// even after an error or a panic: on 5xx Teams would send the message again, and the
+// bot would repeat what it did before the error.
 //
-// ctx ends after [Config.TurnTimeout] and not when Teams hangs up.
+// ctx ends after [Config.TurnTimeout], not when Teams closes the connection.
 type Bot interface {
 	OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error)
 }
@@ -73,32 +73,32 @@ func (f BotFunc) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.A
 
 // Config of a handler.
 type Config struct {
-	// InboundAuth is "jwt", "none" or "custom". Required: to do without must
-	// be asked for by name.
+	// InboundAuth is "jwt", "none" or "custom". Required: the absence of authentication
+	// must be explicit.
 	InboundAuth string
-	// Authenticator knows the connector, of "jwt" and of no other.
+	// Authenticator checks the connector's tokens, for "jwt" only.
 	Authenticator *Authenticator
-	// Authenticate is the bot's own authentication, of "custom" and of no
-	// other: it lets requests through to next, or answers them itself. Their
-	// body must still be there to be read.
+	// Authenticate is the bot's own authentication, for "custom" only. It passes
+	// requests to next, or answers them itself. next must still be able to read their
+	// body.
 	Authenticate func(next http.Handler) http.Handler
-	// Listener is the address that the handler is served on. Without inbound
-	// authentication it must be a loopback address; see [CheckListener].
+	// Listener is the address of the handler's listener. Without inbound authentication
+	// it must be a loopback address; see [CheckListener].
 	Listener string
-	// ServiceURLs are where activities may come from. nil = the connector's
-	// own hosts.
+	// ServiceURLs are the allowed service URLs of activities. nil = the connector's own
+	// hosts.
 	ServiceURLs *AllowList
-	// TurnTimeout bounds one turn of the bot and one invoke of the engine.
+	// TurnTimeout is the limit of one turn of the bot and of one invoke of the engine.
 	// 0 = [DefaultTurnTimeout].
 	TurnTimeout time.Duration
-	// Limits of what comes in. The zero value means the defaults.
+	// Limits of incoming requests. The zero value means the defaults.
 	Limits Limits
-	// Refusals count and tell what was refused. nil = those of Authenticator,
-	// or an own count.
+	// Refusals count and log refused requests. nil = those of Authenticator, or an own
+	// count.
 	Refusals *Refusals
-	// Log gets errors of the bot, a warning for each kind of refusal, and at
-	// debug level one line per request without its content. The context of a turn
-	// has it with the fields activity and ms_cv: see [zerolog.Ctx].
+	// Log gets errors of the bot, a warning for each kind of refusal, and at debug
+	// level one line per request without its content. The context of a turn has this
+	// logger with the fields activity and ms_cv: see [zerolog.Ctx].
 	Log zerolog.Logger
 }
 
@@ -106,22 +106,22 @@ type Config struct {
 // answers:
 //
 //   - 200 to HEAD, 405 to any other method than POST;
-//   - 401 without a reason to whom the authentication does not know, and 503
-//     with Retry-After as long as there are no keys to know him by;
+//   - 401 without a reason to an unauthenticated request, and 503 with Retry-After
+//     while there are no keys to check it;
 //   - 413 to a body over [Limits.Body], 408 to one that did not arrive in time;
 //   - 400 to a body that is no activity, and to an activity without from.id,
 //     conversation.id or serviceUrl (the queries of message extensions need
 //     from.id only [S 003]);
-//   - 403 to a service URL that is not on the list, and to what a page of
-//     another origin made a browser send: without inbound authentication a
-//     loopback listener is open to every page that its user visits;
+//   - 403 to a service URL that is not on the list, and to a browser's request from a
+//     page of another origin: without inbound authentication every page that the user
+//     visits could reach a loopback listener;
 //   - 429 with Retry-After to a user who is over [Limits.SignInsPerMinute], and
 //     503 with Retry-After when the queue of [Limits.Queue] is full;
 //   - an invoke with the status and body of the engine, else of the bot, else
 //     501; and any other activity with 200 and no body (see [Bot]);
-//   - an activity whose deliveryMode is expectReplies with 200 and what the bot has
-//     said in that turn: {"activities": […]}. The answer of an invoke is the last of
-//     them, of type invokeResponse.
+//   - an activity whose deliveryMode is expectReplies with 200 and the bot's activities
+//     of that turn: {"activities": […]}. The answer to an invoke is the last of them,
+//     of type invokeResponse.
 //
 // The error names what is wrong with cfg.
 func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {

@@ -18,29 +18,27 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits bound what one request, one user, and all of them together can cost.
-// The zero value of a member means its default.
+// Limits are for one request, for one user, and for all of them together. The zero
+// value of a member means its default.
 type Limits struct {
 	// Body of an activity, in bytes; a longer one is answered 413. 0 =
 	// [MaxBody].
 	Body int
-	// Depth of the JSON in it; what is nested deeper is answered 400. 0 = 64.
+	// Depth of its JSON; deeper JSON is answered 400. 0 = 64.
 	Depth int
 	// HeaderTimeout and BodyTimeout cut off slow senders. 0 = 10 s and 30 s.
 	HeaderTimeout, BodyTimeout time.Duration
-	// Concurrent activities are worked on at a time; further ones wait, Queue
-	// of them at most and none for longer than QueueWait. Who finds no place is
-	// answered 503 with Retry-After: nothing was done, and Teams sends the
-	// activity again. 0 = 512, 1024 and 2 s.
+	// Concurrent activities are handled at a time. Further ones wait, at most Queue of
+	// them, and at most QueueWait. The others are answered 503 with Retry-After:
+	// nothing was done, and Teams sends the activity again. 0 = 512, 1024 and 2 s.
 	Concurrent, Queue int
 	QueueWait         time.Duration
-	// SignInsPerMinute of one user: messages and signin/* invokes, each of
-	// which may begin or go on with a sign-in. What is over is answered 429
-	// with Retry-After and not 503: Teams sends again what was answered 5xx,
-	// and more of the same is what this is against. 0 = no limit.
+	// SignInsPerMinute of one user: messages and signin/* invokes, each of which may
+	// begin or continue a sign-in. Further ones are answered 429 with Retry-After, and
+	// not 503, since Teams sends an activity again after 5xx. 0 = no limit.
 	SignInsPerMinute int
-	// Connections that a server has at a time; further ones wait in the
-	// backlog. It takes effect through [Limits.Listener]. 0 = 4096.
+	// Connections of a server at a time; further ones wait in the backlog. It takes
+	// effect through [Limits.Listener]. 0 = 4096.
 	Connections int
 }
 
@@ -92,7 +90,7 @@ func fill[T comparable](to *T, value T) {
 	}
 }
 
-// DefaultLimits are those of a [Config] that sets none.
+// DefaultLimits are the limits of a [Config] without any.
 func DefaultLimits() Limits {
 	return Limits{
 		Body: MaxBody, Depth: defaultDepth, HeaderTimeout: headerTimeout, BodyTimeout: bodyTimeout,
@@ -100,7 +98,7 @@ func DefaultLimits() Limits {
 	}
 }
 
-// Validate names each member that cannot be meant, as "body: …", one a line.
+// Validate names each invalid member, as "body: …", one a line.
 func (l Limits) Validate() error {
 	var errs []error
 	for _, m := range []struct {

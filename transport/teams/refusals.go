@@ -60,9 +60,9 @@ func Whys() []Why {
 // name any host in them.
 const maxHosts = 64
 
-// Refusals counts what a bot's endpoint refused and tells of it once: one
-// warning per reason, and one per host that is not on the allow-list. Its
-// methods may be used from many goroutines; a nil *Refusals counts nothing.
+// Refusals counts the requests that a bot's endpoint refused. It logs one warning per
+// reason, and one per host that is not on the allow-list. Its methods may be used from
+// many goroutines; a nil *Refusals counts nothing.
 type Refusals struct {
 	log zerolog.Logger
 	now func() time.Time
@@ -81,7 +81,7 @@ type Refused struct {
 	First, Last time.Time //
 }
 
-// RefusalSnapshot is what was refused since the start of the process.
+// RefusalSnapshot has the refused requests since the start of the process.
 type RefusalSnapshot struct {
 	Reasons []Refused // by name
 	Hosts   []Refused // by name; at most 64
@@ -90,12 +90,12 @@ type RefusalSnapshot struct {
 	OtherHosts int64
 }
 
-// NewRefusals makes an empty count that warns to log.
+// NewRefusals makes an empty count that writes its warnings to log.
 func NewRefusals(log zerolog.Logger) *Refusals {
 	return &Refusals{log: log, now: time.Now, reasons: make(map[Why]*Refused), hosts: make(map[string]*Refused), callers: make(map[string]*Refused)}
 }
 
-// Snapshot returns what was refused so far.
+// Snapshot returns the refused requests so far.
 func (r *Refusals) Snapshot() RefusalSnapshot {
 	if r == nil {
 		return RefusalSnapshot{}
@@ -187,7 +187,7 @@ func unlisted(err error) *refusal {
 	return f
 }
 
-// Note counts what something else than this package's handler has refused.
+// Note counts a request that other code than this package's handler has refused.
 func (r *Refusals) Note(why Why, status int) { r.add(&refusal{why: why, status: status}) }
 
 // add counts a refusal and warns of the first of its kind.

@@ -19,10 +19,9 @@ const (
 	maxHeader = 32 << 10
 )
 
-// NewServer returns a server for the bot's endpoint with the default [Limits]:
-// headers that take longer than 10 s, or a whole request that takes longer than
-// 30 s, are cut off, and so are headers over 32 KiB. Its answers have no
-// deadline of their own; a turn has one.
+// NewServer returns a server for the bot's endpoint with the default [Limits]: it cuts
+// off headers that take longer than 10 s, requests that take longer than 30 s, and
+// headers over 32 KiB. Its answers have no deadline; a turn has one.
 func NewServer(addr string, handler http.Handler) *http.Server {
 	return DefaultLimits().Server(addr, handler)
 }
@@ -41,15 +40,15 @@ func (l Limits) Server(addr string, handler http.Handler) *http.Server {
 	}
 }
 
-// Listener bounds the connections that inner has at a time by the member Connections.
+// Listener limits the connections of inner at a time to Connections.
 func (l Limits) Listener(inner net.Listener) net.Listener {
 	fill(&l.Connections, defaultConnections)
 	return netutil.LimitListener(inner, l.Connections)
 }
 
-// CheckListener returns an error unless addr, host:port, is a loopback
-// address, the only kind that may be served without inbound authentication.
-// An empty host means every interface and is none.
+// CheckListener returns an error unless addr, host:port, is a loopback address. Only
+// such an address may be served without inbound authentication. An empty host means
+// every interface, which is none.
 func CheckListener(addr string) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// ErrServiceURL means that the bot's bearer token must not go to a service URL.
+// ErrServiceURL means that the bot must not send its bearer token to a service URL.
 var ErrServiceURL = errors.New("teams: service URL is not allowed")
 
 // ServiceURLError says what is wrong with a service URL. It matches
@@ -61,12 +61,11 @@ type hostRule struct {
 	plain     bool   // http is as good as https
 }
 
-// NewAllowList makes a list of the connector's own hosts and of hosts, each
-// host[:port] with * as the leftmost label only ("*.example.com" stands for
-// every name below example.com). Without a port every port is meant. The
-// connector's hosts need https; those in hosts, and any loopback host if
-// loopback is set, may be plain http. The error names each pattern that cannot
-// be meant, such as "*", one a line.
+// NewAllowList makes a list of the connector's own hosts and of hosts, each host[:port]
+// with * as the leftmost label only ("*.example.com" stands for every name below
+// example.com). Without a port every port is allowed. The connector's hosts need https.
+// Those in hosts, and any loopback host if loopback is set, may be plain http. The
+// error names each invalid pattern, such as "*", one a line.
 func NewAllowList(hosts []string, loopback bool) (*AllowList, error) {
 	list := &AllowList{rules: builtinRules(), loopback: loopback}
 	var errs []error
