@@ -29,8 +29,8 @@ type action struct {
 var actions = []action{
 	{
 		Name: "reconcile", Label: "Reconcile",
-		Does: "Asks the Token Service whether the user has a token by now, and settles the sign-in by its answer.",
-		Done: "Reconciled: the sign-in stands where the Token Service says it does.",
+		Does: "Asks the Token Service whether the user has a token by now, and completes or ends the sign-in.",
+		Done: "Reconciled: the sign-in has the outcome that the Token Service reports.",
 		fits: func(v View) bool { return v.State == store.Exchanging || v.State == store.Verifying },
 		do: func(ctx context.Context, a Actor, id string, op machine.Operator) error {
 			_, err := a.Reconcile(ctx, id, op)
@@ -39,8 +39,8 @@ var actions = []action{
 	},
 	{
 		Name: "redeliver", Label: "Redeliver",
-		Does: "Makes the callbacks that wait or were given up due now: the bot's own code is told once more.",
-		Done: "Redelivered: the bot's own code is told once more.",
+		Does: "Makes the pending and failed callbacks due now: the bot's own code is called again.",
+		Done: "Redelivered: the bot's own code is called again.",
 		fits: func(v View) bool {
 			return slices.Contains([]string{string(store.DeliveryDead), string(store.DeliveryPending), string(store.DeliveryUndeliverable)}, v.Callback.Status)
 		},

@@ -87,32 +87,32 @@ var ruleTexts = [...]ruleText{
 	{
 		RulePastExpiry, LevelError,
 		"An attempt is past its expiry and was not ended.",
-		"Nothing sweeps this store: start a bot on it, or look why its engine stands still.",
+		"No bot sweeps this store: start one, or find out why its engine does not run.",
 	},
 	{
 		RuleConsentPending, LevelWarn,
-		"The Token Service refused the SSO token, and the user has not gone on since.",
-		"The user has to press the card's button, or an administrator grants consent for the tenant. The attempt says why it was refused.",
+		"The Token Service refused the SSO token, and the user has done nothing since.",
+		"The user has to press the card's button, or an administrator has to consent for the tenant. The attempt says why it was refused.",
 	},
 	{
 		RuleLeaseExpired, LevelError,
-		"The instance that was talking to the Token Service for this attempt died in mid-call.",
-		"A running bot recovers it by itself within a minute. If none does, settle it by what the Token Service says now.",
+		"The instance that was calling the Token Service for this attempt died during the call.",
+		"A running bot recovers it by itself within a minute. If no bot runs, reconcile it: that asks the Token Service for the outcome.",
 	},
 	{
 		RuleFlapping, LevelWarn,
-		"One user tries again and again, and does not get through.",
+		"One user tries again and again without success.",
 		"Look at the last failure of the attempt and at its diagnosis.",
 	},
 	{
 		RuleCallbackLag, LevelError,
 		"A callback to the bot's own code has not been delivered.",
-		"See the last error of the callback and repair its cause. One that waits is tried again by itself; make one that is dead, or that waits long, due at once.",
+		"See the last error of the callback and repair its cause. A pending callback is tried again by itself. Redeliver a dead one, or one that waits long.",
 	},
 	{
 		RuleOrphans, LevelError,
 		"Invokes arrive for which there is no attempt.",
-		"Check that all instances of the bot share one store, that it was not lost or replaced, and that no second bot uses the same app id. The lines of no attempt name the users.",
+		"Check that all instances of the bot share one store, that it was not lost or replaced, and that no second bot uses the same app id. The audit lines without an attempt name the users.",
 	},
 	{
 		RuleLookupsFailing, LevelError,
@@ -127,16 +127,16 @@ var ruleTexts = [...]ruleText{
 	{
 		RuleFailureBurst, LevelError,
 		"Many of the latest attempts failed alike.",
-		"Look up what the code means: its cause is most often one setting.",
+		"Look up what the code means: the cause is usually one setting.",
 	},
 	{
 		RuleUnreadable, LevelError,
-		"A stored attempt cannot be decoded: a newer program wrote it, or it is damaged. It is set aside and stops nothing else.",
-		"Run the newest version that has used this store. If that cannot read it either, take the store back from a copy.",
+		"A stored attempt cannot be decoded: a newer program wrote it, or it is damaged. It is set aside, and affects nothing else.",
+		"Run the newest version that has used this store. If that cannot read it either, restore the store from a copy.",
 	},
 	{
 		RuleUpstreamDead, LevelError,
-		"An upstream does not answer this bot, so its requests are refused at once and nobody waits for them in vain.",
+		"An upstream does not answer this bot, so its requests are refused at once and nobody waits in vain.",
 		"Find out why it does not answer: network, proxy, firewall, an outage. Every few seconds one request tries; the finding goes with the first answer.",
 	},
 }
