@@ -284,6 +284,22 @@ func TestMistakes(t *testing.T) {
 		"unknown connection key": {yaml: "app_id: a\nconnections: [{nam: x}]", want: "connections[0].nam: unknown key"},
 		"go name as a key":       {yaml: good + "policy: {DuplicateWait: 3s}", want: "policy.DuplicateWait: unknown key"},
 		"unknown variable":       {yaml: good, environ: []string{"SIGNIN_ENGINE_LISTN=x"}, want: "SIGNIN_ENGINE_LISTN: unknown environment variable"},
+		"two documents":          {yaml: good + "---\nlistn: x", want: "--config: "},
+		"secret as an alias":     {yaml: good + "operator_token: *hunter2", want: "--config: "},
+		"secret as a template":   {yaml: good + "operator_token: {{hunter2}}", want: "--config: "},
+		"secret with a tag":      {yaml: good + "operator_token: !!int hunter2", want: "--config: "},
+		"secret alone":           {yaml: "hunter2", want: "--config: "},
+		"secret in a host":       {yaml: good + "service_urls: ['https://u:hunter2@h']", want: `service_urls: "https://[redacted]@h"`},
+		"secret in an operator":  {yaml: good + "operator: http://u:hunter2@h", want: `operator: "http://[redacted]@h"`},
+		"one connection":         {yaml: "app_id: a\nclient_secret: x\nconnections: {name: x, sos: false}", want: "connections: has the wrong kind of value: it is a list"},
+		"fraction":               {yaml: good + "limits: {queue: 1.9}", want: "limits.queue: has the wrong kind of value: it is a whole number"},
+		"beyond all numbers":     {yaml: good + "limits: {queue: 99999999999999999999}", want: "limits.queue: has the wrong kind of value"},
+		"beyond most numbers":    {yaml: good + "limits: {queue: 18446744073709551615}", want: "limits.queue: has the wrong kind of value"},
+		"true as a number":       {yaml: good + "limits: {queue: true}", want: "limits.queue: has the wrong kind of value"},
+		"number as true":         {yaml: good + "auto_migrate: 2", want: "auto_migrate: has the wrong kind of value: it is true or false"},
+		"number as a text":       {yaml: good + "tenant_id: 007", want: "tenant_id: is a number, true or false as it is written"},
+		"true as a text":         {yaml: "app_id: a\nconnections: [{name: true}]", want: "connections[0].name: is a number, true or false as it is written"},
+		"number as a secret":     {yaml: good + "operator_token: 0123", want: "operator_token: is a number, true or false as it is written"},
 		"broken yaml":            {yaml: "a: [", want: "--config: "},
 		"no duration":            {yaml: good + "timeouts: {sweep: soon}", want: `timeouts.sweep: "soon" is no duration`},
 		"duration without unit":  {yaml: good + "timeouts: {sweep: 5}", want: `timeouts.sweep: "5" is no duration`},
@@ -439,6 +455,25 @@ func TestPrecedence(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"a.example", "b.example"}, cfg.ServiceURLs); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What Windows puts around a value is no part of it.
+func TestWindows(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	fromFile := "\ufeff" + strings.ReplaceAll(strings.Replace(good, "client_secret: hunter2", "client_secret_file: "+path, 1), "\n", "\r\n")
+	if err := os.WriteFile(path, []byte("\ufeffhunter2\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := load(t, fromFile, "SIGNIN_ENGINE_OPERATOR_TOKEN=swordfish\r")
+	if err != nil || cfg.ClientSecret.Reveal() != "hunter2" || cfg.OperatorToken.Reveal() != "swordfish" || cfg.InboundAuth != config.AuthNone {
+		t.Errorf("%v: %q, %q", err, cfg.ClientSecret.Reveal(), cfg.OperatorToken.Reveal())
+	}
+	if err := os.WriteFile(path, []byte("\xff\xfeh\x00u\x00n\x00t\x00e\x00r\x002\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := check(t, fromFile); err == nil || !hasLine(err, "client_secret_file: "+path+" is no text in UTF-8") {
+		t.Errorf("UTF-16: %v", err)
 	}
 }
 

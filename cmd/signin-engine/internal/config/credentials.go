@@ -1,11 +1,13 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
@@ -68,13 +70,26 @@ func (c *Config) bySecret(bot credentials.Bot) (TokenSource, error) {
 	return tokensvc.NewClientCredentials(cfg)
 }
 
+// textOf reads a file that holds one text. Editors of Windows put a mark of three
+// bytes in front, and a shell of Windows may write two bytes a character.
+func textOf(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	if !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0 {
+		return "", fmt.Errorf("%s is no text in UTF-8", file)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(b), "\ufeff")), nil
+}
+
 // secretOf reads a file that holds nothing but a secret.
 func secretOf(file string) (tokensvc.Secret, error) {
-	b, err := os.ReadFile(file)
+	text, err := textOf(file)
 	if err != nil {
 		return tokensvc.Secret{}, err
 	}
-	secret := tokensvc.NewSecret(strings.TrimSpace(string(b)))
+	secret := tokensvc.NewSecret(text)
 	if secret.Empty() {
 		return tokensvc.Secret{}, fmt.Errorf("%s is empty", file)
 	}

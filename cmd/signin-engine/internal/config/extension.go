@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"os"
 	"strings"
 	"time"
 
@@ -70,11 +69,10 @@ func (m *MessageExtension) Popup(appID string) (popup.Config, error) {
 	case m.KeyFile != "" && text != "":
 		problems.add(extensionKey+"encryption_key_file", "is set together with encryption_key: use one")
 	case m.KeyFile != "":
-		b, err := os.ReadFile(m.KeyFile)
-		if err != nil {
+		var err error
+		if text, err = textOf(m.KeyFile); err != nil {
 			problems.add(extensionKey+"encryption_key_file", "%v", err)
 		}
-		text = string(b)
 	}
 	for _, one := range strings.Fields(text) {
 		key, err := popup.ParseKey(one)

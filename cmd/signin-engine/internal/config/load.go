@@ -1,9 +1,11 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"reflect"
@@ -15,12 +17,12 @@ import (
 	"unicode"
 
 	"github.com/go-viper/mapstructure/v2"
-	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/env/v2"
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
@@ -55,8 +57,12 @@ func (e Errors) Error() string {
 }
 
 func (e *Errors) add(key, format string, args ...any) {
-	*e = append(*e, &Error{Key: key, Problem: fmt.Sprintf(format, args...)})
+	text := userInfo.ReplaceAllString(fmt.Sprintf(format, args...), "//[redacted]@")
+	*e = append(*e, &Error{Key: key, Problem: text})
 }
+
+// userInfo is what stands before the host of an address, a password for example.
+var userInfo = regexp.MustCompile(`//[^/\s"]*@`)
 
 // about reports whether something is wrong with that key.
 func (e Errors) about(key string) bool {
@@ -144,12 +150,31 @@ func readYAML(path string) (map[string]any, error) {
 	if err != nil {
 		return nil, Errors{{Key: configFile, Problem: err.Error()}}
 	}
-	m, err := yaml.Parser().Unmarshal(b)
-	if err != nil {
-		return nil, Errors{{Key: configFile, Problem: path + ": " + strings.ReplaceAll(err.Error(), "\n", " ")}}
+	var m, more map[string]any
+	file := yaml.NewDecoder(bytes.NewReader(b))
+	if err = file.Decode(&m); err == nil {
+		if file.Decode(&more) != io.EOF { //nolint:errorlint // it is returned as it is
+			err = errors.New("yaml: a second document begins with ---, and only one is read")
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) { // an empty file sets nothing
+		return nil, Errors{{Key: configFile, Problem: path + ": " + yamlProblem(err)}}
 	}
 	dropNil(m)
 	return m, nil
+}
+
+// quoted are the parts of the parser's messages that repeat a value. It may be a secret
+// that is not in quotes.
+var quoted = regexp.MustCompile("(anchor )'[^']*'|(invalid map key: ).*|`.*`")
+
+// yamlProblem is a message of the parser without the values in it.
+func yamlProblem(err error) string {
+	text := quoted.ReplaceAllString(err.Error(), "$1$2[redacted]")
+	if text != err.Error() {
+		text += ": a value that begins with * & ! or { has to be in quotes"
+	}
+	return strings.ReplaceAll(text, "\n", " ")
 }
 
 func dropNil(m map[string]any) {
@@ -180,6 +205,7 @@ func environment(environ []string, from map[string]string, problems *Errors) koa
 		EnvironFunc: func() []string { return environ },
 		TransformFunc: func(name, value string) (string, any) {
 			key, ok := known[name]
+			value = strings.TrimSpace(value) // a file of variables may have the line ends of Windows
 			switch {
 			case value == "", !ok && (slices.Contains(commandEnv[:], name) || kubernetes(name)):
 				return "", nil
@@ -251,7 +277,7 @@ func decode(ko *koanf.Koanf, cfg *Config) Errors {
 	var problems Errors
 	unknown(ko.Raw(), reflect.TypeFor[Config](), "", &problems)
 	explain(ko.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		DecodeHook:       mapstructure.ComposeDecodeHookFunc(durations, mapstructure.TextUnmarshallerHookFunc()),
+		DecodeHook:       mapstructure.ComposeDecodeHookFunc(exact, durations, mapstructure.TextUnmarshallerHookFunc()),
 		WeaklyTypedInput: true, // the environment has strings only
 		MatchName:        func(key, field string) bool { return key == snake(field) },
 	}}), &problems)
@@ -324,6 +350,23 @@ func didYouMean(near []string) string {
 // isText: the type is written as one text.
 func isText(t reflect.Type) bool {
 	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+// exact refuses what the decoder would change until it fits: 007 and true as a text,
+// 1.9 as a whole number, one section as a list. Texts go on: the environment has
+// nothing else.
+func exact(from, to reflect.Type, data any) (any, error) {
+	whole := from.Kind() >= reflect.Int && from.Kind() <= reflect.Int64
+	scalar := from.Kind() >= reflect.Bool && from.Kind() <= reflect.Float64
+	switch {
+	case scalar && (isText(to) || to.Kind() == reflect.String):
+		return nil, valueError("is a number, true or false as it is written: a text like that has to be in quotes")
+	case scalar && from.Kind() != to.Kind() && !whole && to.Kind() <= reflect.Float64,
+		whole && to.Kind() == reflect.Bool,
+		from.Kind() == reflect.Map && to.Kind() == reflect.Slice:
+		return nil, errors.New("another kind of value")
+	}
+	return data, nil
 }
 
 // durations reads "3s"; a bare number would be nanoseconds, which nobody means.

@@ -3,7 +3,6 @@ package config
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/signin-engine/signin-engine/store/pgstore"
@@ -63,7 +62,7 @@ func (c *Config) readStore(isSet func(key string) bool) Errors {
 	case isSet("store"):
 		p.add("store_file", "is set together with store: use one")
 	default:
-		text, err := storeText(c.StoreFile)
+		text, err := textOf(c.StoreFile)
 		if err == nil {
 			err = c.Store.UnmarshalText([]byte(text))
 		}
@@ -77,14 +76,6 @@ func (c *Config) readStore(isSet func(key string) bool) Errors {
 		}
 	}
 	return p
-}
-
-func storeText(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(b)), nil
 }
 
 func (c *Config) checkStore(p *Errors) {
@@ -113,7 +104,7 @@ func (c *Config) PostgresOptions() []pgstore.Option {
 	}
 	if path := c.StoreFile; path != "" {
 		opts = append(opts, pgstore.WithAddress(func(context.Context) (string, error) {
-			text, err := storeText(path)
+			text, err := textOf(path)
 			if err != nil {
 				return "", fmt.Errorf("store_file: %w", err)
 			}
