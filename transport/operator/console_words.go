@@ -53,7 +53,7 @@ func StoryOf(d Detail) Story {
 	case store.Complete:
 		s.Tone, s.Headline = ToneGood, completeWords(d)
 		if d.Callback.Status == string(store.DeliveryDead) || d.Callback.Status == string(store.DeliveryPending) && d.Callback.Tries > 0 {
-			s.Headline += " The bot's own code has not taken it yet."
+			s.Headline += " The bot's own code has not handled it yet."
 		}
 	case store.Failed:
 		s.Tone, s.Headline = failedWords(d)
@@ -65,23 +65,23 @@ func StoryOf(d Detail) Story {
 	case store.Idle:
 		s.Headline = "The card is on its way to the user."
 	case store.Exchanging:
-		s.Headline = "An SSO token is at the Token Service right now."
+		s.Headline = "An SSO token is at the Token Service now."
 	case store.Verifying:
-		s.Headline = "A code from the sign-in window is at the Token Service right now."
+		s.Headline = "A code from the sign-in window is at the Token Service now."
 	case store.None:
 		s.Headline = "Nothing is stored."
 	}
 	if !d.State.Terminal() && d.Lease.Expired && d.Lease.Owner != "" && d.State != store.CardSent {
-		s.Headline = "The instance that was at work on this sign-in has gone, and nobody has finished it yet."
+		s.Headline = "The instance that worked on this sign-in is gone, and no other one has finished it yet."
 	}
 	if d.Failure != nil && d.State != store.Complete {
 		s.Facts = append(s.Facts, failureWords(d.Failure))
 	}
 	if d.DeliveryUnknown {
-		s.Facts = append(s.Facts, "Nobody knows whether the card was delivered: the connector did not say.")
+		s.Facts = append(s.Facts, "It is unknown whether the card was delivered: the connector gave no clear answer.")
 	}
 	if d.SupersededBy != "" {
-		s.Facts = append(s.Facts, "The sign-in goes on in a newer attempt: see the chain.")
+		s.Facts = append(s.Facts, "The sign-in continues in a newer attempt: see the chain.")
 	}
 	var later []Advice // what is no error comes after the cause
 	for _, f := range d.Findings {
@@ -114,7 +114,7 @@ func StoryOf(d Detail) Story {
 		case d.State == store.CardSent && lastSetback(d) != "":
 			s.Advice[0].Do = "Nothing has to be repaired: the user presses the card's button again before it expires."
 		case d.State == store.CardSent:
-			s.Advice[0].Do = "Nothing to do until it expires: the user has the next move."
+			s.Advice[0].Do = "Nothing to do until it expires: the user acts next."
 		}
 	}
 	return s
@@ -146,11 +146,11 @@ func completeWords(d Detail) string {
 	case store.MethodSilent:
 		return who(d) + " is signed in: a token was there when the bot asked again."
 	case store.MethodCompose:
-		return who(d) + " is signed in, by way of a message extension" + took + "."
+		return who(d) + " is signed in, through a message extension" + took + "."
 	case store.MethodAdaptiveCard:
-		return who(d) + " is signed in, by way of a card action" + took + "."
+		return who(d) + " is signed in, through a card action" + took + "."
 	case store.MethodRecovered:
-		return who(d) + " is signed in: an instance died in mid-call, and the Token Service had the token all the same."
+		return who(d) + " is signed in: an instance died during its call, but the Token Service had the token."
 	default:
 		return who(d) + " is signed in."
 	}
@@ -161,7 +161,7 @@ func failedWords(d Detail) (Tone, string) {
 	case store.ReasonExpired:
 		return ToneWarn, "Nobody finished the sign-in within its time, so it ended."
 	case store.ReasonSuperseded:
-		return ToneWait, "The user asked again, and a newer card took the place of this one."
+		return ToneWait, "The user asked again, and a newer card replaced this one."
 	case store.ReasonSignedOut:
 		return ToneWait, "The user signed out while the sign-in was under way."
 	case store.ReasonOperator:
@@ -186,15 +186,15 @@ func cardWords(d Detail) string {
 	case "client":
 		return "The user's Teams client could not do silent sign-on." + button
 	case "code":
-		return "The Token Service did not take the code that the user sent." + button
+		return "The Token Service refused the code that the user sent." + button
 	}
 	switch {
 	case d.SSOOffered && d.Invokes == 0:
-		return "The card is out, and no Teams client has answered it yet."
+		return "The card was sent, and no Teams client has answered it yet."
 	case !d.SSOOffered:
-		return "The card is out. It is the user's move: to press its button."
+		return "The card was sent. The user has to press its button."
 	default:
-		return "The card is out, and the user has the next move."
+		return "The card was sent, and the user acts next."
 	}
 }
 
@@ -364,13 +364,13 @@ func callbackWords(detail string) string {
 	status, _, _ := strings.Cut(detail, ":")
 	switch store.DeliveryStatus(status) {
 	case store.DeliveryPending:
-		return "The bot's own code did not take it. It is told again later."
+		return "The bot's own code did not handle it. It is called again later."
 	case store.DeliveryDead:
-		return "The bot's own code did not take it, and nobody tries again."
+		return "The bot's own code did not handle it, and it is not called again."
 	case store.DeliveryUndeliverable:
 		return "The bot's own code could not deliver it, and no repeat can change that."
 	default:
-		return "The bot's own code was told."
+		return "The bot's own code was called."
 	}
 }
 
@@ -379,7 +379,7 @@ func receivedWords(invoke string) string {
 	case "signin/tokenexchange":
 		return "The Teams client sent an SSO token."
 	case "signin/verifystate":
-		return "The Teams client sent what came of the sign-in window."
+		return "The Teams client sent the result of the sign-in window."
 	case "signin/failure":
 		return "The Teams client reported that silent sign-on failed."
 	case "message":

@@ -87,7 +87,7 @@ await run({
     await window.waitForEvent("close").catch(() => undefined);
     await page.getByLabel("Type a code").fill("000000");
     await page.getByRole("button", { name: "Hand over" }).click();
-    await story(page, "did not take the code");
+    await story(page, "refused the code");
     await page.context().close();
   },
 
