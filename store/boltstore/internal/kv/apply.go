@@ -15,7 +15,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// startLog makes the log files before the first batch, and the tree say so.
+// startLog creates the log files before the first batch, and then records in the
+// tree that there is a log.
 func (db *DB) startLog() error {
 	if db.logged {
 		return nil
@@ -33,9 +34,9 @@ func (db *DB) startLog() error {
 	return nil
 }
 
-// room makes place for a batch: when the log file is full, its turn ends, and the
-// tree gets what is in it meanwhile. If the tree did not take the last one, there
-// is no room before it does. It is called by who writes.
+// room makes room for a batch. When the log file is full, it seals the buffer,
+// switches to the other file, and flushes in the background. It retries a failed
+// flush first: there is no room until that succeeds. The caller holds db.writer.
 func (db *DB) room(ctx context.Context) error {
 	full := db.logged && db.log.end >= int64(db.opts.LogSize)
 	if full || db.behind.Load() {
@@ -51,7 +52,7 @@ func (db *DB) room(ctx context.Context) error {
 	return nil
 }
 
-// seal puts an empty buffer in front of the active one.
+// seal seals the active buffer and puts an empty one in its place.
 func (db *DB) seal() {
 	db.front.Lock()
 	defer db.front.Unlock()
@@ -59,14 +60,14 @@ func (db *DB) seal() {
 	db.active.last = db.sealed.last
 }
 
-// settle waits until the tree has every sealed buffer.
+// settle waits until the sealed buffer is in the tree, and retries a failed flush.
 func (db *DB) settle(ctx context.Context) error {
 	db.running.Wait()
 	return db.release(ctx, true)
 }
 
-// release gives the sealed buffer to the tree, if there is one. logged: the tree
-// needs the log.
+// release flushes the sealed buffer to the tree, if there is one. logged: the tree
+// still needs the log.
 func (db *DB) release(ctx context.Context, logged bool) error {
 	if err := db.hold(ctx); err != nil {
 		return err
@@ -84,14 +85,14 @@ func (db *DB) release(ctx context.Context, logged bool) error {
 	return nil
 }
 
-// drain gives the tree everything, so that it needs no log. The next batch starts
-// one again.
+// drain flushes everything to the tree, so that it needs no log. The next batch
+// starts a new one.
 func (db *DB) drain(ctx context.Context) error {
-	some := db.logged || db.behind.Load() // then the tree may say so, although it failed to
+	some := db.logged || db.behind.Load() // a failed flush may have left the mark of a log in the tree
 	if err := db.settle(ctx); err != nil || !some {
 		return err
 	}
-	db.active.last = db.given // what was refused does not come back
+	db.active.last = db.given // skips refused batches, so that they do not come back
 	db.seal()
 	if err := db.release(ctx, false); err != nil {
 		return err
@@ -100,14 +101,14 @@ func (db *DB) drain(ctx context.Context) error {
 	return db.log.close()
 }
 
-// applyStep is how many keys go to the tree in one transaction: what it touches
-// lies in memory until the end.
+// applyStep is how many keys one transaction of the tree takes: it keeps every page
+// it touches in memory until it commits.
 const applyStep = 1000
 
-// apply gives a buffer to the tree, in steps of bounded size, and says then up to
-// which batch it has everything. Until the last step a reader finds the buffer
-// first, and after a crash the log is played over what is there. Nobody else
-// applies meanwhile; db.mu is held.
+// apply flushes a buffer to the tree in steps of bounded size. The last step
+// records the last batch that the tree has. Until then readers look in the buffer
+// first, and after a crash the log is replayed over a half-done flush. The caller
+// holds db.mu for reading and makes sure that no other apply runs.
 func (db *DB) apply(b *buffer, logged bool) (err error) {
 	defer func() {
 		db.behind.Store(err != nil)
@@ -131,16 +132,16 @@ func (db *DB) apply(b *buffer, logged bool) (err error) {
 	return nil
 }
 
-// commit runs fn in a writing transaction of the tree. It does without bbolt's
-// Update, which looks for free pages in a damaged tree when fn panics.
+// commit runs fn in a write transaction of the tree. It does not use bbolt's
+// Update: when fn panics, that searches the damaged tree for free pages.
 func (db *DB) commit(fn func(tx *bbolt.Tx) error) error {
 	info, err := os.Stat(db.path)
 	if err != nil {
 		return err //nolint:wrapcheck // names the file
 	}
 	if !db.firm {
-		// What was read of the meta pages may have come from memory, and what they
-		// replace is about to be written over.
+		// The meta pages that were read may be in the page cache only, and this write
+		// reuses pages that the meta pages on the disk still need.
 		if err := rewrite(db.fs, db.path, 2*db.tree.Info().PageSize); err != nil {
 			return fmt.Errorf("tree: %w", err)
 		}
@@ -163,7 +164,7 @@ func (db *DB) commit(fn func(tx *bbolt.Tx) error) error {
 	}
 	undo := guarded(func() error {
 		defer asDamage()
-		_ = tx.Rollback() // an error says that Commit has done so
+		_ = tx.Rollback() // an error means that Commit has rolled back already
 		return nil
 	})
 	db.stuck = undo != nil
@@ -176,15 +177,15 @@ const (
 	maxGrowth = 16 << 20
 )
 
-// applier writes the keys of a buffer in order.
+// applier writes the entries of a buffer to the tree in key order.
 type applier struct {
 	db     *DB
 	buffer *buffer
 	bucket int
-	next   func() entry // of the bucket; nil: not begun
+	next   func() entry // walks the bucket; nil: not started
 }
 
-// step writes the next keys, and reports whether they were the last.
+// step writes up to the given number of keys, and reports whether all are written.
 func (a *applier) step(tx *bbolt.Tx, keys int) (done bool, err error) {
 	for ; a.bucket < len(a.db.buckets); a.bucket, a.next = a.bucket+1, nil {
 		if a.next == nil {
@@ -208,24 +209,23 @@ func write(b *bbolt.Bucket, c *bbolt.Cursor, e *entry) error {
 	if e.kind == put {
 		return b.Put(e.key, e.value) //nolint:wrapcheck // of step
 	}
-	if k, _ := c.Seek(e.key); bytes.Equal(k, e.key) { // much of what is gone came and went within the buffer
+	if k, _ := c.Seek(e.key); bytes.Equal(k, e.key) { // many deleted keys were never in the tree
 		return c.Delete() //nolint:wrapcheck // of step
 	}
 	return nil
 }
 
-// damage is a panic of bbolt: it met a page that makes no sense, or cannot be
-// read.
+// damage is a panic of bbolt at a page that is invalid or cannot be read.
 type damage struct{ found any }
 
-// asDamage is deferred around what reads the tree.
+// asDamage turns a panic into damage. It is deferred around calls of bbolt.
 func asDamage() {
 	if r := recover(); r != nil {
 		panic(damage{r})
 	}
 }
 
-// guarded makes an error of damage that fn meets. Other panics are the caller's.
+// guarded runs fn and returns damage as an error. Other panics pass through.
 func guarded(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -239,10 +239,9 @@ func guarded(fn func() error) (err error) {
 	return fn()
 }
 
-// Snapshot writes a copy of the file to w, as it is now, while the store goes
-// on, and returns its size in bytes. The copy stands alone. Pages that are freed
-// meanwhile are not reused before it ends. It ends early, with an error, when
-// ctx is done.
+// Snapshot writes a copy of the file to w while the store stays in use, and returns
+// its size in bytes. The copy needs no log. Pages freed meanwhile are not reused
+// until the snapshot ends. It stops with an error when ctx is done.
 func (db *DB) Snapshot(ctx context.Context, w io.Writer) (n int64, err error) {
 	if db.opts.ReadOnly && !db.sealed.empty() {
 		return db.copied(ctx, w)
@@ -259,8 +258,8 @@ func (db *DB) Snapshot(ctx context.Context, w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
-// copied is a snapshot of a file that was not closed and must not be changed:
-// that of a copy, to which the log was applied.
+// copied takes the snapshot of a read-only file that was not closed: it copies the
+// tree to a temporary file, applies the log there, and writes that.
 func (db *DB) copied(ctx context.Context, w io.Writer) (n int64, err error) {
 	dir, err := os.MkdirTemp("", "snapshot")
 	if err != nil {
@@ -288,8 +287,8 @@ func (db *DB) copied(ctx context.Context, w io.Writer) (n int64, err error) {
 	return whole.Snapshot(ctx, w)
 }
 
-// freeze gives the tree everything and returns with db.mu held for reading and
-// with the tree as it is then.
+// freeze flushes everything to the tree and begins a read transaction on it. It
+// returns with db.mu held for reading.
 func (db *DB) freeze(ctx context.Context) (*bbolt.Tx, error) {
 	db.writer.Lock()
 	defer db.writer.Unlock()
@@ -315,7 +314,7 @@ type ctxWriter struct {
 	w   io.Writer
 }
 
-// Write passes b on.
+// Write writes b to w.
 func (c ctxWriter) Write(b []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, fmt.Errorf("interrupted: %w", err)

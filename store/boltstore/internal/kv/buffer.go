@@ -6,10 +6,10 @@ import (
 	"sort"
 )
 
-// buffer is what was written since it was begun, in front of the tree.
+// buffer holds writes that are not in the tree yet.
 type buffer struct {
 	buckets []sorted
-	last    uint64 // the last batch that is in it
+	last    uint64 // number of the last batch in it
 }
 
 func newBuffer(buckets int) *buffer { return &buffer{buckets: make([]sorted, buckets)} }
@@ -18,7 +18,7 @@ func (b *buffer) empty() bool {
 	return !slices.ContainsFunc(b.buckets, func(s sorted) bool { return len(s.runs) > 0 })
 }
 
-// merge puts what a newer buffer has over this one.
+// merge adds the entries of a newer buffer, which win.
 func (b *buffer) merge(newer *buffer) {
 	for i := range newer.buckets {
 		for _, r := range newer.buckets[i].runs {
@@ -29,8 +29,8 @@ func (b *buffer) merge(newer *buffer) {
 	}
 }
 
-// clone is a copy that stays as it is. It shares its runs with b, which copies
-// one before it changes it.
+// clone returns a copy that later writes to b do not change. The two share their
+// runs; b copies a run before it changes it.
 func (b *buffer) clone() *buffer {
 	c := newBuffer(len(b.buckets))
 	for i := range b.buckets {
@@ -47,27 +47,27 @@ const (
 	gone      // deleted
 )
 
-// entry is a key as one layer has it; what lies below does not count.
+// entry is a key in one layer; it hides the key in the layers below.
 type entry struct {
 	key, value []byte
 	kind       kind
 }
 
-// sorted is the keys of a bucket in order, in runs of bounded length: a new key
-// moves only what is in its run.
+// sorted holds the entries of a bucket by key, in runs of bounded length: an insert
+// moves only the entries of one run.
 type sorted struct {
-	runs []run // none is empty
+	runs []run // no run is empty
 	age  int   // goes up when the runs become shared
 }
 
 type run struct {
 	entries []entry
-	age     int // as of the bucket, or the run is shared
+	age     int // if it differs from the bucket's, the run is shared
 }
 
 const maxRun = 64
 
-// seek is the place of the first key that is not before key.
+// seek returns the position of the first entry whose key is not below key.
 func (s *sorted) seek(key []byte) (r, i int) {
 	r = sort.Search(len(s.runs), func(n int) bool {
 		e := s.runs[n].entries
@@ -80,7 +80,7 @@ func (s *sorted) seek(key []byte) (r, i int) {
 	return r, sort.Search(len(e), func(n int) bool { return bytes.Compare(e[n].key, key) >= 0 })
 }
 
-// at is the entry at a place, nil outside.
+// at returns the entry at a position, nil out of range.
 func (s *sorted) at(r, i int) *entry {
 	if r < 0 || r >= len(s.runs) {
 		return nil
@@ -88,7 +88,7 @@ func (s *sorted) at(r, i int) *entry {
 	return &s.runs[r].entries[i]
 }
 
-// before is the place in front of another; a negative run is none.
+// before returns the position in front of r, i; a negative run means there is none.
 func (s *sorted) before(r, i int) (int, int) {
 	switch {
 	case i > 0:
@@ -106,12 +106,12 @@ func (s *sorted) get(key []byte) *entry {
 	return nil
 }
 
-// set puts an entry over the one of its key.
+// set inserts an entry or replaces the one with its key.
 func (s *sorted) set(e *entry) {
 	r, i := s.seek(e.key)
-	if r == len(s.runs) { // behind all
+	if r == len(s.runs) { // after all keys
 		if r == 0 {
-			s.runs = append(s.runs, run{age: s.age}) // of most batches it is the only one, and short
+			s.runs = append(s.runs, run{age: s.age}) // no capacity yet: most batches have one short run
 		}
 		r = len(s.runs) - 1
 		i = len(s.runs[r].entries)

@@ -2,28 +2,28 @@ package kv
 
 import "bytes"
 
-// Next returns one key after the other; a nil key is the end. What it returns is
-// valid until the transaction ends.
+// Next returns the next key; a nil key is the end. What it returns is valid until
+// the transaction ends.
 type Next func() (key, value []byte)
 
-// From walks the bucket upwards, from the first key that is not before key.
+// From walks the bucket upwards, from the first key at or above key.
 func (b *Bucket) From(key []byte) Next { return b.walk(key, false) }
 
-// Down walks the bucket downwards, from the last key that is before key; nil is
-// behind all.
+// Down walks the bucket downwards, from the last key below key; nil starts at the
+// last key.
 func (b *Bucket) Down(key []byte) Next { return b.walk(key, true) }
 
-// source walks one layer; an entry without a key is the end.
+// source is one layer of a walk; an entry without a key is the end.
 type source struct {
 	head entry
 	next func() entry
 }
 
-// walk merges the layers; of those that have a key the newest one counts.
+// walk merges the layers; for each key the newest layer wins.
 func (b *Bucket) walk(key []byte, down bool) Next {
 	var sources []source // the newest first
 	for _, l := range b.tx.layers {
-		if s := &l.buckets[b.id]; len(s.runs) > 0 || l == b.tx.layers[0] { // to the first one keys may come yet
+		if s := &l.buckets[b.id]; len(s.runs) > 0 || l == b.tx.layers[0] { // an update may still put keys into the first one
 			sources = append(sources, source{next: s.walk(key, down)})
 		}
 	}
@@ -59,8 +59,8 @@ func (b *Bucket) walk(key []byte, down bool) Next {
 	}
 }
 
-// walk walks a bucket of a buffer. It looks for its place anew each time, since
-// keys may have come in between.
+// walk walks a bucket of a buffer. It seeks its position each time, since keys may
+// have been put in between.
 func (s *sorted) walk(key []byte, down bool) func() entry {
 	at, end := bytes.Clone(key), key == nil && down
 	return func() entry {
@@ -77,7 +77,7 @@ func (s *sorted) walk(key []byte, down bool) func() entry {
 		}
 		at, end = append(at[:0], e.key...), false
 		if !down {
-			at = append(at, 0) // the least key behind it
+			at = append(at, 0) // the smallest key above it
 		}
 		return *e
 	}

@@ -24,73 +24,73 @@ import (
 
 const (
 	secretSize = 32
-	// Mapping more than the file has costs address space only, and keeps a
-	// growing file from waiting for readers (a snapshot) to be mapped again.
+	// Mapping more than the file's size costs address space only. It saves a growing
+	// file from waiting for readers (a snapshot) before it can be remapped.
 	initialMap = 1 << 30
 	logSize    = 8 << 20
 )
 
-// The bucket of this package.
+// The bucket and keys of this package.
 var (
 	bucketMeta  = []byte("meta")
 	metaFormat  = []byte("format")
 	metaSecret  = []byte("secret")
-	metaApplied = []byte("applied") // the last batch that the tree has, and whether there is a log
+	metaApplied = []byte("applied") // the last batch in the tree, and whether there is a log
 )
 
 // Options say how [Open] opens a file.
 type Options struct {
 	Format   int      // version of the layout; a file with another one is [store.ErrSchema]
-	Buckets  []string // [Tx.Bucket] goes by their place; at most 250
+	Buckets  []string // [Tx.Bucket] takes an index into it; at most 250
 	Mode     fs.FileMode
-	Timeout  time.Duration // to wait for a file that another process holds
+	Timeout  time.Duration // how long to wait for a file that another process holds
 	ReadOnly bool
 	NoSync   bool
-	// LogSize is how many bytes go to a log file before the tree gets them; 0 is
-	// 8 MiB. They are kept in memory until then.
+	// LogSize is how many bytes a log file takes before they are flushed to the
+	// tree; 0 means 8 MiB. They are kept in memory until then.
 	LogSize int
 
-	files files // nil: the disk
+	files files // nil: the real disk
 	step  int   // see applyStep
 }
 
-// DB is an open file. Its methods may be called from many goroutines.
+// DB is an open file. It is safe for concurrent use.
 type DB struct {
 	path    string
 	opts    Options
 	fs      files
 	buckets [][]byte
 	secret  []byte
-	lock    *os.File // nil: open for reading, and there was none
+	lock    *os.File // nil: opened read-only, and there was no lock file
 	log     *log
 
-	writer  sync.Mutex     // held by who writes; guards the log, given and logged
-	given   uint64         // the highest number that a batch ever had
-	logged  bool           // the tree says that there is a log
-	running sync.WaitGroup // the sealed buffer goes to the tree
+	writer  sync.Mutex     // held by the writer; guards log, given and logged
+	given   uint64         // the highest batch number ever used
+	logged  bool           // the tree records that there is a log
+	running sync.WaitGroup // the flush of the sealed buffer
 
-	front  sync.RWMutex // guards what follows; also locked to change the active buffer
+	front  sync.RWMutex // guards the two buffers, and what is in the active one
 	active *buffer
-	sealed *buffer // on its way to the tree, and not changed any more; nil: none is
+	sealed *buffer // being flushed to the tree, immutable; nil: none
 
 	opened time.Time
-	wrote  atomic.Int64 // when an update last worked, from opened on
-	failed atomic.Bool  // the last update did not
-	behind atomic.Bool  // the tree did not take what it should have
+	wrote  atomic.Int64 // when an update last succeeded, as a duration since opened
+	failed atomic.Bool  // the last update failed
+	behind atomic.Bool  // the last flush to the tree failed
 
-	mu     sync.RWMutex // held for reading while tree is used
+	mu     sync.RWMutex // held for reading while tree is in use
 	tree   *bbolt.DB    // nil: closed, or lost after a failed write
 	file   *os.File     // the tree's
-	stuck  bool         // bbolt did not end a transaction, and would wait for it for ever
+	stuck  bool         // bbolt could not end a transaction; Close would wait for it for ever
 	closed bool
-	stale  atomic.Bool // a write of the tree failed: it may disagree with its file
-	firm   bool        // the tree as it was read is on the disk; for who applies
+	stale  atomic.Bool // a write of the tree failed: memory may disagree with the file
+	firm   bool        // the meta pages that were read are on the disk; used by apply only
 }
 
 // Open opens or creates a file. Errors: [store.ErrLocked] if another process
-// holds it, [store.ErrSchema] if it has another format or is another program's,
-// [store.ErrCorrupt] if it is no bbolt file, is damaged, or its log does not fit,
-// else those of package os.
+// holds the file, [store.ErrSchema] if it has another format or belongs to another
+// program, [store.ErrCorrupt] if it is not a bbolt file, is damaged, or its log
+// does not match, else those of package os.
 func Open(path string, opts Options) (db *DB, err error) {
 	if path, err = resolve(path); err != nil {
 		return nil, fmt.Errorf("open: %w", err)
@@ -105,7 +105,7 @@ func Open(path string, opts Options) (db *DB, err error) {
 		opts.files = disk{opts.NoSync}
 	}
 	db = &DB{path: path, opts: opts, fs: opts.files, opened: time.Now()}
-	db.wrote.Store(-int64(probeAfter)) // none has worked yet
+	db.wrote.Store(-int64(probeAfter)) // no update has succeeded yet
 	for _, name := range opts.Buckets {
 		db.buckets = append(db.buckets, []byte(name))
 	}
@@ -129,7 +129,7 @@ func (db *DB) open() error {
 	case !db.opts.ReadOnly && (err == nil || errors.Is(err, fs.ErrNotExist)):
 		err = db.create()
 	}
-	if err == nil && !db.opts.ReadOnly { // also of a file that is there: its name may be known to this machine's memory only
+	if err == nil && !db.opts.ReadOnly { // for an existing file too: its name may not be on the disk yet
 		err = db.fs.syncDir(filepath.Dir(db.path))
 	}
 	if err != nil {
@@ -147,9 +147,9 @@ func (db *DB) open() error {
 	return db.recover(m)
 }
 
-// checkUpTo is the size of the largest file of which every page is read before
-// bbolt trusts it: a large one would not open for seconds, or minutes where the disk
-// is slow, and a crash does not damage it.
+// checkUpTo is the size, in bytes, of the largest file whose pages are all checked
+// before bbolt opens it. Checking a larger one would take seconds, or minutes on a
+// slow disk, and a crash does not damage pages.
 const checkUpTo = 64 << 20
 
 func checkTree(path string, size int64) error {
@@ -164,7 +164,7 @@ func checkTree(path string, size int64) error {
 	return pages.Check(f, size)
 }
 
-// create makes a file elsewhere and then gives it its name, so that a power loss
+// create makes the file under another name and renames it, so that a power loss
 // leaves all of it or nothing.
 func (db *DB) create() error {
 	fresh := db.path + ".new"
@@ -182,7 +182,7 @@ func (db *DB) create() error {
 	return nil
 }
 
-// fill makes the buckets of a new file.
+// fill writes the buckets and the meta keys of a new file.
 func (db *DB) fill(tx *bbolt.Tx) error {
 	for _, name := range append([][]byte{bucketMeta}, db.buckets...) {
 		if _, err := tx.CreateBucket(name); err != nil {
@@ -208,12 +208,12 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 		NoGrowSync:   db.opts.NoSync,
 		FreelistType: bbolt.FreelistMapType,
 		NoStatistics: true,
-		// The list is written with every commit from the second on: without it bbolt
-		// walks the whole tree when it opens, and when a write fails.
+		// For Open only, which must not commit by itself. Commits write the freelist:
+		// without it bbolt walks the whole tree when it opens, and when a write fails.
 		NoFreelistSync: true,
 		OpenFile: func(name string, flag int, mode fs.FileMode) (_ *os.File, err error) {
 			if name == db.path {
-				flag &^= os.O_CREATE // one that vanished must not come back empty
+				flag &^= os.O_CREATE // a file that vanished must not come back empty
 			}
 			f, err = os.OpenFile(name, flag, mode)
 			return f, err //nolint:wrapcheck // bbolt passes it on
@@ -246,14 +246,14 @@ func (db *DB) openTree(path string) (tree *bbolt.DB, err error) {
 	return nil, fmt.Errorf("bbolt: %w", err)
 }
 
-// letGo gives back the lock of a tree that bbolt cannot close: it panicked, and
-// left the file open, and mapped, which holds the lock.
+// letGo releases the lock of a tree that bbolt cannot close: it panicked and left
+// the file open and mapped, and so locked.
 func letGo(f *os.File) {
 	funlock(f)
 	_ = f.Close()
 }
 
-// meta is what the tree says about itself.
+// meta is what the tree records about itself.
 type meta struct {
 	secret  []byte
 	applied uint64
@@ -302,9 +302,9 @@ func appliedRow(seq uint64, logged bool) []byte {
 	return row
 }
 
-// recover plays the log; unless the file is open for reading only, the tree has
-// everything afterwards. Numbers of batches that may have been lost half written
-// are never given again.
+// recover replays the log. Unless the file is read-only, the tree has everything
+// afterwards. The number of a batch that may have been lost half-written is not
+// used again.
 func (db *DB) recover(m meta) error {
 	found, raw, err := db.log.read(m.applied, m.logged)
 	if err != nil {
@@ -322,8 +322,8 @@ func (db *DB) recover(m meta) error {
 	if db.opts.ReadOnly {
 		return nil
 	}
-	// Also when only its files are left over: that the tree does without them may be
-	// in memory only, and Close removes them.
+	// Also flush when the log files are mere leftovers: the meta page that says so may
+	// be in the page cache only, and Close removes the files.
 	if m.logged || len(raw[0])+len(raw[1]) > 0 {
 		if err := db.log.firm(raw); err != nil {
 			return err
@@ -339,18 +339,17 @@ func (db *DB) recover(m meta) error {
 	return nil
 }
 
-// Secret is the file's own random key of 32 bytes.
+// Secret returns the file's own random key of 32 bytes.
 func (db *DB) Secret() []byte { return bytes.Clone(db.secret) }
 
-// Close waits for calls that are under way, gives the tree everything and
-// removes the files beside it. Should the tree not take it, the log stays, and
-// nothing is lost.
+// Close waits for running calls, flushes everything to the tree and removes the
+// files beside it. If the flush fails, the log stays and nothing is lost.
 func (db *DB) Close() error {
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	db.running.Wait()
 	if !db.closed && !db.opts.ReadOnly && db.drain(context.Background()) == nil {
-		db.log.remove() // it is of no use any more
+		db.log.remove()
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -361,7 +360,7 @@ func (db *DB) Close() error {
 	return db.shut()
 }
 
-// shut lets go of everything, of the lock last.
+// shut releases everything, the lock last.
 func (db *DB) shut() error {
 	var errs []error
 	if db.log != nil {
@@ -369,7 +368,7 @@ func (db *DB) shut() error {
 	}
 	switch {
 	case db.tree == nil:
-	case db.stuck: // to close it would wait for its transaction, for ever
+	case db.stuck: // Close would wait for the open transaction for ever
 		letGo(db.file)
 	default:
 		errs = append(errs, db.tree.Close())
@@ -384,8 +383,8 @@ func (db *DB) shut() error {
 	return errors.Join(errs...)
 }
 
-// hold returns with db.mu held for reading and db.tree usable, reopening the
-// file if a write failed before; or with an error.
+// hold returns with db.mu held for reading and db.tree usable, or with an error.
+// It reopens the file if a write failed before.
 func (db *DB) hold(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("not begun: %w", err)
@@ -406,9 +405,9 @@ func (db *DB) hold(ctx context.Context) error {
 	}
 }
 
-// reopen reads the tree anew after a write of it failed. bbolt takes its own
-// state back then, but if it was the sync of the meta page that failed, the new
-// meta page may stand in the file all the same: only the file knows.
+// reopen reopens the tree after a failed write. bbolt rolls back its state in
+// memory, but if the sync of the meta page failed, the new meta page may be in the
+// file all the same. Only the file can tell.
 func (db *DB) reopen() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -419,7 +418,7 @@ func (db *DB) reopen() error {
 		return errors.New("a write could not be taken back, start again")
 	}
 	if db.tree != nil {
-		_ = db.tree.Close() // nothing is left to lose in it
+		_ = db.tree.Close() // the write has failed already: nothing is left to lose
 		db.tree = nil
 	}
 	tree, err := db.openTree(db.path)

@@ -21,8 +21,8 @@ type file interface {
 	Close() error
 }
 
-// files is everything by which this package changes a disk. The power-loss test
-// puts its own in place, which notes what was written and what was synced.
+// files is every operation by which this package changes the disk. The power-loss
+// test replaces it with one that records what was written and what was synced.
 type files interface {
 	open(path string, flag int, mode fs.FileMode) (file, error)
 	tree(path string, mode fs.FileMode, opts *bbolt.Options) (*bbolt.DB, error)
@@ -31,7 +31,7 @@ type files interface {
 	syncDir(dir string) error
 }
 
-// disk is the machine's own. With noSync it waits for nothing.
+// disk is the real disk. With noSync it does not sync.
 type disk struct{ noSync bool }
 
 type diskFile struct {
@@ -48,7 +48,7 @@ func (f diskFile) Sync() error {
 
 func (d disk) open(path string, flag int, mode fs.FileMode) (file, error) {
 	f, err := os.OpenFile(path, flag, mode)
-	return diskFile{f, d.noSync}, err //nolint:wrapcheck // as package os names it
+	return diskFile{f, d.noSync}, err //nolint:wrapcheck // names the path
 }
 
 func (disk) tree(path string, mode fs.FileMode, opts *bbolt.Options) (*bbolt.DB, error) {
@@ -59,7 +59,7 @@ func (disk) rename(from, to string) error { return os.Rename(from, to) } //nolin
 
 func (disk) remove(path string) error { return os.Remove(path) } //nolint:wrapcheck // names it
 
-// syncDir makes names survive a power loss.
+// syncDir makes the names in a directory survive a power loss.
 func (d disk) syncDir(dir string) error {
 	if d.noSync {
 		return nil
@@ -67,13 +67,14 @@ func (d disk) syncDir(dir string) error {
 	return syncDirectory(dir)
 }
 
-// resolve follows a link, so that the files beside are the same by every name.
+// resolve follows symbolic links, so that every name of the file has the same log
+// and lock files.
 func resolve(path string) (string, error) {
 	whole, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return whole, err //nolint:wrapcheck // names the path
 	}
-	if target, err := os.Readlink(path); err == nil { // to a file that is not there yet
+	if target, err := os.Readlink(path); err == nil { // the target does not exist yet
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(filepath.Dir(path), target)
 		}
@@ -82,15 +83,15 @@ func resolve(path string) (string, error) {
 	return path, nil
 }
 
-// lockPoll is how often a held lock is tried again.
+// lockPoll is how long to wait before a held lock is tried again.
 const lockPoll = 20 * time.Millisecond
 
-// errHeld: somebody else has the lock.
+// errHeld means that another process holds the lock.
 var errHeld = errors.New("the lock is held")
 
-// acquire takes the lock file that is held from Open to Close. The tree has a
-// lock as well, but lets go of it when it is opened anew. Who only reads takes
-// part if there is a lock file, and makes none: he may not be allowed to.
+// acquire takes the lock file, which is held from Open to Close. The tree has a
+// lock too, but releases it when it is reopened. A read-only opener uses a lock
+// file that exists but does not create one: it may lack the permission.
 func acquire(path string, opts *Options) (*os.File, error) {
 	flag := os.O_RDWR | os.O_CREATE
 	if opts.ReadOnly {
@@ -100,7 +101,7 @@ func acquire(path string, opts *Options) (*os.File, error) {
 		f, err := os.OpenFile(path, flag, opts.Mode)
 		switch {
 		case opts.ReadOnly && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
-			return nil, nil //nolint:nilnil // the tree's own lock has to do
+			return nil, nil //nolint:nilnil // the tree's own lock has to suffice
 		case err != nil:
 			return nil, fmt.Errorf("lock: %w", err)
 		}

@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// lockFileStays says that a lock file cannot be removed while it is held.
+// lockFileStays reports that a held lock file cannot be removed.
 const lockFileStays = false
 
-// flock takes the lock of a file, or returns errHeld at once.
+// flock locks a file, or returns errHeld at once.
 func flock(f *os.File, shared bool) error {
 	how := syscall.LOCK_EX
 	if shared {
@@ -28,7 +28,7 @@ func flock(f *os.File, shared bool) error {
 	}
 }
 
-// funlock gives back every lock of a file, also where it cannot be closed.
+// funlock releases the lock of a file, even if the file cannot be closed.
 func funlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
 
 // syncDirectory makes the names in a directory survive a power loss.

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFileStays says that a lock file cannot be removed while it is held.
+// lockFileStays reports that a held lock file cannot be removed.
 const lockFileStays = true
 
-// flock takes the lock of a file, or returns errHeld at once.
+// flock locks a file, or returns errHeld at once.
 func flock(f *os.File, shared bool) error {
 	flags := uint32(windows.LOCKFILE_FAIL_IMMEDIATELY)
 	if !shared {
@@ -27,12 +27,12 @@ func flock(f *os.File, shared bool) error {
 	}
 }
 
-// funlock gives back the lock that bbolt has of a file: of one byte, at the end of
-// all that there can be.
+// funlock releases bbolt's lock of a file, which covers one byte at the largest
+// possible offset.
 func funlock(f *os.File) {
 	const last = ^uint32(0)
 	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &windows.Overlapped{Offset: last, OffsetHigh: last})
 }
 
-// syncDirectory: NTFS keeps a journal of names, and has no call for it.
+// syncDirectory does nothing: NTFS journals names, and has no call to sync them.
 func syncDirectory(string) error { return nil }

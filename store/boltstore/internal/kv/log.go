@@ -16,21 +16,22 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// The log is two files, which take turns: one is written while the other one's
-// batches go to the tree. Each begins with a sector that is written once, before
-// the tree says that there is a log:
+// The log is two files that take turns: one is written while the batches of the
+// other are flushed to the tree. Each begins with a header sector, written once,
+// before the tree records that there is a log:
 //
 //	magic 8 | id of the tree 16 | crc 4
 //
-// Batches follow, each on a sector of its own, so that a torn write can harm
-// nothing that was acknowledged:
+// Batches follow. Each starts on a sector of its own, so that a torn write cannot
+// damage an acknowledged batch:
 //
 //	crc 4 | length 4 | number 8 | number of the batch before 8 | operations
 //
 // An operation is bucket 1 | kind 1 | length of the key | length of the value |
-// key | value, the lengths as varints. Checksums are CRC-32C of what follows, and
-// of the id; numbers are little-endian. A file is written over from its beginning
-// when its turn comes. What follows its last batch is older: the tree has it.
+// key | value, the lengths as varints. A checksum is the CRC-32C of the id and of
+// what it covers. Numbers are little-endian. When a file's turn comes, it is
+// overwritten from its beginning: whatever follows its last batch is older, and
+// the tree has it.
 const (
 	logMagic  = "signlog2"
 	idSize    = 16
@@ -44,9 +45,9 @@ type log struct {
 	id    []byte
 	paths [2]string
 	files [2]file
-	turn  int   // index of the one that is written
-	end   int64 // of its last batch
-	size  int   // of that batch; the next one is about as large
+	turn  int   // index of the file being written
+	end   int64 // offset where its last batch ends
+	size  int   // of that batch; an estimate for the next one
 }
 
 func newLog(fs files, path string, secret []byte) *log {
@@ -66,8 +67,8 @@ func (l *log) head() []byte {
 	return append(binary.LittleEndian.AppendUint32(h, l.sum(h)), make([]byte, sector-headSize-4)...)
 }
 
-// create makes both files, as far as they are not there, and returns when they
-// would survive a power loss.
+// create makes the files that do not exist yet, and returns when both would
+// survive a power loss.
 func (l *log) create(mode fs.FileMode) error {
 	for i, path := range l.paths {
 		f, err := l.fs.open(path, os.O_RDWR|os.O_CREATE, mode)
@@ -97,20 +98,20 @@ func (l *log) close() error {
 	return errors.Join(errs...)
 }
 
-// remove deletes the files. The tree has everything, so it does no harm if they
-// stay.
+// remove deletes the files. Errors are ignored: the tree has everything, so files
+// that stay do no harm.
 func (l *log) remove() {
 	for _, path := range l.paths {
 		_ = l.fs.remove(path)
 	}
 }
 
-// swap gives the turn to the other file, of which the tree has everything.
+// swap makes the other file the one being written. The tree has everything in it.
 func (l *log) swap() { l.turn, l.end = 1-l.turn, sector }
 
-// append writes a batch, which has room for its head in front, and returns when
-// it is on the disk. One that was refused is written over by the next, so that
-// the log does not bring it back later: no file ends its turn with such a batch.
+// append writes a batch, which starts with room for its header, and returns when
+// it is on the disk. The next batch overwrites one that was refused, so that the
+// log cannot bring it back later: no file ends its turn with a refused batch.
 func (l *log) append(batch []byte, seq, before uint64) error {
 	binary.LittleEndian.PutUint32(batch[4:], uint32(len(batch)-batchHead))
 	binary.LittleEndian.PutUint64(batch[8:], seq)
@@ -130,18 +131,18 @@ func (l *log) append(batch []byte, seq, before uint64) error {
 	return nil
 }
 
-// pad is how many bytes are missing to a whole sector.
+// pad is how many bytes n lacks to whole sectors.
 func pad(n int) int { return -n & (sector - 1) }
 
-// batch is one that was found in a file.
+// batch is a batch that was found in a file.
 type batch struct {
 	seq, before uint64
 	ops         []byte
-	size        int // in the file
+	size        int // in the file, with padding
 }
 
-// read returns what the log has after the last batch that the tree has, in
-// order, and the files as they are. needed: the tree says that there is a log.
+// read returns the batches after applied, the last one in the tree, in order, and
+// the raw files. needed: the tree records that there is a log.
 func (l *log) read(applied uint64, needed bool) (found []batch, raw [2][]byte, err error) {
 	for i, path := range l.paths {
 		raw[i], err = os.ReadFile(path)
@@ -152,7 +153,7 @@ func (l *log) read(applied uint64, needed bool) (found []batch, raw [2][]byte, e
 			return nil, raw, fmt.Errorf("log: %w", err)
 		}
 	}
-	if len(raw[0])+len(raw[1]) == 0 { // none, or it was given up on purpose
+	if len(raw[0])+len(raw[1]) == 0 { // no log, or an operator emptied it to give it up
 		return nil, raw, nil
 	}
 	for i, path := range l.paths {
@@ -173,12 +174,12 @@ func (l *log) read(applied uint64, needed bool) (found []batch, raw [2][]byte, e
 	return found, raw, nil
 }
 
-// advice ends what is said about a log that does not fit.
+// advice ends every error about a log that does not match.
 const advice = "what was acknowledged last may lie there, so nothing is changed; a store that was not closed needs its .log0 and .log1 beside it, " +
 	"and snapshot makes a copy that needs none"
 
-// checkHead looks at a file's first sector. It may be missing as long as the tree
-// does not count on the file.
+// checkHead checks a file's header. It may be missing as long as the tree does not
+// need the file.
 func (l *log) checkHead(raw []byte, needed bool) error {
 	head := raw[:min(len(raw), headSize+4)]
 	if bytes.Equal(head, l.head()[:headSize+4]) || !needed && len(bytes.Trim(head, "\x00")) == 0 {
@@ -187,8 +188,8 @@ func (l *log) checkHead(raw []byte, needed bool) error {
 	return fmt.Errorf("its head is damaged, or it is the log of another file: %s: %w", advice, store.ErrCorrupt)
 }
 
-// scan finds every whole batch that the tree does not have, wherever it lies:
-// what cannot be read hides nothing that follows.
+// scan finds every whole batch that the tree does not have. Where it finds no batch
+// it tries the next sector, so that an unreadable one does not hide the rest.
 func (l *log) scan(raw []byte, applied uint64) (found []batch) {
 	for at := sector; at < len(raw); {
 		b, ok := l.parse(raw[at:])
@@ -216,7 +217,7 @@ func (l *log) parse(raw []byte) (batch, bool) {
 	return b, true
 }
 
-// firm brings to the disk what was read: it may have come from memory.
+// firm puts on the disk what was read: it may have come from the page cache.
 func (l *log) firm(raw [2][]byte) error {
 	for i, path := range l.paths {
 		if err := rewrite(l.fs, path, len(raw[i])); err != nil {
@@ -226,9 +227,9 @@ func (l *log) firm(raw [2][]byte) error {
 	return nil
 }
 
-// rewrite writes the first bytes of a file as they are, and syncs it. A sync alone
-// does not help after one that failed: the disk is not asked again about what is
-// not written again.
+// rewrite writes the first n bytes of a file again, unchanged, and syncs it. After
+// a failed sync another sync alone does not help: the kernel may have marked the
+// pages clean, and then does not write them again.
 func rewrite(fs files, path string, n int) error {
 	if n == 0 {
 		return nil
@@ -247,7 +248,7 @@ func rewrite(fs files, path string, n int) error {
 	return errors.Join(err, f.Close())
 }
 
-// appendOp adds an operation to a batch.
+// appendOp appends an operation to a batch.
 func appendOp(dst []byte, bucket uint8, e *entry) []byte {
 	dst = append(dst, bucket, byte(e.kind))
 	dst = binary.AppendUvarint(dst, uint64(len(e.key)))
@@ -255,7 +256,7 @@ func appendOp(dst []byte, bucket uint8, e *entry) []byte {
 	return append(append(dst, e.key...), e.value...)
 }
 
-// play puts a batch into a buffer.
+// play replays a batch into a buffer.
 func (b *batch) play(into *buffer) error {
 	into.last = b.seq
 	for ops := b.ops; len(ops) > 0; {

@@ -12,29 +12,29 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Tx is a transaction: the file as it was when it began and, in an update, what
-// was put since. It is for one goroutine.
+// Tx is a transaction: the file as it was when the transaction began and, in an
+// update, what was put since. It is for one goroutine.
 type Tx struct {
 	db      *DB
-	layers  []*buffer // the newest first; in an update the first one is its own
+	layers  []*buffer // newest first; an update's own buffer comes first
 	tree    *bbolt.Tx
-	number  uint64 // of an update's batch
-	last    uint64 // of the last batch that stands
+	number  uint64 // of the update's batch
+	last    uint64 // of the last committed batch
 	batch   []byte
 	buckets []Bucket
 }
 
-// Bucket is a part of the file, with keys of its own. What its methods return
-// is valid until the transaction ends and must not be changed.
+// Bucket is a part of the file with keys of its own. What its methods return is
+// valid until the transaction ends and must not be changed.
 type Bucket struct {
 	tx   *Tx
 	id   uint8
-	tree *bbolt.Bucket // once it was asked
-	seek *bbolt.Cursor // of Get
+	tree *bbolt.Bucket // opened on first use
+	seek *bbolt.Cursor // for Get
 }
 
-// begin starts a transaction. db.mu is held for reading, and db.front in any way:
-// so the tree has all that was before the layers.
+// begin starts a transaction. The caller holds db.mu for reading and db.front in
+// either mode, so that no batch can be missing from both the layers and the tree.
 func (db *DB) begin(layers ...*buffer) (*Tx, error) {
 	tx := &Tx{db: db, buckets: make([]Bucket, len(db.buckets))}
 	if tx.layers = layers; db.sealed != nil {
@@ -52,8 +52,8 @@ func (db *DB) begin(layers ...*buffer) (*Tx, error) {
 
 func (tx *Tx) end() { _ = tx.tree.Rollback() }
 
-// View runs fn in a transaction that only reads. No update ends before fn does:
-// [DB.Scan] is for those that take long.
+// View runs fn in a read-only transaction. No update commits until fn returns; use
+// [DB.Scan] for long reads.
 func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := db.hold(ctx); err != nil {
 		return err
@@ -69,8 +69,8 @@ func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
 	return guarded(func() error { return fn(tx) })
 }
 
-// Scan is [DB.View] for reads that take long: it costs more to begin, and nobody
-// waits for it.
+// Scan is [DB.View] for long reads: it costs more to begin, and it blocks no
+// update.
 func (db *DB) Scan(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := db.hold(ctx); err != nil {
 		return err
@@ -86,10 +86,10 @@ func (db *DB) Scan(ctx context.Context, fn func(tx *Tx) error) error {
 	return guarded(func() error { return fn(tx) })
 }
 
-// Update runs fn in a transaction and returns when what it put is on the disk.
-// An error of fn, or [store.ErrUnavailable] when the disk does not take it,
-// means that nothing was put, as far as this process sees. After a crash
-// something that was ErrUnavailable may be there, unless a later one was not.
+// Update runs fn in a transaction and returns when what fn put is on the disk. On
+// an error of fn, or [store.ErrUnavailable] if the disk refuses the write, this
+// process sees nothing of it. After a crash a batch that got ErrUnavailable may be
+// there all the same, unless a later batch succeeded.
 func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if db.opts.ReadOnly {
 		return store.ErrReadOnly
@@ -103,12 +103,12 @@ func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return err
 }
 
-// probeAfter is how long an update that worked speaks for the next one.
+// probeAfter is how long a successful update is proof that the next one would work.
 const probeAfter = time.Second
 
-// Probe reports whether an update would work now. The last one speaks for it
-// unless it failed, is long ago, or the tree is behind: then fn, which has to put
-// something, is tried.
+// Probe reports whether an update would work now. It trusts the last update, unless
+// that failed, is more than a second old, or the last flush to the tree failed.
+// Then it runs fn, which must put something, as an update.
 func (db *DB) Probe(ctx context.Context, fn func(tx *Tx) error) error {
 	if db.opts.ReadOnly {
 		return store.ErrReadOnly
@@ -124,7 +124,7 @@ func (db *DB) Probe(ctx context.Context, fn func(tx *Tx) error) error {
 	return db.Update(ctx, fn)
 }
 
-// update is [DB.Update]; db.writer is held.
+// update is [DB.Update] with db.writer held.
 func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := db.room(ctx); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := guarded(func() error { return fn(tx) }); err != nil || len(tx.batch) == batchHead {
 		return err
 	}
-	db.given = tx.number // whatever becomes of it
+	db.given = tx.number // used up, even if the append fails
 	if err := db.log.append(tx.batch, tx.number, tx.last); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
@@ -161,16 +161,16 @@ func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
 	return nil
 }
 
-// Batch is the number of an update's batch, greater than all before it.
+// Batch returns the number of an update's batch, greater than all before it.
 func (tx *Tx) Batch() uint64 { return tx.number }
 
-// Last is the number of the last batch that stood when an update began.
+// Last returns the number of the last batch committed before an update began.
 func (tx *Tx) Last() uint64 { return tx.last }
 
-// Bucket returns the bucket at a place of [Options.Buckets].
+// Bucket returns the bucket at index i of [Options.Buckets].
 func (tx *Tx) Bucket(i int) *Bucket { return &tx.buckets[i] }
 
-// inTree is the bucket in the tree.
+// inTree returns the bucket in the tree.
 func (b *Bucket) inTree() *bbolt.Bucket {
 	if b.tree == nil {
 		b.tree = b.tx.tree.Bucket(b.tx.db.buckets[b.id])
@@ -178,7 +178,8 @@ func (b *Bucket) inTree() *bbolt.Bucket {
 	return b.tree
 }
 
-// Get returns the key's value, nil if it has none; an empty one is not nil.
+// Get returns the key's value, nil if the key does not exist. An empty value is not
+// nil.
 func (b *Bucket) Get(key []byte) []byte {
 	for _, l := range b.tx.layers {
 		switch e := l.buckets[b.id].get(key); {
@@ -205,10 +206,10 @@ func (b *Bucket) fromTree(key []byte) []byte {
 
 var errKey = errors.New("a key is empty or too long")
 
-// Put sets the key's value; it copies both.
+// Put sets the key's value. It copies both.
 func (b *Bucket) Put(key, value []byte) error { return b.put(&entry{key: key, value: value}) }
 
-// Delete takes the key out, if it is there.
+// Delete removes the key if it exists.
 func (b *Bucket) Delete(key []byte) error { return b.put(&entry{key: key, kind: gone}) }
 
 func (b *Bucket) put(e *entry) error {

@@ -1,8 +1,8 @@
 // Package pages checks the pages of a bbolt file.
 //
-// bbolt trusts them: one that makes no sense lets it panic, run for ever, or write
-// over pages that are in use. Its own check does the first two. This one reads every
-// page by itself and says whether they make up a tree.
+// bbolt trusts its pages: an invalid one makes it panic, loop for ever, or overwrite
+// pages that are in use. Its own check panics or loops on them too. This package
+// reads every page itself and reports whether they form a tree.
 //
 // A page is
 //
@@ -20,10 +20,10 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Check reads a file of size bytes and reports as [store.ErrCorrupt] what no bbolt
-// could have written, or that a page cannot be read.
+// Check reads a file of size bytes. It returns [store.ErrCorrupt] if a page cannot
+// be read or holds what bbolt could not have written.
 func Check(f io.ReaderAt, size int64) (err error) {
-	// What is found to be wrong panics, as does an index that reaches out of a page.
+	// The checker panics on any fault it finds, as does an index out of a page's bounds.
 	defer func() {
 		if found := recover(); found != nil {
 			err = fmt.Errorf("damaged database: %v: %w", found, store.ErrCorrupt)
@@ -46,7 +46,7 @@ const (
 	bboltVersion = 2
 	pageHead     = 16
 	element      = 16
-	maxDepth     = 64 // of pages; a tree of this depth would not fit on any disk
+	maxDepth     = 64 // in pages; a deeper tree would not fit on any disk
 	noFreelist   = math.MaxUint64
 
 	branchPage   = 0x01
@@ -55,7 +55,7 @@ const (
 	bucketLeaf   = 0x01
 )
 
-// Integers are the machine's own, as bbolt writes them.
+// Integers have the machine's byte order, as bbolt writes them.
 var (
 	u16 = binary.NativeEndian.Uint16
 	u32 = binary.NativeEndian.Uint32
@@ -65,7 +65,7 @@ var (
 type checker struct {
 	f        io.ReaderAt
 	pageSize uint64
-	pages    uint64 // that are in use or free
+	pages    uint64 // number of pages, in use or free
 	seen     map[uint64]bool
 }
 
@@ -77,7 +77,7 @@ func (c *checker) read(at, n uint64) []byte {
 	return b
 }
 
-// meta reads the meta page that counts: the later one of those that are whole.
+// meta reads the valid meta page with the highest transaction number.
 func (c *checker) meta(size int64) (root, free uint64) {
 	newest := uint64(0)
 	for at := uint64(0); at <= 64<<10 && at+pageHead+64 <= uint64(size); at = max(2*at, 1<<10) {
@@ -94,7 +94,7 @@ func (c *checker) meta(size int64) (root, free uint64) {
 
 func bad(id uint64, what string) { panic(fmt.Sprintf("page %d %s", id, what)) }
 
-// take reads a page with those that follow it, each once.
+// take reads a page with its overflow pages, and panics if one was taken before.
 func (c *checker) take(id uint64) []byte {
 	if id >= c.pages {
 		bad(id, "lies behind the end")
@@ -117,9 +117,9 @@ func (c *checker) page(id uint64, depth int) (first, last []byte) {
 	return c.elements(id, c.take(id), depth)
 }
 
-// elements checks what is on a page, also on one that stands in for a bucket, and
-// returns the first and the last key below it. A page that does not begin with the
-// key that leads to it would stay in use after bbolt has freed it.
+// elements checks the elements of a page, or of a bucket stored inline, and returns
+// the first and the last key below it. A branch must lead to a page that begins with
+// the branch's key: otherwise bbolt frees the page while it is still in use.
 func (c *checker) elements(id uint64, raw []byte, depth int) (first, last []byte) {
 	flags, n := u16(raw[8:]), uint64(u16(raw[10:]))
 	if depth > maxDepth || flags != leafPage && (flags != branchPage || n == 0) {
@@ -155,11 +155,11 @@ func (c *checker) elements(id uint64, raw []byte, depth int) (first, last []byte
 	return first, last
 }
 
-// freelist checks that what is free is not in use.
+// freelist checks that no free page is in use.
 func (c *checker) freelist(id uint64) {
 	raw := c.take(id)
 	n, ids := uint64(u16(raw[10:])), raw[pageHead:]
-	if n == math.MaxUint16 { // the count is too large for its place
+	if n == math.MaxUint16 { // the count does not fit here and follows
 		n, ids = u64(ids), ids[8:]
 	}
 	if u16(raw[8:]) != freelistPage {
