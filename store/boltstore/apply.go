@@ -10,7 +10,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// putPlan is what check learned about one Put.
+// putPlan is what check found out about one Put.
 type putPlan struct {
 	had bool // false on insertion
 	old stored
@@ -42,7 +42,7 @@ func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 	return errs
 }
 
-// check decides about a commit before anything of it is written.
+// check accepts or refuses a commit before any of it is written.
 func (t *txn) check(c *store.Commit) ([]putPlan, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (t *txn) checkMark(before []store.Mark, m *store.Mark) error {
 	return nil
 }
 
-// checkPut plans one Put, as if those before it in the commit were written.
+// checkPut checks and plans one Put as if those before it were written.
 func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt) error {
 	plan := &plans[len(before)]
 	plan.key = t.hashKey(a.Key)
@@ -134,7 +134,8 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 		return fmt.Errorf("attempt %s: stored version %d, wanted %d: %w", a.ID, old.version, a.Version-1, store.ErrConflict)
 	}
 	if plan.had && !old.state.Terminal() && a.State.Terminal() {
-		// What cannot be read refuses this commit now; later it would refuse all.
+		// A row that cannot be read refuses this commit here. In apply it would fail the
+		// whole transaction.
 		if _, _, err := t.openRow(plan.key); err != nil {
 			return err
 		}
@@ -149,7 +150,7 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 	other := row.id
 	for j := range before {
 		if plans[j].had && other == before[j].ID {
-			other = "" // as stored it held the key; what it does now follows
+			other = "" // it holds the key in the store; the next if says whether it still does
 		}
 		if plans[j].key == plan.key && !before[j].State.Terminal() {
 			other = before[j].ID
@@ -161,7 +162,7 @@ func (t *txn) checkPut(before []store.Attempt, plans []putPlan, a *store.Attempt
 	return nil
 }
 
-// readStored finds what is stored of an attempt, as if those before were.
+// readStored finds what is stored of an attempt, as if the Puts before were written.
 func (t *txn) readStored(before []store.Attempt, id string, plan *putPlan) error {
 	for j := len(before) - 1; j >= 0; j-- {
 		if before[j].ID == id {
@@ -180,7 +181,7 @@ func (t *txn) readStored(before []store.Attempt, id string, plan *putPlan) error
 	return err
 }
 
-// openRow returns the key's row of live, and whether it has one.
+// openRow returns a key's row of the open index, and whether there is one.
 func (t *txn) openRow(h userKey) (openRow, bool, error) {
 	t.key = openKey(t.key[:0], h)
 	b := t.live.Get(t.key)
@@ -232,10 +233,10 @@ func (t *txn) apply(c *store.Commit, plans []putPlan) error {
 }
 
 func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
-	t.put = *given // times of its own; marks and failure are only read
+	t.put = *given // Normalize changes times only, so a shallow copy will do
 	a := &t.put
 	a.Normalize()
-	a.Request = nil // a row of its own
+	a.Request = nil // has a row of its own
 	t.value = store.AppendAttempt(t.value[:0], a)
 	t.key = rowKey(t.key[:0], a.ID, kindRecord)
 	if err := t.rows.Put(t.key, t.value); err != nil {
@@ -252,11 +253,11 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 	return nil
 }
 
-// putRequest writes the activity that asked, if it is another one than before:
-// it is larger than the rest of the record, and hardly ever changes.
+// putRequest writes the activity that asked, if it has changed. It is larger than the
+// rest of the record, and hardly ever changes.
 func (t *txn) putRequest(a *store.Attempt, plan *putPlan) error {
 	now := sum(a.Request)
-	if plan.old.request == now { // of an insertion: 0
+	if plan.old.request == now { // old is 0 on insertion
 		return nil
 	}
 	t.key = rowKey(t.key[:0], a.ID, kindRequest)
@@ -266,7 +267,7 @@ func (t *txn) putRequest(a *store.Attempt, plan *putPlan) error {
 	return t.rows.Put(t.key, a.Request)
 }
 
-// indexOpen keeps the open and the due index.
+// indexOpen updates the open and the due index.
 func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 	var had openRow
 	if plan.had && !plan.old.state.Terminal() {
@@ -283,7 +284,7 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 			}
 		}
 	}
-	// It may stay filed under an earlier time: when that comes, Due looks again.
+	// An earlier time in the due index may stay: when it comes, Due looks again.
 	due := a.Due()
 	if !had.due.IsZero() && had.due.Before(due) {
 		due = had.due
@@ -320,7 +321,7 @@ func (t *txn) moveDue(id string, from, to time.Time) error {
 	return t.live.Put(t.key, nil)
 }
 
-// indexUser keeps the indexes by MRI and by Entra object id.
+// indexUser updates the indexes by MRI and by Entra object id.
 func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 	if !plan.had {
 		t.value = append(t.value[:0], plan.key[hashSize:]...)
@@ -349,8 +350,8 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
 	return t.idx.Put(t.key, nil)
 }
 
-// indexExchange makes the exchange id point here, and remembers one that the
-// attempt no longer has, for Purge.
+// indexExchange makes the exchange id point to the attempt, and records a former one
+// for Purge.
 func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 	if old := &plan.old; plan.had && old.exchange != "" && (old.exchange != a.ExchangeID || old.key.App != a.Key.App) {
 		former := t.exchangeRow(nil, old.key.App, old.exchange)
@@ -370,7 +371,7 @@ func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
 	return t.idx.Put(t.key, t.value)
 }
 
-// indexEnd keeps the tallies of ended attempts.
+// indexEnd updates the tallies of ended attempts.
 func (t *txn) indexEnd(a *store.Attempt, plan *putPlan) error {
 	if old := &plan.old; plan.had && old.state.Terminal() {
 		if err := t.tally(old.entered, old.outcome, -1); err != nil {
@@ -393,8 +394,8 @@ func (t *txn) tally(entered time.Time, outcome string, by int64) error {
 	return t.live.Put(t.key, t.value)
 }
 
-// indexSkew widens the bound on how far ids and times are apart, see
-// [txn.skew]. It hardly ever writes.
+// indexSkew widens the bound of [txn.skew] if the attempt exceeds it. It hardly ever
+// writes.
 func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
 	us := maxSkew + 1
 	if at, isULID := idTime(a.ID); isULID {
@@ -411,12 +412,12 @@ func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
 	return t.facts.Put(factSkew(), binary.BigEndian.AppendUint64(nil, us))
 }
 
-// micros is how far a is after b; time.Duration ends at 292 years.
+// micros is how many microseconds a is after b. A time.Duration ends at 292 years.
 func micros(a, b time.Time) int64 { return a.UnixMicro() - b.UnixMicro() }
 
-// putEvents writes the lines, a row for each run of lines of one attempt. Each has
-// a number among all lines, which outlives a purge: that of a line of no attempt
-// is its Seq, that of another stands where its Seq would.
+// putEvents writes the lines, one row for each run of lines of an attempt. Each line
+// has a number among all lines, which is not reused after a purge. It is the Seq of
+// a line without an attempt.
 func (t *txn) putEvents(events []store.Event) error {
 	if len(events) == 0 {
 		return nil
@@ -430,7 +431,7 @@ func (t *txn) putEvents(events []store.Event) error {
 		t.key, t.value = lineKey(t.key[:0], id, last+uint64(i)+1), t.value[:0]
 		for more := true; more; more = i < len(events) && id != "" && events[i].Attempt == id {
 			e := events[i]
-			e.Seq = 0 // the key says it
+			e.Seq = 0 // the key has the number
 			t.value = store.AppendLine(t.value, &e)
 			i++
 		}

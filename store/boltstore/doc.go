@@ -1,57 +1,56 @@
-// Package boltstore keeps the sign-in engine's records in one bbolt file: the
-// store of a bot that runs as one process.
+// Package boltstore keeps the sign-in engine's records in one bbolt file. It is the
+// store for a bot that runs as one process.
 //
-// The file is locked while it is open, for readers too: see [WithReadOnly] and
+// The file is locked while it is open, for readers too; see [WithReadOnly] and
 // [store.ErrLocked].
 //
-// Every call of [store.Apply] is one batch for the whole slice, synced to the
-// disk; one call at a time. Wrap the store in a [store.Group] so that concurrent
-// commits share batches.
+// Every call of [Store.Apply] writes its whole slice of commits as one batch, with
+// one sync. Calls run one at a time. Wrap the store in a [store.Group] so that
+// concurrent commits share batches.
 //
 // # Files
 //
-// While a store is open for writing other files lie beside it:
+// While a store is open for writing, these files lie beside it:
 //
-//	NAME.log0, NAME.log1  what was acknowledged and is not in NAME yet
+//	NAME.log0, NAME.log1  acknowledged writes that are not in NAME yet
 //	NAME.lock             keeps other processes out; empty
-//	NAME.new              while NAME is made; without meaning after a crash
+//	NAME.new              while NAME is created; meaningless after a crash
 //
 // After Close the file stands alone. After a crash NAME and its two logs belong
-// together, and the next Open brings them together: move all of them, or none.
-// Copy a store with [Store.Snapshot] (signin-engine snapshot), running, closed or
-// crashed: the copy needs no log. A file that was not closed is refused without
-// its log, and so is a damaged log: something acknowledged may lie there. Who has
-// lost the log and wants to go on without what it held makes two empty files of
-// these names.
+// together until the next Open replays them: move all of them, or none. Copy a
+// store with [Store.Snapshot] (signin-engine snapshot), be it running, closed or
+// crashed: the copy needs no log. Open refuses a file that was not closed if its
+// log is missing or damaged, because acknowledged writes may be lost. To go on
+// without a lost log, create two empty files with the names of the logs.
 //
 // A new store takes some tens of kilobytes, and grows by an eighth at a time.
 //
 // # Layout
 //
-// bucket rows: all that belongs to one attempt stands together, in the order
-// of ids, which is the order of time:
+// Bucket rows holds everything of an attempt side by side. Attempts are in the
+// order of their ids, which is the order of time:
 //
 //	id 00 a                 the record
 //	id 00 d kind round      its deliveries
 //	id 00 r                 the activity that asked: written once, unlike the record
-//	id 00 x hash            exchange ids that it had before its present one
+//	id 00 x hash            its former exchange ids
 //
-// bucket audit, in the order of attempts, those of none before:
+// Bucket audit is in the order of attempts; lines without an attempt come first:
 //
-//	id 00 number            lines that were written at once; the number is that of
+//	id 00 number            lines that were written together; the number is that of
 //	                        the first one among all lines
 //
-// bucket live, small:
+// Bucket live is small:
 //
 //	o user scope connection  the non-terminal attempt of a key
-//	d time id                when Due looks at it: when it is due, or earlier
-//	p time id 00 kind round  deliveries pending, by when they are due
-//	w id 00 kind round       deliveries pending, when Claim has found that an earlier round is
-//	z id 00 kind round       deliveries dead
-//	u id 00 kind round       deliveries undeliverable
-//	t minute outcome         how many attempts ended so in that minute
+//	d time id                when Due looks at an attempt: when it is due, or earlier
+//	p time id 00 kind round  pending deliveries, by their due time
+//	w id 00 kind round       pending deliveries that Claim found behind an earlier round
+//	z id 00 kind round       dead deliveries
+//	u id 00 kind round       undeliverable deliveries
+//	t minute outcome         how many attempts ended with the outcome in the minute
 //
-// bucket index:
+// Bucket index:
 //
 //	u user id               attempts of a user (MRI)
 //	a user id               the same by Entra object id
@@ -59,16 +58,16 @@
 //	m hash                  marks
 //	c, n time hash          marks by creation and by expiry
 //
-// bucket facts: skew, lines (the last number), keys.
+// Bucket facts: skew, lines (the last number), keys.
 //
 // # Damage
 //
-// A record that cannot be decoded stays as it is. Its index rows go on to name
-// it, so that it still holds its key, and Due moves them like the others. An
-// attempt of which a delivery cannot be decoded is not purged: where that is
-// filed is not known. Audit lines that cannot be decoded refuse a read of their
-// attempt's lines only.
+// A record that cannot be decoded stays as it is. Its index rows stay too, so that
+// it still holds its key, and Due moves them like any others. An attempt with a
+// delivery that cannot be decoded is not purged, since the delivery's index rows
+// are unknown. Audit lines that cannot be decoded fail only reads of their
+// attempt's lines.
 //
-// Open reads every page of a file of up to 64 MB before bbolt trusts it: a damaged
-// one is [store.ErrCorrupt]. Of a larger one that is found when bbolt meets the page.
+// Open checks every page of a file of up to 64 MiB: a damaged one is
+// [store.ErrCorrupt]. In a larger file a damaged page is found when it is read.
 package boltstore

@@ -11,8 +11,8 @@ import (
 	"github.com/signin-engine/signin-engine/store/boltstore/internal/kv"
 )
 
-// until collects copies of at most limit keys that begin with prefix and then
-// have a time that is not after end, in order.
+// until returns copies of the first keys, at most limit, that consist of prefix, a
+// time not after end, and more.
 func until(b *kv.Bucket, prefix byte, end time.Time, limit int) [][]byte {
 	var keys [][]byte
 	next := b.From([]byte{prefix})
@@ -25,9 +25,9 @@ func until(b *kv.Bucket, prefix byte, end time.Time, limit int) [][]byte {
 	return keys
 }
 
-// Due takes attempts whose time has come; see [store.Store]. It writes only if
-// there may be any: an attempt can be filed under an earlier time than it is
-// due, and is filed anew then.
+// Due takes attempts whose time has come; see [store.Store]. It writes only if there
+// may be any. An attempt may be filed under an earlier time than it is due; then Due
+// refiles it.
 func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
 	for {
 		snap := store.Snapshot{}
@@ -52,17 +52,18 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	}
 }
 
-// anewBatch is how many attempts one transaction files anew.
+// anewBatch is how many attempts one transaction refiles.
 const anewBatch = 2000
 
-// fileAnew files anew what was filed too early, if there is any such thing among
-// the first so many whose time has come, and reports that.
+// fileAnew looks at the first attempts, as many as among, whose filed time has come,
+// and refiles those that are due later. If there are any, it goes on up to
+// anewBatch. It reports whether it refiled any.
 func (t *txn) fileAnew(among int) (some bool, err error) {
 	for _, n := range [...]int{among, anewBatch} {
 		for _, key := range until(t.live, liveDue, t.now, n) {
 			var a store.Attempt
 			if t.readDue(key, &a) != nil {
-				continue // takeDue names it
+				continue // takeDue reports it
 			}
 			filed, due := readTime(key[1:]), a.Due()
 			if !filed.Before(due) {
@@ -78,13 +79,13 @@ func (t *txn) fileAnew(among int) (some bool, err error) {
 			some = true
 		}
 		if !some {
-			break // as it is most of the time
+			break // the usual case
 		}
 	}
 	return some, nil
 }
 
-// takeDue takes what is due and holds it.
+// takeDue takes due attempts and holds them.
 func (t *txn) takeDue(limit int, hold time.Duration, snap *store.Snapshot) error {
 	end := store.Time(t.now.Add(hold))
 	var aside [][]byte
@@ -110,9 +111,9 @@ func (t *txn) takeDue(limit int, hold time.Duration, snap *store.Snapshot) error
 	return t.holdAside(aside, end)
 }
 
-// holdAside moves rows of the due index whose records cannot be read. The open
-// index says where an attempt is filed, but its key is known from the record
-// only, so that the index is searched, once for all of them.
+// holdAside moves rows of the due index whose records cannot be read. Their rows of
+// the open index must change too, but only the record has the key of that row. So
+// the open index is searched, once for all of them.
 func (t *txn) holdAside(keys [][]byte, end time.Time) error {
 	filed := map[string]time.Time{}
 	for _, key := range keys {
@@ -144,8 +145,7 @@ func (t *txn) readDue(key []byte, a *store.Attempt) error {
 	return t.readNamed(dueID(key), "due attempts", a)
 }
 
-// fileDue moves an attempt in the index. An error that is ErrCorrupt means that
-// nothing was moved.
+// fileDue moves an attempt in the due index. On ErrCorrupt nothing was moved.
 func (t *txn) fileDue(a *store.Attempt, from, to time.Time) error {
 	h := t.hashKey(a.Key)
 	row, ok, err := t.openRow(h)

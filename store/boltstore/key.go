@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Kinds of rows of an attempt.
+// Kinds of an attempt's rows.
 const (
 	kindRecord   = 'a'
 	kindDelivery = 'd'
@@ -49,18 +49,18 @@ func factProbe() []byte { return []byte("probe") } // see [Store.Probe]
 func factKeys() []byte  { return []byte("keys") }  // for marks and seals
 
 const (
-	hashSize  = 16 // of what users can choose
-	scopeSize = 8  // of app and channel, and of a connection: configured names
+	hashSize  = 16 // for names that users can choose
+	scopeSize = 8  // for configured names: app with channel, and connection
 	timeSize  = 8
-	lineSize  = 8 // of the number of an audit line
+	lineSize  = 8 // of an audit line's number
 )
 
 func rowKey(dst []byte, id string, kind byte) []byte {
 	return append(append(dst, id...), 0, kind)
 }
 
-// lineKey is the key of audit lines: "id 00 number", that of the first one. Lines of
-// no attempt have an empty id, so they stand before the others.
+// lineKey is the key of a row of audit lines: "id 00 number of the first line".
+// Lines without an attempt have an empty id, so they sort before the others.
 func lineKey(dst []byte, id string, number uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(append(dst, id...), 0), number)
 }
@@ -76,7 +76,7 @@ func cutID(key []byte) (id string, rest []byte) {
 	return string(key[:i]), key[i+1:]
 }
 
-// appendTime appends t so that bytes sort like times.
+// appendTime appends t so that the bytes sort like times.
 func appendTime(dst []byte, t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(dst, uint64(t.UnixMicro())^1<<63)
 }
@@ -85,8 +85,8 @@ func readTime(b []byte) time.Time {
 	return time.UnixMicro(int64(binary.BigEndian.Uint64(b) ^ 1<<63)).UTC()
 }
 
-// appendDelivery appends what follows the attempt's id in a delivery's keys. The
-// first letter tells the kinds apart and sorts like them.
+// appendDelivery appends the part of a delivery's key that follows the attempt's id.
+// The first letter of a kind is unique and sorts like the kind.
 func appendDelivery(dst []byte, k store.DeliveryKey) []byte {
 	return binary.BigEndian.AppendUint32(append(dst, k.Kind[0]), uint32(k.Round))
 }
@@ -100,18 +100,18 @@ func pendingKey(dst []byte, d *store.Delivery) []byte {
 	return appendDelivery(append(append(dst, d.Attempt...), 0), d.DeliveryKey)
 }
 
-// restingKey is the key of a delivery under one of the prefixes without a time.
+// restingKey is the key of a delivery under a prefix without a time.
 func restingKey(dst []byte, prefix byte, k store.DeliveryKey) []byte {
 	return appendDelivery(append(append(append(dst, prefix), k.Attempt...), 0), k)
 }
 
-// userKey is a key hashed: user, then scope, then connection, so that each
-// beginning of it is a prefix to search by.
+// userKey is a hashed key: user, then scope, then connection, so that a user, or a
+// user in a scope, is a prefix to search by.
 type userKey [hashSize + 2*scopeSize]byte
 
 const userScope = hashSize + scopeSize
 
-// hash hashes what users can choose.
+// hash hashes names that users can choose.
 func (t *txn) hash(parts ...string) (h [hashSize]byte) {
 	t.text = t.text[:0]
 	for i, part := range parts {
@@ -125,14 +125,13 @@ func (t *txn) hash(parts ...string) (h [hashSize]byte) {
 	return h
 }
 
-// names hashes what is configured. There are few of them, and they come with
-// every key.
+// names caches the hashes of configured names: they are few, and every key has them.
 type names struct {
 	mu   sync.RWMutex
 	seen map[store.Key][2 * scopeSize]byte
 }
 
-// maxNames bounds what is remembered.
+// maxNames bounds [names].
 const maxNames = 1024
 
 func (n *names) hash(k store.Key) (h [2 * scopeSize]byte) {
@@ -152,7 +151,7 @@ func (n *names) hash(k store.Key) (h [2 * scopeSize]byte) {
 	if n.seen == nil || len(n.seen) >= maxNames {
 		n.seen = map[store.Key][2 * scopeSize]byte{}
 	}
-	// A name may be a part of a whole record.
+	// A string may share memory with a whole record; a clone lets that go.
 	k.App, k.Channel, k.Connection = strings.Clone(k.App), strings.Clone(k.Channel), strings.Clone(k.Connection)
 	n.seen[k] = h
 	return h
@@ -183,7 +182,7 @@ func (t *txn) exchangeRow(dst []byte, app, id string) []byte {
 	return append(append(dst, idxExchange), h[:]...)
 }
 
-// dueKey is the row of bucket live that shows an attempt to Due.
+// dueKey is the key of an attempt in the due index.
 func dueKey(dst []byte, at time.Time, id string) []byte {
 	return append(appendTime(append(dst, liveDue), at), id...)
 }
@@ -192,12 +191,12 @@ func tallyKey(dst []byte, entered time.Time, outcome string) []byte {
 	return append(appendTime(append(dst, liveTally), entered.Truncate(time.Minute)), outcome...)
 }
 
-// openRow is the value of an open key: what an overview needs without reading
-// the record.
+// openRow is a row of the open index. It has what an overview needs, so that the
+// record need not be read.
 type openRow struct {
 	state   store.State
 	entered time.Time
-	due     time.Time // where it is filed under due: never later than it is due, or held until then
+	due     time.Time // its time in the due index: when it is due or earlier, or the end of a hold
 	id      string
 }
 
@@ -217,7 +216,7 @@ func readOpenRow(b []byte) (openRow, bool) {
 	return r, ok
 }
 
-// stateOf is the state of that name.
+// stateOf returns the state of a name, without an allocation for the known ones.
 func stateOf(name []byte) store.State {
 	for _, s := range [...]store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying} {
 		if string(s) == string(name) {
@@ -227,13 +226,13 @@ func stateOf(name []byte) store.State {
 	return store.State(name)
 }
 
-// minSkew is the skew of a store that never saw a greater one.
+// minSkew is the skew of a store that never saw a larger one.
 const minSkew = time.Second
 
-// maxSkew, in microseconds, is beyond every pair of times that occurs.
+// maxSkew, in microseconds, is larger than any real skew; more means unbounded.
 const maxSkew = 100 * 365 * 24 * uint64(time.Hour/time.Microsecond)
 
-// idTime is the time in a ULID. Only the canonical form sorts like its time.
+// idTime returns the time in a ULID. Only the canonical form sorts like its time.
 func idTime(id string) (time.Time, bool) {
 	u, err := ulid.ParseStrict(id)
 	if err != nil || u.String() != id {
@@ -242,7 +241,7 @@ func idTime(id string) (time.Time, bool) {
 	return u.Timestamp(), true
 }
 
-// firstID is the smallest ULID of t's millisecond.
+// firstID returns the smallest ULID of t's millisecond.
 func firstID(t time.Time) string {
 	ms := t.UnixMilli()
 	if ms <= 0 {
@@ -250,7 +249,7 @@ func firstID(t time.Time) string {
 	}
 	var u ulid.ULID
 	if err := u.SetTime(uint64(ms)); err != nil {
-		return "\xff" // beyond all ULIDs
+		return "\xff" // sorts after every ULID
 	}
 	return u.String()
 }

@@ -14,7 +14,7 @@ import (
 //
 //	created 8 | expires 8 | version, a varint | value
 type markRow struct {
-	created time.Time // version 1 of it
+	created time.Time // when version 1 was written
 	expires time.Time // zero: with the retention
 	version int64
 	value   []byte
@@ -38,7 +38,7 @@ func readMark(b []byte) (r markRow, ok bool) {
 
 func (t *txn) markKey(h []byte) []byte { return append(append(t.key[:0], idxMark), h...) }
 
-// mark returns a mark that is there and not over.
+// mark returns a mark that exists and has not expired.
 func (t *txn) mark(name string) (markRow, bool) {
 	h := t.hash(name)
 	t.key = t.markKey(h[:])
@@ -46,7 +46,7 @@ func (t *txn) mark(name string) (markRow, bool) {
 	return r, ok && (r.expires.IsZero() || t.now.Before(r.expires))
 }
 
-// putMark writes or removes a mark that was checked.
+// putMark writes or removes a mark that checkMark accepted.
 func (t *txn) putMark(m *store.Mark) error {
 	if m.Wakes {
 		t.woken = append(t.woken, m.Name)
@@ -58,7 +58,7 @@ func (t *txn) putMark(m *store.Mark) error {
 	}
 	r := markRow{created: t.now, expires: store.Time(m.Expires), version: m.Version, value: m.Value}
 	if m.Version > 1 {
-		r.created = old.created // or it would outlive the retention
+		r.created = old.created // the retention counts from version 1
 	}
 	t.value = r.append(t.value[:0])
 	t.key = t.markKey(h[:])
@@ -76,8 +76,7 @@ func (t *txn) putMark(m *store.Mark) error {
 	return t.idx.Put(t.key, nil)
 }
 
-// dropMark deletes a mark, if it is there, with its indexes, and returns what it
-// was.
+// dropMark deletes a mark and its index rows, if it exists, and returns it.
 func (t *txn) dropMark(h []byte) (markRow, error) {
 	t.key = t.markKey(h)
 	old, ok := readMark(t.idx.Get(t.key))
@@ -95,7 +94,7 @@ func (t *txn) dropMark(h []byte) (markRow, error) {
 	return old, t.idx.Delete(t.key)
 }
 
-// Mark returns a mark that is not over; see [store.Store].
+// Mark returns a mark that has not expired; see [store.Store].
 func (s *Store) Mark(ctx context.Context, name string) (store.Mark, error) {
 	var m store.Mark
 	err := s.view(ctx, "mark", func(t *txn) error {

@@ -12,15 +12,15 @@ import (
 	"github.com/signin-engine/signin-engine/store/boltstore/internal/kv"
 )
 
-// Format is the version of the file layout; a file with another one is
+// Format is the version of the file layout. A file with another version is
 // [store.ErrSchema].
 const Format = 6
 
-// DefaultLockTimeout is how long [Open] waits for a file that another process
-// holds.
+// DefaultLockTimeout is how long [Open] waits by default for a file that another
+// process holds.
 const DefaultLockTimeout = 500 * time.Millisecond
 
-// The buckets, by their places.
+// Indexes into buckets.
 const (
 	inRows = iota
 	inLive
@@ -38,9 +38,9 @@ type Store struct {
 	db     *kv.DB
 	notify store.Notifier
 	names  names
-	txns   sync.Pool // of *txn, to be used again
+	txns   sync.Pool // of *txn
 
-	scratch scratch // of who writes
+	scratch scratch // of the writer
 }
 
 var _ store.Exclusive = (*Store)(nil)
@@ -57,28 +57,28 @@ type options struct {
 // Option changes how [Open] opens a file.
 type Option func(*options)
 
-// WithClock sets the store's clock; the default is the machine's.
+// WithClock sets the store's clock; the default is [time.Now].
 func WithClock(clock func() time.Time) Option { return func(o *options) { o.clock = clock } }
 
-// WithMode sets the permissions of a file that is created; the default is 0600.
+// WithMode sets the permissions of a new file; the default is 0600.
 func WithMode(mode fs.FileMode) Option { return func(o *options) { o.mode = mode } }
 
 // WithLockTimeout sets how long to wait for a file that another process holds;
 // the default is [DefaultLockTimeout].
 func WithLockTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
 
-// WithReadOnly opens the file for reading: many processes may, while none
-// writes. A missing file is an error that is [fs.ErrNotExist].
+// WithReadOnly opens the file for reading. Many processes may do so while none has
+// it open for writing. A missing file is [fs.ErrNotExist].
 func WithReadOnly() Option { return func(o *options) { o.readOnly = true } }
 
-// WithoutSync leaves the disk alone: for tests of everything but durability.
+// WithoutSync turns syncing off, for tests of everything but durability.
 func WithoutSync() Option { return func(o *options) { o.noSync = true } }
 
-// Open opens or creates the store in the file at path. Errors:
-// [store.ErrLocked] if another process holds the file, [store.ErrSchema] if it
-// has another format or belongs to another program, [store.ErrCorrupt] if it is
-// no bbolt database, is damaged, or was not closed and its log is not there or is
-// damaged, else those of package os.
+// Open opens or creates the store in the file at path. Errors: [store.ErrLocked] if
+// another process holds the file, [store.ErrSchema] if it has another format or
+// belongs to another program, [store.ErrCorrupt] if it is not a bbolt database, is
+// damaged, or was not closed and its log is missing or damaged, else those of
+// package os.
 func Open(path string, opts ...Option) (*Store, error) {
 	s := &Store{path: path, opts: options{clock: time.Now, mode: 0o600, timeout: DefaultLockTimeout}}
 	for _, opt := range opts {
@@ -95,16 +95,16 @@ func Open(path string, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Exclusive reports whether the store is open for writing: no other process has
-// the file then, and who had it before is gone.
+// Exclusive reports whether the store is open for writing. Then no other process
+// has the file, and the one that had it before is gone.
 func (s *Store) Exclusive() bool { return !s.opts.readOnly }
 
-// probeSize is what a probe writes: as much as a commit of some size.
+// probeSize is how many bytes a probe writes, about as much as a larger commit.
 const probeSize = 4096
 
-// Probe reports whether a commit would work now. It writes if the last commit
-// failed, if none has been written for a second, or if the file did not take what
-// the log holds; nothing is left of it.
+// Probe reports whether a commit would work now. It makes a test write, which leaves
+// nothing behind, if the last commit failed, if none was written for a second, or if
+// the last flush of the log to the file failed.
 func (s *Store) Probe(ctx context.Context) error {
 	err := s.db.Probe(ctx, func(tx *kv.Tx) error {
 		facts := tx.Bucket(inFacts)
@@ -116,8 +116,7 @@ func (s *Store) Probe(ctx context.Context) error {
 	return nil
 }
 
-// Close brings what the log holds into the tree and closes the file. It waits
-// for calls that are under way.
+// Close waits for running calls, flushes the log to the tree and closes the file.
 func (s *Store) Close() error {
 	s.notify.Close()
 	if err := s.db.Close(); err != nil {

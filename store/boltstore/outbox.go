@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// readDelivery reads what is stored under a key, if there is anything.
+// readDelivery reads the delivery of a key, if there is one.
 func (t *txn) readDelivery(k store.DeliveryKey, d *store.Delivery) (found bool, err error) {
 	t.key = deliveryRow(t.key[:0], k)
 	b := t.rows.Get(t.key)
@@ -26,8 +26,8 @@ func (t *txn) readDelivery(k store.DeliveryKey, d *store.Delivery) (found bool, 
 	return true, nil
 }
 
-// deliveries returns those of an attempt, by kind and round. The error is about
-// those that cannot be decoded; the others are there all the same.
+// deliveries returns an attempt's deliveries, by kind and round. The error names
+// those that cannot be decoded; the others are returned all the same.
 func (t *txn) deliveries(id string) ([]store.Delivery, error) {
 	var all []store.Delivery
 	var errs []error
@@ -45,13 +45,13 @@ func (t *txn) deliveries(id string) ([]store.Delivery, error) {
 	return all, errors.Join(errs...)
 }
 
-// putDelivery writes a delivery in place of the one that is there, nil for none.
+// putDelivery writes a delivery in place of had, nil for none.
 func (t *txn) putDelivery(given, had *store.Delivery) error {
 	t.row = *given
 	d := &t.row
 	d.Normalize()
 	t.key = deliveryRow(t.key[:0], d.DeliveryKey)
-	d.Attempt = "" // the key says it
+	d.Attempt = "" // the key has it
 	t.value = store.AppendDelivery(t.value[:0], d)
 	d.Attempt = given.Attempt
 	if err := t.rows.Put(t.key, t.value); err != nil {
@@ -73,9 +73,9 @@ func (t *txn) putDelivery(given, had *store.Delivery) error {
 	return nil
 }
 
-// indexDelivery files a delivery. One that is pending is filed under its time,
-// also if an earlier round is pending: Claim finds that out, and files it as
-// waiting.
+// indexDelivery adds a delivery to its index. A pending one goes under its time even
+// if an earlier round is pending: Claim finds that out and moves it to the waiting
+// ones.
 func (t *txn) indexDelivery(d *store.Delivery) error {
 	switch d.Status {
 	case store.DeliveryPending:
@@ -103,13 +103,13 @@ func (t *txn) unindexDelivery(d *store.Delivery) error {
 		t.key = restingKey(t.key[:0], liveUndeliverable, d.DeliveryKey)
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
 		return nil
-	default: // of a newer program
+	default: // written by a newer program
 		return nil
 	}
 	return t.live.Delete(t.key)
 }
 
-// firstPending is the smallest round that is pending.
+// firstPending returns the smallest pending round.
 func firstPending(all []store.Delivery) int {
 	first := math.MaxInt
 	for i := range all {
@@ -120,8 +120,8 @@ func firstPending(all []store.Delivery) int {
 	return first
 }
 
-// wait files a delivery behind an earlier one of its attempt, so that no Claim
-// meets it again before that is settled.
+// wait moves a delivery to the waiting ones, so that no Claim meets it again before
+// the earlier delivery of its attempt is settled.
 func (t *txn) wait(d *store.Delivery) error {
 	t.key = pendingKey(t.key[:0], d)
 	if err := t.live.Delete(t.key); err != nil {
@@ -131,14 +131,14 @@ func (t *txn) wait(d *store.Delivery) error {
 	return t.live.Put(t.key, nil)
 }
 
-// release files under its time what waited and has nothing in front of it any
-// more, and reports whether there was such a thing.
+// release makes the attempt's waiting deliveries whose turn has come pending again,
+// each under its time, and reports whether there were any.
 func (t *txn) release(id string) (some bool, err error) {
 	prefix := append(append([]byte{liveWaiting}, id...), 0)
 	if k, _ := t.live.From(prefix)(); !bytes.HasPrefix(k, prefix) {
 		return false, nil
 	}
-	all, _ := t.deliveries(id) // what cannot be decoded stands in nobody's way
+	all, _ := t.deliveries(id) // one that cannot be decoded does not block the others
 	first := firstPending(all)
 	for i := range all {
 		d := &all[i]
@@ -160,9 +160,9 @@ func (t *txn) release(id string) (some bool, err error) {
 	return some, nil
 }
 
-// drop tells nobody any more of the attempt's completions; see [store.Commit].
+// drop cancels the deliveries of an attempt's completions; see [store.Commit].
 func (t *txn) drop(id string) error {
-	all, _ := t.deliveries(id) // what cannot be decoded stays as it is
+	all, _ := t.deliveries(id) // one that cannot be decoded stays as it is
 	for i := range all {
 		if d := all[i]; d.Dropped() {
 			if err := t.putDelivery(&d, &all[i]); err != nil {
@@ -173,8 +173,8 @@ func (t *txn) drop(id string) error {
 	return nil
 }
 
-// Claim takes deliveries whose time and turn have come; see [store.Store]. It
-// writes only if there may be any.
+// Claim takes deliveries whose time and turn have come; see [store.Store]. It writes
+// only if there may be any.
 func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
 	var now time.Time
 	more, err := s.peek(ctx, "claim", livePending, q.Limit, &now)
@@ -190,13 +190,13 @@ func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery
 		case len(out) == 0:
 			return nil, err
 		default:
-			more = false // what was taken is the caller's now, and has to be tried
+			more = false // return what is taken: the caller has to try it
 		}
 	}
 	return out, nil
 }
 
-// claim is one transaction of Claim; more: it might find others in a next one.
+// claim is one transaction of Claim; more: another one may find more.
 func (s *Store) claim(ctx context.Context, q *store.ClaimQuery, limit int) (taken []store.Delivery, more bool, err error) {
 	err = s.update(ctx, "claim", func(t *txn) (err error) {
 		if q.Attempt != "" {
@@ -223,7 +223,7 @@ func (t *txn) take(d *store.Delivery, q *store.ClaimQuery) error {
 	return t.putDelivery(d, &had)
 }
 
-// claimOf returns what may be claimed of one attempt.
+// claimOf returns the deliveries of one attempt that may be claimed.
 func (t *txn) claimOf(q *store.ClaimQuery) []store.Delivery {
 	all, _ := t.deliveries(q.Attempt)
 	first := firstPending(all)
@@ -234,12 +234,12 @@ func (t *txn) claimOf(q *store.ClaimQuery) []store.Delivery {
 	return all[:min(len(all), q.Limit)]
 }
 
-// waitBatch is how many deliveries one transaction files as waiting.
+// waitBatch is how many deliveries one transaction moves to the waiting ones.
 const waitBatch = 2000
 
-// claimable returns the first so many deliveries that may be claimed, and files
-// as waiting those that have come due before their turn. more: the transaction
-// is large enough, and there may be others behind.
+// claimable returns up to limit deliveries that may be claimed, and moves those that
+// are due before their turn to the waiting ones. more: another transaction may find
+// more; this one is large enough, or has released some.
 func (t *txn) claimable(limit int) (found []store.Delivery, more bool, err error) {
 	var early []store.Delivery
 	var aside []string // attempts
@@ -258,7 +258,7 @@ func (t *txn) claimable(limit int) (found []store.Delivery, more bool, err error
 			return d.Status == store.DeliveryPending && d.NextAt.Equal(at) && bytes.Equal(name, appendDelivery(nil, d.DeliveryKey))
 		})
 		switch {
-		case i < 0: // it cannot be decoded, or the index is wrong
+		case i < 0: // cannot be decoded, or the index is wrong
 			aside = append(aside, id)
 		case all[i].Round > firstPending(all):
 			early = append(early, all[i])
@@ -272,7 +272,7 @@ func (t *txn) claimable(limit int) (found []store.Delivery, more bool, err error
 		}
 	}
 	for _, id := range aside {
-		// Nobody waits for it to be settled.
+		// It will not be settled, so those behind it must not wait for it.
 		some, err := t.release(id)
 		if err != nil {
 			return nil, false, err

@@ -15,8 +15,8 @@ import (
 // purgeBatch is how many attempts, or orphan lines, one transaction deletes.
 const purgeBatch = 128
 
-// Purge deletes what is old, in transactions of bounded size; see
-// [store.Store]. Orphan lines are deleted up to the first that is not as old.
+// Purge deletes old attempts, lines and marks in transactions of bounded size; see
+// [store.Store]. It deletes orphan lines up to the first one that is not old enough.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error) {
 	if s.opts.readOnly && !dry {
 		return 0, fmt.Errorf("boltstore: purge: %w", store.ErrReadOnly)
@@ -59,14 +59,14 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 	return total, s.purgeRest(ctx, before)
 }
 
-// ended finds the first n attempts after an id that ended before the time.
+// ended finds the first n attempts after the id after that ended before the time.
 func (t *txn) ended(before time.Time, after string, n int) []string {
 	end := ""
 	if skew, ok := t.skew(); ok {
 		end = firstID(before.Add(skew + time.Millisecond))
 	}
 	var ids []string
-	// 01 follows the 00 behind an id, and precedes every other id.
+	// "id 01" sorts after all rows of the id and before the next id.
 	next := t.rows.From(append([]byte(after), 1))
 	for k, v := next(); k != nil && len(ids) < n; k, v = next() {
 		id, kind := cutID(k)
@@ -93,11 +93,11 @@ func (s *Store) purge(ctx context.Context, before time.Time, ids []string) (n in
 			var a store.Attempt
 			found, err := t.read(id, &a)
 			if err != nil || !found || !a.State.Terminal() || !a.Entered.Before(before) {
-				continue // it changed since we looked
+				continue // changed since the scan
 			}
 			owed, err := t.deliveries(id)
 			if err != nil {
-				continue // where the rest of it is filed is not known
+				continue // the index rows of that delivery are unknown
 			}
 			if err := t.remove(&a, owed); err != nil {
 				return err
@@ -155,7 +155,7 @@ func (t *txn) remove(a *store.Attempt, owed []store.Delivery) error {
 	return nil
 }
 
-// removeExchange forgets an exchange id that still points to the attempt.
+// removeExchange deletes an exchange id if it still points to the attempt.
 func (t *txn) removeExchange(key []byte, id string) error {
 	if string(t.idx.Get(key)) != id {
 		return nil
@@ -163,7 +163,7 @@ func (t *txn) removeExchange(key []byte, id string) error {
 	return t.idx.Delete(key)
 }
 
-// purgeRest deletes orphan lines and marks that are old.
+// purgeRest deletes old orphan lines and marks.
 func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 	for more := true; more; {
 		err := s.update(ctx, "purge", func(t *txn) error {
@@ -173,7 +173,7 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 					return err
 				}
 			}
-			// Created before is an exclusive bound, over at now an inclusive one.
+			// before is exclusive; a mark that expires now has expired.
 			marks := slices.Concat(
 				until(t.idx, idxMarkCreated, before.Add(-time.Microsecond), purgeBatch),
 				until(t.idx, idxMarkExpires, t.now, purgeBatch),

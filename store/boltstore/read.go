@@ -57,8 +57,8 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 	return snap, nil
 }
 
-// find adds the user's (and connection's) attempts: the open ones, then the
-// others, newest first.
+// find adds the attempts of the user (and connection) to snap: first the open ones,
+// then the others, newest first.
 func (t *txn) find(q *store.Query, snap *store.Snapshot) error {
 	h := t.hashKey(q.Key())
 	prefix, scope := h[:userScope], h[hashSize:userScope]
@@ -81,14 +81,14 @@ func (t *txn) find(q *store.Query, snap *store.Snapshot) error {
 	ids := newDescending(t.idx, append([]byte{idxUser}, h[:hashSize]...), "")
 	for id, v := ids.next(); id != "" && len(snap.Attempts) < q.Max(); id, v = ids.next() {
 		if bytes.HasPrefix(v, scope) && !slices.Contains(open, id) {
-			_ = t.find1(id, "users", snap) // passed over
+			_ = t.find1(id, "users", snap) // skipped, and named in snap.Corrupt
 		}
 	}
 	return nil
 }
 
-// find1 adds an attempt that an index names. If it cannot be read it is named in
-// snap.Corrupt, and the error returned.
+// find1 adds an attempt that an index names. If it cannot be read, find1 names it in
+// snap.Corrupt and returns the error.
 func (t *txn) find1(id, index string, snap *store.Snapshot) error {
 	if known := snap.ByExchangeID; known != nil && known.ID == id {
 		snap.Attempts = append(snap.Attempts, known.Clone())
@@ -104,8 +104,8 @@ func (t *txn) find1(id, index string, snap *store.Snapshot) error {
 	return err
 }
 
-// openOf returns the ids of a user's open attempts, newest first: of one
-// connection, of which there can be one at most, or of all.
+// openOf returns the ids of a user's open attempts, newest first: those under prefix
+// or, if one is set, the one attempt that key h can have.
 func (t *txn) openOf(h userKey, one bool, prefix []byte) ([]string, error) {
 	if !one {
 		return t.openIDs(prefix, nil), nil
@@ -117,8 +117,8 @@ func (t *txn) openOf(h userKey, one bool, prefix []byte) ([]string, error) {
 	return []string{row.id}, nil
 }
 
-// openIDs returns the ids of open attempts whose key begins so and whose state
-// is among states (nil: any), newest first.
+// openIDs returns the ids of open attempts whose key has the prefix and whose state
+// is in states (nil: any), newest first.
 func (t *txn) openIDs(prefix []byte, states []store.State) []string {
 	var ids []string
 	t.eachOpen(prefix, func(_ []byte, row openRow) {
@@ -130,8 +130,8 @@ func (t *txn) openIDs(prefix []byte, states []store.State) []string {
 	return ids
 }
 
-// eachOpen calls fn with the rows of the open index whose key begins so. Rows
-// that cannot be decoded are passed over: who asks for their key hears of it.
+// eachOpen calls fn with the rows of the open index whose key has the prefix. It skips
+// rows that cannot be decoded: a read of their key reports them.
 func (t *txn) eachOpen(prefix []byte, fn func(key []byte, row openRow)) {
 	p := append([]byte{liveOpen}, prefix...)
 	next := t.live.From(p)
@@ -142,8 +142,8 @@ func (t *txn) eachOpen(prefix []byte, fn func(key []byte, row openRow)) {
 	}
 }
 
-// descending walks the ids behind a prefix of an index, from below an id (""
-// for all) downwards.
+// descending walks the ids after a prefix of an index downwards, starting below an
+// id ("" for all).
 type descending struct {
 	step   kv.Next
 	prefix []byte
@@ -152,7 +152,7 @@ type descending struct {
 func newDescending(b *kv.Bucket, prefix []byte, below string) *descending {
 	end := append(bytes.Clone(prefix), below...)
 	if below == "" {
-		end = append(end, 0xff) // ids are text: none begins with ff
+		end = append(end, 0xff) // ids are text, so none begins with ff
 	}
 	return &descending{step: b.Down(end), prefix: prefix}
 }
@@ -167,8 +167,7 @@ func (d *descending) next() (id string, v []byte) {
 	return string(k[len(d.prefix):]), v
 }
 
-// Changed waits for a newer version, among the writes of this process; see
-// [store.Store].
+// Changed waits for this process to write a newer version; see [store.Store].
 func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 	err := s.notify.Wait(ctx, id, func() (stale bool, err error) {
 		err = s.view(ctx, "changed", func(t *txn) error {
@@ -189,8 +188,8 @@ func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 	return nil
 }
 
-// List is the operator's list; see [store.Store]. It goes by the user index, by
-// the index of open attempts, or else from the newest attempt on.
+// List is the operator's list; see [store.Store]. It uses the index of owed
+// deliveries, of users or of open attempts, or else walks from the newest attempt.
 func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	var page store.Page
 	err := s.scan(ctx, "list", func(t *txn) error {
@@ -210,7 +209,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 			}
 			if n := len(page.Attempts); n == f.Max() {
 				page.Next = page.Attempts[n-1].ID
-				// The next page begins there, and names them.
+				// The next page covers the ids below, and names those.
 				page.Corrupt = slices.DeleteFunc(page.Corrupt, func(c store.Corrupt) bool { return c.ID < page.Next })
 				return nil
 			}
@@ -229,7 +228,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	return page, nil
 }
 
-// below walks ids, newest first, from below a cursor ("" for all) downwards.
+// below walks ids, newest first, starting below a cursor ("" for all).
 func below(ids []string, cursor string) func() string {
 	if cursor != "" {
 		ids = slices.DeleteFunc(ids, func(id string) bool { return id >= cursor })
@@ -244,8 +243,8 @@ func below(ids []string, cursor string) func() string {
 	}
 }
 
-// owedIDs returns the attempts with deliveries that are owed, newest first. One
-// that waits has another in front of it that does not.
+// owedIDs returns the attempts with owed deliveries, newest first. It need not look at
+// waiting deliveries: an attempt with one also has a pending one in front of it.
 func (t *txn) owedIDs() []string {
 	var ids []string
 	for prefix, skip := range map[byte]int{livePending: 1 + timeSize, liveDead: 1, liveUndeliverable: 1} {
@@ -259,7 +258,7 @@ func (t *txn) owedIDs() []string {
 	return slices.Compact(ids)
 }
 
-// candidates returns a walk over ids, newest first, that misses no match.
+// candidates returns a walk over ids, newest first, that includes every match.
 func (t *txn) candidates(f *store.Filter) func() string {
 	switch {
 	case f.Owed:
@@ -277,7 +276,7 @@ func (t *txn) candidates(f *store.Filter) func() string {
 	}
 }
 
-// merge walks two indexes at once and names an id in both only once.
+// merge walks two indexes at once and returns an id that is in both once.
 func merge(a, b *descending) func() string {
 	x, _ := a.next()
 	y, _ := b.next()
@@ -293,7 +292,7 @@ func merge(a, b *descending) func() string {
 	}
 }
 
-// newestFirst walks all attempts between the bounds that the filter sets.
+// newestFirst walks all attempts within the filter's bounds.
 func (t *txn) newestFirst(f *store.Filter) func() string {
 	low, end := f.IDPrefix, f.Cursor
 	lower := func(bound string) {
@@ -327,7 +326,7 @@ func (t *txn) newestFirst(f *store.Filter) func() string {
 	}
 }
 
-// readLines decodes a row of bucket audit; Seq is the number among all lines.
+// readLines decodes a row of bucket audit. Seq is the number among all lines.
 func readLines(key, b []byte) ([]store.Event, error) {
 	id, number := cutID(key)
 	lines, err := store.DecodeLines(b)
@@ -343,7 +342,7 @@ func readLines(key, b []byte) ([]store.Event, error) {
 	return lines, nil
 }
 
-// Events returns the lines of an attempt, or those of none; see [store.Store].
+// Events returns the lines of an attempt, or those without one; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	var out []store.Event
 	err := s.scan(ctx, "events", func(t *txn) (err error) {
@@ -363,7 +362,7 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event,
 	return out, nil
 }
 
-// events are those of one attempt, numbered by their place.
+// events returns the lines of one attempt. Seq is their position in it.
 func (t *txn) events(f *store.EventFilter) (out []store.Event, err error) {
 	prefix := append([]byte(f.Attempt), 0)
 	next, place := t.audit.From(prefix), int64(0)
@@ -382,7 +381,7 @@ func (t *txn) events(f *store.EventFilter) (out []store.Event, err error) {
 	return out[:min(len(out), f.Max())], nil
 }
 
-// orphans are those of no attempt. What cannot be decoded is passed over.
+// orphans returns the lines without an attempt. It skips lines that cannot be decoded.
 func (t *txn) orphans(f *store.EventFilter) []store.Event {
 	var out []store.Event
 	next := t.audit.From(noAttempt)
@@ -397,8 +396,8 @@ func (t *txn) orphans(f *store.EventFilter) []store.Event {
 	return out[:min(len(out), f.Max())]
 }
 
-// Trail returns lines of every attempt and of none; see [store.Store]. The cursor
-// is the number of a line.
+// Trail returns all audit lines, with and without an attempt; see [store.Store]. The
+// cursor is the number of a line.
 func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, error) {
 	var out store.Trail
 	err := s.scan(ctx, "trail", func(t *txn) error {
@@ -418,13 +417,13 @@ type numbered struct {
 	n int64
 }
 
-// trail scans every line and keeps the first of those behind a number. Lines that
-// cannot be decoded are passed over: who asks for their attempt hears of it.
+// trail scans every line and keeps the first ones after a number. It skips lines that
+// cannot be decoded: a read of their attempt reports them.
 func (t *txn) trail(ctx context.Context, q *store.TrailQuery, after int64) (store.Trail, error) {
 	var found []numbered
 	cut := func() {
 		slices.SortFunc(found, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
-		found = found[:min(len(found), q.Max()+1)] // one more says that there is more
+		found = found[:min(len(found), q.Max()+1)] // one extra shows that there is more
 	}
 	of, place := "", int64(0)
 	next := t.audit.From(nil)
@@ -463,8 +462,7 @@ func (t *txn) trail(ctx context.Context, q *store.TrailQuery, after int64) (stor
 	return out, nil
 }
 
-// Counts is the operator's overview, from the live bucket alone; see
-// [store.Store].
+// Counts is the operator's overview; see [store.Store]. It reads only bucket live.
 func (s *Store) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
 	var n store.Counts
 	err := s.scan(ctx, "counts", func(t *txn) error {
@@ -515,10 +513,9 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	return info, err
 }
 
-// Snapshot writes a copy of the file to w, as it is now, while the store goes
-// on, and returns its size in bytes. The copy needs no log. Pages that are freed
-// meanwhile are not reused before it ends. It ends early, with an error, when
-// ctx is done.
+// Snapshot writes a copy of the file to w while the store stays in use, and returns
+// its size in bytes. The copy needs no log. Pages freed meanwhile are not reused
+// until the snapshot ends. It stops with an error when ctx is done.
 func (s *Store) Snapshot(ctx context.Context, w io.Writer) (int64, error) {
 	n, err := s.db.Snapshot(ctx, w)
 	if err != nil {

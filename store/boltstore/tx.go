@@ -23,25 +23,25 @@ type txn struct {
 	audit *kv.Bucket
 	names *names
 	key   []byte // of the current row
-	text  []byte // that is hashed
+	text  []byte // to be hashed
 
-	*scratch // nil while reading
+	*scratch // nil in a read transaction
 }
 
-// scratch is what a writing transaction works with; there is one at a time.
+// scratch is the working memory of a write transaction, of which one runs at a time.
 type scratch struct {
 	woken []string      // attempts that changed, and marks that wake
 	plans []putPlan     // of the current commit
 	value []byte        // of the current row
-	put   store.Attempt // the one that is being written
+	put   store.Attempt // being written
 	row   store.Delivery
-	had   store.Delivery // the one that was there
+	had   store.Delivery // as stored before
 	known known
 	batch uint64 // of the transaction
 }
 
-// begun prepares for a transaction. If the last batch that stands is another than
-// this process's last one, that one was given up or refused.
+// begun prepares for a transaction. If the last committed batch is not the last one
+// of this scratch, that one was abandoned or refused, and known may be wrong.
 func (s *scratch) begun(tx *kv.Tx) {
 	if s.known == nil || tx.Last() != s.batch {
 		s.known = known{}
@@ -49,11 +49,11 @@ func (s *scratch) begun(tx *kv.Tx) {
 	s.batch, s.woken = tx.Batch(), nil
 }
 
-// known is what the indexes need of the attempts that were written last, as
-// they are stored: the next commit need not read them again.
+// known caches what the indexes need of the attempts written last, so that the next
+// commit does not read them again.
 type known map[string]*stored
 
-// maxKnown bounds it.
+// maxKnown bounds [known].
 const maxKnown = 4096
 
 // stored is what the indexes need of an attempt.
@@ -65,7 +65,7 @@ type stored struct {
 	aad      string
 	entered  time.Time
 	outcome  string
-	request  uint64 // hash of it, 0 if there is none
+	request  uint64 // its hash, 0 for none
 }
 
 func storedOf(a *store.Attempt) stored {
@@ -86,7 +86,7 @@ func sum(b []byte) uint64 {
 
 func (k known) keep(a *store.Attempt) {
 	if a.State.Terminal() {
-		delete(k, a.ID) // seldom heard of again
+		delete(k, a.ID) // rarely written again
 		return
 	}
 	old := k[a.ID]
@@ -98,7 +98,7 @@ func (k known) keep(a *store.Attempt) {
 		k[strings.Clone(a.ID)] = old
 	}
 	now := storedOf(a)
-	// A text may be a part of a whole record, which would stay with it.
+	// A string may share memory with a whole record; a clone lets that go.
 	for _, text := range [...]struct{ old, now *string }{
 		{&old.key.App, &now.key.App},
 		{&old.key.Channel, &now.key.Channel},
@@ -127,12 +127,12 @@ func (s *Store) begin(tx *kv.Tx) *txn {
 	return t
 }
 
-// view runs fn in a read transaction; while it runs no commit ends.
+// view runs fn in a read transaction. No commit ends while it runs.
 func (s *Store) view(ctx context.Context, op string, fn func(t *txn) error) error {
 	return s.reading(ctx, op, s.db.View, fn)
 }
 
-// scan is view for what may read many rows.
+// scan is view for reads of many rows.
 func (s *Store) scan(ctx context.Context, op string, fn func(t *txn) error) error {
 	return s.reading(ctx, op, s.db.Scan, fn)
 }
@@ -149,9 +149,9 @@ func (s *Store) reading(ctx context.Context, op string, do func(context.Context,
 	return nil
 }
 
-// update runs fn in a write transaction and returns when what it put is on the
-// disk. With an error nothing was written; if that is ErrUnavailable, it may be
-// there after a crash all the same.
+// update runs fn in a write transaction and returns when its writes are on the
+// disk. On an error nothing was written, but after ErrUnavailable a crash may bring
+// the writes back.
 func (s *Store) update(ctx context.Context, op string, fn func(t *txn) error) error {
 	var woken []string
 	err := s.db.Update(ctx, func(tx *kv.Tx) error {
@@ -170,7 +170,7 @@ func (s *Store) update(ctx context.Context, op string, fn func(t *txn) error) er
 	return nil
 }
 
-// read reads the record of id, if there is one.
+// read reads an attempt, if there is one of this id.
 func (t *txn) read(id string, a *store.Attempt) (found bool, err error) {
 	t.key = rowKey(t.key[:0], id, kindRecord)
 	b := t.rows.Get(t.key)
@@ -199,8 +199,8 @@ func (t *txn) exists(id string) bool {
 	return t.rows.Get(t.key) != nil
 }
 
-// skew returns how far the time in an attempt's id may be from its times; ok is
-// false if that is unbounded.
+// skew returns how far the time in an attempt's id may be from the attempt's own
+// times; ok is false if that is unbounded.
 func (t *txn) skew() (d time.Duration, ok bool) {
 	us := uint64(minSkew / time.Microsecond)
 	if b := t.facts.Get(factSkew()); len(b) == 8 {
