@@ -24,6 +24,7 @@ var kinds = []struct{ mark, kind string }{
 	{"service", "service code"},
 	{"connector", "connector code"},
 	{"oauth", "OAuth code"},
+	{"exchange", "exchange code"},
 	{"upstream", "upstream code"},
 	{"source", "source"},
 	{"reason", "reason"},

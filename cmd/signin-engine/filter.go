@@ -47,7 +47,7 @@ func (c *cli) filterFlags(cmd *cobra.Command) *filter {
 	complete("state", completeKind("state"))
 	complete("reason", completeKind("reason"))
 	complete("method", completeKind("method"))
-	complete("failure-code", completeKind("failure code", "service code", "connector code", "OAuth code", "upstream code"))
+	complete("failure-code", completeKind("failure code", "service code", "connector code", "OAuth code", "exchange code", "upstream code"))
 	complete("connection", c.completeConnections)
 	complete("user", c.completeFrom(func(v *operator.View) string { return v.Key.User }))
 	complete("instance", c.completeFrom(func(v *operator.View) string { return v.Lease.Owner }))

@@ -23,6 +23,7 @@ const (
 	kindService    = "service code"   // of the Token Service
 	kindConnector  = "connector code" // of the Bot Connector
 	kindOAuth      = "OAuth code"     // of Entra, as the bot asks for its own token
+	kindExchange   = "exchange code"  // of a connection with direct, as it exchanges a user's token
 	kindCircuit    = "upstream code"  // of the bot itself, about any upstream
 	kindSource     = "source"
 	kindReason     = "reason"
@@ -65,7 +66,23 @@ func Explain(word string) (Explanation, bool) {
 			return e, true
 		}
 	}
+	if e, ok := explainEntra(word); ok {
+		return e, true
+	}
 	return explainStatus(word)
+}
+
+// explainEntra explains a code of Entra that has no text of its own.
+func explainEntra(word string) (Explanation, bool) {
+	code := strings.ToUpper(word)
+	number, ok := strings.CutPrefix(code, "AADSTS")
+	if _, err := strconv.ParseUint(number, 10, 32); !ok || err != nil {
+		return Explanation{}, false
+	}
+	return Explanation{
+		Code: code, Kind: kindExchange, Meaning: "Entra refused to exchange the user's token.",
+		Advice: "https://login.microsoftonline.com/error?code=" + number + " says what the code means.",
+	}, true
 }
 
 // explainStatus explains an HTTP status that has no text of its own.
@@ -111,10 +128,14 @@ const nothingToDo = "Nothing to do."
 
 // Suggest returns the known words that are spelt much like word.
 func Suggest(word string) []string {
+	word = strings.TrimSpace(word)
 	var words []string
 	for _, e := range Explanations() {
-		if e.Kind == kindRow && (word == "" || !strings.EqualFold(e.Code[:1], word[:1])) {
+		switch {
+		case e.Kind == kindRow && (word == "" || !strings.EqualFold(e.Code[:1], word[:1])):
 			continue // all rows are much alike
+		case e.Kind == kindNote && !strings.Contains(word, " "):
+			continue // a note is a sentence, in which many words occur
 		}
 		words = append(words, e.Code)
 	}
@@ -255,6 +276,10 @@ var words = [...]Explanation{
 	{"access_denied", kindOAuth, "The user, or a policy, refused.", "The user signs in again and consents. If a policy refuses it, its administrator decides."},
 	{"temporarily_unavailable", kindOAuth, "Entra is overloaded or down.", "Nothing to repair: it is tried again by itself."},
 	{"server_error", kindOAuth, "Entra could not do its work.", "Nothing to repair: it is tried again by itself."},
+
+	{"AADSTS65001", kindExchange, "The user, or the tenant's administrator, has not consented to the connection's scopes.", "The user presses the card's button and consents, or an administrator grants consent for the tenant. Nothing has to be repaired."},
+	{"AADSTS50076", kindExchange, "Entra needs the user on a page, for multi-factor authentication.", "The user presses the card's button. Conditional access can make this the rule."},
+	{"Audience", kindExchange, "The SSO token was made for another app, so it cannot be exchanged.", "The Application ID URI of the Entra app must equal webApplicationInfo.resource of the app manifest, and connections[].direct.resource where that is set."},
 
 	{"client", kindSource, "The user's Teams client reported it, with signin/failure.", "Explain the failure code that stands beside it."},
 	{"token_service", kindSource, "The Bot Framework Token Service refused the call, or did not answer.", "See operation, status and code beside it."},

@@ -541,6 +541,15 @@ func TestExplain(t *testing.T) {
 	if got := operator.Suggest("C99"); len(got) > 0 && !slices.Contains(got, "C9") {
 		t.Errorf("suggestions: %v", got)
 	}
+	if got := operator.Suggest("lease"); !slices.Equal(got, []string{"lease-expired"}) {
+		t.Errorf("suggestions: %v", got)
+	}
+	if got := operator.Suggest("card"); slices.Contains(got, "the card is out") {
+		t.Errorf("suggestions have sentences: %v", got)
+	}
+	if e, _ := operator.Explain("aadsts50013"); e.Code != "AADSTS50013" || !strings.Contains(e.Advice, "/error?code=50013 ") {
+		t.Errorf("a code of Entra: %+v", e)
+	}
 	if got := operator.Suggest(""); len(got) > 0 {
 		t.Errorf("suggestions for nothing: %v", got)
 	}
