@@ -794,13 +794,43 @@ func TestSignOutOfSeveral(t *testing.T) {
 	d.drain()
 }
 
+// outbound keeps what the bot sends.
+type outbound struct {
+	machine.Messenger
+	sent []machine.Message
+	fail error
+}
+
+func (o *outbound) Send(_ context.Context, _ store.Conversation, m machine.Message) (string, error) {
+	o.sent = append(o.sent, m)
+	return "sent-1", o.fail
+}
+
+// An activity of the bot's own is a reply to what the user said.
+func TestSendActivity(t *testing.T) {
+	out := &outbound{}
+	d := newDesk(t, func(c *machine.Config) { c.Messenger = out })
+	own := json.RawMessage(`{"type":"typing"}`)
+	id, err := d.eng.Turn(message("hello")).SendActivity(t.Context(), own)
+	if err != nil || id != "sent-1" {
+		t.Errorf("%q, %v", id, err)
+	}
+	if diff := cmp.Diff([]machine.Message{{Raw: own, ReplyTo: "activity-1"}}, out.sent); diff != "" {
+		t.Errorf("sent (-want +got):\n%s", diff)
+	}
+	out.fail = errors.New("blocked")
+	if _, err := d.eng.Turn(message("hello")).SendActivity(t.Context(), own); !errors.Is(err, out.fail) {
+		t.Errorf("%v, want what the connector says", err)
+	}
+}
+
 // The Token Service's list may be stale: what it calls not connected is asked
 // once more, and what it does not name at all too.
 func TestConnectionStatus(t *testing.T) {
 	d := newDesk(t, func(c *machine.Config) {
 		tokens, _ := c.Tokens.(*machinetest.TokenService)
 		c.Tokens = moody{TokenService: tokens, list: []tokensvc.TokenStatus{{Connection: "GRAPH"}, {Connection: "Jira", HasToken: true}, {Connection: "elsewhere"}}}
-		c.Connections = append(c.Connections, machine.Connection{Name: "GitHub"}, machine.Connection{Name: "Jira"})
+		c.Connections = append(c.Connections, machine.Connection{Name: "GitHub"}, machine.Connection{Name: "Jira"}, machine.Connection{Name: "Slack"})
 	})
 	d.tokens.IssueCode("123456", "29:alice", "graph")
 	d.tokens.IssueCode("654321", "29:alice", "github")
@@ -818,7 +848,7 @@ func TestConnectionStatus(t *testing.T) {
 	for _, s := range got {
 		has[s.Connection] = s.HasToken
 	}
-	if diff := cmp.Diff(map[string]bool{"GRAPH": true, "GitHub": true, "Jira": true, "elsewhere": false}, has); diff != "" {
+	if diff := cmp.Diff(map[string]bool{"GRAPH": true, "GitHub": true, "Jira": true, "Slack": false, "elsewhere": false}, has); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
 }

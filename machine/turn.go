@@ -242,9 +242,10 @@ func (t *Turn) TokenRejected(ctx context.Context, connection string) error {
 	return nil
 }
 
-// ConnectionStatus lists the user's connections and whether each has a token. The Token
-// Service's own list can be stale: a registered connection that it reports as not
-// connected is checked again with GetToken.
+// ConnectionStatus lists the user's connections and whether each has a token: those of
+// the Token Service's own list, and every one that is registered with the engine. The
+// list can be stale: a registered connection that it reports as not connected, or not at
+// all, is checked again with GetToken.
 func (t *Turn) ConnectionStatus(ctx context.Context) ([]tokensvc.TokenStatus, error) {
 	out, err := t.eng.tokens.GetTokenStatus(ctx, t.to.UserID, store.BaseChannel(t.to.Channel))
 	if err != nil {
@@ -259,14 +260,13 @@ func (t *Turn) ConnectionStatus(ctx context.Context) ([]tokensvc.TokenStatus, er
 		if err != nil {
 			return nil, fmt.Errorf("connection status: %w", err)
 		}
-		switch {
-		case i >= 0:
+		if i >= 0 {
 			out[i].HasToken = in
-		case in:
-			out = append(out, tokensvc.TokenStatus{
-				ChannelID: store.BaseChannel(t.to.Channel), Connection: f.conn.Name, HasToken: true, DisplayName: f.conn.DisplayName,
-			})
+			continue
 		}
+		out = append(out, tokensvc.TokenStatus{
+			ChannelID: store.BaseChannel(t.to.Channel), Connection: f.conn.Name, HasToken: in, DisplayName: f.conn.DisplayName,
+		})
 	}
 	return out, nil
 }

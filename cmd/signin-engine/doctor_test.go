@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/signin-engine/signin-engine/transport/operator"
+	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
 // TestRefusedIsNamed: doctor says which host and which agent was refused, and the
@@ -21,6 +22,20 @@ func TestRefusedIsNamed(t *testing.T) {
 	} {
 		if h.Result != healthWarn || !strings.Contains(h.Detail, part) {
 			t.Errorf("%s, without %q: %s", h.Result, part, h.Detail)
+		}
+	}
+}
+
+// TestRefusalsOfTheSettings: what speaks of the settings is a warning, what any attacker
+// sends is not.
+func TestRefusalsOfTheSettings(t *testing.T) {
+	for reason, want := range map[teams.Why]string{
+		teams.WhyIssuer: healthWarn, teams.WhyAudience: healthWarn, teams.WhyKeysUnavailable: healthWarn, teams.WhyBusy: healthWarn,
+		teams.WhyExpired: healthOK, teams.WhySignature: healthOK,
+	} {
+		h := refusedHealth(&operator.Refused{Reasons: map[string]int64{string(reason): 2}})
+		if h.Result != want || !strings.Contains(h.Detail, string(reason)+" (2 times)") {
+			t.Errorf("%s: %+v, want %s", reason, h, want)
 		}
 	}
 }

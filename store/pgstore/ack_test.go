@@ -3,7 +3,6 @@ package pgstore_test
 import (
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -77,14 +76,15 @@ func TestOvertaken(t *testing.T) {
 // TestSignOutAndAck: sign-outs and acknowledgements of the same rows from two
 // instances never wait for each other in a circle.
 func TestSignOutAndAck(t *testing.T) {
-	dsn := pgtest.Start(t)
+	// A circle ends with lock_timeout, as an error, and not with the server's choice
+	// of a victim, which is tried again.
+	dsn := pgtest.WithParam(pgtest.Start(t), "deadlock_timeout", "1min")
 	s, other := mustOpen(t, dsn), mustOpen(t, dsn)
 	for range 30 {
 		a, held := owing(t, s, "29:x")
 		done := held
 		done.Status = store.DeliveryDone
 		line := store.Event{Attempt: a.ID, Kind: store.EventNote, Time: a.Entered}
-		begun := time.Now()
 		acked, dropped := make(chan error, 1), make(chan error, 1)
 		go func() {
 			acked <- s.Apply(t.Context(), []store.Commit{{Events: []store.Event{line}, Acks: []store.Ack{{Delivery: done, By: held.Owner, Try: held.Tries}}}})[0]
@@ -97,9 +97,6 @@ func TestSignOutAndAck(t *testing.T) {
 		}
 		if err := <-dropped; err != nil {
 			t.Errorf("the sign-out: %v", err)
-		}
-		if took := time.Since(begun); took > 900*time.Millisecond { // deadlock_timeout is 1 s
-			t.Errorf("it took %s", took)
 		}
 	}
 }

@@ -169,15 +169,12 @@ func TestAckInTxHoldsNothing(t *testing.T) {
 					if _, err := tx.Exec(ctx, `insert into `+schema+`.told values ($1)`, row.String()); err != nil {
 						return err
 					}
-					begun := time.Now()
+					// Whoever waited for the handler would end with lock_timeout.
 					if err := s.Apply(ctx, []store.Commit{tc.commit(a, row)})[0]; err != nil {
 						t.Errorf("Apply within the handler: %v", err)
 					}
 					if _, err := s.Find(ctx, store.Query{User: a.Key.UserKey(), Connection: a.Key.Connection}); err != nil {
 						t.Errorf("Find within the handler: %v", err)
-					}
-					if took := time.Since(begun); took > time.Second {
-						t.Errorf("the handler was kept waiting for %s", took)
 					}
 					return nil
 				})

@@ -30,6 +30,7 @@ type ProviderConfig struct {
 	// TokenLifetime of an access token; 0 = [DefaultTokenLifetime].
 	TokenLifetime time.Duration
 	NoRefresh     bool             // no refresh tokens are given out
+	BareIDToken   bool             // id tokens have no name: only /profile tells it
 	Seed          uint64           // as in [Config]
 	Now           func() time.Time // nil = time.Now
 }
@@ -378,8 +379,12 @@ func (p *Provider) idToken(issuer, nonce string) (string, error) {
 		return "", err
 	}
 	now := p.cfg.Now()
-	return key.sign(map[string]any{
-		"iss": issuer, "aud": p.cfg.ClientID, "sub": p.cfg.User.AADObjectID, "name": p.cfg.User.Name, "nonce": nonce,
+	claims := map[string]any{
+		"iss": issuer, "aud": p.cfg.ClientID, "sub": p.cfg.User.AADObjectID, "nonce": nonce,
 		"iat": now.Unix(), "exp": now.Add(p.cfg.TokenLifetime).Unix(),
-	})
+	}
+	if !p.cfg.BareIDToken {
+		claims["name"] = p.cfg.User.Name
+	}
+	return key.sign(claims)
 }

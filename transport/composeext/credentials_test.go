@@ -271,7 +271,7 @@ func TestCredentialsChangeUnderACode(t *testing.T) {
 	}
 	began := time.Now()
 	w.want(w.reissue(user, asked, one.Code), "result")
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	_, c = w.query(user, "bulls")

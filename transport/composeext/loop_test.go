@@ -20,10 +20,14 @@ import (
 // instance.
 func TestLoop(t *testing.T) {
 	t.Parallel()
-	for name, oidc := range map[string]bool{"OAuth": false, "OpenID Connect": true} {
+	for name, provider := range map[string]with{
+		"OAuth":                          func(*world) {},
+		"OpenID Connect":                 func(w *world) { w.oidc = true },
+		"OpenID Connect, name elsewhere": func(w *world) { w.oidc, w.bareIDToken = true, true },
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(w *world) { w.oidc = oidc })
+			w := newWorld(t, provider)
 			user := w.user("")
 			asked, c := w.query(user, "lakers")
 			w.want(c, "auth")

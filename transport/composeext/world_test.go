@@ -48,6 +48,7 @@ type world struct {
 	next      atomic.Int64 // which instance answers
 
 	oidc          bool
+	bareIDToken   bool
 	tokenLifetime time.Duration
 	service       string
 	noRefresh     bool
@@ -88,7 +89,7 @@ func newWorld(t *testing.T, opts ...with) *world {
 	}
 	w.provider = emulator.NewProvider(emulator.ProviderConfig{
 		ClientID: "bot-client", ClientSecret: tokensvc.NewSecret("canary-client-secret"), Now: w.now,
-		TokenLifetime: w.tokenLifetime, NoRefresh: w.noRefresh,
+		TokenLifetime: w.tokenLifetime, NoRefresh: w.noRefresh, BareIDToken: w.bareIDToken,
 	})
 	w.emu = emulator.New(emulator.Config{
 		Connections: []emulator.Connection{{Name: graph, SSO: true}}, Provider: w.provider, Now: w.now,

@@ -93,6 +93,11 @@ func TestOnBehalfOfRefused(t *testing.T) {
 			if _, err := s.OnBehalfOf(t.Context(), tokensvc.NewSecret("opaque"), []string{"a/.default"}); !errors.Is(err, tokensvc.ErrAudience) {
 				t.Errorf("an opaque token: %v, want ErrAudience", err)
 			}
+			e.Close()
+			_, err = s.OnBehalfOf(t.Context(), userToken, []string{"a/.default"})
+			if !errors.As(err, &refused) || refused.Op != tokensvc.OpOnBehalfOf || refused.Status != 0 || strings.Contains(err.Error(), "http") {
+				t.Errorf("nobody answers: %v", err)
+			}
 		})
 	}
 }

@@ -221,6 +221,14 @@ func TestDirectSSO(t *testing.T) {
 	}
 	b.say(t, "hello", "token")
 	b.say(t, "hello", "Connected: https://graph.microsoft.com")
+	status := func(want bool) {
+		t.Helper()
+		got, err := b.sso.GetTokenStatus(t.Context(), b.user.User.ID, "msteams")
+		if err != nil || len(got) != 1 || got[0].Connection != "graph" || got[0].HasToken != want {
+			t.Errorf("status %+v, %v, want %t", got, err, want)
+		}
+	}
+	status(true)
 	page, err := b.store.List(t.Context(), store.Filter{})
 	if err != nil || len(page.Attempts) != 1 || page.Attempts[0].Method != store.MethodTokenExchange {
 		t.Fatalf("%+v, %v", page.Attempts, err)
@@ -238,6 +246,7 @@ func TestDirectSSO(t *testing.T) {
 	if _, err := b.sso.GetToken(t.Context(), about, tokensvc.Secret{}); !errors.Is(err, tokensvc.ErrNoToken) {
 		t.Errorf("after the sign-out: %v", err)
 	}
+	status(false)
 	for op, n := range b.emu.Counts() {
 		if n > 0 && (op == emulator.OpGetToken || op == emulator.OpExchange || op == emulator.OpSignOut || op == emulator.OpGetSignInResource) {
 			t.Errorf("the Token Service was asked: %s, %d times", op, n)

@@ -298,12 +298,12 @@ func TestIssuerThatHangs(t *testing.T) {
 	t.Cleanup(func() { close(hold) })
 	begin := time.Now()
 	d.want("first", d.knock(goodKey, 0), 503)
-	if took := time.Since(begin); took < 4*time.Second || took > 8*time.Second {
+	if took := time.Since(begin); took < 4*time.Second || took > 20*time.Second {
 		t.Errorf("waited for %s", took)
 	}
 	begin = time.Now()
 	d.want("second", d.knock(goodKey, 0), 503)
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > 4*time.Second {
 		t.Errorf("waited for %s", took)
 	}
 }

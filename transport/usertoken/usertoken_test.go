@@ -169,6 +169,15 @@ func TestOnBehalfOf(t *testing.T) {
 	if !ok || claims.Audience != "https://graph.microsoft.com" || claims.Account() != "Robin (robin@contoso.example)" || claims.Client != appID {
 		t.Errorf("claims %+v", claims)
 	}
+	var all struct {
+		Scopes string `json:"scp"`
+	}
+	if err := claims.Decode(&all); err != nil || all.Scopes != strings.Join(claims.Scopes, " ") || all.Scopes == "" {
+		t.Errorf("scopes %q, %v", all.Scopes, err)
+	}
+	if err := claims.Decode(&all.Scopes); err == nil {
+		t.Error("claims are no text")
+	}
 	if second := exchanged(1); second.Token.Reveal() != first.Token.Reveal() {
 		t.Error("the second token is another one")
 	}
