@@ -233,7 +233,7 @@ func (t *txn) apply(c *store.Commit, plans []putPlan) error {
 }
 
 func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
-	t.put = *given // Normalize changes times only, so a shallow copy will do
+	t.put = *given // a shallow copy: Normalize sets fields only
 	a := &t.put
 	a.Normalize()
 	a.Request = nil // has a row of its own

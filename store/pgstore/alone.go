@@ -16,11 +16,11 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// The statements of a commit that has a transaction of its own, where each
-// statement sees what the one before has written.
+// The statements of a commit in a transaction of its own. Each statement sees what the
+// ones before it have written.
 var (
-	// deliverSQL inserts one delivery. It returns whether it did, and whether its
-	// attempt is there.
+	// deliverSQL inserts one delivery. It returns whether it did, and whether the
+	// attempt exists.
 	deliverSQL = `
 with o as materialized (
   select * from ` + rowsOf("o", deliveryColumns) + `
@@ -40,31 +40,31 @@ where d.home = x.home and d.attempt = x.id and d.kind = 'complete' and ` + pendi
 )
 
 const (
-	// markSQL takes a name that is free or over.
+	// markSQL inserts a mark whose name is free or has expired.
 	markSQL = `
 insert into marks (hash, version, created, expires, value) values (@hash, 1, now(), @expires, @value)
 on conflict (hash) do update set version = 1, created = excluded.created, expires = excluded.expires, value = excluded.value
 where marks.expires <= now()`
 
-	// remarkSQL replaces a mark of a version.
+	// remarkSQL replaces a version of a mark.
 	remarkSQL = `
 update marks set version = version + 1, expires = @expires, value = @value
 where hash = @hash and version = @version and (expires is null or expires > now())`
 
-	// unmarkSQL removes one.
+	// unmarkSQL removes a version of a mark.
 	unmarkSQL = `
 delete from marks
 where hash = @hash and version = @version and (expires is null or expires > now())`
 )
 
-// applyOne is applyAlone for a commit that says whose it is.
+// applyOne is applyAlone for a commit whose homes need no lookup.
 func (s *Store) applyOne(ctx context.Context, c store.Commit) error {
 	return s.applyAlone(ctx, &writer{commits: []store.Commit{c}}, 0)
 }
 
-// applyAlone writes one commit in a transaction of its own, part after part as
-// its order asks: all statements in one round trip, then the verdict. A key that
-// somebody took in the meantime is there for the next try to see.
+// applyAlone writes one commit in a transaction of its own, part by part in the
+// commit's order: all statements in one round trip, then the verdict. If another
+// transaction took a key meanwhile, the next try sees it.
 func (s *Store) applyAlone(ctx context.Context, w *writer, i int) error {
 	var err error
 	for range tries {
@@ -80,16 +80,16 @@ func (s *Store) applyAlone(ctx context.Context, w *writer, i int) error {
 	return err
 }
 
-// undo ends a transaction that was refused. That of a dead connection is gone
-// anyway.
+// undo rolls a transaction back. Its error does not matter: the transaction of a dead
+// connection is gone anyway.
 func undo(ctx context.Context, tx pgx.Tx) {
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = tx.Rollback(back)
 }
 
-// script is the statements of one commit, and the verdict on each, in the order
-// of the commit. A verdict is known when the answers have come.
+// script is the statements of one commit, and a verdict on each, in the order of the
+// commit. The verdicts are filled in when the answers arrive.
 type script struct {
 	home     func(id string) int64
 	batch    pgx.Batch
@@ -117,14 +117,14 @@ func (w *writer) play(ctx context.Context, to sender, i int) error {
 	return err
 }
 
-// verdict is the place of the next verdict.
+// verdict adds a verdict, to be filled in later.
 func (p *script) verdict() *error {
 	verdict := new(error)
 	p.verdicts = append(p.verdicts, verdict)
 	return verdict
 }
 
-// unless adds a statement that changes a row, or nothing if it is refused.
+// unless adds a statement. If it changes no row, the verdict is refusal.
 func (p *script) unless(sql string, args pgx.NamedArgs, refusal error) {
 	verdict := p.verdict()
 	p.batch.Queue(sql, args).Exec(func(tag pgconn.CommandTag) error {
@@ -184,8 +184,8 @@ func (p *script) deliveries(c *store.Commit) {
 	}
 }
 
-// acks adds the acks. One of a delivery that the commit has written itself is
-// refused: it is about the row as it was before.
+// acks adds the acks. An ack of a delivery that the commit has written itself is
+// refused: an ack is about the row as it was before.
 func (p *script) acks(c *store.Commit) {
 	for i := range c.Acks {
 		a, verdict := &c.Acks[i], p.verdict()
@@ -214,7 +214,7 @@ func (p *script) drop(c *store.Commit) {
 	p.batch.Queue(dropSQL, a)
 }
 
-// marks adds the marks. The second of a name is refused: the first has taken it.
+// marks adds the marks. The second mark of a name is refused.
 func (p *script) marks(c *store.Commit) {
 	for i, m := range c.Marks {
 		if slices.ContainsFunc(c.Marks[:i], func(o store.Mark) bool { return o.Name == m.Name }) {

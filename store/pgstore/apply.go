@@ -16,12 +16,12 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Apply writes the commits; see [store.Store]. Those that touch one attempt
-// each, which is nearly all, go as one statement in one transaction and one
-// round trip; those that build on others of the call as a second one in the
-// same round trip. Commits of several attempts, or with marks, have a
-// transaction each. Where the connection is lost the outcome is unknown to the
-// caller as it is to us: ErrUnavailable, and the commits may be there.
+// Apply writes the commits; see [store.Store]. Those that touch one attempt each,
+// nearly all, go as one statement in one transaction and one round trip. Those that
+// build on others of the call go as a further statement in the same round trip. A
+// commit of several attempts, or with marks, has a transaction of its own. If the
+// connection is lost, the outcome is unknown: the error is ErrUnavailable, and the
+// commits may have been written.
 func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 	w := &writer{commits: commits, errs: make([]error, len(commits))}
 	w.plan()
@@ -49,17 +49,17 @@ type writer struct {
 	errs    []error
 	shapes  []shape
 	steps   []group
-	homes   map[string]int64 // of attempts whose commits do not say it
+	homes   map[string]int64 // of attempts whose commits do not determine it
 }
 
-// group goes as one transaction: levels of commits that do not meet, each a
-// statement or two, or one commit alone.
+// group is one transaction: either one commit alone, or levels of simple commits. The
+// commits of a level are independent of each other; a level is one or two statements.
 type group struct {
 	levels [][]int
 	alone  int
 }
 
-// commits are the places of its commits, in order.
+// commits are the indexes of its commits, in order.
 func (g *group) commits() []int {
 	if g.levels == nil {
 		return []int{g.alone}
@@ -67,17 +67,17 @@ func (g *group) commits() []int {
 	return slices.Sorted(slices.Values(slices.Concat(g.levels...)))
 }
 
-// shape is what plan has found out about a commit.
+// shape is what plan found out about a commit.
 type shape struct {
-	simple bool   // one statement can write it: see shapeOf
-	acks   bool   // it is an ack, and nothing else
-	id     string // of the attempt that it touches, "" for none
-	prev   int64
+	simple bool           // one statement can write it: see shapeOf
+	acks   bool           // it is one ack and nothing else
+	id     string         // of the attempt that it touches, "" for none
+	prev   int64          // see touch
 	put    *store.Attempt // nil: lines and deliveries only
 	claims bool
 }
 
-// home is where the rows of an attempt are that a commit is about.
+// home is the home of an attempt that the commit is about.
 func (w *writer) home(c *store.Commit, id string) int64 {
 	for i := range c.Put {
 		if c.Put[i].ID == id {
@@ -90,8 +90,8 @@ func (w *writer) home(c *store.Commit, id string) int64 {
 	return w.homes[id]
 }
 
-// findHomes looks for the attempts of a step's commits that say neither by a Put
-// nor by their User whose they are. What earlier steps have written is there.
+// findHomes looks up the homes of attempts that neither a Put nor the commit's User
+// determines. It runs before each step, so it sees what earlier steps have written.
 func (s *Store) findHomes(ctx context.Context, w *writer, commits []int) error {
 	var ids []string
 	for _, i := range commits {
@@ -120,7 +120,7 @@ func (s *Store) findHomes(ctx context.Context, w *writer, commits []int) error {
 	})
 }
 
-// namedIDs are the attempts that a commit is about beside its Puts.
+// namedIDs are the attempts that a commit is about, besides its Puts.
 func namedIDs(c *store.Commit) []string {
 	var ids []string
 	add := func(id string) {
@@ -144,7 +144,7 @@ func namedIDs(c *store.Commit) []string {
 }
 
 func hasPut(c *store.Commit, id string) bool {
-	for i := range c.Put { // an attempt is too large to be copied for this
+	for i := range c.Put { // by index: an attempt is large to copy
 		if c.Put[i].ID == id {
 			return true
 		}
@@ -160,9 +160,9 @@ func (w *writer) all(err error) {
 	}
 }
 
-// plan cuts the call into steps, in order: as many simple commits as follow on
-// each other, or one that is not simple. A commit that does not say whose it is
-// begins a step if the one before puts an attempt that it is about.
+// plan divides the call into steps, in order. A step is a run of simple commits, or one
+// commit that is not simple. A commit without a User begins a new step if it is about
+// an attempt that the current step puts.
 func (w *writer) plan() {
 	w.shapes = make([]shape, len(w.commits))
 	var r run
@@ -191,23 +191,23 @@ func (w *writer) plan() {
 	flush()
 	for _, g := range w.steps {
 		for _, level := range g.levels {
-			// Rows in one order, lest two instances wait for each other.
+			// All instances lock rows in the same order, so they do not deadlock.
 			slices.SortFunc(level, func(i, j int) int { return strings.Compare(w.shapes[i].id, w.shapes[j].id) })
 		}
 	}
 }
 
-// run is simple commits that follow on each other: each is put behind those
+// run is a sequence of simple commits. Each goes to a level after those of the commits
 // that it may depend on.
 type run struct {
 	levels  [][]int
-	last    map[uint64]int // name of what is touched, to level of the last who did
+	last    map[uint64]int // from the name of a touched thing to the last level that touches it
 	names   []uint64       // of the commit that is added
-	orphans int            // level of the last line of no attempt: they keep their order
+	orphans int            // level of the last line without an attempt: these keep their order
 	put     []string       // attempts that are put
 }
 
-// puts reports whether one of the attempts is put.
+// puts reports whether the run puts one of the attempts.
 func (r *run) puts(ids []string) bool {
 	return slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(r.put, id) })
 }
@@ -239,7 +239,7 @@ func (r *run) add(i int, c *store.Commit) {
 	r.levels[level] = append(r.levels[level], i)
 }
 
-// validate refuses what the store or Postgres cannot keep.
+// validate refuses commits that are malformed or have an id that Postgres cannot store.
 func validate(c *store.Commit) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -254,12 +254,11 @@ func validate(c *store.Commit) error {
 	return nil
 }
 
-// seed of the names of this process.
 var seed = maphash.MakeSeed()
 
-// name is what must not be touched twice by one statement: an attempt, a key,
-// an exchange id or a mark. It is a hash: should two meet for nothing, they go
-// one after the other.
+// name is the hash of something that one statement must not touch twice: an attempt, a
+// key, an exchange id or a mark. On a collision two commits only go one after the
+// other.
 func name(parts ...string) uint64 {
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -270,7 +269,7 @@ func name(parts ...string) uint64 {
 	return h.Sum64()
 }
 
-// touched appends the names of a commit.
+// touched appends the names of what a commit touches.
 func touched(names []uint64, c *store.Commit) []uint64 {
 	add := func(n uint64) {
 		if !slices.Contains(names, n) {
@@ -294,9 +293,9 @@ func touched(names []uint64, c *store.Commit) []uint64 {
 	return names
 }
 
-// shapeOf finds out whether one statement can write the commit: it touches one
-// attempt, its Puts mean the same as the last of them, no delivery is written
-// twice, and none dropped but beside a Put alone; or it is one ack.
+// shapeOf finds out whether one statement can write the commit. It can if the commit is
+// one ack, or if it touches one attempt, its Puts amount to the last of them, it writes
+// no delivery twice, and a Drop comes with a Put and without deliveries.
 func shapeOf(c *store.Commit) shape {
 	beside := len(c.Put) + len(c.Events) + len(c.Deliveries) + len(c.Drop)
 	switch {
@@ -337,7 +336,7 @@ func hasDelivery(deliveries []store.Delivery, k store.DeliveryKey) bool {
 	return slices.ContainsFunc(deliveries, func(d store.Delivery) bool { return d.DeliveryKey == k })
 }
 
-// refusal says why the commit wrote nothing.
+// refusal is the reason why the commit wrote nothing.
 func (s *shape) refusal(found stored) error {
 	switch {
 	case s.prev == prevInsert && found.there:
@@ -370,8 +369,8 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 	for _, i := range all {
 		w.errs[i] = err
 	}
-	// One of them made the statement fail, by what it is or by a row that somebody
-	// holds: find out which.
+	// One of the commits made the statement fail, by a value or by a locked row. Find out
+	// which.
 	switch {
 	case poisoned(err):
 		for _, i := range all {
@@ -384,8 +383,8 @@ func (s *Store) run(ctx context.Context, w *writer, g group) {
 	}
 }
 
-// eachAlone writes commits that do not meet side by side: the one that waits keeps
-// no other waiting.
+// eachAlone writes independent commits concurrently, so that one that waits for a lock
+// does not delay the others.
 func (s *Store) eachAlone(ctx context.Context, w *writer, level []int) {
 	var left errgroup.Group
 	left.SetLimit(aloneAtOnce)
@@ -398,10 +397,10 @@ func (s *Store) eachAlone(ctx context.Context, w *writer, level []int) {
 	_ = left.Wait() // each has its own error
 }
 
-// aloneAtOnce leaves a connection for those who read.
+// aloneAtOnce is small enough to leave a connection for readers.
 const aloneAtOnce = 3
 
-// together sends the statements of all levels; the server runs them as one
+// together sends the statements of all levels in one batch; the server runs it as one
 // transaction.
 func (w *writer) together(ctx context.Context, to sender, levels [][]int) error {
 	refused := map[int64]error{}
@@ -416,7 +415,7 @@ func (w *writer) together(ctx context.Context, to sender, levels [][]int) error 
 				w.collect(&t, i)
 			}
 		}
-		// The rows are in the order of ids, the lines in that of the commits.
+		// Rows are in the order of ids, lines in the order of the commits.
 		slices.SortStableFunc(t.lines, func(a, b eventRow) int { return cmp.Compare(a.commit, b.commit) })
 		t.queue(b, func(n int64, found stored) { refused[n] = w.shapes[n].refusal(found) })
 		k.queue(b, func(n int64) { refused[n] = notHeld(w.commits[n].Acks[0].DeliveryKey) })
@@ -452,7 +451,7 @@ func (w *writer) collect(t *touches, i int) {
 	case s.id != "":
 		t.add(n, w.home(c, s.id), s.id)
 	default:
-		n = -1 // lines of no attempt: nothing can be wrong with them
+		n = -1 // lines without an attempt cannot be refused
 	}
 	for j := range c.Events {
 		t.line(n, &c.Events[j])

@@ -12,27 +12,26 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// AckIn is [Store.AckInTx] for a caller that knows no pgx: fn gets the pgx.Tx
-// as any. It makes the store a machine.Transactor.
+// AckIn is [Store.AckInTx] for a caller that does not import pgx: fn gets the pgx.Tx as
+// any. It makes the store a machine.Transactor.
 func (s *Store) AckIn(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx any) error) error {
 	return s.AckInTx(ctx, row, func(ctx context.Context, tx pgx.Tx) error { return fn(ctx, tx) })
 }
 
-// AckInTx acknowledges a callback in a transaction that fn writes to: its writes
-// and the acknowledgement are there together or not at all, which makes a
-// callback effectively once (docs/state-machine.md §6). row is the delivery as it was
-// claimed or written.
+// AckInTx acknowledges a callback in a transaction that fn writes to. fn's writes and
+// the acknowledgement commit together or not at all, which makes a callback effectively
+// once (docs/state-machine.md §6). row is the delivery as it was claimed or written.
 //
-// fn runs first, and the row is compared and changed when it is over: while fn
-// runs, the transaction holds nothing that another call of the store waits for,
-// so fn may sign the user out, and so may others. If the row has been claimed,
-// acknowledged or dropped by then, everything is undone and the error is
-// [store.ErrConflict]. If it was before fn began, fn is not called.
+// fn runs first; then the row is compared and changed. While fn runs, the transaction
+// holds no lock that another call of the store waits for, so fn may sign the user out,
+// and so may others. If the row has been claimed, acknowledged or dropped by then, the
+// transaction is rolled back and the error is [store.ErrConflict]. If that happened
+// before fn began, fn is not called.
 //
-// tx is on a connection of its own pool ([WithHandlerConns]), with the settings
-// that the database and the address give to a session and none of the store's:
-// not its search path, its timeouts, its isolation nor its plans. ctx bounds it.
-// fn must not end tx. An error of fn is returned as it is, and undoes everything.
+// tx is on a connection of a separate pool ([WithHandlerConns]). Its session has the
+// settings of the database and the address, and none of the store's: neither its search
+// path nor its timeouts, isolation level or plans. ctx bounds it. fn must not end tx.
+// An error of fn rolls everything back and is wrapped in the returned error.
 func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	const op = "acknowledge"
 	if err := validate(&store.Commit{Deliveries: []store.Delivery{row}}); err != nil {
@@ -54,14 +53,14 @@ func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx con
 	if err != nil {
 		return classify(ctx, op, err)
 	}
-	defer undo(ctx, tx) // nothing, once it is committed
+	defer undo(ctx, tx) // does nothing after the commit
 	if err := fn(ctx, tx); err != nil {
 		return fmt.Errorf("pgstore: %s: %w", op, err)
 	}
 	err = s.acknowledge(ctx, tx, at, &row)
 	if sqlState(err) == codeSerialization {
-		// Where transactions see one snapshot the server refuses to change a row
-		// that another has changed. Was it ours?
+		// At a stricter isolation level the server refuses to change a row that another
+		// transaction has changed. Was it this row?
 		undo(ctx, tx)
 		if _, lost := s.heldIn(ctx, &row); lost != nil {
 			return lost
@@ -70,7 +69,7 @@ func (s *Store) AckInTx(ctx context.Context, row store.Delivery, fn func(ctx con
 	return classify(ctx, op, err)
 }
 
-// heldIn returns where the row is, its home. It is [store.ErrConflict] unless the row is
+// heldIn returns the row's home. The error is [store.ErrConflict] unless the row is
 // pending, with the owner and the try that the caller knows.
 func (s *Store) heldIn(ctx context.Context, row *store.Delivery) (at int64, err error) {
 	err = s.use(ctx, "acknowledge", func(ctx context.Context, conn *pgxpool.Conn) error {
@@ -89,10 +88,10 @@ func (s *Store) heldIn(ctx context.Context, row *store.Delivery) (at int64, err 
 	return at, err
 }
 
-// acknowledge changes the row, if it is still as it was read, and commits.
+// acknowledge changes the row, if it is as it was read, and commits.
 func (s *Store) acknowledge(ctx context.Context, tx pgx.Tx, at int64, row *store.Delivery) error {
-	// The session is the database's own: names are qualified, and no statement is
-	// kept in it.
+	// The session has no settings of the store: names are qualified, and no statement is
+	// prepared in it.
 	tag, err := tx.Exec(ctx, `update `+pgx.Identifier{s.opts.schema, "deliveries"}.Sanitize()+`
 		set status = 'delivered', error = ''
 		where home = $1 and attempt = $2 and kind = $3 and round = $4 and status = 'pending' and owner = $5 and tries = $6`,
@@ -109,8 +108,8 @@ func (s *Store) acknowledge(ctx context.Context, tx pgx.Tx, at int64, row *store
 	return nil
 }
 
-// handlerConn takes a connection for a handler's transaction. The first call
-// makes the pool.
+// handlerConn takes a connection for a handler's transaction. The first call makes the
+// pool.
 func (s *Store) handlerConn(ctx context.Context) (*pgxpool.Conn, error) {
 	pool, err := s.handlerPool() //nolint:contextcheck // it outlives the caller
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// moveWakeSQL brings wake up to due where it fell behind: see the migration.
+// moveWakeSQL moves wake up to due where it has fallen behind; see the migration.
 const moveWakeSQL = `
 update attempts a set wake = a.due
 from (select home, id from attempts
@@ -34,8 +34,8 @@ with late as (
 )
 select ` + names("", attemptColumns) + ` from held order by was, id`
 
-// Due takes attempts whose time has come; see [store.Store]. Several instances
-// share them: none waits for the rows of another.
+// Due takes attempts whose time has come; see [store.Store]. Several instances may call
+// it at once: none waits for rows that another has locked.
 func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.Snapshot, error) {
 	var snap store.Snapshot
 	err := s.use(ctx, "due", func(ctx context.Context, conn *pgxpool.Conn) error {
@@ -60,8 +60,8 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 	return snap, nil
 }
 
-// claimSQL takes deliveries of any attempt, claimOfSQL those of one; over are the
-// keys of those to pass over.
+// claimSQL takes deliveries of any attempt, claimOfSQL those of one attempt. @over are
+// the keys of deliveries to skip.
 var (
 	claimSQL   = claimStatement(`d.status = 'pending'`)
 	claimOfSQL = claimStatement(`d.attempt = @attempt and ` + pendingSQL)
@@ -88,22 +88,21 @@ with ready as (
 select ` + names("", deliveryColumns) + ` from taken order by was, attempt, kind, round`
 }
 
-// untrySQL takes the try back from rows that nobody could be told of. They
-// stay held, lest they are all that is ever found.
+// untrySQL takes back the try of rows that could not be decoded. They stay held, so
+// that the next call does not find only them.
 const untrySQL = `
 update deliveries d set owner = '', tries = d.tries - 1
 where d.attempt = any (@ids::text[]) and d.owner = @owner and d.attempt || '/' || d.kind || '/' || d.round = any (@keys::text[])`
 
-// claimPasses bounds how often one call of Claim looks for rows that can be
-// decoded; the next call goes on from there.
+// claimPasses bounds how often one call of Claim looks for rows that can be decoded.
+// The next call continues from there.
 const claimPasses = 100
 
-// Claim takes deliveries whose time has come; see [store.Store]. A row that
-// cannot be decoded keeps none behind it: they are looked for once more, without
-// it.
+// Claim takes deliveries whose time has come; see [store.Store]. A row that cannot be
+// decoded does not block those behind it: Claim looks again, without that row.
 func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error) {
 	var out []store.Delivery
-	over := []string{} // keys to pass over
+	over := []string{} // keys to skip
 	for range claimPasses {
 		good, bad, err := s.claim(ctx, q, over)
 		if err != nil {
@@ -118,7 +117,7 @@ func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery
 	return out, nil
 }
 
-// claim returns the rows that it took; bad are the keys of those that cannot be
+// claim returns the rows that it took. bad are the keys of those that cannot be
 // decoded.
 func (s *Store) claim(ctx context.Context, q store.ClaimQuery, over []string) (good []store.Delivery, bad []string, err error) {
 	sql, args := claimSQL, pgx.NamedArgs{"limit": max(q.Limit, 0), "owner": clean(q.Owner), "hold": q.Hold, "over": over}

@@ -14,8 +14,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// column is a member of R that has a column: its values of many rows are one
-// argument, and a row is read into what dest points to.
+// column is a member of R with a column of its own. array makes one argument of the
+// values of many rows; dest is what a row is scanned into.
 type column[R any] struct {
 	name, typ string
 	array     func(rows []R) any
@@ -38,7 +38,7 @@ func text[R any, S ~string](name string, at func(*R) *S) column[R] {
 	}
 }
 
-// value is a column of numbers or of truth.
+// value is a column of numbers or booleans.
 func value[R, V any](name, typ string, at func(*R) *V) column[R] {
 	return column[R]{
 		name, typ,
@@ -47,7 +47,7 @@ func value[R, V any](name, typ string, at func(*R) *V) column[R] {
 	}
 }
 
-// instant is never null; the zero time is the year 1.
+// instant is a time that is never null; the zero time is the year 1.
 func instant[R any](name string, at func(*R) *time.Time) column[R] {
 	return column[R]{
 		name, "timestamptz",
@@ -56,7 +56,7 @@ func instant[R any](name string, at func(*R) *time.Time) column[R] {
 	}
 }
 
-// perhaps is null for the zero time.
+// perhaps is a time that is null for the zero time.
 func perhaps[R any](name string, at func(*R) *time.Time) column[R] {
 	return column[R]{
 		name, "timestamptz",
@@ -74,7 +74,7 @@ func blob[R any](name, typ string, at func(*R) *[]byte) column[R] {
 	}
 }
 
-// maybeTime is a time that is null for zero.
+// maybeTime is a time that is null in the database if it is zero.
 type maybeTime time.Time
 
 // ScanTimestamptz implements [pgtype.TimestamptzScanner].
@@ -97,20 +97,20 @@ func names[R any](prefix string, columns []column[R]) string {
 	return joined(columns, func(c *column[R]) string { return prefix + quoted(c.name) })
 }
 
-// rowsOf is the table of many rows that args puts among the arguments.
+// rowsOf is a table of the rows that args adds to the arguments.
 func rowsOf[R any](alias string, columns []column[R]) string {
 	return fmt.Sprintf("unnest(%s) as %s(%s)",
 		joined(columns, func(c *column[R]) string { return "@" + alias + "_" + c.name + "::" + c.typ + "[]" }), alias, names("", columns))
 }
 
-// args puts rows among the arguments of a statement that has rowsOf in it.
+// args adds rows to the arguments of a statement with rowsOf in it.
 func args[R any](to pgx.NamedArgs, alias string, columns []column[R], rows []R) {
 	for i := range columns {
 		to[alias+"_"+columns[i].name] = columns[i].array(rows)
 	}
 }
 
-// assign lists what an update sets.
+// assign is the set list of an update.
 func assign[R any](from string, columns []column[R]) string {
 	return joined(columns, func(c *column[R]) string { return quoted(c.name) + " = " + from + "." + quoted(c.name) })
 }
@@ -123,7 +123,7 @@ func joined[R any](columns []column[R], fn func(*column[R]) string) string {
 	return strings.Join(out, ", ")
 }
 
-// quoted is a name in SQL; of ours one is a key word.
+// quoted quotes a name for SQL; only one of ours is a keyword.
 func quoted(name string) string {
 	if name == "row" {
 		return `"row"`
@@ -131,7 +131,7 @@ func quoted(name string) string {
 	return name
 }
 
-// read calls fn with each row: first head, then the columns.
+// read scans each row, first into head and then into the columns, and calls fn with it.
 func read[R any](rows pgx.Rows, head []any, columns []column[R], fn func(*R) error) error {
 	defer rows.Close()
 	dest := append([]any{}, head...)
@@ -142,21 +142,20 @@ func read[R any](rows pgx.Rows, head []any, columns []column[R], fn func(*R) err
 			dest = append(dest, columns[i].dest(r))
 		}
 		if err := rows.Scan(dest...); err != nil {
-			return err //nolint:wrapcheck // of one who names the operation
+			return err //nolint:wrapcheck // the caller names the operation
 		}
 		if err := fn(r); err != nil {
 			return err
 		}
 	}
-	return rows.Err() //nolint:wrapcheck // of one who names the operation
+	return rows.Err() //nolint:wrapcheck // the caller names the operation
 }
 
-// attemptRow is a row of attempts: the attempt, and what its columns have beside
-// its members.
+// attemptRow is a row of attempts: the attempt, and columns that are not members of it.
 type attemptRow struct {
 	store.Attempt
 	home   int64
-	key    string // the connection as it is compared
+	key    string // the connection in lower case
 	due    time.Time
 	code   string // of the failure
 	detail []byte
@@ -164,8 +163,8 @@ type attemptRow struct {
 	touch // of a row that is written
 }
 
-// attemptColumns are the columns of attempts, but for those that the statements
-// make.
+// attemptColumns are the columns of attempts, except for those that the statements
+// compute.
 var attemptColumns = []column[attemptRow]{
 	value("home", "int8", func(r *attemptRow) *int64 { return &r.home }),
 	text("id", func(r *attemptRow) *string { return &r.ID }),
@@ -173,7 +172,7 @@ var attemptColumns = []column[attemptRow]{
 	text("channel", func(r *attemptRow) *string { return &r.Key.Channel }),
 	text("user_id", func(r *attemptRow) *string { return &r.Key.User }),
 	text("connection_key", func(r *attemptRow) *string { return &r.key }),
-	// From here on they may change.
+	// The columns from here on may change.
 	text("connection", func(r *attemptRow) *string { return &r.Key.Connection }),
 	value("version", "int8", func(r *attemptRow) *int64 { return &r.Version }),
 	instant("created", func(r *attemptRow) *time.Time { return &r.Created }),
@@ -207,15 +206,15 @@ var attemptColumns = []column[attemptRow]{
 	blob("token_mark", "bytea", func(r *attemptRow) *[]byte { return &r.TokenMark }),
 	blob("code_mark", "bytea", func(r *attemptRow) *[]byte { return &r.CodeMark }),
 	blob("detail", "jsonb", func(r *attemptRow) *[]byte { return &r.detail }),
-	// The last one hardly ever changes: see requestSQL.
+	// The last column hardly ever changes: see requestSQL.
 	blob("request", "bytea", func(r *attemptRow) *[]byte { return &r.Request }),
 }
 
-// unchanging is how many of them stay as they are for good.
+// unchanging is how many of attemptColumns never change.
 const unchanging = 6
 
-// detail is what an attempt has beside its columns, by the names that the command
-// line uses. What it does not know it passes over: a newer program wrote it.
+// detail has the members of an attempt without a column, under the names that the
+// command line uses. Unknown members are ignored: a newer program wrote them.
 type detail struct {
 	ServiceURL       string     `json:"service_url,omitempty"`
 	ChannelID        string     `json:"channel_id,omitempty"` // sub-channel included
@@ -262,19 +261,19 @@ type diagnosis struct {
 	Fresh    verdict `json:"fresh,omitzero"`
 }
 
-// verdict is true or false, and left out where it is unknown.
+// verdict is true or false in JSON, and omitted if unknown.
 type verdict store.Verdict
 
-// MarshalJSON writes it.
+// MarshalJSON implements [json.Marshaler].
 func (v verdict) MarshalJSON() ([]byte, error) {
 	return strconv.AppendBool(nil, v == verdict(store.Holds)), nil
 }
 
-// UnmarshalJSON reads it.
+// UnmarshalJSON implements [json.Unmarshaler].
 func (v *verdict) UnmarshalJSON(b []byte) error {
 	var holds bool
 	if err := json.Unmarshal(b, &holds); err != nil {
-		return err //nolint:wrapcheck // of one who names the record
+		return err //nolint:wrapcheck // the caller names the record
 	}
 	*v = verdict(store.Fails)
 	if holds {
@@ -283,10 +282,9 @@ func (v *verdict) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// fill takes over an attempt that is to be written, and makes what its columns
-// have beside its members.
+// fill takes over an attempt to be written and computes the other columns.
 func (r *attemptRow) fill(put *store.Attempt) {
-	r.Attempt = *put // what it points to is only read
+	r.Attempt = *put // a shallow copy: what it points to is only read
 	a := &r.Attempt
 	a.Normalize()
 	r.home, r.key, r.due = home(a.Key.UserKey()), strings.ToLower(a.Key.Connection), a.Due()
@@ -310,7 +308,7 @@ func (r *attemptRow) fill(put *store.Attempt) {
 	r.detail = encode(d)
 }
 
-// attempt is the attempt of a row that was read. An error is [store.ErrCorrupt].
+// attempt returns the attempt of a row that was read. An error is [store.ErrCorrupt].
 func (r *attemptRow) attempt() (store.Attempt, error) {
 	a := &r.Attempt
 	var d detail
@@ -346,17 +344,17 @@ type eventRow struct {
 	store.Event
 	us int64 // its duration
 
-	// Of a line that is written.
+	// Set for a line to be written.
 	commit int
-	n      int64 // of the touch that it belongs to; -1: of none, it is written anyway
+	n      int64 // of the touch that it belongs to; -1: of none, always written
 	nth    int64 // of the touch's lines, from 1
 	ord    int64 // of the transaction's lines, from 1
 	home   int64
 }
 
 var (
-	// eventColumns are the columns of events, but for those that the statements
-	// make.
+	// eventColumns are the columns of events, except for those that the statements
+	// compute.
 	eventColumns = []column[eventRow]{
 		text("attempt", func(r *eventRow) *string { return &r.Attempt }),
 		instant("at", func(r *eventRow) *time.Time { return &r.Time }),
@@ -388,7 +386,7 @@ var (
 	}, eventColumns...)
 )
 
-// event is the line of a row that was read.
+// event returns the line of a row that was read.
 func (r *eventRow) event() store.Event {
 	e := r.Event
 	e.Time, e.Duration = store.Time(e.Time), time.Duration(r.us)*time.Microsecond
@@ -412,7 +410,7 @@ var (
 		text("attempt", func(r *deliveryRow) *string { return &r.Attempt }),
 		text("kind", func(r *deliveryRow) *store.DeliveryKind { return &r.Kind }),
 		value("round", "int4", func(r *deliveryRow) *int { return &r.Round }),
-		// From here on an ack replaces them.
+		// An ack replaces the columns from here on.
 		text("status", func(r *deliveryRow) *store.DeliveryStatus { return &r.Status }),
 		value("tries", "int8", func(r *deliveryRow) *int { return &r.Tries }),
 		text("owner", func(r *deliveryRow) *string { return &r.Owner }),
@@ -423,7 +421,7 @@ var (
 		blob("failure", "jsonb", func(r *deliveryRow) *[]byte { return &r.failure }),
 		blob("refusal", "jsonb", func(r *deliveryRow) *[]byte { return &r.refusal }),
 	}
-	// keyed is how many of them are the key.
+	// keyed is how many of deliveryColumns are the key.
 	keyed = 4
 
 	owedColumns = append([]column[deliveryRow]{value("n", "int8", func(r *deliveryRow) *int64 { return &r.n })}, deliveryColumns...)
@@ -433,7 +431,7 @@ var (
 	}, owedColumns...)
 )
 
-// newDeliveryRow is a delivery that is to be written.
+// newDeliveryRow returns the row of a delivery to be written.
 func newDeliveryRow(n int64, home int64, d *store.Delivery) deliveryRow {
 	r := deliveryRow{Delivery: *d, home: home, n: n}
 	if d.Failure != nil {
@@ -445,8 +443,7 @@ func newDeliveryRow(n int64, home int64, d *store.Delivery) deliveryRow {
 	return r
 }
 
-// delivery is the delivery of a row that was read. An error is
-// [store.ErrCorrupt].
+// delivery returns the delivery of a row that was read. An error is [store.ErrCorrupt].
 func (r *deliveryRow) delivery() (store.Delivery, error) {
 	d := &r.Delivery
 	for _, f := range []struct {
@@ -473,11 +470,11 @@ func corrupt(what string, err error) error {
 	return fmt.Errorf("%s: %w: %w", what, store.ErrCorrupt, err)
 }
 
-// encode is v as JSON. Postgres keeps no NUL.
+// encode returns v as JSON, with NUL replaced by U+FFFD: Postgres cannot store it.
 func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // texts, numbers, times
+		panic(err) // strings, numbers and times do not fail
 	}
 	return bytes.ReplaceAll(b, []byte(`\u0000`), []byte(`\ufffd`))
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// SQLSTATEs that are told apart, see the appendix "PostgreSQL Error Codes".
+// SQLSTATEs with a meaning for the store; see the appendix "PostgreSQL Error Codes".
 const (
-	opApply = "apply" // what commits are called in errors
+	opApply = "apply" // the operation of commits in errors
 
 	codeUniqueViolation = "23505"
 	codeSerialization   = "40001"
@@ -23,10 +23,10 @@ const (
 
 	classData       = "22" // a value that Postgres cannot keep
 	classConstraint = "23"
-	cardinality     = "21000" // two rows of one statement meet
+	cardinality     = "21000" // one statement changes a row twice
 )
 
-// sqlState is the server's code in err, "" when it is not the server's.
+// sqlState returns the server's code in err, "" if err is not from the server.
 func sqlState(err error) string {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
@@ -35,9 +35,8 @@ func sqlState(err error) string {
 	return ""
 }
 
-// again reports whether trying once more may help: the server ended the
-// transaction in favour of another one, which the next try will see, or nothing
-// was ever sent.
+// again reports whether a retry may help: the server ended the transaction in favour of
+// another one, which the next try will see, or nothing was sent.
 func again(err error) bool {
 	switch sqlState(err) {
 	case codeSerialization, codeDeadlock:
@@ -46,16 +45,16 @@ func again(err error) bool {
 	return pgconn.SafeToRetry(err) || errors.Is(err, errPooled)
 }
 
-// poisoned reports whether the values of a statement made it fail, not the
-// server's condition: without them their neighbours would pass.
+// poisoned reports whether the values of one commit made the statement fail, and not
+// the state of the server. Without that commit the others would succeed.
 func poisoned(err error) bool {
 	code := sqlState(err)
 	return strings.HasPrefix(code, classData) || strings.HasPrefix(code, classConstraint) || code == cardinality
 }
 
-// classify gives err the meaning that package store knows. ctx is the
-// caller's: what ended by its will is its own error. The cause is kept, with
-// its SQLSTATE; pgx names host, user and database in it, never the password.
+// classify maps err to an error of package store. ctx is the caller's: if it is done,
+// its error is returned. The cause is wrapped, with its SQLSTATE; pgx names host, user
+// and database in it, never the password.
 func classify(ctx context.Context, op string, err error) error {
 	switch {
 	case err == nil:

@@ -16,16 +16,16 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// What a row of findSQL is.
+// Kinds of rows of findSQL.
 const (
 	rowExchange = 1
 	rowOpen     = 2
 	rowEnded    = 3
 )
 
-// findSQL answers many questions in one round trip, each with the attempt of the
-// user's own that an exchange id leads to, the user's open attempts and the newest
-// of the others. Nothing is sorted but what is cut off.
+// findSQL answers many questions in one round trip. Each answer is the user's own
+// attempt of an exchange id, the user's open attempts, and the newest of the others.
+// Only the last part is sorted, because it is cut off.
 var findSQL = `
 select q.n, r.*
 from ` + rowsOf("q", questionColumns) + `
@@ -46,7 +46,7 @@ cross join lateral (
   order by a.id desc limit q.most)
 ) r`
 
-// strayedSQL is for exchange ids that are none of the user's own: it asks every
+// strayedSQL is for exchange ids that are not among the user's own. It asks every
 // partition.
 var strayedSQL = `
 select q.n, r.*
@@ -69,40 +69,39 @@ var questionColumns = []column[question]{
 	value("most", "int8", func(q *question) *int { return &q.most }),
 }
 
-// maxFinds is how many questions go to the server at once.
+// maxFinds is how many questions one query has at most.
 const maxFinds = 256
 
-// finder gathers the reads of many goroutines, as [store.Group] does with their
-// commits: while a query is in flight the next ones gather, and then go as one.
-// There is no delay and no goroutine; whoever comes first asks for those who
-// came meanwhile.
+// finder batches the reads of many goroutines, as [store.Group] does with commits.
+// While a query is in flight the next reads gather, and then go as one query. There is
+// no delay and no goroutine: one of the waiting callers sends the query for all.
 type finder struct {
-	turn chan struct{} // holds a token; who takes it sends one query
+	turn chan struct{} // holds a token; whoever takes it sends one query
 
 	mu    sync.Mutex
 	queue []*asked
 }
 
-// asked is a read that somebody waits for. Who asks writes to it until done is
-// closed.
+// asked is a read that a caller waits for. The sender of the query writes to it until
+// done is closed.
 type asked struct {
 	question
 	snap  store.Snapshot
-	ended []store.Attempt // go behind the open ones
-	seen  int             // rows of attempts that ended
+	ended []store.Attempt // come after the open ones
+	seen  int             // rows of ended attempts
 	bad   int             // those of them that cannot be decoded
 	more  int             // rows to ask for in their place
 	err   error
-	over  bool // whoever asked was called off, and this is still to be asked
+	over  bool // the sender was cancelled, so this must be asked again
 	done  chan struct{}
 }
 
-// question is a query as the server gets it.
+// question is a query as it is sent to the server.
 type question struct {
 	query store.Query
 	n     int64
 	home  int64
-	key   string // the connection as it is compared; "": of every one
+	key   string // the connection in lower case; "" for every connection
 	most  int
 }
 
@@ -133,7 +132,7 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 	return one.snap, one.err
 }
 
-// inCompany asks together with others. The error is ctx's.
+// inCompany asks in one query with others. The error is ctx's.
 func (s *Store) inCompany(ctx context.Context, q store.Query) (*asked, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -159,12 +158,12 @@ func (s *Store) inCompany(ctx context.Context, q store.Query) (*asked, error) {
 // askAgain is how long a read waits before it asks on another connection.
 const askAgain = time.Second
 
-// findPatience is how long the next query waits for the one before it: longer than
-// one takes when nothing is wrong.
+// findPatience is how long the next query waits for the one before it: longer than a
+// query normally takes.
 const findPatience = 100 * time.Millisecond
 
-// lead sends one query, unless one has its answer, and passes the turn on, when
-// that is done or when it takes long.
+// lead sends one query, unless one is answered already. It passes the turn on when the
+// query is done, or after findPatience.
 func (s *Store) lead(ctx context.Context, one *asked) {
 	f := s.finds
 	pass := sync.OnceFunc(func() { f.turn <- struct{}{} })
@@ -174,7 +173,7 @@ func (s *Store) lead(ctx context.Context, one *asked) {
 		return
 	default:
 	}
-	runtime.Gosched() // whoever is about to read anyway may come along
+	runtime.Gosched() // lets others that are about to read join this query
 	f.mu.Lock()
 	all := slices.Clone(f.queue[:min(len(f.queue), maxFinds)])
 	f.queue = slices.Delete(f.queue, 0, len(all))
@@ -184,15 +183,15 @@ func (s *Store) lead(ctx context.Context, one *asked) {
 	s.ask(ctx, all)
 }
 
-// forget takes a question back if it has not left.
+// forget removes a question that has not been sent.
 func (f *finder) forget(one *asked) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.queue = slices.DeleteFunc(f.queue, func(q *asked) bool { return q == one })
 }
 
-// ask sends a query and settles its questions. It is bound by the context of
-// whoever asks, which is no reason to fail the others: those ask again.
+// ask sends a query and settles its questions. The context is that of one caller. If it
+// ends, the others do not fail but ask again.
 func (s *Store) ask(ctx context.Context, all []*asked) {
 	err := fmt.Errorf("%w: the read panicked", store.ErrUnavailable)
 	defer func() {
@@ -208,7 +207,7 @@ func (s *Store) ask(ctx context.Context, all []*asked) {
 			return find(ctx, conn, all)
 		})
 	}
-	// A connection that does not answer may be dead, and reading twice does no harm.
+	// A connection that does not answer may be dead. A second read does no harm.
 	soon, cancel := context.WithTimeout(ctx, askAgain)
 	defer cancel()
 	if err = try(soon); err != nil && soon.Err() != nil && ctx.Err() == nil {
@@ -216,9 +215,9 @@ func (s *Store) ask(ctx context.Context, all []*asked) {
 	}
 }
 
-// find sends the query and reads the answers. Where records that cannot be
-// decoded have taken the place of others it asks again, for more, and where an
-// exchange id is none of the user's own, for that.
+// find sends the query and reads the answers. Where rows that cannot be decoded took
+// the place of others it asks again, for more rows. Then it asks everywhere for
+// exchange ids that are not among the user's own.
 func find(ctx context.Context, to sender, all []*asked) error {
 	for _, q := range all {
 		q.more = 0
@@ -256,7 +255,7 @@ func find(ctx context.Context, to sender, all []*asked) error {
 	return nil
 }
 
-// put puts the questions.
+// put sends the questions and adds the rows to their answers.
 func put(ctx context.Context, to sender, stmt *statement, all []*asked) error {
 	rows := make([]question, len(all))
 	for i, q := range all {
@@ -282,7 +281,7 @@ func put(ctx context.Context, to sender, stmt *statement, all []*asked) error {
 	return err
 }
 
-// add takes a row of the answer.
+// add adds a row to the answer.
 func (q *asked) add(kind int, r *attemptRow) {
 	if kind == rowEnded {
 		q.seen++
@@ -305,8 +304,8 @@ func (q *asked) add(kind int, r *attemptRow) {
 	}
 }
 
-// settle brings the answer in order: open attempts, then as many of the others
-// as were asked for, each newest first.
+// settle orders the answer: open attempts, then as many of the others as were asked
+// for, each newest first.
 func (q *asked) settle() {
 	if q.err != nil {
 		q.snap = store.Snapshot{}

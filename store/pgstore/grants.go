@@ -6,10 +6,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Grants is the SQL that gives roles what they need of the schema that dsn names:
-// runtime, for a bot that serves, changes rows and no tables; reader looks at
-// everything but the store's key. An empty name is left out. The owner of the
-// schema runs it, after its last migration: what later ones add is granted too.
+// Grants returns the SQL that grants two roles what they need in the schema of dsn.
+// runtime is for a serving bot: it may change rows but no tables. reader may read
+// everything but the store's keys. A role with an empty name is left out. The owner of
+// the schema runs the SQL after a migration. Tables of later migrations are granted
+// too.
 func Grants(dsn, runtime, reader string, opts ...Option) (string, error) {
 	o, err := parse(dsn, opts)
 	if err != nil {

@@ -25,8 +25,8 @@ func (s *Store) Keys(ctx context.Context) (store.KeyRing, error) {
 	return ring, err
 }
 
-// SwapKeys replaces the keys; see [store.Store]. Without a record the store has
-// its first key alone.
+// SwapKeys replaces the keys; see [store.Store]. A store without a record of keys has
+// only its first key.
 func (s *Store) SwapKeys(ctx context.Context, old, next []store.SecretKey) error {
 	return s.use(ctx, "swap keys", func(ctx context.Context, conn *pgxpool.Conn) error {
 		first := []store.SecretKey{{Secret: s.Secret()}}

@@ -16,20 +16,20 @@ import (
 )
 
 const (
-	// maxPayload is below the 8000 bytes that a notification may have.
+	// maxPayload, in bytes, keeps notifications below Postgres' limit of 8000.
 	maxPayload = 7000
-	// calmFactor stretches the polling while notifications come.
+	// calmFactor stretches the poll interval while the listener is connected.
 	calmFactor = 4
 
 	minReconnect = 100 * time.Millisecond
 	maxReconnect = 5 * time.Second
 )
 
-// channel is the name that the schema's stores listen to.
+// channel is the name of the channel that the stores of the schema listen to.
 func (o *options) channel() string { return "signin:" + o.schema }
 
-// settles reports whether somebody may wait for an attempt to come to where it
-// is now: those who find a sign-in under way wait for what comes of it.
+// settles reports whether somebody may be waiting for the attempt's state: whoever
+// finds a sign-in under way waits for its outcome.
 func settles(a *store.Attempt) bool {
 	switch a.State {
 	case store.CardSent, store.Complete, store.Failed:
@@ -40,11 +40,10 @@ func settles(a *store.Attempt) bool {
 	return false
 }
 
-// tell wakes those who wait for attempts that were just written: here at once,
-// elsewhere by notification. It has a transaction of its own, after the one that
-// wrote: notifying holds a lock of the whole server until the commit is on the
-// disk, and this one has nothing to put there. Should it fail, polling finds the
-// change.
+// tell wakes those who wait for attempts that were just written: in this process at
+// once, in others by notification. The notification is a transaction of its own, after
+// the one that wrote: notifying holds a server-wide lock until the commit is on the
+// disk, and this one has nothing to write. If it fails, polling finds the change.
 func (s *Store) tell(ctx context.Context, commits ...*store.Commit) {
 	var payloads []string
 	var b strings.Builder
@@ -81,14 +80,14 @@ func (s *Store) tell(ctx context.Context, commits ...*store.Commit) {
 	payloads = append(payloads, b.String())
 	_ = s.do(ctx, task{op: "notify", bare: true, fn: func(ctx context.Context, conn *pgxpool.Conn) error {
 		_, err := conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) payload`, s.opts.channel(), payloads)
-		return err //nolint:wrapcheck // nobody sees it
+		return err //nolint:wrapcheck // never shown to a caller
 	}})
 }
 
-// Changed waits for a newer version; see [store.Store]. Writes of this Store
-// wake it at once, those of others by notification: the first who waits opens
-// a connection for that, beside the pool, and starts the goroutine that reads
-// it; [Store.Close] ends both. While it is down, Changed looks for itself.
+// Changed waits for a newer version; see [store.Store]. Writes of this Store wake it at
+// once, those of others by notification. The first call opens a connection for that,
+// beside the pool, and starts a goroutine that reads it; [Store.Close] ends both. While
+// the connection is down, Changed polls.
 func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 	l, err := s.listen() //nolint:contextcheck // what it starts outlives the caller
 	if err != nil {
@@ -130,7 +129,7 @@ func (s *Store) listen() (*listener, error) {
 	return s.listener, nil
 }
 
-// listener is the connection on which notifications come.
+// listener receives notifications on a connection of its own.
 type listener struct {
 	up     atomic.Bool
 	cancel context.CancelFunc
@@ -142,7 +141,7 @@ func (l *listener) stop() {
 	<-l.ended
 }
 
-// run listens, and connects again when the connection is lost.
+// run listens, and reconnects when the connection is lost.
 func (l *listener) run(ctx context.Context, opts *options, notify *store.Notifier) {
 	defer close(l.ended)
 	for pause := minReconnect; ctx.Err() == nil; pause = min(2*pause, maxReconnect) {
@@ -158,9 +157,9 @@ func (l *listener) run(ctx context.Context, opts *options, notify *store.Notifie
 	}
 }
 
-// hear listens on one connection until that ends; it reports whether there was
-// one. Why it ended does not matter: the pool's users see the same trouble. A
-// session that a pooler lends hears nothing.
+// hear listens on one connection until it ends, and reports whether there was one. The
+// reason why it ended is dropped: users of the pool see the same failure. A session
+// lent by a pooler cannot listen.
 func (l *listener) hear(ctx context.Context, opts *options, notify *store.Notifier) bool {
 	dial, cancel := context.WithTimeout(ctx, maxReconnect)
 	defer cancel()

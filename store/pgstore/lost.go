@@ -8,28 +8,27 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A server that is at a statement for long, since a disk stalls, and a connection
-// that has died with nobody told are silent alike. The first is worth waiting for:
-// the statement may be written. So when an answer is late the server is asked, on a
-// new connection, whether the session is at it. Behind a pooler nobody can tell which
-// session that is. There something else is written, a little later: if that comes
-// back no disk stalls, and if no session of our role is at a statement for as long, it
-// is not ours that is slow.
+// A server whose disk stalls and a connection that died unnoticed look the same: no
+// answer comes. The stalled server is worth waiting for, since it may still write. So
+// when an answer is late, we ask the server on a new connection whether the session is
+// running a statement. Behind a pooler nobody can tell which session is ours. There we
+// try another write, a little later. If it succeeds, no disk stalls, and if no session
+// of our role has been running a statement for as long, ours is not slow but lost.
 
 const (
-	// lateAnswer is after how long the server is asked, and how long a session must
-	// have had nothing to do.
+	// lateAnswer is how long to wait before the server is asked, and how long a session
+	// must have been idle to count as such.
 	lateAnswer = time.Second
-	// latePooled is after how long something else is written: a lock is not waited
-	// for as long.
+	// latePooled is how long to wait before another write is tried. It is longer than
+	// any wait for a lock.
 	latePooled = 2 * lockTimeout
 )
 
-// errLost is why a statement is given up.
+// errLost is why a statement is abandoned.
 var errLost = errors.New("the connection is dead: the server is not at the statement")
 
-// watchOver calls abandon when the server is not at the statement that we wait for.
-// It ends with ctx; stop keeps it from beginning.
+// watchOver calls abandon when the server is not running the statement that we wait
+// for. It ends with ctx; stop keeps it from starting.
 func (s *Store) watchOver(ctx context.Context, conn *pgx.Conn, t task, abandon context.CancelCauseFunc) (stop func() bool) {
 	late, lost := lateAnswer, s.idle
 	if s.opts.pooled.Load() {
@@ -52,14 +51,14 @@ func (s *Store) watchOver(ctx context.Context, conn *pgx.Conn, t task, abandon c
 	}).Stop
 }
 
-// idle reports whether a session of the server has had nothing to do.
+// idle reports whether the server answers that the session is idle.
 func (s *Store) idle(ctx context.Context, pid uint32, server string) bool {
 	at, err := s.sessions(ctx)
 	return err == nil && at.server == server && !at.work[pid]
 }
 
-// overtaken reports whether writes that begin now come back: two, since the first may
-// do so together with what we wait for.
+// overtaken reports whether writes that begin now succeed and no session is slow. It
+// tries two writes: the first may end together with the statement that we wait for.
 func (s *Store) overtaken(ctx context.Context, _ uint32, _ string) bool {
 	_, err, _ := s.asks.Do("write", func() (any, error) {
 		whole := context.WithoutCancel(ctx)
@@ -82,14 +81,14 @@ select exists (
 
 var errSlow = errors.New("a session is at a statement for long")
 
-// nobodyIsSlow is an error if some session of our role has been at a statement for as
-// long as we wait for ours.
+// nobodyIsSlow returns an error if some session of our role has been running a
+// statement for as long as we have waited for ours.
 func (s *Store) nobodyIsSlow(ctx context.Context) error {
 	short, cancel := context.WithTimeout(ctx, lateAnswer)
 	defer cancel()
 	var slow bool
 	if err := s.pool.QueryRow(short, slowSQL, latePooled-lateAnswer).Scan(&slow); err != nil {
-		return err //nolint:wrapcheck // nobody sees it
+		return err //nolint:wrapcheck // never shown to a caller
 	}
 	if slow {
 		return errSlow
@@ -97,7 +96,7 @@ func (s *Store) nobodyIsSlow(ctx context.Context) error {
 	return nil
 }
 
-// sessions are the sessions of a server that have had something to do lately.
+// sessions are the sessions of a server that were active lately.
 type sessions struct {
 	server string
 	work   map[uint32]bool
@@ -107,7 +106,7 @@ const sessionsSQL = `
 select pid from pg_stat_activity
 where state in ('active', 'fastpath function call', 'disabled') or state_change > clock_timestamp() - $1::interval`
 
-// sessions asks for them, once for all who ask at the same time.
+// sessions asks the server for them. Concurrent callers share one query.
 func (s *Store) sessions(ctx context.Context) (*sessions, error) {
 	got, err, _ := s.asks.Do("sessions", func() (any, error) {
 		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), lateAnswer)
@@ -118,12 +117,12 @@ func (s *Store) sessions(ctx context.Context) (*sessions, error) {
 		}
 		conn, err := pgx.ConnectConfig(short, cfg)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // nobody sees it
+			return nil, err //nolint:wrapcheck // never shown to a caller
 		}
 		defer hangUp(short, conn)
 		rows, err := conn.Query(short, sessionsSQL, lateAnswer)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // nobody sees it
+			return nil, err //nolint:wrapcheck // never shown to a caller
 		}
 		at := &sessions{conn.PgConn().Conn().RemoteAddr().String(), map[uint32]bool{}}
 		var pid uint32
@@ -131,10 +130,10 @@ func (s *Store) sessions(ctx context.Context) (*sessions, error) {
 			at.work[pid] = true
 			return nil
 		})
-		return at, err //nolint:wrapcheck // nobody sees it
+		return at, err //nolint:wrapcheck // never shown to a caller
 	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // nobody sees it
+		return nil, err //nolint:wrapcheck // never shown to a caller
 	}
 	at, _ := got.(*sessions)
 	return at, nil

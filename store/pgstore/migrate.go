@@ -21,21 +21,21 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migration is one step of the schema. Its file may say two things, each in a line
-// that is a comment:
+// Migration is one step of the schema. Its file may have two directives, each a comment
+// on a line of its own:
 //
 //	-- readable by programs from version N
 //	-- outside a transaction
 //
-// The first is the oldest program, by the number of the last step that it knows,
-// that can use the schema after this step; the default is the step's own number.
-// The second is for create index concurrently and its like. Such a step may be run
-// again after it was cut off: it drops the index, if it is there, and builds it. Each
-// statement ends with its line, and SCHEMA. is before the names.
+// The first names the oldest program that can use the schema after this step, by the
+// number of the last step that it knows. The default is the step's own number. The
+// second is for create index concurrently and the like. Such a step may run again after
+// an interruption, so it first drops the index if it exists. Each of its statements ends
+// at a line's end, and the prefix SCHEMA. stands before names.
 type Migration struct {
 	Version    int       // 1, 2, 3 …
-	Name       string    // what stands behind the number in the file's name
-	Applied    time.Time // by the server's clock, zero: not yet
+	Name       string    // what follows the number in the file's name
+	Applied    time.Time // by the server's clock; zero: not yet
 	ReadableBy int       // the oldest program that can use the schema after it
 	sql        string
 	outside    bool // of a transaction
@@ -46,7 +46,7 @@ var (
 	outsideLine  = regexp.MustCompile(`(?m)^-- outside a transaction$`)
 )
 
-// steps reads the embedded migrations, whose numbers have no gap.
+// steps reads the embedded migrations. Their numbers must have no gap.
 func (o *options) steps() ([]Migration, error) {
 	names, err := fs.Glob(o.files, "migrations/*.sql") // in the order of names
 	if err != nil {
@@ -73,13 +73,14 @@ func (o *options) steps() ([]Migration, error) {
 	return out, nil
 }
 
-// version is how far a schema is.
+// version is the version of a schema.
 type version struct {
-	number   int // of its last step; 0 = there is none
+	number   int // of its last step; 0 = no step yet
 	readable int // the oldest program that may use it
 }
 
-// usable is why a program that knows so many steps may not use the schema.
+// usable returns an error if a program that knows that many steps may not use the
+// schema.
 func (v version) usable(knows int) error {
 	switch {
 	case v.number < knows:
@@ -91,10 +92,10 @@ func (v version) usable(knows int) error {
 	return nil
 }
 
-// applied fills in what the schema has.
+// applied returns the schema's version and sets Applied in steps.
 //
-// It asks a table of the catalog: to_regclass would go by a search path that
-// was resolved before another program made the schema.
+// It asks the catalog: to_regclass would use a search path that was resolved before
+// another program made the schema.
 func applied(ctx context.Context, q querier, schema string, steps []Migration) (v version, err error) {
 	var there bool
 	err = q.QueryRow(ctx, `select exists (select from pg_tables where schemaname = $1 and tablename = 'schema_migrations')`, schema).Scan(&there)
@@ -127,7 +128,7 @@ func (m *migrator) tx(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	return m.opts.administer(ctx, m.conn, fn)
 }
 
-// version asks how far the schema is.
+// version reads the schema's version.
 func (m *migrator) version(ctx context.Context, all []Migration) (v version, err error) {
 	err = m.tx(ctx, func(tx pgx.Tx) error {
 		v, err = applied(ctx, tx, m.opts.schema, all)
@@ -136,7 +137,7 @@ func (m *migrator) version(ctx context.Context, all []Migration) (v version, err
 	return v, err
 }
 
-// check is why this program may not use the schema.
+// check returns an error if this program may not use the schema.
 func (m *migrator) check(ctx context.Context) error {
 	all, err := m.opts.steps()
 	if err != nil {
@@ -149,8 +150,8 @@ func (m *migrator) check(ctx context.Context) error {
 	return v.usable(len(all))
 }
 
-// up takes the steps that the schema has not, each on its own. An advisory lock
-// makes others wait for it.
+// up applies the missing steps, each in a transaction of its own. An advisory lock makes
+// other programs wait.
 func (m *migrator) up(ctx context.Context) error {
 	all, err := m.opts.steps()
 	if err != nil {
@@ -173,8 +174,8 @@ func (m *migrator) up(ctx context.Context) error {
 	return v.usable(len(all))
 }
 
-// inside takes a step in a transaction, unless another program has taken it
-// meanwhile.
+// inside applies a step in a transaction, unless another program has applied it
+// meanwhile. do, if not nil, runs in place of the step's SQL.
 func (m *migrator) inside(ctx context.Context, tx pgx.Tx, next Migration, do func() error) error {
 	if err := m.lock(ctx, tx, forever); err != nil {
 		return err
@@ -202,9 +203,9 @@ func (m *migrator) inside(ctx context.Context, tx pgx.Tx, next Migration, do fun
 }
 
 // lock keeps other programs from changing the schema until the transaction ends. It
-// asks again and again, by simple queries: a statement that waits holds a snapshot,
-// as does the last one of the extended protocol, and the building of an index waits
-// for the snapshots of others.
+// polls, with simple queries: a waiting statement holds a snapshot, and so does the last
+// statement of the extended protocol, and a concurrent index build waits for the
+// snapshots of others.
 func (m *migrator) lock(ctx context.Context, tx pgx.Tx, wait time.Duration) error {
 	tick := time.NewTicker(lockEvery)
 	defer tick.Stop()
@@ -227,17 +228,17 @@ func (m *migrator) lock(ctx context.Context, tx pgx.Tx, wait time.Duration) erro
 }
 
 const (
-	// lockEvery is how often that is.
+	// lockEvery is how often lock polls.
 	lockEvery = 100 * time.Millisecond
-	// forever is as long as it takes.
+	// forever means no limit.
 	forever = time.Duration(math.MaxInt64)
 )
 
-// errBusy: somebody else has the lock.
+// errBusy means that another program has the lock.
 var errBusy = errors.New("another program changes the schema")
 
-// outside takes a step outside a transaction, on a second connection, while the
-// first one holds the lock in a transaction that looks at nothing.
+// outside applies a step outside a transaction, on a second connection. Meanwhile the
+// first one holds the lock, in a transaction without a snapshot.
 func (m *migrator) outside(ctx context.Context, next Migration) error {
 	second, err := m.opts.admin(ctx)
 	if err != nil {
@@ -247,15 +248,15 @@ func (m *migrator) outside(ctx context.Context, next Migration) error {
 	sql := strings.ReplaceAll(next.sql, "SCHEMA.", pgx.Identifier{m.opts.schema}.Sanitize()+".")
 	return m.tx(ctx, func(tx pgx.Tx) error {
 		return m.inside(ctx, tx, next, func() error {
-			if !m.opts.pooled.Load() { // elsewhere the session is not ours
+			if !m.opts.pooled.Load() { // a lent session is not ours to change
 				if _, err := second.Exec(ctx, `set statement_timeout = 0; set lock_timeout = 0`, pgx.QueryExecModeSimpleProtocol); err != nil {
 					return err
 				}
 			}
-			if _, err := tx.Exec(ctx, `select`); err != nil { // lets go of the last snapshot, see lock
+			if _, err := tx.Exec(ctx, `select`); err != nil { // releases the last snapshot, see lock
 				return err
 			}
-			for statement := range strings.SplitSeq(sql, ";\n") { // several at once would be a transaction
+			for statement := range strings.SplitSeq(sql, ";\n") { // several in one query would be a transaction
 				if _, err := second.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol); err != nil {
 					return err
 				}
@@ -265,7 +266,7 @@ func (m *migrator) outside(ctx context.Context, next Migration) error {
 	})
 }
 
-// create makes the schema, unless somebody has, and the list of its steps.
+// create makes the schema, unless it exists, and the table of its steps.
 func (m *migrator) create(ctx context.Context, tx pgx.Tx) error {
 	var there bool
 	err := tx.QueryRow(ctx, `select exists (select from pg_namespace where nspname = $1)`, m.opts.schema).Scan(&there)
@@ -289,10 +290,10 @@ comment on column schema_migrations.applied is 'When it was taken.'`, pgx.QueryE
 	return err
 }
 
-// Migrate brings the schema that dsn names up to date, makes the audit trail's
-// partitions ahead, and returns the steps. It may be called twice, and by several
-// programs at once. Errors: [store.ErrSchema] when the schema is for newer
-// programs than this one, else [store.ErrUnavailable].
+// Migrate brings the schema of dsn up to date, makes the audit trail's future
+// partitions, and returns the steps. It is idempotent, and several programs may call it
+// at once. Errors: [store.ErrSchema] if the schema is for newer programs than this one,
+// else [store.ErrUnavailable].
 func Migrate(ctx context.Context, dsn string, opts ...Option) ([]Migration, error) {
 	return withMigrator(ctx, "migrate", dsn, opts, func(m *migrator) error {
 		if err := m.up(ctx); err != nil {
@@ -302,8 +303,8 @@ func Migrate(ctx context.Context, dsn string, opts ...Option) ([]Migration, erro
 	})
 }
 
-// Status returns the steps of the schema that dsn names, without changing it.
-// Steps without a time are still to be taken. Errors as for [Migrate].
+// Status returns the steps of the schema of dsn, without changing it. Steps without a
+// time have not been applied. Errors are those of [Migrate].
 func Status(ctx context.Context, dsn string, opts ...Option) ([]Migration, error) {
 	return withMigrator(ctx, "status", dsn, opts, func(*migrator) error { return nil })
 }
@@ -333,8 +334,8 @@ func withMigrator(ctx context.Context, op, dsn string, opts []Option, fn func(*m
 	return all, classify(ctx, op, err)
 }
 
-// refused reports whether the server took no change because of what we are, what it
-// is or who is at it, which is no reason to do without the store.
+// refused reports whether the server refused the change (a missing right, a standby) or
+// another program is at it. That is no reason not to open the store.
 func refused(err error) bool {
 	return sqlState(err) != "" || errors.Is(err, errBusy)
 }

@@ -32,7 +32,7 @@ const (
 
 const secretSize = 32
 
-// maxSchema leaves room for what is put before it: names have 63 bytes.
+// maxSchema leaves room for a prefix: names have at most 63 bytes.
 const maxSchema = 50
 
 type options struct {
@@ -43,83 +43,83 @@ type options struct {
 	statement time.Duration
 	acquire   time.Duration
 	connect   time.Duration
-	address   func(context.Context) (string, error) // nil: the one that was given
+	address   func(context.Context) (string, error) // nil: the address given to Open
 	listen    string                                // address for LISTEN; "" = the same
 	configure func(*pgxpool.Config)
 	files     fs.FS // with the migrations
 	pool      *pgxpool.Config
-	conns     int
-	handlers  *pgxpool.Config // of the handlers' transactions
-	hear      *pgx.ConnConfig // nil: as the pool
+	conns     int             // of handlers
+	handlers  *pgxpool.Config // for the handlers' transactions
+	hear      *pgx.ConnConfig // for LISTEN; nil: as the pool
 	pooled    atomic.Bool     // a pooler is between us and the server, see session.go
 }
 
 // Option changes how [Open] opens a store.
 type Option func(*options)
 
-// WithSchema sets the schema that holds the store's tables; it wins over the
-// schema parameter of the address. The default is [DefaultSchema].
+// WithSchema sets the schema that holds the store's tables. It overrides the schema
+// parameter of the address. The default is [DefaultSchema].
 func WithSchema(name string) Option { return func(o *options) { o.schema = name } }
 
-// WithAutoMigrate says whether [Open] brings an older schema up to date, which
-// is the default, or refuses it.
+// WithAutoMigrate sets whether [Open] migrates an older schema, which is the
+// default, or refuses it.
 func WithAutoMigrate(on bool) Option { return func(o *options) { o.migrate = on } }
 
-// WithReadOnly opens the store for reading: Open changes nothing, not even an
-// older schema, and what would write is [store.ErrReadOnly]. A role that may
+// WithReadOnly opens the store for reading. Open changes nothing and does not migrate
+// an older schema. Calls that would write return [store.ErrReadOnly]. A role that may
 // only select is enough.
 func WithReadOnly() Option { return func(o *options) { o.readOnly, o.migrate = true, false } }
 
-// WithPollInterval sets how often [Store.Changed] looks for itself while it
-// cannot listen; the default is [DefaultPollInterval].
+// WithPollInterval sets how often [Store.Changed] polls while it cannot listen; the
+// default is [DefaultPollInterval].
 func WithPollInterval(d time.Duration) Option { return func(o *options) { o.poll = d } }
 
-// WithStatementTimeout bounds one statement of a sign-in in the server and, half a
-// second later, here, where the wait for a connection counts too; the default is
-// [DefaultStatementTimeout]: a disk may stall for some seconds, and who sent an
-// invoke waits for 15 s. What operators read, and retention, may take three times
-// as long. A connection that is dead is found out sooner.
+// WithStatementTimeout bounds one statement of a sign-in: in the server and, half a
+// second later, in this process, where the wait for a connection counts too. The
+// default is [DefaultStatementTimeout]: a disk may stall for some seconds, and the
+// sender of an invoke waits 15 s. Operators' reads and retention may take three times
+// as long. A dead connection is detected sooner.
 func WithStatementTimeout(d time.Duration) Option { return func(o *options) { o.statement = d } }
 
 // WithAcquireTimeout bounds the wait for a free connection; the default is
 // [DefaultAcquireTimeout].
 func WithAcquireTimeout(d time.Duration) Option { return func(o *options) { o.acquire = d } }
 
-// WithConnectTimeout bounds the making of a connection to one host; it wins over
-// connect_timeout in the address. The default is [DefaultConnectTimeout].
+// WithConnectTimeout bounds connecting to one host. It overrides connect_timeout in
+// the address. The default is [DefaultConnectTimeout].
 func WithConnectTimeout(d time.Duration) Option { return func(o *options) { o.connect = d } }
 
-// WithAddress asks fn for the address before each new connection, so that host,
-// user and password may change while the store is open. The schema and the
-// parameters of the session stay those of the address that [Open] was given.
+// WithAddress calls fn for the address before each new connection, so that host, user
+// and password may change while the store is open. The schema and the session
+// parameters stay those of the address given to [Open].
 func WithAddress(fn func(ctx context.Context) (string, error)) Option {
 	return func(o *options) { o.address = fn }
 }
 
-// WithListenAddress gives the address of a direct connection for LISTEN, where
-// the store's own leads to a pooler. Without one the store listens on its own
-// address, and behind a pooler it polls; see [WithPollInterval].
+// WithListenAddress sets the address of a direct connection for LISTEN, for a store
+// behind a pooler. Without it the store listens on its own address, and behind a
+// pooler it polls; see [WithPollInterval].
 func WithListenAddress(dsn string) Option { return func(o *options) { o.listen = dsn } }
 
-// WithHandlerConns sets how many transactions of handlers ([Store.AckInTx]) may
-// run at once, each on a connection beside the store's pool; the default is
-// [DefaultHandlerConns]. The connections are made when they are needed.
+// WithHandlerConns sets how many transactions of handlers ([Store.AckInTx]) may run at
+// once, each on a connection beside the store's pool. The default is
+// [DefaultHandlerConns]. Connections are made on demand.
 func WithHandlerConns(n int) Option { return func(o *options) { o.conns = max(n, 1) } }
 
-// WithPoolConfig lets fn change the pool before it is made: its size, hooks,
-// TLS. The address may do that too (pool_max_conns and the like). The pool of the
-// handlers is the same, but for its size.
+// WithPoolConfig lets fn change the configuration of the pool: its size, hooks, TLS.
+// The address can set some of it too (pool_max_conns and the like). The handlers' pool
+// has the same configuration, except for its size.
 func WithPoolConfig(fn func(*pgxpool.Config)) Option { return func(o *options) { o.configure = fn } }
 
-// Check says what is wrong with an address and its schema parameter, without
-// connecting and without repeating it: there may be a password in it.
+// Check reports what is wrong with an address and its schema parameter, without
+// connecting. The error does not quote the address, which may hold a password.
 func Check(dsn string) error {
 	_, err := parse(dsn, nil)
 	return err
 }
 
-// parse reads an address. What pgx says about a bad one may quote it, password
-// and all, so it is not repeated.
+// parse reads an address. It drops pgx's error about a malformed one, which may quote
+// the password.
 func parse(dsn string, opts []Option) (*options, error) {
 	o := &options{
 		migrate: true, poll: DefaultPollInterval, statement: DefaultStatementTimeout, acquire: DefaultAcquireTimeout,
@@ -176,7 +176,7 @@ func parse(dsn string, opts []Option) (*options, error) {
 	return o, nil
 }
 
-// call calls a hook that may not be there.
+// call calls a hook, if there is one.
 func call[T any](ctx context.Context, hook func(context.Context, T) error, arg T) error {
 	if hook == nil {
 		return nil
@@ -184,7 +184,7 @@ func call[T any](ctx context.Context, hook func(context.Context, T) error, arg T
 	return hook(ctx, arg)
 }
 
-// own gives a configuration what every connection of the store has.
+// own sets what every connection of the store has.
 func (o *options) own(cfg *pgx.ConnConfig) error {
 	switch {
 	case o.connect > 0:
@@ -212,23 +212,23 @@ type Store struct {
 
 	mu       sync.Mutex
 	closed   bool
-	listener *listener     // nil until somebody waits
-	handlers *pgxpool.Pool // nil until a handler wants a transaction
+	listener *listener     // nil until the first Changed
+	handlers *pgxpool.Pool // nil until the first AckInTx
 }
 
 var _ store.Concurrent = (*Store)(nil)
 
-// Concurrent reports that several calls of Apply at once are welcome: each has a
-// connection of its own.
+// Concurrent returns true: several calls of Apply run at once, each on a connection
+// of its own.
 func (s *Store) Concurrent() bool { return true }
 
-// Open opens the store in the schema that dsn, a URL or keywords and values,
-// names in its parameter schema; unless told otherwise it makes or migrates
-// the schema first. Errors: [store.ErrSchema] when the schema has another
-// version, [store.ErrUnavailable] when the server cannot be used.
+// Open opens the store in the schema that the parameter schema of dsn names. dsn is a
+// URL or keywords and values. By default Open creates or migrates the schema first.
+// Errors: [store.ErrSchema] if the schema has another version, [store.ErrUnavailable]
+// if the server cannot be used.
 //
-// It starts no goroutine of its own, but the pool of connections has one;
-// [Store.Close] ends it.
+// Open starts no goroutine of its own. The connection pool has one; [Store.Close] ends
+// it.
 func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 	o, err := parse(dsn, opts)
 	if err != nil {
@@ -245,7 +245,7 @@ func Open(ctx context.Context, dsn string, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// prepare checks or makes the schema and reads the store's secret.
+// prepare checks or migrates the schema and reads the store's secret.
 func (s *Store) prepare(ctx context.Context) error {
 	conn, err := s.opts.admin(ctx)
 	if err != nil {
@@ -267,9 +267,9 @@ func (s *Store) prepare(ctx context.Context) error {
 	return s.opts.administer(ctx, conn, func(tx pgx.Tx) error { return s.readSecret(ctx, tx) })
 }
 
-// readSecret makes the store's random key if there is none. Whoever comes
-// second reads the first one's. Who only reads has no use for it, and may not
-// have the right.
+// readSecret reads the store's random key, and creates it if there is none. If two
+// processes do so at once, both read the first one's. A read-only store skips it: it
+// does not need the key and may lack the right.
 func (s *Store) readSecret(ctx context.Context, conn querier) error {
 	const read = `select value from meta where name = 'secret'`
 	err := conn.QueryRow(ctx, read).Scan(&s.secret)
@@ -286,12 +286,12 @@ func (s *Store) readSecret(ctx context.Context, conn querier) error {
 	return err
 }
 
-// Secret returns the store's random key, nil where the store was opened for
-// reading; see [store.Store].
+// Secret returns the store's random key, nil if the store was opened for reading; see
+// [store.Store].
 func (s *Store) Secret() []byte { return slices.Clone(s.secret) }
 
-// Info describes the store; see [store.Store]. Schema is the version that the
-// server has now.
+// Info describes the store; see [store.Store]. Schema is the version that the server
+// has now.
 func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	cfg := s.opts.pool.ConnConfig
 	info := store.Info{
@@ -312,8 +312,8 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	return info, nil
 }
 
-// Close ends the listening, wakes those who wait in [Store.Changed], waits for
-// calls that are under way and closes the connections.
+// Close stops listening, wakes callers of [Store.Changed], waits for running calls and
+// closes the connections.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	l, handlers := s.listener, s.handlers

@@ -13,24 +13,24 @@ import (
 const (
 	// A partition of the audit trail holds a week, from Monday, in UTC.
 	partitionSpan = 7 * 24 * time.Hour
-	// partitionsAhead is how many weeks have a partition before they begin.
+	// partitionsAhead is how many future weeks get a partition.
 	partitionsAhead = 8
-	// partitionsWarn is how far ahead they have to reach, or somebody is told.
+	// partitionsWarn is how far ahead partitions must reach; else Info has a warning.
 	partitionsWarn = 2 * partitionSpan
-	// partitionName is what a week's partition is called, as a layout of its time.
+	// partitionName is the name of a week's partition, as a time layout.
 	partitionName = "events_20060102"
 )
 
-// How long the making of a partition waits for a table that others use; they
-// queue behind it meanwhile.
+// How long the creation of a partition waits for a table that others use. Meanwhile
+// others queue behind it.
 const (
-	quick   = 200 * time.Millisecond // beside running sign-ins: the next one may do it
-	waiting = 10 * time.Second       // somebody asked for it
+	quick   = 200 * time.Millisecond // beside running sign-ins: the next Open or Purge may do it
+	waiting = 10 * time.Second       // when an administrator asked for it
 )
 
-// partitions makes the audit trail's partitions of this week and of so many more,
-// each in a transaction of its own. Lines of a week that began without one are
-// moved to it.
+// partitions makes the audit trail's partitions for this week and the given number of
+// weeks after it, each in a transaction of its own. Lines of a week that began without a
+// partition are moved to it.
 func (m *migrator) partitions(ctx context.Context, weeks int, wait time.Duration) error {
 	var now time.Time
 	if err := m.tx(ctx, func(tx pgx.Tx) error { return tx.QueryRow(ctx, `select date_trunc('week', now())`).Scan(&now) }); err != nil {
@@ -46,8 +46,8 @@ func (m *migrator) partitions(ctx context.Context, weeks int, wait time.Duration
 	return nil
 }
 
-// partition makes one, unless it is there. Attaching a table disturbs others less
-// than making it in its place.
+// partition makes one, unless it exists. Creating a table and attaching it disturbs
+// others less than creating a partition.
 func (m *migrator) partition(ctx context.Context, tx pgx.Tx, week time.Time, wait time.Duration) error {
 	name := week.Format(partitionName)
 	if there, err := m.table(ctx, tx, name); err != nil || there {
@@ -57,7 +57,7 @@ func (m *migrator) partition(ctx context.Context, tx pgx.Tx, week time.Time, wai
 		return err
 	}
 	if there, err := m.table(ctx, tx, name); err != nil || there {
-		return err // another program was faster
+		return err // another program has made it
 	}
 	if _, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true)`, milliseconds(wait)); err != nil {
 		return err
@@ -77,9 +77,9 @@ func (m *migrator) table(ctx context.Context, tx pgx.Tx, name string) (there boo
 	return there, err
 }
 
-// Partitions makes the partitions of the audit trail for this week and so many
-// weeks ahead, and returns until when there are some. It needs the owner's role.
-// Errors as for [Migrate].
+// Partitions makes the partitions of the audit trail for this week and the given number
+// of weeks after it, and returns until when partitions exist. It needs the role of the
+// schema's owner. Errors are those of [Migrate].
 func Partitions(ctx context.Context, dsn string, weeks int, opts ...Option) (until time.Time, err error) {
 	_, err = withMigrator(ctx, "partitions", dsn, opts, func(m *migrator) error {
 		if err := m.check(ctx); err != nil {
@@ -96,7 +96,7 @@ func Partitions(ctx context.Context, dsn string, weeks int, opts ...Option) (unt
 	return until, err
 }
 
-// partitioned is until when the audit trail has partitions without a gap, from
+// partitioned returns until when the audit trail has partitions, without a gap from
 // this week on.
 func partitioned(ctx context.Context, q querier) (now, until time.Time, err error) {
 	rows, err := q.Query(ctx, `select now(), date_trunc('week', now()), to_date(right(c.relname, 8), 'YYYYMMDD')::timestamptz
@@ -120,7 +120,7 @@ func partitioned(ctx context.Context, q querier) (now, until time.Time, err erro
 	return now.UTC(), until.UTC(), err
 }
 
-// upkeep is what the owner of the schema should see to.
+// upkeep returns warnings for the owner of the schema.
 func upkeep(ctx context.Context, q querier) (warnings []string, err error) {
 	now, until, err := partitioned(ctx, q)
 	if err != nil {

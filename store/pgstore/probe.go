@@ -15,15 +15,14 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// probeTimeout bounds [Store.Probe]: who asks whether to send traffic here does
-// not wait long for the answer.
+// probeTimeout bounds [Store.Probe]: a load balancer does not wait long for the answer.
 const probeTimeout = 2 * time.Second
 
-// rights are what the role needs of a table.
+// rights are privileges that the role needs on a table.
 type rights struct{ table, privileges string }
 
 var (
-	// commitRights are those without which no commit is written.
+	// commitRights are those that commits need.
 	commitRights = []rights{
 		{"attempts", "select insert update"},
 		{"events", "select insert"},
@@ -37,23 +36,23 @@ var (
 	}
 )
 
-// missingSQL is which of the privileges $2 on the tables $1 the role lacks.
+// missingSQL selects which of the privileges $2 on the tables $1 the role lacks.
 const missingSQL = `array(select lower(p) || ' on ' || t from unnest($1::text[], $2::text[]) need(t, p)
     where not has_table_privilege(quote_ident(current_schema()) || '.' || quote_ident(t), p))`
 
-// probeSQL asks the session that would write.
+// probeSQL asks the session whether it could write.
 const probeSQL = `
 select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
   (select coalesce(max(version), 0) from schema_migrations), (select coalesce(max(readable_by), 0) from schema_migrations),
   ` + missingSQL
 
-// Probe reports whether a commit would work now: the server is a primary, the
-// session may write, this program may use the schema and the role has its rights.
-// While the last write did not work, or one is slow to answer, it says what came
-// of a write that is tried for this purpose, once a second and whenever somebody
-// asks; nothing is left of it. It answers within two seconds. Errors:
-// [store.ErrUnavailable], which says what is missing; [store.ErrSchema];
-// [store.ErrReadOnly] when the store was opened for reading.
+// Probe reports whether a commit would work now: the server is a primary, the session
+// may write, this program may use the schema, and the role has its rights. After a
+// write has failed, or while one is slow to answer, it reports the result of a test
+// write, which leaves nothing behind. Test writes run once a second and at each Probe,
+// until one succeeds. Probe answers within two seconds. Errors: [store.ErrUnavailable],
+// which says what is missing; [store.ErrSchema]; [store.ErrReadOnly] if the store was
+// opened for reading.
 func (s *Store) Probe(ctx context.Context) error {
 	if s.opts.readOnly {
 		return classify(ctx, "probe", store.ErrReadOnly)
@@ -69,7 +68,7 @@ func (s *Store) Probe(ctx context.Context) error {
 	return classify(ctx, "probe", err)
 }
 
-// look asks for everything that can be known without a write.
+// look checks everything that can be checked without a write.
 func (s *Store) look(ctx context.Context) error {
 	all, err := s.opts.steps()
 	if err != nil {
@@ -103,29 +102,29 @@ func (s *Store) look(ctx context.Context) error {
 }
 
 const (
-	// tryTimeout bounds a write that finds out.
+	// tryTimeout bounds a test write.
 	tryTimeout = time.Second
-	// tryEvery is how often that is done while writes do not work.
+	// tryEvery is how often one is tried while writes fail.
 	tryEvery = time.Second
-	// trySize is what it writes: more than has room on a page that is there.
+	// trySize is how many bytes it writes: more than fit on an existing page.
 	trySize = 16 << 10
 )
 
-// health knows whether writes work. Those of the store speak for the next ones
-// while they do. When one fails, or does not answer soon, a goroutine tries for
-// itself until one works: an instance that is not ready gets no traffic, and what
-// the store does meanwhile may write nothing, which works anywhere.
+// health tracks whether writes work. While the store's own writes succeed, they are the
+// proof. When one fails, or is slow to answer, a goroutine makes test writes until one
+// succeeds. The store's own calls do not suffice then: an instance that is not ready
+// gets no traffic, and a call that writes nothing succeeds anywhere.
 type health struct {
 	mu      sync.Mutex
-	trouble error         // why writes do not work; nil = they do, or nobody knows yet
-	next    chan struct{} // closed with the next verdict; nil = nobody tries
-	hurry   chan struct{} // has room for one: somebody waits for the verdict
+	trouble error         // why writes fail; nil = they work, or nobody knows yet
+	next    chan struct{} // closed with the next verdict; nil = no test writes
+	hurry   chan struct{} // has room for one: a caller waits for the verdict
 	end     context.CancelFunc
 	closed  bool
 	ended   sync.WaitGroup
 }
 
-// watch follows one write; what it returns is told how that ended.
+// watch follows one write. The caller passes the write's error to the returned func.
 func (h *health) watch(s *Store) func(error) {
 	late := time.AfterFunc(slowAnswer, func() { h.doubt(s) })
 	return func(err error) {
@@ -136,7 +135,7 @@ func (h *health) watch(s *Store) func(error) {
 	}
 }
 
-// doubt begins to try, unless somebody does.
+// doubt starts the test writes, unless they are running.
 func (h *health) doubt(s *Store) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -148,7 +147,7 @@ func (h *health) doubt(s *Store) {
 	h.ended.Go(func() { h.try(ctx, s) })
 }
 
-// try tries until a write works.
+// try makes test writes until one succeeds.
 func (h *health) try(ctx context.Context, s *Store) {
 	for {
 		err := s.tryWrite(ctx)
@@ -173,10 +172,10 @@ func (h *health) try(ctx context.Context, s *Store) {
 	}
 }
 
-// verdict is why writes do not work. Whoever asks gets what was tried after he
-// asked.
+// verdict returns why writes fail. While test writes run, it waits for one that began
+// after the call.
 func (h *health) verdict(ctx context.Context) error {
-	for range 2 { // the first may have begun before
+	for range 2 { // the first may have begun before the call
 		h.mu.Lock()
 		next, hurry, err := h.next, h.hurry, h.trouble
 		h.mu.Unlock()
@@ -201,7 +200,7 @@ func (h *health) verdict(ctx context.Context) error {
 	return h.trouble
 }
 
-// stop ends what doubt has begun.
+// stop ends the test writes.
 func (h *health) stop() {
 	h.mu.Lock()
 	h.closed = true
@@ -212,15 +211,15 @@ func (h *health) stop() {
 	h.ended.Wait()
 }
 
-// tryWrite commits a mark, and takes it away again.
+// tryWrite commits a mark and removes it again.
 func (s *Store) tryWrite(ctx context.Context) error {
 	short, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
 	mark := store.Mark{Name: "probe " + rand.Text(), Version: 1, Value: make([]byte, trySize)}
-	_, _ = rand.Read(mark.Value) // never fails, by its contract; it cannot be compressed
+	_, _ = rand.Read(mark.Value) // never fails, by its contract; random bytes do not compress
 	err := s.applyOne(short, store.Commit{Marks: []store.Mark{mark}})
 	if err == nil {
-		// Should this fail, retention takes it.
+		// If this fails, retention deletes the mark.
 		_ = s.applyOne(short, store.Commit{Marks: []store.Mark{{Name: mark.Name, Version: 2, Gone: true}}})
 	} else if short.Err() != nil {
 		return fmt.Errorf("%w: a write has no answer within %s", store.ErrUnavailable, tryTimeout)
@@ -228,7 +227,7 @@ func (s *Store) tryWrite(ctx context.Context) error {
 	return err
 }
 
-// needed are the rights as two columns.
+// needed returns the rights as two columns.
 func needed(all []rights) (tables, privileges []string) {
 	for _, r := range all {
 		for _, p := range strings.Fields(r.privileges) {

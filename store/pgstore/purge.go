@@ -14,20 +14,20 @@ import (
 const (
 	// purgeBatch is how many attempts, lines or marks one transaction deletes.
 	purgeBatch = 1000
-	// clockSlack is by how much the time of an id may differ from the time at
-	// which its row was inserted.
+	// clockSlack is by how much the time in an id may differ from the time at which its
+	// row was inserted.
 	clockSlack = time.Hour
 )
 
 var (
-	// oldSQL reads attempts that ended before a time, the oldest first.
+	// oldSQL reads attempts that ended before a time, oldest first.
 	oldSQL = `
 select ended, ` + names("", attemptColumns) + ` from attempts
 where ended < @before and ended >= @ended and (ended, id) > (@ended, @id)
 order by ended, id limit @limit`
 
-	// purgeSQL deletes attempts with all that is theirs, but for those that
-	// somebody else is at: another purge.
+	// purgeSQL deletes attempts with everything that belongs to them. It skips attempts
+	// that another purge has locked.
 	purgeSQL = `
 with old as materialized (
   select a.home, a.id, a.born from ` + rowsOf("p", placeColumns) + ` join attempts a on a.home = p.home and a.id = p.id
@@ -44,7 +44,7 @@ delete from attempts a using old where a.home = old.home and a.id = old.id
 returning a.id`
 )
 
-// restSQL delete what belongs to no attempt, a batch at a time.
+// restSQL are the statements that delete orphan lines and marks, a batch at a time.
 var restSQL = []string{
 	`delete from events e using (
   select born, seq from events where attempt = '' and at < @before order by at limit @limit for update skip locked
@@ -53,10 +53,10 @@ var restSQL = []string{
 	`delete from marks where hash in (select hash from marks where created < @before limit @limit for update skip locked)`,
 }
 
-// Purge deletes what is old, in transactions of bounded size; see
-// [store.Store]. When no attempt is left to go it drops the audit trail's
-// partitions that have ended before the time and whose attempts have all gone.
-// Several may be at it: each passes over what another has.
+// Purge deletes old attempts, lines and marks in transactions of bounded size; see
+// [store.Store]. When no attempt is left to delete, it drops partitions of the audit
+// trail that ended before the time and whose attempts are all gone. Several purges may
+// run at once: each skips what another has locked.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error) {
 	before = store.Time(before)
 	total, last := 0, oldRow{}
@@ -86,14 +86,14 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 	return total, nil
 }
 
-// oldRow is where a batch ended.
+// oldRow is the position where a batch ended.
 type oldRow struct {
 	ended time.Time
 	id    string
 }
 
-// endedBefore reads the next batch behind last, and moves that on. Records that
-// cannot be decoded are not among the sound ones.
+// endedBefore reads the next batch after last, and moves last on. sound has only the
+// records that can be decoded; all counts the others too.
 func (s *Store) endedBefore(ctx context.Context, before time.Time, last *oldRow, n int) (all int, sound []attemptRow, err error) {
 	begin := *last
 	err = s.useLong(ctx, "purge", func(ctx context.Context, conn *pgxpool.Conn) error {
@@ -151,10 +151,10 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time, dry bool) error
 	return s.dropPartitions(ctx, before)
 }
 
-// dropPartitions drops the weeks that lie before the time and have no attempt
-// left, nor a line of no attempt that is to stay. An attempt is born by the
-// server's clock, so none comes to a week that is over. A week that others use,
-// or that the role may not drop, stays: the next purge may do it.
+// dropPartitions drops the weeks before the time that have no attempt left, nor an
+// orphan line that must stay. An attempt is born by the server's clock, so a past week
+// gets no new ones. A week that others use, or that the role may not drop, stays for the
+// next purge.
 func (s *Store) dropPartitions(ctx context.Context, before time.Time) error {
 	tables, err := s.emptyWeeks(ctx, before)
 	if err != nil {
@@ -192,7 +192,7 @@ func (s *Store) emptyWeeks(ctx context.Context, before time.Time) (empty []strin
 			if err != nil || week.Add(partitionSpan).After(before) {
 				continue
 			}
-			// It asks the whole trail: the role may have no right to a part of it.
+			// This asks the parent table: the role may have no rights on the partition.
 			var used bool
 			end := week.Add(partitionSpan)
 			err = conn.QueryRow(ctx, `select exists (select from attempts where id >= @first and id < @last and born >= @week and born < @end)

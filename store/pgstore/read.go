@@ -16,7 +16,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Get returns one attempt; see [store.Store]. It knows no user, and asks every
+// Get returns one attempt; see [store.Store]. The user is unknown, so it asks every
 // partition.
 func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	var snap store.Snapshot
@@ -43,7 +43,7 @@ func (s *Store) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	return snap, err
 }
 
-// Mark returns a mark that is there and not over; see [store.Store].
+// Mark returns a mark that has not expired; see [store.Store].
 func (s *Store) Mark(ctx context.Context, name string) (store.Mark, error) {
 	m := store.Mark{Name: name}
 	err := s.use(ctx, "mark", func(ctx context.Context, conn *pgxpool.Conn) error {
@@ -60,7 +60,7 @@ func (s *Store) Mark(ctx context.Context, name string) (store.Mark, error) {
 	return m, nil
 }
 
-// versionOf is the attempt's version, 0 when there is none.
+// versionOf returns the attempt's version, 0 if there is no such attempt.
 func (s *Store) versionOf(ctx context.Context, id string) (version int64, err error) {
 	err = s.use(ctx, "changed", func(ctx context.Context, conn *pgxpool.Conn) error {
 		return conn.QueryRow(ctx, `select coalesce(max(version), 0) from attempts where id = $1`, clean(id)).Scan(&version)
@@ -118,15 +118,14 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	return page, nil
 }
 
-// placeColumns say where an attempt is.
+// placeColumns are home and id, which locate an attempt.
 var placeColumns = attemptColumns[:2]
 
-// maxCorrupt ends a page that finds little else.
+// maxCorrupt is how many corrupt records end a page.
 const maxCorrupt = 1000
 
-// list fills the page and returns where its attempts are. It asks again while
-// rows come that the filter, looking closer, does not match, or that cannot be
-// decoded.
+// list fills the page and returns the rows of its attempts. It asks again as long as it
+// gets rows that the filter itself does not match, or that cannot be decoded.
 func list(ctx context.Context, to sender, f store.Filter, page *store.Page) (on []attemptRow, err error) {
 	for {
 		sql, a := listSQL(&f)
@@ -144,7 +143,7 @@ func list(ctx context.Context, to sender, f store.Filter, page *store.Page) (on 
 		for i := range found {
 			r := &found[i]
 			if r.ID == f.Cursor {
-				continue // it was found twice
+				continue // found twice
 			}
 			f.Cursor = r.ID
 			a, err := r.attempt()
@@ -169,23 +168,22 @@ func list(ctx context.Context, to sender, f store.Filter, page *store.Page) (on 
 	}
 }
 
-// endPage says that the next page begins behind id. What lies there is named by
-// that one.
+// endPage makes the next page begin after id. Corrupt records there are left to that
+// page.
 func endPage(page *store.Page, id string) {
 	page.Next = id
 	page.Corrupt = slices.DeleteFunc(page.Corrupt, func(c store.Corrupt) bool { return c.ID < id })
 }
 
-// slack is by how much the time of an id may differ from the time that the
-// attempt was created at.
+// slack is by how much the time in an id may differ from the attempt's Created.
 const slack = time.Minute
 
-// listSQL is the query of a filter, newest attempt first: what is open and what
-// has ended, each in the order of an index that begins with what is asked for, so
-// that it ends with the page. It may let through what the filter does not match,
-// never keep back what it does.
+// listSQL is the query of a filter, newest attempt first. Open and ended attempts are
+// queried separately, each in the order of an index that begins with the filtered
+// column, so that reading stops with the page. It may return attempts that the filter
+// does not match, but never misses one that it does.
 func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
-	a := pgx.NamedArgs{"limit": f.Max() + 1} // one more says that there is a next page
+	a := pgx.NamedArgs{"limit": f.Max() + 1} // one extra shows that there is a next page
 	var where []condition
 	add := func(name string, value any, cond string) {
 		a[name] = value
@@ -196,7 +194,8 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 			add(column, value, fmt.Sprintf("a.%[1]s = @%[1]s and a.%[1]s <> ''", column))
 		}
 	}
-	// What changes while an attempt is open is indexed in a column of its own.
+	// A value that changes while the attempt is open is indexed in a separate column, which
+	// is set at the end.
 	equalIn := func(column, ended, value string) {
 		if value != "" {
 			a[column] = value
@@ -231,8 +230,8 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 	when("since", f.Since, "a.created >= @since", f.Since.Add(-slack), "a.id >= @since_id")
 	when("until", f.Until, "a.created < @until", f.Until.Add(slack), "a.id < @until_id")
 	when("entered", f.EnteredUntil, "a.entered < @entered", f.EnteredUntil.Add(slack), "a.id < @entered_id")
-	// What may stand in one column or another is looked for in each: of an OR the
-	// planner may think that reading all is cheaper.
+	// A value that may be in either of two columns gets a query for each: for an OR the
+	// planner may prefer to read the whole table.
 	either := [][]condition{where}
 	or := func(name, value string, conds ...condition) {
 		if value == "" {
@@ -289,11 +288,10 @@ func listSQL(f *store.Filter) (string, pgx.NamedArgs) {
 	return "select * from (" + strings.Join(halves, " union all ") + ") a order by id desc limit @limit", a
 }
 
-// condition is what a filter asks of attempts that are open, and of those that have
-// ended.
+// condition is a filter's condition for open attempts and for ended ones.
 type condition struct{ open, ended string }
 
-// owedSQL are the attempts with a delivery that is owed, newest first.
+// owedSQL selects the attempts with an owed delivery, newest first.
 func owedSQL(f *store.Filter) string {
 	sql := "select distinct on (d.attempt) d.home, d.attempt from deliveries d where d.status || '' in ('pending', 'dead', 'undeliverable')"
 	if f.Cursor != "" {
@@ -302,7 +300,7 @@ func owedSQL(f *store.Filter) string {
 	return sql + " order by d.attempt desc"
 }
 
-// statesOf are the states that the filter names.
+// statesOf returns the filter's states, open and ended.
 func statesOf(f *store.Filter) (open, ended []string) {
 	for _, s := range f.States {
 		if s.Terminal() {
@@ -314,7 +312,7 @@ func statesOf(f *store.Filter) (open, ended []string) {
 	return open, slices.Compact(ended)
 }
 
-// after is the smallest text behind all that begin with prefix, "" for none.
+// after returns the smallest text after all that begin with prefix, "" for none.
 func after(prefix string) string {
 	last := prefix[len(prefix)-1]
 	if last >= 0x7e {
@@ -327,21 +325,22 @@ func isASCII(s string) bool {
 	return !slices.ContainsFunc([]byte(s), func(b byte) bool { return b >= 0x80 })
 }
 
-// firstID is a bound below every ULID of a time, and of later times.
+// firstID is a lower bound of the ULIDs of a time and of later times.
 func firstID(at time.Time) string {
 	var id ulid.ULID
 	_ = id.SetTime(min(uint64(max(at.UnixMilli(), 0)), ulid.MaxTime())) // no error: within its bounds
 	return id.String()
 }
 
-// Events returns the lines of an attempt, or those of none; see [store.Store].
+// Events returns the lines of an attempt, or those without one; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	a := pgx.NamedArgs{"attempt": clean(f.Attempt), "after": f.After, "since": f.Since, "limit": f.Max()}
-	// Where the attempt was born its lines are: one partition.
+	// All lines of an attempt are in the partition of its birth.
 	where := `e.born = (select a.born from attempts a where a.id = @attempt limit 1) and e.seq > @after`
 	switch {
 	case f.Orphans:
-		// The lines since a time are few, and so are the older ones not read.
+		// Lines since a time are few. Their smallest seq keeps the older lines from being
+		// read.
 		a["attempt"] = ""
 		where = `e.seq > @after`
 		if !f.Since.IsZero() {
@@ -364,7 +363,7 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event,
 	return out, err
 }
 
-// readEvents reads rows of seq and lines.
+// readEvents reads rows of a seq and a line.
 func readEvents(rows pgx.Rows) (out []store.Event, err error) {
 	var seq int64
 	err = read(rows, []any{&seq}, eventColumns, func(r *eventRow) error {

@@ -17,15 +17,14 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// A connection leads to a session of our own, or to a pooler that lends us a
-// session for one transaction. Which it is shows in the process id that the
-// connection was greeted with: a pooler makes one up.
+// A connection leads either to a session of our own or to a pooler that lends us a
+// session for one transaction. The process id in the server's greeting tells which: a
+// pooler makes one up.
 //
-// What the statements need of a session are the settings below. A session of our
-// own has them from its beginning, and keeps the statements that it has prepared.
-// A lent one has them for each transaction, which begins with them, and keeps
-// nothing. Nothing is asked for in the startup message but what the address asks
-// for: poolers refuse what they do not know.
+// The statements need the settings below. A session of our own gets them once and
+// keeps the statements that it has prepared. A lent session gets them at the start of
+// each transaction and keeps nothing. The startup message has only the parameters of
+// the address: poolers refuse those that they do not know.
 
 // setting is a parameter of the server.
 type setting struct{ name, value string }
@@ -38,46 +37,46 @@ func (o *options) settings() []setting {
 		{"statement_timeout", milliseconds(o.statement)},
 		{"lock_timeout", milliseconds(lockTimeout)},
 		{"idle_in_transaction_session_timeout", milliseconds(2 * o.statement)},
-		// Of a small table the planner thinks that its pages are best read in their
-		// own order, and would sort all of a user's attempts to find the newest.
+		// Of a small table the planner would read the pages in physical order, and sort
+		// all of a user's attempts to find the newest.
 		{"random_page_cost", "1"},
 		{"plan_cache_mode", "force_generic_plan"},
 	}
-	// The statements are made for their indexes. Planning them anew for every
-	// set of values finds nothing better, and a plan that was made while the
-	// tables were small, to read them whole, would stay when they have grown.
+	// The statements are written for their indexes. Planning them again for each set of
+	// values finds nothing better. A plan with table scans, made while the tables were
+	// small, would stay when they have grown.
 	for _, name := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
 		all = append(all, setting{name, "off"})
 	}
 	return all
 }
 
-// lockTimeout is how long a statement waits for a row or a table that somebody
-// else has: commits of others stand in the same statement. It is more than the
-// server takes to find a deadlock.
+// lockTimeout is how long a statement waits for the lock of a row or table: other
+// callers' commits are in the same statement. It is more than the server takes to
+// detect a deadlock.
 const lockTimeout = 1500 * time.Millisecond
 
-// unhurried is how much longer than a statement of a sign-in may take what
-// operators read, and retention.
+// unhurried is the factor by which operators' reads and retention may take longer than
+// a statement of a sign-in.
 const unhurried = 3
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// set is the select list that sets them; local is the condition under which only
-// for this transaction.
+// set is the select list that applies the settings. local is an SQL condition: if it
+// holds, they last for the transaction only.
 func set(settings []setting, local string) string {
 	var b strings.Builder
 	for _, s := range settings {
 		fmt.Fprintf(&b, "set_config('%s', '%s', %s), ", s.name, strings.ReplaceAll(s.value, "'", "''"), local)
 	}
-	// Elsewhere in the server losing the last commits may be fine; a transition
-	// that was acknowledged must be on the disk.
+	// Other users of the database may accept the loss of their last commits. An
+	// acknowledged transition must be on the disk.
 	fmt.Fprintf(&b, "set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'on' else current_setting('synchronous_commit') end, %s)", local)
 	return b.String()
 }
 
-// begin is the statement that begins a transaction in any session. It asks for
-// READ COMMITTED by name: the database may prefer another isolation.
+// begin is the statement that begins a transaction in any session. It names READ
+// COMMITTED because the database may default to another isolation level.
 func (o *options) begin(more ...setting) string {
 	begin := "begin isolation level read committed"
 	if o.readOnly {
@@ -86,7 +85,7 @@ func (o *options) begin(more ...setting) string {
 	return begin + "; select " + set(append(o.settings(), more...), "true")
 }
 
-// dial gives a connection that is about to be made the address as it is now.
+// dial puts the current address into the configuration of a new connection.
 func (o *options) dial(ctx context.Context, cfg *pgx.ConnConfig) error {
 	if o.address != nil {
 		dsn, err := o.address(ctx)
@@ -106,20 +105,20 @@ func (o *options) dial(ctx context.Context, cfg *pgx.ConnConfig) error {
 	return nil
 }
 
-// errPooled ends a connection that would keep statements in sessions of others:
-// the next one does not.
+// errPooled ends a connection that would prepare statements in lent sessions. The next
+// one will not.
 var errPooled = errors.New("the address leads to a pooler: connect again")
 
-// meet finds out whether there is a pooler behind a new connection.
+// meet finds out whether a new connection leads to a pooler.
 func (o *options) meet(ctx context.Context, conn *pgx.Conn) error { return o.hail(ctx, conn, "") }
 
-// greet is meet, and gives a session of our own its settings.
+// greet is meet; it also gives a session of our own its settings.
 func (o *options) greet(ctx context.Context, conn *pgx.Conn) error {
 	settings := append(o.settings(), setting{"default_transaction_isolation", "read committed"})
 	if o.readOnly {
 		settings = append(settings, setting{"default_transaction_read_only", "on"})
 	}
-	// In a session that is lent they are over with this statement.
+	// In a lent session they end with this statement.
 	return o.hail(ctx, conn, ", "+set(settings, fmt.Sprintf("pg_backend_pid() <> %d::bigint", conn.PgConn().PID())))
 }
 
@@ -135,7 +134,7 @@ func (o *options) hail(ctx context.Context, conn *pgx.Conn, more string) error {
 	return nil
 }
 
-// lent reports whether a pooler lends the session of a connection.
+// lent reports whether a connection's session is lent by a pooler.
 func lent(ctx context.Context, conn *pgx.Conn, more string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, conn.Config().ConnectTimeout)
 	defer cancel()
@@ -149,8 +148,7 @@ func lent(ctx context.Context, conn *pgx.Conn, more string) (bool, error) {
 	return string(results[0].Rows[0][0]) != strconv.FormatUint(uint64(conn.PgConn().PID()), 10), nil
 }
 
-// admin makes a connection beside the pool, whose transactions may take their
-// time.
+// admin makes a connection beside the pool, for transactions without timeouts.
 func (o *options) admin(ctx context.Context) (*pgx.Conn, error) {
 	for {
 		cfg := o.pool.ConnConfig.Copy()
@@ -171,7 +169,7 @@ func (o *options) admin(ctx context.Context) (*pgx.Conn, error) {
 	}
 }
 
-// direct makes a connection with a session of its own, to listen on.
+// direct makes a connection with a session of its own, for LISTEN.
 func (o *options) direct(ctx context.Context) (*pgx.Conn, error) {
 	if o.hear == nil && o.pooled.Load() {
 		return nil, errPooled
@@ -193,36 +191,35 @@ func (o *options) direct(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// patient are the settings of such a transaction.
+// patient turns off the timeouts of an admin's transaction.
 var patient = []setting{{"statement_timeout", "0"}, {"lock_timeout", "0"}, {"idle_in_transaction_session_timeout", "0"}}
 
-// administer runs fn in such a transaction.
+// administer runs fn in a transaction without timeouts.
 func (o *options) administer(ctx context.Context, conn *pgx.Conn, fn func(tx pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: o.begin(patient...)}, fn)
 }
 
-// hangUp closes a connection that is no longer needed.
+// hangUp closes a connection, even if ctx is done.
 func hangUp(ctx context.Context, conn *pgx.Conn) {
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(bye)
 }
 
-// tries bounds how often a call is made that lost against another one.
+// tries bounds how often a call is tried that lost a race.
 const tries = 4
 
 // task is one call of the store.
 type task struct {
 	op   string
 	fn   func(context.Context, *pgxpool.Conn) error
-	tx   bool // its statements belong together
-	bare bool // it is one statement that needs no settings
-	long bool // may take its time
+	tx   bool // needs a transaction
+	bare bool // is one statement that needs no settings
+	long bool // may take unhurried times as long
 }
 
-// use runs fn on a connection of the pool, within the store's timeouts, and
-// again if that may help. Statements of fn that belong together need
-// [Store.useTx].
+// use runs fn on a connection of the pool, within the store's timeouts, and retries if
+// that may help. If the statements of fn need one transaction, use [Store.useTx].
 func (s *Store) use(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
 	return s.do(ctx, task{op: op, fn: fn})
 }
@@ -232,7 +229,7 @@ func (s *Store) useTx(ctx context.Context, op string, fn func(context.Context, *
 	return s.do(ctx, task{op: op, fn: fn, tx: true})
 }
 
-// useLong is useTx for what may take ten times as long as a sign-in's statement.
+// useLong is useTx with a timeout that is unhurried times as long.
 func (s *Store) useLong(ctx context.Context, op string, fn func(context.Context, *pgxpool.Conn) error) error {
 	return s.do(ctx, task{op: op, fn: fn, tx: true, long: true})
 }
@@ -287,17 +284,16 @@ func (s *Store) once(ctx context.Context, t task) error {
 	case s.opts.readOnly:
 		return fmt.Errorf("%w: %w", store.ErrReadOnly, err)
 	}
-	// The server may have become a standby: the next connection may find the
-	// primary. Nothing can be written now, which is not the same as a store that
-	// was opened for reading.
+	// The server may have become a standby: the next connection may find the primary.
+	// This is not ErrReadOnly, which means that the store was opened for reading.
 	s.forsake(run, conn.Conn())
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }
 
-// grace is how much longer than the server we wait for its answer.
+// grace is how much longer we wait than the server's own timeout.
 const grace = 500 * time.Millisecond
 
-// perform runs the task in a transaction, if it wants one or the session is lent.
+// perform runs the task, in a transaction if it needs one or the session is lent.
 func (s *Store) perform(ctx context.Context, conn *pgxpool.Conn, t task) error {
 	if !t.tx && (t.bare || !s.opts.pooled.Load()) {
 		return t.fn(ctx, conn)
@@ -309,24 +305,24 @@ func (s *Store) perform(ctx context.Context, conn *pgxpool.Conn, t task) error {
 	return pgx.BeginTxFunc(ctx, conn.Conn(), pgx.TxOptions{BeginQuery: s.opts.begin(more...)}, func(pgx.Tx) error { return t.fn(ctx, conn) })
 }
 
-// forsake closes a connection, and with it all others that were made until now:
-// they lead to the same server.
+// forsake closes a connection and all others made until now: they lead to the same
+// server.
 func (s *Store) forsake(ctx context.Context, conn *pgx.Conn) {
 	hangUp(ctx, conn)
 	s.pool.Reset()
 }
 
-// A connection that nobody has used for idleAfter is asked whether it is still
-// there, and given pingTimeout for the answer. So is each one when a statement of a
-// sign-in has had no answer for slowAnswer.
+// A connection that was idle for idleAfter is pinged before use and must answer within
+// pingTimeout. So is each connection once a statement of a sign-in has had no answer
+// for slowAnswer.
 const (
 	idleAfter   = time.Second
 	pingTimeout = time.Second
 	slowAnswer  = 500 * time.Millisecond
 )
 
-// watchConnections lets the pool ask connections whether they are there. Where one is
-// silent the others will be too: they are all made anew.
+// watchConnections makes the pool ping suspect connections before use. If one is dead,
+// the others probably are too: all are replaced.
 func (s *Store) watchConnections() {
 	cfg := s.opts.pool
 	prepare := cfg.PrepareConn
@@ -335,7 +331,7 @@ func (s *Store) watchConnections() {
 		if seen, _ := known[doubtsData].(int64); p.IdleDuration > idleAfter || seen < s.doubts.Load() {
 			known[askData] = true
 		}
-		return false // PrepareConn does
+		return false // PrepareConn pings
 	}
 	closing := cfg.BeforeClose
 	cfg.BeforeClose = func(conn *pgx.Conn) {
@@ -347,7 +343,7 @@ func (s *Store) watchConnections() {
 	cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
 		known, doubts := conn.PgConn().CustomData(), s.doubts.Load()
 		if known[askData] != nil {
-			// Whoever waits may go: the connection is still good then.
+			// If the caller gives up meanwhile, the connection is still good.
 			ping, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
 			defer cancel()
 			if conn.Ping(ping) != nil {
@@ -364,12 +360,12 @@ func (s *Store) watchConnections() {
 	}
 }
 
-// farewell is how long a connection that is given up may take to end. A server that
-// is away does not say good-bye, and the place in the pool is wanted.
+// farewell is how long closing a connection may take. A server that is gone does not
+// answer, and the slot in the pool is needed.
 const farewell = time.Second
 
-// brief is a connection that gives up soon. pgx sets a deadline in the future only
-// to wait for the end of one, and that is many seconds away.
+// brief caps a connection's deadlines at farewell from now. pgx sets a future deadline
+// only while it closes a connection, and that one is many seconds away.
 type brief struct{ net.Conn }
 
 func (b brief) SetDeadline(t time.Time) error {
@@ -379,10 +375,10 @@ func (b brief) SetDeadline(t time.Time) error {
 	return b.Conn.SetDeadline(t)
 }
 
-// What a connection remembers.
+// Keys of a connection's custom data.
 const (
-	askData    = "signin_ask"    // it is to be asked whether it is there
-	doubtsData = "signin_doubts" // which doubts it has dispelled
+	askData    = "signin_ask"    // it must be pinged before use
+	doubtsData = "signin_doubts" // Store.doubts at its last ping
 )
 
 // querier is a connection, a pool or a transaction.

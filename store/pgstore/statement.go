@@ -12,14 +12,14 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// A touch is what a commit does to one attempt: prev says whether it is inserted
-// (0), replaced if that is its version (> 0) or only gets lines and deliveries
-// (-1). A touch that finds something else writes nothing, and neither do the
-// lines and deliveries that belong to it.
+// A touch is what a commit does to one attempt. With prev 0 the attempt is inserted,
+// with prev > 0 it is replaced if that is its version, and with -1 it only gets lines
+// and deliveries. If the store has something else, the touch writes nothing, and
+// neither do its lines and deliveries.
 type touch struct {
-	n      int64 // of the commit, in this statement
+	n      int64 // number of the commit in this statement
 	prev   int64
-	claims bool  // the attempt is open in it, so nobody else may hold its key
+	claims bool  // it leaves the attempt open, so no other may hold the key
 	lines  int64 // how many the attempt gets
 }
 
@@ -35,22 +35,21 @@ var touchColumns = append([]column[attemptRow]{
 	value("added", "int8", func(r *attemptRow) *int64 { return &r.lines }),
 }, attemptColumns...)
 
-// applySQL writes many touches at once. Touches of one statement must not meet:
-// they see the state before it. It returns those that wrote nothing, each with
-// the version that it found, null for none, and whether its key is taken.
+// applySQL writes many touches at once. The touches of one statement must be
+// independent: they see the state before it. It returns the touches that wrote nothing,
+// each with the stored version, null for none, and whether its key is taken.
 //
-// It names the home of every row, so that each is looked for in one partition.
-// Nothing joins by hash or merge, and no array of texts is read by place, which
-// takes as long as it is: what comes back of a touch are its number, the birth of
-// its attempt and the number of lines that it had. They are gathered as arrays of
-// fixed width in done, by which the lines and deliveries find theirs.
+// It names the home of every row, so that each is looked for in one partition. It joins
+// neither by hash nor by merge. It does not index arrays of texts, which takes time
+// linear in the index: each touch returns only its number, the birth of its attempt and
+// the number of lines before. These are aggregated in done, as arrays of fixed-width
+// elements, where the lines and deliveries find their touch.
 //
-// The order of locks is everywhere an attempt, then its deliveries.
+// Locks are always taken in the same order: an attempt, then its deliveries.
 //
-// That a new delivery's key is free is not asked for: the engine adds them with a
-// new version of their attempt. One that is taken makes the statement fail, and
-// the commits are played one by one. So does the key of an attempt that is opened
-// again.
+// It does not check that a new delivery's key is free, since the engine adds deliveries
+// with a new version of their attempt. A taken key makes the statement fail, and its
+// commits are tried one by one. So does a reopened attempt whose key was just taken.
 var applySQL = `
 with t as materialized (
   select * from ` + rowsOf("t", touchColumns) + `
@@ -110,28 +109,26 @@ where done.n is null or t.n <> all (done.n)`
 const (
 	endedSQL = `case when t.state in ('Complete', 'Failed') then t.entered end`
 
-	// requestSQL leaves a request that stays the same where it is: it is larger than
-	// the rest, and may be kept beside the row.
+	// requestSQL keeps the stored value of an unchanged request: it is larger than the
+	// rest, and may be stored out of line (TOAST).
 	requestSQL = `request = case when a.request is distinct from t.request then t.request else a.request end`
 
-	// holderSQL is another attempt that is open with the touch's key. It is a
-	// scalar subquery, since of an EXISTS the planner may think that reading all
-	// open attempts is cheaper.
+	// holderSQL finds another open attempt with the touch's key. It is a scalar subquery
+	// because for an EXISTS the planner may prefer to read all open attempts.
 	holderSQL = `(select o.id from attempts o where o.home = t.home and o.user_id = t.user_id and o.connection_key = t.connection_key
       and o.channel = t.channel and o.app = t.app and o.ended is null and o.id <> t.id limit 1)`
 
-	// pendingSQL is a status that the planner cannot see through. The rows of one
-	// attempt are few, and stand together in the primary key. While the table is
-	// small the planner would rather read all that is pending, and keep to that
-	// when it has grown.
+	// pendingSQL keeps the planner from the index of pending rows. The rows of one attempt
+	// are few and adjacent in the primary key. While the table is small the planner would
+	// rather read all pending rows, and keep that plan when it has grown.
 	pendingSQL = `d.status || '' = 'pending'`
 )
 
-// dropColumns name attempts whose completions are dropped.
+// dropColumns are the columns of the attempts whose completions are dropped.
 var dropColumns = []column[attemptRow]{touchColumns[0], attemptColumns[0], attemptColumns[1]}
 
-// ackSQL changes deliveries that are as they were read, and returns those that
-// were not.
+// ackSQL changes the deliveries that are as they were read, and returns the numbers of
+// the others.
 var ackSQL = `
 with k as materialized (
   select * from ` + rowsOf("k", ackColumns) + `
@@ -152,8 +149,8 @@ var (
 	strayedStatement = prepare(strayedSQL)
 )
 
-// statement is SQL whose names of arguments were replaced by places once, and not
-// again at every call.
+// statement is SQL with positional arguments. prepare replaces the named ones once,
+// instead of pgx at every call.
 type statement struct {
 	sql   string
 	names []string // of $1, $2, …
@@ -161,8 +158,7 @@ type statement struct {
 
 var argumentName = regexp.MustCompile(`@[a-z_]+`)
 
-// prepare makes a statement of SQL in which every @ begins the name of an
-// argument.
+// prepare makes a statement of SQL in which each @ begins the name of an argument.
 func prepare(sql string) *statement {
 	s := &statement{}
 	s.sql = argumentName.ReplaceAllStringFunc(sql, func(found string) string {
@@ -191,12 +187,12 @@ type touches struct {
 	lines []eventRow
 	owed  []deliveryRow
 	drops []attemptRow
-	ord   int64 // lines of the transaction so far
+	ord   int64 // number of lines of the transaction so far
 }
 
 func (t *touches) empty() bool { return len(t.rows)+len(t.lines) == 0 }
 
-// grow makes room for those of the commits: rows are large.
+// grow reserves space for the given commits: rows are large to move.
 func (t *touches) grow(commits []store.Commit, which []int) {
 	lines := 0
 	for _, i := range which {
@@ -205,8 +201,8 @@ func (t *touches) grow(commits []store.Commit, which []int) {
 	t.rows, t.lines = slices.Grow(t.rows, len(which)), slices.Grow(t.lines, lines)
 }
 
-// queue adds the statement to a batch, and begins another. refused is called for
-// each touch that wrote nothing.
+// queue adds the statement to a batch and resets t for the next one. refused is called
+// for each touch that wrote nothing.
 func (t *touches) queue(b *pgx.Batch, refused func(n int64, found stored)) {
 	if t.empty() {
 		return
@@ -234,31 +230,31 @@ func (t *touches) queue(b *pgx.Batch, refused func(n int64, found stored)) {
 			refused(n, found)
 			return nil
 		})
-		return err //nolint:wrapcheck // of one who names the operation
+		return err //nolint:wrapcheck // the caller names the operation
 	})
 	*t = touches{ord: t.ord}
 }
 
-// stored is what a touch that wrote nothing has found.
+// stored is what a touch that wrote nothing found in the store.
 type stored struct {
 	there   bool
 	version int64
 	taken   bool // another attempt is open with the touch's key
 }
 
-// put adds a touch that inserts an attempt or replaces version prev of it.
+// put adds a touch that inserts an attempt, or replaces its version prev.
 func (t *touches) put(n, prev int64, claims bool, a *store.Attempt) {
 	t.rows = append(t.rows, attemptRow{touch: touch{n: n, prev: prev, claims: claims}})
 	t.rows[len(t.rows)-1].fill(a)
 }
 
-// add adds a touch that leaves the attempt as it is.
+// add adds a touch that only adds lines and deliveries to the attempt.
 func (t *touches) add(n, home int64, id string) {
 	t.rows = append(t.rows, attemptRow{Attempt: store.Attempt{ID: id}, home: home, detail: []byte("{}"), touch: touch{n: n, prev: prevNone}})
 }
 
-// line adds a line to the last touch, or a line of no attempt, which is written
-// if touch n is; n < 0: anyway.
+// line adds a line. A line of an attempt belongs to the last touch. A line without an
+// attempt is written if touch n is; n < 0: always.
 func (t *touches) line(n int64, e *store.Event) {
 	r := eventRow{Event: *e, n: n}
 	r.Normalize()
@@ -273,7 +269,7 @@ func (t *touches) line(n int64, e *store.Event) {
 	t.lines = append(t.lines, r)
 }
 
-// drop drops the completions of the last touch.
+// drop drops the completions of the last touch's attempt.
 func (t *touches) drop() { t.drops = append(t.drops, t.rows[len(t.rows)-1]) }
 
 // acks are the arguments of ackSQL.
@@ -285,8 +281,8 @@ func (k *acks) add(n, home int64, a *store.Ack) {
 	*k = append(*k, r)
 }
 
-// queue adds the statement to a batch. refused is called for each that is not as
-// it was read.
+// queue adds the statement to a batch. refused is called for each delivery that is not
+// as it was read.
 func (k acks) queue(b *pgx.Batch, refused func(n int64)) {
 	if len(k) == 0 {
 		return
@@ -299,7 +295,7 @@ func (k acks) queue(b *pgx.Batch, refused func(n int64)) {
 			refused(n)
 			return nil
 		})
-		return err //nolint:wrapcheck // of one who names the operation
+		return err //nolint:wrapcheck // the caller names the operation
 	})
 }
 
@@ -313,31 +309,31 @@ func send(ctx context.Context, to sender, b *pgx.Batch) error {
 	if b.Len() == 0 {
 		return nil
 	}
-	return to.SendBatch(ctx, b).Close() //nolint:wrapcheck // of one who names the operation
+	return to.SendBatch(ctx, b).Close() //nolint:wrapcheck // the caller names the operation
 }
 
-// look sends statements of an operator's read, behind the question after the
-// server's clock. They are planned for their values: a plan for any values would
-// read a whole index where few rows are asked for.
+// look sends the statements of an operator's read, after one that reads the server's
+// clock. They are planned for their values: a generic plan would read a whole index for
+// a few rows.
 func look(ctx context.Context, to sender, now *time.Time, b *pgx.Batch) error {
 	whole := &pgx.Batch{}
 	whole.Queue(`select now(), set_config('plan_cache_mode', 'force_custom_plan', true)`).QueryRow(func(row pgx.Row) error {
 		var mode string
 		err := row.Scan(now, &mode)
 		*now = store.Time(*now)
-		return err //nolint:wrapcheck // of one who names the operation
+		return err //nolint:wrapcheck // the caller names the operation
 	})
 	whole.QueuedQueries = append(whole.QueuedQueries, b.QueuedQueries...)
 	return send(ctx, to, whole)
 }
 
-// clocked is a batch that begins with the question after the server's clock.
+// clocked is a batch that begins with reading the server's clock.
 func clocked(now *time.Time) *pgx.Batch {
 	b := &pgx.Batch{}
 	b.Queue(`select now()`).QueryRow(func(row pgx.Row) error {
 		err := row.Scan(now)
 		*now = store.Time(*now)
-		return err //nolint:wrapcheck // of one who names the operation
+		return err //nolint:wrapcheck // the caller names the operation
 	})
 	return b
 }

@@ -15,23 +15,24 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// A transaction may commit long after others that began later, so neither a time
-// nor a number says what a reader has seen. What does is the server's snapshot: it
-// names every transaction whose rows it shows. A reader goes through what one
-// snapshot shows, page after page; then, from the next one, through what it shows
-// and the first did not. Each line knows by its pos which transaction wrote it.
+// A transaction may commit long after others that began later, so neither a time nor a
+// number tells what a reader has seen. The server's snapshot does: it determines which
+// transactions are visible. A reader reads everything that one snapshot shows, page by
+// page. Then it takes a new snapshot and reads what that shows and the one before did
+// not. A line's pos contains the id of the transaction that wrote it.
 //
-// Where a line comes from another server, with a dump, its transaction may be one
-// that this server has not seen yet; docs/postgres.md says what to do.
+// A line that came from another server, with a dump, may have a transaction id that
+// this server has not reached yet; docs/postgres.md says what to do.
 
-// place is how far a reader is.
+// place is a reader's position.
 type place struct {
-	seen string // snapshot that was gone through; "" for none
-	now  string // snapshot that is gone through; "" = the next
+	seen string // snapshot that was read to its end; "" for none
+	now  string // snapshot being read; "" = a new one
 	pos  int64  // of the last line
 }
 
-// linesPerTx is the multiple in pos; no transaction writes as many lines.
+// linesPerTx is the factor of the transaction id in pos. No transaction writes as many
+// lines.
 const linesPerTx = 65536
 
 var snapshot = regexp.MustCompile(`^[0-9]+:[0-9]+:[0-9,]*$`)
@@ -59,22 +60,22 @@ where e.pos > @pos and e.at >= @since and pg_visible_in_snapshot(` + wroteSQL + 
 
 	wroteSQL = `(e.pos / 65536)::text::xid8`
 
-	// firstSQL goes through the first snapshot. A line of what happened since a time
-	// was written after those of an attempt that is clearly older, so the newest of
-	// these attempts says where to begin, unless it came with a dump.
+	// firstSQL reads the first snapshot. Lines since a time were written after the first
+	// line of any attempt that is clearly older. So the newest of these attempts tells at
+	// which pos to begin, unless it came with a dump.
 	firstSQL = linesSQL + `e.pos >= coalesce((
   select e.pos from (select a.id, a.born from attempts a where a.id < @since_id order by a.id desc limit 1) a
   join events e on e.attempt = a.id and e.born = a.born and pg_visible_in_snapshot(` + wroteSQL + `, @now::text::pg_snapshot)
   order by e.seq limit 1), 0)
 order by e.pos limit @limit`
 
-	// nextSQL goes through what a snapshot shows and the one before did not. What
-	// is older than the oldest transaction that that one did not show it showed.
+	// nextSQL reads what a snapshot shows and the one before did not. Nothing below
+	// @oldest is left: the one before showed all of it.
 	nextSQL = linesSQL + `e.pos >= @oldest and not pg_visible_in_snapshot(` + wroteSQL + `, @seen::text::pg_snapshot)
 order by e.pos limit @limit`
 )
 
-// Trail returns lines of every attempt and of none; see [store.Store].
+// Trail returns all audit lines, with and without an attempt; see [store.Store].
 func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, error) {
 	begun, err := parsePlace(q.Cursor)
 	if err != nil {
@@ -125,7 +126,7 @@ func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, err
 	return out, err
 }
 
-// oldest is the first pos that a snapshot may not show.
+// oldest is the smallest pos that a snapshot may not show.
 func oldest(snapshot string) int64 {
 	xmin, _, _ := strings.Cut(snapshot, ":")
 	n, _ := strconv.ParseInt(xmin, 10, 64) // 0 for none

@@ -15,17 +15,16 @@ import (
 // Pooling is how long a pooler lends a session.
 type Pooling string
 
-// How long a session is lent.
+// The pool modes.
 const (
-	BySession     Pooling = "session"     // until the client goes
+	BySession     Pooling = "session"     // until the client disconnects
 	ByTransaction Pooling = "transaction" // for one transaction
 )
 
-// Bouncer is a PgBouncer with the settings that it has when nobody sets any, in
-// front of a cluster.
+// Bouncer is a PgBouncer with its default settings, in front of a cluster.
 type Bouncer struct {
 	dir     string
-	server  *Cluster // the one it stands in front of
+	server  *Cluster // where it leads
 	pooling Pooling
 	process process
 }
@@ -54,14 +53,14 @@ func NewBouncer(tb testing.TB, server *Cluster, pooling Pooling) *Bouncer {
 	return b
 }
 
-// DSN is the address of the superuser through the pooler.
+// DSN is the superuser's address through the pooler.
 func (b *Bouncer) DSN() string {
 	return "postgres://postgres@/postgres?host=" + b.dir + "&port=6432"
 }
 
 func (b *Bouncer) socket() string { return filepath.Join(b.dir, ".s.PGSQL.6432") }
 
-// Point lets the pooler lead to another server: it is started anew, as an
+// Point makes the pooler lead to another server. It restarts the pooler, as an
 // administrator would after a failover.
 func (b *Bouncer) Point(ctx context.Context, server *Cluster) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)

@@ -24,11 +24,11 @@ const (
 // Mode is how a server is shut down.
 type Mode string
 
-// The modes, from polite to rude.
+// The modes, from gentle to abrupt.
 const (
-	Smart     Mode = "smart"     // waits until every client has gone
+	Smart     Mode = "smart"     // waits until every client has disconnected
 	Fast      Mode = "fast"      // ends the sessions, then writes a checkpoint
-	Immediate Mode = "immediate" // as a crash: recovers from the log at the next start
+	Immediate Mode = "immediate" // like a crash: recovers from the WAL at the next start
 )
 
 func (m Mode) signal() (os.Signal, error) {
@@ -44,13 +44,13 @@ func (m Mode) signal() (os.Signal, error) {
 	}
 }
 
-// Cluster is a throw-away server, reached through a unix socket in a directory
-// that only its user may enter. Its writes are synced as in production.
+// Cluster is a throw-away server, reached through a unix socket in a directory that
+// only its user may enter. Its writes are synced as in production.
 type Cluster struct {
 	dir    string
 	server string // path of the server's program
 	cred   *syscall.Credential
-	args   []string // further ones of the server's
+	args   []string // further arguments of the server
 
 	process process
 }
@@ -70,7 +70,7 @@ func NewCluster(tb testing.TB) *Cluster {
 	return c
 }
 
-// DSN is the address of the server's superuser.
+// DSN is the superuser's address.
 func (c *Cluster) DSN() string { return "postgres://postgres@/postgres?host=" + c.dir }
 
 func (c *Cluster) socket() string { return filepath.Join(c.dir, ".s.PGSQL.5432") }
@@ -87,8 +87,8 @@ func startCluster() (c *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// A socket's path has at most 107 bytes: the test's own directory may be
-	// longer than that, and another user may not enter it.
+	// A socket's path has at most 107 bytes. The test's own directory may be longer, and
+	// another user may not enter it.
 	dir, err := os.MkdirTemp("", "pgtest")
 	if err != nil {
 		return nil, fmt.Errorf("directory of the cluster: %w", err)
@@ -119,8 +119,7 @@ func startCluster() (c *Cluster, err error) {
 	return c, nil
 }
 
-// NewReplica starts a standby of the cluster that follows it, and ends with the
-// test.
+// NewReplica starts a standby that follows the cluster and ends with the test.
 func (c *Cluster) NewReplica(tb testing.TB) *Cluster {
 	tb.Helper()
 	r, err := c.replica(tb.Context())
@@ -161,14 +160,14 @@ func (c *Cluster) replica(ctx context.Context) (*Cluster, error) {
 	return r, nil
 }
 
-// Promote makes a standby the primary, and returns when it is.
+// Promote makes a standby the primary and returns when it is.
 func (c *Cluster) Promote(ctx context.Context) error {
 	return Exec(ctx, c.DSN(), "do $$ begin if not pg_promote() then raise 'not promoted'; end if; end $$")
 }
 
 func (c *Cluster) data() string { return filepath.Join(c.dir, "data") }
 
-// Start starts the server and returns when it takes connections.
+// Start starts the server and returns when it accepts connections.
 func (c *Cluster) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -196,8 +195,8 @@ func (c *Cluster) Restart(ctx context.Context, mode Mode) error {
 	return c.Start(ctx)
 }
 
-// Standby restarts the server as one that follows a primary which never comes:
-// it answers reads and takes no writes. With on = false it is a primary again.
+// Standby restarts the server as a standby of a primary that does not exist: it answers
+// reads and refuses writes. With on = false it is a primary again.
 func (c *Cluster) Standby(ctx context.Context, on bool) error {
 	if err := c.Stop(Fast); err != nil {
 		return err
@@ -220,8 +219,8 @@ func (c *Cluster) Standby(ctx context.Context, on bool) error {
 	return c.Start(ctx)
 }
 
-// Configure changes a setting of the whole server. When it returns, the setting is
-// in effect everywhere, in the server's own processes too.
+// Configure changes a setting of the whole server. When it returns, the setting is in
+// effect everywhere, in the server's background processes too.
 func (c *Cluster) Configure(ctx context.Context, name, value string) error {
 	dsn := WithParam(c.DSN(), "default_transaction_read_only", "off")
 	quoted := "'" + strings.ReplaceAll(value, "'", "''") + "'"
@@ -230,10 +229,10 @@ func (c *Cluster) Configure(ctx context.Context, name, value string) error {
 			return fmt.Errorf("configure %s: %w", name, err)
 		}
 	}
-	// A session that sees the value is younger than the reload, which has reached
-	// every process by then. The checkpointer alone turns waiting for standbys on and
-	// off (sync_standbys_defined), and may be at other work. It reads its settings
-	// before it begins the checkpoint that is asked for here.
+	// When a new session sees the value, the reload has been signalled to every process.
+	// But only the checkpointer turns waiting for standbys on and off
+	// (sync_standbys_defined), and it may be busy. It reads its settings before it begins
+	// the checkpoint that is requested below.
 	for {
 		now, err := setting(ctx, c.DSN(), name)
 		if err != nil {
@@ -250,7 +249,7 @@ func (c *Cluster) Configure(ctx context.Context, name, value string) error {
 	return nil
 }
 
-// setting is what a new session has for a setting.
+// setting returns a setting's value in a new session.
 func setting(ctx context.Context, dsn, name string) (value string, err error) {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {

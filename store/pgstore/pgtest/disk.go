@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// Disk is a small file system in memory, for a tablespace that is to be full.
+// Disk is a small file system in memory, for a tablespace that a test fills up.
 type Disk struct{ Dir string }
 
-// SmallDisk mounts a disk of so many MiB that the server may write to. Where
-// the machine lets nobody mount, the test is skipped and says so.
+// SmallDisk mounts a disk of size MiB that the server may write to. If the machine does
+// not allow mounts, the test is skipped and says so.
 func (c *Cluster) SmallDisk(tb testing.TB, size int) Disk {
 	tb.Helper()
 	d := Disk{Dir: filepath.Join(tb.TempDir(), "disk")}
@@ -25,7 +25,7 @@ func (c *Cluster) SmallDisk(tb testing.TB, size int) Disk {
 	uid, gid := os.Getuid(), os.Getgid()
 	if c.cred != nil {
 		uid, gid = int(c.cred.Uid), int(c.cred.Gid)
-		// The server has to reach it through the test's own directories.
+		// The server must be able to enter the test's directories above it.
 		for dir := filepath.Dir(d.Dir); strings.HasPrefix(dir, os.TempDir()) && dir != os.TempDir(); dir = filepath.Dir(dir) {
 			if err := os.Chmod(dir, 0o711); err != nil {
 				tb.Fatalf("pgtest: %v", err)
@@ -36,7 +36,7 @@ func (c *Cluster) SmallDisk(tb testing.TB, size int) Disk {
 		tb.Skipf("this machine lets the tests mount no small disk: %v", err)
 	}
 	tb.Cleanup(func() {
-		// Lazily: the server still has files open, and ends after this.
+		// Lazily: the server still has files open, and ends later.
 		if err := run("umount", "--lazy", d.Dir); err != nil {
 			tb.Errorf("pgtest: %v", err)
 		}
@@ -44,7 +44,7 @@ func (c *Cluster) SmallDisk(tb testing.TB, size int) Disk {
 	return d
 }
 
-// Grow gives the disk so many MiB.
+// Grow sets the disk's size to size MiB.
 func (d Disk) Grow(tb testing.TB, size int) {
 	tb.Helper()
 	if err := run("mount", "-o", fmt.Sprintf("remount,size=%dm", size), d.Dir); err != nil {

@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// errNoServer is what a test fails with on a machine without Postgres.
+// errNoServer fails a test on a machine without Postgres.
 var errNoServer = errors.New("no Postgres: set " + Env + " to a server's address, or install the server's programs (Debian: postgresql)")
 
-// binaries is the directory of the newest installed server.
+// binaries returns the directory of the newest installed server.
 func binaries() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -41,7 +41,7 @@ func binaries() (string, error) {
 	return "", errNoServer
 }
 
-// major is the version in /usr/lib/postgresql/15/bin.
+// major is the version in a path like /usr/lib/postgresql/15/bin.
 func major(dir string) int {
 	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(dir)))
 	return n
@@ -52,8 +52,8 @@ func isFile(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// credential is whom the server runs as: it refuses to be root. Nil is the
-// caller.
+// credential is the user that the server runs as, since it refuses to run as root. Nil
+// is the caller.
 func credential() (*syscall.Credential, error) {
 	if os.Getuid() != 0 {
 		return nil, nil //nolint:nilnil // no change of user
@@ -73,8 +73,8 @@ func credential() (*syscall.Credential, error) {
 	return nil, errors.New("a server does not run as root, and there is neither a user postgres nor nobody")
 }
 
-// Psql is the path of psql: beside the server's programs, or where the shell finds
-// it.
+// Psql returns the path of psql: beside the server's programs, or else looked up in
+// PATH.
 func Psql() string {
 	if dir, err := binaries(); err == nil && isFile(filepath.Join(dir, "psql")) {
 		return filepath.Join(dir, "psql")

@@ -15,11 +15,11 @@ import (
 // process is a server's program.
 type process struct {
 	cmd    *exec.Cmd
-	log    string        // what it prints
+	log    string        // path of its output
 	exited chan struct{} // closed when cmd has ended
 }
 
-// start starts a program in a directory, where its log is.
+// start starts a program in a directory, which also gets its log.
 func (p *process) start(cred *syscall.Credential, dir, program string, args ...string) error {
 	if p.running() {
 		return errors.New("start: the server is running")
@@ -30,11 +30,11 @@ func (p *process) start(cred *syscall.Credential, dir, program string, args ...s
 		return fmt.Errorf("start: %w", err)
 	}
 	defer func() { _ = log.Close() }()
-	// It outlives the caller's context: stop ends it.
+	// The program outlives the caller's context: stop ends it.
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	// The server dies with the test program, even if that is killed. The
-	// kernel looks at the thread that started it, so that thread has to stay.
+	// The server dies with the test program, even if that is killed. The kernel watches the
+	// thread that started the server, so that thread must stay.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Pdeathsig: syscall.SIGQUIT}
 	started, exited := make(chan error), make(chan struct{})
 	go func() {
@@ -43,7 +43,7 @@ func (p *process) start(cred *syscall.Credential, dir, program string, args ...s
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // how it ended is in its log
+			_ = cmd.Wait() // the log tells how it ended
 		}
 	}()
 	if err := <-started; err != nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Proxy stands between clients and a server, and can leave connections dead: what
-// is sent on them arrives nowhere, and nobody is told.
+// Proxy stands between clients and a server, and can make connections dead: what is
+// sent on them is lost, and neither end is told.
 type Proxy struct {
 	listener net.Listener
 	socket   string
@@ -22,14 +22,14 @@ type Proxy struct {
 // line is a connection through the proxy.
 type line struct {
 	client, server net.Conn
-	frozen         chan struct{} // closed: nothing passes
+	frozen         chan struct{} // closed when nothing passes any more
 	ended          atomic.Bool
 	once           sync.Once
 }
 
 func (l *line) freeze() { l.once.Do(func() { close(l.frozen) }) }
 
-// Server is what a proxy may stand in front of: a [Cluster] or a [Bouncer].
+// Server is what a proxy leads to: a [Cluster] or a [Bouncer].
 type Server interface{ socket() string }
 
 // NewProxy starts a proxy that ends with the test.
@@ -54,13 +54,13 @@ func NewProxy(tb testing.TB, server Server) *Proxy {
 	return p
 }
 
-// DSN is the address of the superuser through the proxy.
+// DSN is the superuser's address through the proxy.
 func (p *Proxy) DSN() string {
 	return "postgres://postgres@" + p.listener.Addr().String() + "/postgres?sslmode=disable"
 }
 
-// Freeze leaves the oldest n of the connections that are there dead, n < 0: all,
-// and returns how many those were.
+// Freeze makes the oldest n open connections dead (n < 0: all), and returns how many
+// those were.
 func (p *Proxy) Freeze(n int) (frozen int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -73,7 +73,7 @@ func (p *Proxy) Freeze(n int) (frozen int) {
 	return frozen
 }
 
-// Thaw ends the connections that are dead: their ends are told.
+// Thaw closes the dead connections, so that both ends are told.
 func (p *Proxy) Thaw() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,7 +107,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// pass carries what comes from one end to the other until the line is frozen.
+// pass copies from one end to the other until the line is frozen.
 func (l *line) pass(from, to net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {

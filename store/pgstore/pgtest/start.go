@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Env names the variable with the address of a server for tests: a URL or
-// keywords and values, of a role that may create schemas.
+// Env is the environment variable with the address of a server for tests: a URL or
+// keywords and values. Its role must be allowed to create schemas.
 const Env = "SIGNIN_TEST_POSTGRES"
 
 const cleanupTimeout = 30 * time.Second
@@ -23,7 +23,7 @@ const cleanupTimeout = 30 * time.Second
 //
 //	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 //
-// It starts the cluster unless [Env] names one, and returns the exit code.
+// It starts the cluster unless [Env] is set, and returns the exit code.
 func Main(m *testing.M) int {
 	if os.Getenv(Env) != "" {
 		return m.Run()
@@ -45,8 +45,8 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// Start returns the address of a server, with a schema parameter that names a
-// schema of the test's own: it is not created, and is dropped after the test.
+// Start returns the address of a server, with a schema parameter that names a schema of
+// the test's own. Start does not create the schema; it is dropped after the test.
 func Start(tb testing.TB) string {
 	tb.Helper()
 	dsn := os.Getenv(Env)
@@ -70,7 +70,7 @@ func Schema(tb testing.TB, dsn string) string {
 	return WithParam(dsn, "schema", schema)
 }
 
-// WithParam adds a parameter to an address, be it a URL or keywords and values.
+// WithParam adds a parameter to an address: a URL, or keywords and values.
 func WithParam(dsn, name, value string) string {
 	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
 		return dsn + " " + name + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
@@ -79,11 +79,11 @@ func WithParam(dsn, name, value string) string {
 	if strings.Contains(dsn, "?") {
 		sep = "&"
 	}
-	// A plus sign is no space to Postgres.
+	// Postgres does not decode a plus sign as a space.
 	return dsn + sep + strings.ReplaceAll(url.Values{name: {value}}.Encode(), "+", "%20")
 }
 
-// Exec runs statements on a connection of their own.
+// Exec runs statements on a new connection.
 func Exec(ctx context.Context, dsn, sql string) error {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {

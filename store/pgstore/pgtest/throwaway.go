@@ -1,7 +1,7 @@
 package pgtest
 
-// Throwaway starts a throw-away cluster for a program that is no test, and
-// returns its address and what ends it.
+// Throwaway starts a throw-away cluster for a program that is not a test. It returns the
+// cluster's address and a func that removes the cluster.
 func Throwaway() (dsn string, stop func() error, err error) {
 	c, err := startCluster()
 	if err != nil {

@@ -150,7 +150,7 @@ func (db *DB) commit(fn func(tx *bbolt.Tx) error) error {
 	db.tree.AllocSize = int(min(max(info.Size()/8, minGrowth), maxGrowth))
 	tx, err := db.tree.Begin(true)
 	if err != nil {
-		return err //nolint:wrapcheck // of apply
+		return err //nolint:wrapcheck // apply wraps it
 	}
 	err = guarded(func() error {
 		defer asDamage()
@@ -207,10 +207,10 @@ func (a *applier) step(tx *bbolt.Tx, keys int) (done bool, err error) {
 
 func write(b *bbolt.Bucket, c *bbolt.Cursor, e *entry) error {
 	if e.kind == put {
-		return b.Put(e.key, e.value) //nolint:wrapcheck // of step
+		return b.Put(e.key, e.value) //nolint:wrapcheck // step wraps it
 	}
 	if k, _ := c.Seek(e.key); bytes.Equal(k, e.key) { // many deleted keys were never in the tree
-		return c.Delete() //nolint:wrapcheck // of step
+		return c.Delete() //nolint:wrapcheck // step wraps it
 	}
 	return nil
 }
