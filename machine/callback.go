@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/signin-engine/signin-engine/machine/internal/outbox"
 	"github.com/signin-engine/signin-engine/machine/internal/table"
@@ -112,7 +111,7 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	turn := &Turn{eng: e}
 	if d.Owed != nil {
 		row, user = *d.Owed, d.Attempt.Key.UserKey()
-		turn = e.proactive(ctx, d.Attempt, row, now) // swept: the stored conversation stands in
+		turn = e.proactive(ctx, d.Attempt, row) // swept: the stored conversation stands in
 	} else { // of no attempt, so of no row: told once, as well as it goes
 		row = store.Delivery{
 			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
@@ -143,7 +142,7 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 		return nil, fmt.Errorf("read attempt %s: %w", row.Attempt, err)
 	}
 	a := &snap.Attempts[0]
-	turn := e.proactive(ctx, a, row, snap.Now)
+	turn := e.proactive(ctx, a, row)
 	flow := e.registered(a.Key.Connection)
 	if row.Kind != store.DeliverComplete || e.handler(row, flow, turn, tokensvc.Token{}) == nil {
 		return e.handler(row, flow, turn, tokensvc.Token{}), nil
@@ -158,7 +157,7 @@ func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, 
 }
 
 // proactive is the turn of a callback without an activity.
-func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Delivery, now time.Time) *Turn {
+func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Delivery) *Turn {
 	t := &Turn{eng: e, to: a.Conversation, delivery: row.DeliveryKey, about: a.Key.Connection, method: a.Method, origin: a.Origin}
 	switch a.Method { //nolint:exhaustive // the others are of the chat
 	case store.MethodCompose:
@@ -170,7 +169,7 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 		t.about = f.conn.Name // as the bot spells it
 	}
 	if a.Request != nil {
-		t.original = sync.OnceValue(func() request { return e.unsealed(context.WithoutCancel(ctx), a, now) })
+		t.original = sync.OnceValue(func() request { return e.unsealed(context.WithoutCancel(ctx), a) })
 	}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
@@ -178,10 +177,7 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 	return t
 }
 
-func (e *Engine) unsealed(ctx context.Context, a *store.Attempt, now time.Time) request {
-	if now.After(a.Expires.Add(e.timeouts.OutboxLease)) {
-		return request{}
-	}
+func (e *Engine) unsealed(ctx context.Context, a *store.Attempt) request {
 	plain, err := e.open(ctx, a.Request)
 	if err != nil {
 		e.logger(ctx).Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
