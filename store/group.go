@@ -13,20 +13,18 @@ import (
 
 // Bounds of a [Group].
 const (
-	// MaxGroup is how many commits go to the backend in one call.
+	// MaxGroup is the largest number of commits in one call of the backend.
 	MaxGroup = 512
-	// MaxLater is how many commits of [Group.Later] are kept at most.
+	// MaxLater is the largest number of commits that [Group.Later] keeps.
 	MaxLater = 4096
-	// groupTimeout bounds one call of the backend: callers come and go, and
-	// none of their contexts ends it.
+	// groupTimeout bounds one call of the backend, since no caller's context ends it.
 	groupTimeout = 30 * time.Second
-	// closeTimeout bounds what Close still writes.
+	// closeTimeout bounds the last flush in Close.
 	closeTimeout = 5 * time.Second
-	// maxFlying is how many groups may be on their way at once to a [Concurrent]
-	// store.
+	// maxFlying is how many groups may be in flight at once to a [Concurrent] store.
 	maxFlying = 3
-	// groupPatience is how long the next group waits for the one before it: longer
-	// than a group takes when nothing is wrong.
+	// groupPatience is how long the next group waits for the one before it: longer than a
+	// group normally takes.
 	groupPatience = 100 * time.Millisecond
 )
 
@@ -38,16 +36,16 @@ const (
 type Group struct {
 	Store
 
-	// turn holds a token; who takes it writes one group.
+	// turn holds a token; whoever takes it writes one group.
 	turn    chan struct{}
-	slots   chan struct{} // one value for each group on its way
+	slots   chan struct{} // one value for each group in flight
 	dropped atomic.Int64
 
 	mu     sync.Mutex
 	queue  []*pending
 	later  []Commit
-	flying int           // commits of Later that are on their way
-	landed chan struct{} // closed when there are none any more
+	flying int           // commits of Later in flight
+	landed chan struct{} // closed when none of them is left
 }
 
 // flight is one group.
@@ -58,11 +56,11 @@ type flight struct {
 
 var flights = sync.Pool{New: func() any { return new(flight) }}
 
-// pending is a commit that somebody waits for.
+// pending is a commit that a caller waits for.
 type pending struct {
 	commit Commit
 	err    error
-	done   chan struct{} // has room for one: err stands
+	done   chan struct{} // has room for one value, sent once err is set
 }
 
 func newPending(c Commit) *pending { return &pending{commit: c, done: make(chan struct{}, 1)} }
@@ -123,14 +121,14 @@ func (g *Group) Later(ctx context.Context, c Commit) {
 	if full {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
 		defer cancel()
-		_ = g.Flush(ctx) // what could not be written is kept or counted
+		_ = g.Flush(ctx) // what it could not write is kept, or dropped and counted
 		g.mu.Lock()
 		g.trim()
 		g.mu.Unlock()
 	}
 }
 
-// Dropped is how many commits of Later were given up.
+// Dropped returns how many commits of Later were dropped.
 func (g *Group) Dropped() int64 { return g.dropped.Load() }
 
 // Flush writes the commits of Later. After an error the remaining ones are kept for the
@@ -177,7 +175,7 @@ func (g *Group) enqueue(ps ...*pending) {
 	g.mu.Unlock()
 }
 
-// wait returns p's result; it writes groups itself while nobody else does.
+// wait returns p's result. It writes groups itself while nobody else does.
 func (g *Group) wait(ctx context.Context, p *pending) error {
 	for {
 		select {
@@ -196,8 +194,8 @@ func (g *Group) wait(ctx context.Context, p *pending) error {
 				return p.err
 			default:
 			}
-			_ = g.lead(ctx) // a failure of Later's commits is not ours
-			// Who writes the next group goes first: the backend is free.
+			_ = g.lead(ctx) // an error on Later's commits does not concern p
+			// Let the next writer run first: the backend is free.
 			runtime.Gosched()
 		case <-ctx.Done():
 			g.forget(p)
@@ -206,15 +204,15 @@ func (g *Group) wait(ctx context.Context, p *pending) error {
 	}
 }
 
-// forget takes p back if its group has not left yet: a commit whose caller has
-// gone should not lie here until somebody else comes.
+// forget removes p from the queue if its group has not been taken yet. Without its
+// caller it might stay there until the next commit.
 func (g *Group) forget(p *pending) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.queue = slices.DeleteFunc(g.queue, func(q *pending) bool { return q == p })
 }
 
-// take waits for a turn, or for a group that is on its way.
+// take waits for a turn, or for Later's commits in flight.
 func (g *Group) take(ctx context.Context, from chan struct{}) error {
 	select {
 	case <-from:
@@ -224,9 +222,9 @@ func (g *Group) take(ctx context.Context, from chan struct{}) error {
 	}
 }
 
-// lead writes one group and passes the turn on, when that is done or when it takes
-// long. The error is the backend's on commits of Later that are kept for the next
-// try.
+// lead writes one group. It passes the turn on when the group is done or, for a
+// [Concurrent] store, after groupPatience. The error is the backend's on commits of
+// Later that are kept for the next try.
 func (g *Group) lead(ctx context.Context) error {
 	pass := sync.OnceFunc(func() { g.turn <- struct{}{} })
 	defer pass()
@@ -237,7 +235,7 @@ func (g *Group) lead(ctx context.Context) error {
 	}
 	defer func() { <-g.slots }()
 
-	// Whoever is about to commit anyway may come along.
+	// Let others that are about to commit join this group.
 	runtime.Gosched()
 	f, later := g.board()
 	defer func() {
@@ -262,13 +260,13 @@ func (g *Group) lead(ctx context.Context) error {
 	return g.keep(f.commits[:later], errs[:later])
 }
 
-// board takes the next group from the queues. Later's commits come first: they are
-// older than whoever waits.
+// board takes the next group from the queues. Later's commits come first: they may be
+// older than the waiting ones.
 func (g *Group) board() (f *flight, later int) {
 	f, _ = flights.Get().(*flight)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// Half of a group is Later's if it comes to that, lest it starve.
+	// Later may take at least half of a group, so that it does not starve.
 	later = min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))
 	waiting := min(len(g.queue), MaxGroup-later)
 	f.commits = append(f.commits[:0], g.later[:later]...)
@@ -284,8 +282,8 @@ func (g *Group) board() (f *flight, later int) {
 	return f, later
 }
 
-// write is the backend's Apply. A panic in it must not leave those who wait
-// without an answer.
+// write calls the backend's Apply. It returns a panic as errors, so that waiting
+// callers get an answer.
 func (g *Group) write(ctx context.Context, commits []Commit) (errs []error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -298,7 +296,7 @@ func (g *Group) write(ctx context.Context, commits []Commit) (errs []error) {
 	return g.Store.Apply(ctx, commits)
 }
 
-// keep puts those of Later's commits back that the backend could not write.
+// keep puts back those of Later's commits that the backend could not write.
 func (g *Group) keep(later []Commit, errs []error) error {
 	if len(later) == 0 {
 		return nil
@@ -323,7 +321,7 @@ func (g *Group) keep(later []Commit, errs []error) error {
 	return failed
 }
 
-// trim drops the oldest beyond the bound. g.mu is held.
+// trim drops the oldest commits beyond [MaxLater]. The caller holds g.mu.
 func (g *Group) trim() {
 	if over := len(g.later) - MaxLater; over > 0 {
 		g.later = slices.Clone(g.later[over:])
@@ -331,8 +329,8 @@ func (g *Group) trim() {
 	}
 }
 
-// refused reports whether err is a store's last word on a commit, so that
-// trying again is no use.
+// refused reports whether the store refused the commit for good, so that a retry is
+// useless.
 func refused(err error) bool {
 	for _, target := range []error{ErrNotFound, ErrExists, ErrConflict, ErrDuplicate, ErrInvalid, ErrReadOnly, ErrCorrupt} {
 		if errors.Is(err, target) {

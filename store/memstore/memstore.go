@@ -1,5 +1,5 @@
-// Package memstore keeps the sign-in engine's records in memory: for tests,
-// and as the simple twin that the other backends are compared with. Nothing
+// Package memstore keeps the sign-in engine's records in memory. It is for tests, and
+// is the reference implementation that the other backends are compared with. Nothing
 // survives the process.
 package memstore
 
@@ -23,15 +23,15 @@ const Schema = 1
 type Store struct {
 	clock  func() time.Time
 	secret []byte
-	keys   []byte // record; nil = the first key alone
+	keys   []byte // encoded; nil = only the first key
 	notify store.Notifier
 
 	mu         sync.Mutex
 	closed     bool
 	attempts   map[string]*store.Attempt
 	users      map[store.UserKey]map[string]bool // ids of each user's attempts
-	open       map[string]string                 // Key.Index of the non-terminal attempts, to id
-	due        map[string]time.Time              // when Due shows an attempt next: its Due, or the end of a hold
+	open       map[string]string                 // from Key.Index of the non-terminal attempts to id
+	due        map[string]time.Time              // when Due returns an attempt next: its due time, or the end of a hold
 	exchange   map[exchangeKey]string
 	events     map[string][]line // by attempt, "" for orphans
 	lines      int64             // lines written so far
@@ -42,7 +42,7 @@ type Store struct {
 
 type exchangeKey struct{ app, id string }
 
-// line is an audit line and its place among all.
+// line is an audit line and its position among all.
 type line struct {
 	store.Event
 	pos int64
@@ -57,7 +57,7 @@ func (m *mark) over(now time.Time) bool { return !m.Expires.IsZero() && !now.Bef
 
 var _ store.Store = (*Store)(nil)
 
-// New makes an empty store. clock is its time; nil means the machine's.
+// New makes an empty store. clock is its clock; nil means [time.Now].
 func New(clock func() time.Time) *Store {
 	if clock == nil {
 		clock = time.Now
@@ -79,9 +79,9 @@ func New(clock func() time.Time) *Store {
 	}
 }
 
-// Damage makes the record of an attempt one that cannot be decoded, as a bad
-// disk or a newer program can in the other backends: for tests of what the store
-// and its callers do then.
+// Damage marks an attempt's record as one that cannot be decoded, as a bad disk or a
+// newer program may leave one in the other backends. It is for tests of how the store
+// and its callers deal with that.
 func (s *Store) Damage(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,8 +92,8 @@ func undecodable(id string) store.Corrupt {
 	return store.Corrupt{ID: id, Err: fmt.Errorf("memstore: attempt %s: %w", id, store.ErrCorrupt)}
 }
 
-// lock is the beginning of every method: it refuses a context that is done and
-// a store that is closed. The caller unlocks when the error is nil.
+// lock begins every method. It fails if the context is done or the store is closed. If
+// the error is nil, the caller must unlock.
 func (s *Store) lock(ctx context.Context, op string) (now time.Time, err error) {
 	if err := ctx.Err(); err != nil {
 		return time.Time{}, fmt.Errorf("memstore: %s: %w", op, err)
@@ -127,8 +127,7 @@ func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 	return errs
 }
 
-// check plays the commit on an overlay: nothing of it is written unless all of
-// it can be.
+// check tries the commit on an overlay, so that all of it is written or nothing.
 func (s *Store) check(c *store.Commit, now time.Time) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -275,7 +274,7 @@ func (s *Store) write(c *store.Commit, now time.Time) {
 	}
 }
 
-// Mark returns a mark that is not over; see [store.Store].
+// Mark returns a mark that has not expired; see [store.Store].
 func (s *Store) Mark(ctx context.Context, name string) (store.Mark, error) {
 	now, err := s.lock(ctx, "mark")
 	if err != nil {
@@ -319,8 +318,8 @@ func (s *Store) Find(ctx context.Context, q store.Query) (store.Snapshot, error)
 	return snap, nil
 }
 
-// ofUser returns what the query asks for: the open attempts, then the others,
-// newest first; and those that cannot be decoded.
+// ofUser returns the attempts that the query asks for, first the open ones, then the
+// others, newest first. corrupt are those that cannot be decoded.
 func (s *Store) ofUser(q *store.Query) (found, corrupt []*store.Attempt) {
 	ids := s.users[q.User]
 	if len(ids) == 0 {
@@ -461,7 +460,7 @@ func (s *Store) Changed(ctx context.Context, id string, version int64) error {
 	return nil
 }
 
-// Purge forgets what is old; see [store.Store].
+// Purge deletes old attempts, lines and marks; see [store.Store].
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool) (int, error) {
 	now, err := s.lock(ctx, "purge")
 	if err != nil {
@@ -578,7 +577,7 @@ func (s *Store) Probe(ctx context.Context) error {
 	return nil
 }
 
-// Close refuses all further calls and wakes those who wait in Changed.
+// Close makes all further calls fail and wakes callers of Changed.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -41,7 +41,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) (store.Page, error) {
 	return page, nil
 }
 
-// owes reports whether somebody is still to be told of the attempt.
+// owes reports whether the attempt has an owed delivery.
 func (s *Store) owes(id string) bool {
 	for k, d := range s.deliveries {
 		if k.Attempt == id && d.Owed() {
@@ -62,7 +62,7 @@ func (s *Store) deliveriesOf(id string) []store.Delivery {
 	return out
 }
 
-// Events returns the lines of an attempt, or those of none; see [store.Store].
+// Events returns the lines of an attempt, or those without one; see [store.Store].
 func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
 	if _, err := s.lock(ctx, "events"); err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) ([]store.Event,
 	return out, nil
 }
 
-// Trail returns lines of every attempt and of none; see [store.Store].
+// Trail returns all audit lines, with and without an attempt; see [store.Store].
 func (s *Store) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, error) {
 	if _, err := s.lock(ctx, "trail"); err != nil {
 		return store.Trail{}, err

@@ -18,7 +18,7 @@ var equateEmpty = cmpopts.EquateEmpty()
 
 const racers = 8
 
-// race runs fn from many goroutines at once, on both instances if there are two.
+// race runs fn in many goroutines at once, on both instances if there are two.
 func race(t *testing.T, h Harness, fn func(s store.Store, n int)) {
 	t.Helper()
 	stores := []store.Store{h.Store}
@@ -37,7 +37,7 @@ func race(t *testing.T, h Harness, fn func(s store.Store, n int)) {
 	wg.Wait()
 }
 
-// Uniqueness is at most one open attempt per key.
+// Uniqueness tests that a key has at most one open attempt.
 func Uniqueness(t *testing.T, open New) {
 	t.Helper()
 	s := open(t).Store
@@ -66,13 +66,13 @@ func Uniqueness(t *testing.T, open New) {
 	third := NewAttempt(at, user(1), "graph")
 	third.Key.App = "app-2"
 	insert(t, s, NewAttempt(at, user(1), "github"), NewAttempt(at, user(2), "graph"), third)
-	// All of an attempt's life within one commit.
+	// An attempt's whole life in one commit.
 	whole := NewAttempt(at, user(5), "graph")
 	must(t, s, store.Commit{Put: []store.Attempt{whole, Next(whole, store.CardSent, at), Next(Next(whole, store.CardSent, at), store.Complete, at)}})
 	insert(t, s, NewAttempt(at, user(5), "graph"))
 }
 
-// Groups is what commits of one Apply owe each other: nothing but order.
+// Groups tests that the commits of one Apply are independent, except for their order.
 func Groups(t *testing.T, open New) {
 	t.Helper()
 	s := open(t).Store
@@ -116,7 +116,7 @@ func Groups(t *testing.T, open New) {
 	}
 }
 
-// Concurrency is that of several writers one wins, and that nothing is lost.
+// Concurrency tests that one of several writers wins and that nothing is lost.
 func Concurrency(t *testing.T, open New) {
 	t.Helper()
 	t.Run("Insert", func(t *testing.T) {
@@ -233,7 +233,7 @@ func Concurrency(t *testing.T, open New) {
 	})
 }
 
-// sameIDs compares without regard to order.
+// sameIDs compares ids in any order.
 func sameIDs(a, b []string) bool {
 	return cmp.Equal(a, b, equateEmpty, cmpopts.SortSlices(strings.Compare))
 }

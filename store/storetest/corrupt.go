@@ -12,13 +12,12 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// damaged is a store in which two records cannot be decoded: one of an open
-// attempt and one of an attempt that ended. Sound ones stand on both sides of
-// them.
+// damaged is a store in which two records cannot be decoded: one of an open attempt and
+// one of an ended attempt. Sound records precede and follow them.
 type damaged struct {
 	Harness
 	at                   time.Time
-	before               time.Time     // a purge of what ended before it finds old and ended
+	before               time.Time     // old and ended have ended before it
 	open, ended          store.Attempt // cannot be decoded
 	first, last          store.Attempt // the oldest and the newest, open and due
 	old                  store.Attempt // ended long ago
@@ -26,7 +25,7 @@ type damaged struct {
 	rowOfOpen, rowOfLast store.Delivery
 }
 
-// Corrupt is that a record which cannot be decoded stands in nobody's way.
+// Corrupt tests that a record that cannot be decoded does not block others.
 func Corrupt(t *testing.T, open New) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, *damaged){
@@ -51,7 +50,7 @@ func Corrupt(t *testing.T, open New) {
 	t.Run("Delivery", func(t *testing.T) { damagedDelivery(t, open(t)) })
 }
 
-// damagedDelivery is that a delivery which cannot be decoded is passed over.
+// damagedDelivery tests that a delivery that cannot be decoded is skipped.
 func damagedDelivery(t *testing.T, h Harness) {
 	t.Helper()
 	if h.DamageDelivery == nil {
@@ -93,7 +92,7 @@ func damagedDelivery(t *testing.T, h Harness) {
 	wantClaimed(t, "deliveries of the page", page.Deliveries, other, two)
 	named(t, "List", page.Corrupt, bad.ID)
 	c, err := s.Counts(t.Context(), at)
-	if err != nil || c.Owed < 1 || c.Owed > 2 { // two was dropped; what cannot be decoded may be counted
+	if err != nil || c.Owed < 1 || c.Owed > 2 { // two was dropped; the undecodable one may be counted
 		t.Errorf("Counts = %+v, %v", c, err)
 	}
 	if _, err := s.Purge(t.Context(), at, 0, false); err != nil {
@@ -117,7 +116,7 @@ func damage(t *testing.T, h Harness) *damaged {
 		return a
 	}
 	d.first = make1(2*time.Second, 1, "graph")
-	d.open = make1(time.Second, 2, "graph") // the first that is due
+	d.open = make1(time.Second, 2, "graph") // due first
 	d.open.ID, d.open.ExchangeID = NewID(long.Add(3*time.Second)), "ex-bad"
 	d.sameKey = make1(4*time.Second, 3, "graph")
 	d.ended = make1(5*time.Second, 3, "graph")
@@ -149,12 +148,12 @@ func damage(t *testing.T, h Harness) *damaged {
 	return d
 }
 
-// sound are the attempts that can be decoded, newest first.
+// sound returns the ids of the attempts that can be decoded, newest first.
 func (d *damaged) sound() []string {
 	return ids([]store.Attempt{d.last, d.old, d.sameUser, d.sameKey, d.first})
 }
 
-// named checks which records a read passed over.
+// named checks which records a read named as corrupt.
 func named(t *testing.T, what string, corrupt []store.Corrupt, want ...string) {
 	t.Helper()
 	got := make([]string, 0, len(corrupt))
@@ -286,7 +285,7 @@ func countBeside(t *testing.T, d *damaged) {
 	if err != nil {
 		t.Fatalf("Counts: %v", err)
 	}
-	// What cannot be decoded may be counted as what it was.
+	// A record that cannot be decoded may be counted under its last known state.
 	if c.Open[store.Idle] != 3 || !c.Oldest[store.Idle].Equal(d.first.Entered) || c.Ended["Failed:superseded"] != 1 {
 		t.Errorf("Counts = %+v", c)
 	}
@@ -357,8 +356,8 @@ func purgeBeside(t *testing.T, d *damaged) {
 	}
 }
 
-// applyBeside is that a record which cannot be decoded still holds its key, and
-// that others are written.
+// applyBeside tests that a record that cannot be decoded still holds its key, and that
+// others can be written.
 func applyBeside(t *testing.T, d *damaged) {
 	t.Helper()
 	s := d.Store

@@ -13,8 +13,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// hold is long for a test that checks that something is kept back, and short
-// for one that waits for its end.
+// longHold is for tests that check that something is held, shortHold for those that wait
+// for the end of a hold.
 const (
 	longHold  = time.Hour
 	shortHold = 50 * time.Millisecond
@@ -29,7 +29,7 @@ func due(t *testing.T, s store.Store, limit int, hold time.Duration) []string {
 	return ids(snap.Attempts)
 }
 
-// Due is the sweeper's read.
+// Due tests the sweeper's read.
 func Due(t *testing.T, open New) {
 	t.Helper()
 	h := open(t)
@@ -117,7 +117,7 @@ func Due(t *testing.T, open New) {
 	})
 }
 
-// Changed is the waking of waiters.
+// Changed tests that waiters are woken.
 func Changed(t *testing.T, open New) {
 	t.Helper()
 	h := open(t)
@@ -163,8 +163,8 @@ func Changed(t *testing.T, open New) {
 	insert(t, writer, Next(a, store.CardSent, at))
 	wg.Wait()
 
-	// A mark that wakes. The one who waits may come too late for it, so it is
-	// written until he has woken.
+	// A mark that wakes. The waiter may register after a write, so the mark is written
+	// until the waiter has woken.
 	woken := make(chan error, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -184,8 +184,8 @@ func Changed(t *testing.T, open New) {
 	}
 }
 
-// ChangedParks checks in a bubble that a waiter sleeps until a commit wakes it.
-// For backends without a network only.
+// ChangedParks tests, in a synctest bubble, that a waiter sleeps until a commit wakes it.
+// It is only for backends without a network.
 func ChangedParks(t *testing.T, open func() store.Store) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

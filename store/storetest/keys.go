@@ -21,8 +21,8 @@ func allKeys(t *testing.T, s store.Store) []store.SecretKey {
 	return ring.Keys
 }
 
-// secretKeys: a new store has its first key; they are replaced by whoever knows them as
-// they are, and by one of those who try it at the same time.
+// secretKeys tests that a new store has one key, that a swap needs the current keys, and
+// that one of several concurrent swaps succeeds.
 func secretKeys(t *testing.T, s store.Store) {
 	t.Helper()
 	first := allKeys(t, s)

@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Marks is names that are taken once, and the values that stand under them.
+// Marks tests that a name is taken once, and the values of marks.
 func Marks(t *testing.T, open New) {
 	t.Helper()
 	t.Run("Names", func(t *testing.T) { names(t, open(t)) })
@@ -111,7 +111,7 @@ func values(t *testing.T, h Harness) {
 	refused("gone, of a version too far", store.Mark{Name: "popup", Version: 3, Gone: true}, store.ErrConflict)
 	expect("after refusals", first)
 
-	first.Value[0] = 9 // the writer's own from now on
+	first.Value[0] = 9 // the store must have copied it
 	got, err := s.Mark(t.Context(), "popup")
 	if err != nil || got.Value[0] != 0 {
 		t.Fatalf("the value was changed by its writer: %v, %v", got.Value, err)
@@ -143,10 +143,10 @@ func values(t *testing.T, h Harness) {
 	short.Expires, short.Value = at.Add(longHold), []byte("w")
 	must(t, s, store.Commit{Marks: []store.Mark{short}})
 	expect("inserted when over", short)
-	// Its end moves with a replacement, and no trace of the old one is left.
+	// A replacement moves the expiry, and the old expiry has no effect.
 	short.Version, short.Expires = 2, at.Add(3*longHold)
 	must(t, s, store.Commit{Marks: []store.Mark{short}})
-	if h.Advance != nil { // else it would take hours
+	if h.Advance != nil { // waiting would take hours
 		h.Advance(2 * longHold)
 		if _, err := s.Purge(t.Context(), at.Add(-longHold), 0, false); err != nil {
 			t.Errorf("Purge: %v", err)
@@ -155,7 +155,7 @@ func values(t *testing.T, h Harness) {
 		absent("purged at its end", "popup")
 	}
 
-	// The retention counts from the first version: who is replaced does not live on.
+	// The retention counts from the first version: a replacement does not extend it.
 	must(t, s, store.Commit{Marks: []store.Mark{{Name: "old", Version: 1}}})
 	h.pass(t, shortHold)
 	between := now(t, s)
@@ -178,7 +178,7 @@ func values(t *testing.T, h Harness) {
 	} {
 		refused(what, m, store.ErrInvalid)
 	}
-	// A name is any text, and each is another.
+	// A name may be any text, and these are all different names.
 	for i, name := range []string{"a", "A", "a\x1fb", "a/b", "ü", string(bytes.Repeat([]byte("n"), 1000))} {
 		m := store.Mark{Name: name, Version: 1, Value: []byte{byte(i)}}
 		must(t, s, store.Commit{Marks: []store.Mark{m}})

@@ -19,8 +19,8 @@ import (
 	"github.com/signin-engine/signin-engine/store/memstore"
 )
 
-// Model runs random operations against a store and against memstore, and
-// compares all that can be seen of both.
+// Model runs random operations on a store and on memstore, and compares everything that
+// can be read from both.
 func Model(t *testing.T, open New) {
 	t.Helper()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -31,7 +31,7 @@ func Model(t *testing.T, open New) {
 		m.clock = m.start
 		m.twin = memstore.New(func() time.Time { return m.clock })
 		if h.Advance == nil {
-			// Two clocks: holds end roughly together.
+			// The two clocks differ slightly, so holds end at roughly the same time.
 			m.opts = append(m.opts, cmpopts.EquateApproxTime(time.Minute))
 		}
 		rt.Repeat(map[string]func(*rapid.T){
@@ -55,12 +55,12 @@ type model struct {
 	real  store.Store
 	twin  *memstore.Store
 	start time.Time
-	clock time.Time // of the twin
-	known []string  // ids that were used
+	clock time.Time // the twin's
+	known []string  // ids used so far
 	opts  []gocmp.Option
 }
 
-// tick brings the twin's clock to the store's.
+// tick sets the twin's clock to the store's.
 func (m *model) tick(rt *rapid.T) {
 	info, err := m.real.Info(rt.Context())
 	if err != nil {
@@ -86,7 +86,7 @@ func (m *model) id(rt *rapid.T) string {
 	return NewID(m.start)[:10] + "ZZZZZZZZZZZZZZZZ" // hardly ever stored
 }
 
-// userOf is whose attempt an id is: the ids of two users are not compared.
+// userOf returns the user of an id: uniqueness across users is not tested.
 func userOf(id string) string {
 	if id != "" && id[len(id)-1]%2 == 0 {
 		return "u2"
@@ -99,7 +99,7 @@ func (m *model) attempt(rt *rapid.T) store.Attempt {
 	var a store.Attempt
 	if rapid.IntRange(0, 2).Draw(rt, "insert") == 0 || len(m.known) == 0 {
 		a = NewAttempt(m.at(rt, "created"), "", conn)
-		// Not random beyond the seed, so that a failure can be shrunk.
+		// The id is deterministic, so that rapid can shrink a failure.
 		a.ID = fmt.Sprintf("%s%016d", a.ID[:10], len(m.known))
 		a.Key.User = userOf(a.ID)
 		m.known = append(m.known, a.ID)
@@ -174,7 +174,7 @@ func (m *model) commit(rt *rapid.T) store.Commit {
 	return c
 }
 
-// aboutOf are the attempts that a commit is about beside its Puts.
+// aboutOf returns the attempts that a commit is about, besides its Puts.
 func aboutOf(c *store.Commit) []string {
 	ids := slices.Clone(c.Drop)
 	for i := range c.Events {
@@ -189,7 +189,7 @@ func aboutOf(c *store.Commit) []string {
 	return slices.DeleteFunc(ids, func(id string) bool { return id == "" })
 }
 
-// ack is one of a row that is there, most of the time as it is stored.
+// ack returns an ack of a stored row, which mostly matches it.
 func (m *model) ack(rt *rapid.T) (store.Ack, bool) {
 	page, err := m.twin.List(rt.Context(), store.Filter{Limit: 1000})
 	if err != nil {
@@ -217,7 +217,8 @@ func (m *model) ack(rt *rapid.T) (store.Ack, bool) {
 // markNames are the names of all marks.
 func markNames() []string { return []string{"m1", "m2"} }
 
-// mark inserts, replaces or removes, most of the time what is there.
+// mark returns a mark that inserts, replaces or removes; mostly it matches the stored
+// version.
 func (m *model) mark(rt *rapid.T) store.Mark {
 	mark := store.Mark{Name: rapid.SampledFrom(markNames()).Draw(rt, "mark"), Version: 1}
 	if had, err := m.twin.Mark(rt.Context(), mark.Name); err == nil && rapid.IntRange(0, 3).Draw(rt, "replaced") > 0 {
@@ -246,7 +247,7 @@ func (m *model) apply(rt *rapid.T) {
 	}
 }
 
-// reason is the package's error value in err.
+// reason returns the error value of package store in err.
 func reason(err error) error {
 	if err == nil {
 		return nil
@@ -295,7 +296,7 @@ func (m *model) purge(rt *rapid.T) {
 	if err := errors.Join(err1, err2); err != nil || got != want {
 		rt.Fatalf("Purge = %d, %v; want %d", got, err, want)
 	}
-	if limit > 0 && !dry { // which ones went is not said
+	if limit > 0 && !dry { // the two may have purged different attempts
 		want, err1 = m.twin.Purge(rt.Context(), before, 0, false)
 		got, err2 = m.real.Purge(rt.Context(), before, 0, false)
 		if err := errors.Join(err1, err2); err != nil || got != want {
@@ -304,7 +305,7 @@ func (m *model) purge(rt *rapid.T) {
 	}
 }
 
-// compare looks at both through every read.
+// compare compares both through every read.
 func (m *model) compare(rt *rapid.T) {
 	m.tick(rt)
 	for _, u := range []string{"u1", "u2"} {
@@ -385,8 +386,8 @@ func (m *model) equal(rt *rapid.T, what string, want, got any) {
 	}
 }
 
-// numbered numbers lines of no attempt by their place, since their Seq is the
-// store's affair.
+// numbered numbers lines without an attempt by their position, since a store is free to
+// choose their Seq.
 func numbered(lines []store.Event) []store.Event {
 	for i := range lines {
 		if lines[i].Attempt == "" {
@@ -396,8 +397,8 @@ func numbered(lines []store.Event) []store.Event {
 	return lines
 }
 
-// trail reads the trail page by page, and puts what was written together in one
-// order.
+// trail reads the trail page by page, and sorts the lines, since a store is free to
+// order those that were written together.
 func trail(rt *rapid.T, s store.Store, q store.TrailQuery) []store.Event {
 	var out []store.Event
 	for more := true; more; {

@@ -11,7 +11,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Lists is the operator's reads: filters, order, paging, counts.
+// Lists tests the operator's reads: filters, order, paging, counts.
 func Lists(t *testing.T, open New) {
 	t.Helper()
 	t.Run("Filters", func(t *testing.T) { filters(t, open(t).Store) })
@@ -21,8 +21,7 @@ func Lists(t *testing.T, open New) {
 	t.Run("OddIDs", func(t *testing.T) { oddIDs(t, open(t).Store) })
 }
 
-// owed lists by the outbox: what is pending or was given up, and nothing that is
-// done.
+// owed tests the list of attempts with pending, dead or undeliverable deliveries.
 func owed(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s).Add(-time.Hour)
@@ -67,7 +66,7 @@ func owed(t *testing.T, s store.Store) {
 func filters(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s).Add(-time.Hour)
-	// Index: 0 open idle, 1 failed, 2 complete, 3 open card sent.
+	// By index: 0 Idle, 1 Failed, 2 Complete, 3 CardSent.
 	var all []store.Attempt
 	for i := range 4 {
 		a := NewAttempt(at.Add(time.Duration(i)*10*time.Minute), user(i), "graph")
@@ -215,7 +214,7 @@ func counts(t *testing.T, s store.Store) {
 	}
 }
 
-// oddIDs are no ULIDs, and one is the beginning of another.
+// oddIDs tests ids that are not ULIDs, one of which is a prefix of another.
 func oddIDs(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
@@ -237,7 +236,7 @@ func oddIDs(t *testing.T, s store.Store) {
 	}
 }
 
-// Purge is the end of the retention.
+// Purge tests what a purge deletes and what it leaves.
 func Purge(t *testing.T, open New) {
 	t.Helper()
 	s := open(t).Store
@@ -263,7 +262,7 @@ func Purge(t *testing.T, open New) {
 	}
 	open1 := NewAttempt(long, user(20), "graph")
 	fresh := NewAttempt(long, user(21), "graph")
-	// A younger attempt has taken one exchange id over.
+	// A newer attempt has taken over one exchange id.
 	heir := NewAttempt(at, user(0), "graph")
 	heir.ExchangeID = "first-0"
 	insert(t, s, open1, fresh, Next(fresh, store.Failed, at), heir)
@@ -325,7 +324,7 @@ func Purge(t *testing.T, open New) {
 	}
 }
 
-// Reopen is that what was acknowledged is there after the store was closed.
+// Reopen tests that acknowledged writes are there after the store was closed.
 func Reopen(t *testing.T, open New) {
 	t.Helper()
 	h := open(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Outbox is the deliveries: how they are claimed, acknowledged and dropped.
+// Outbox tests how deliveries are claimed, acknowledged and dropped.
 func Outbox(t *testing.T, open New) {
 	t.Helper()
 	t.Run("Claim", func(t *testing.T) { claims(t, open(t)) })
@@ -42,7 +42,7 @@ func claimOf(t *testing.T, s store.Store, q store.ClaimQuery) []store.Delivery {
 	return got
 }
 
-// keys names deliveries in order.
+// keys returns the keys of deliveries, in order.
 func keys(deliveries []store.Delivery) []store.DeliveryKey {
 	out := make([]store.DeliveryKey, 0, len(deliveries))
 	for i := range deliveries {
@@ -59,14 +59,14 @@ func wantClaimed(t *testing.T, what string, got []store.Delivery, want ...store.
 	}
 }
 
-// answer acknowledges a delivery as it was read, with a change.
+// answer returns an ack of a delivery as it was read, with a change.
 func answer(d store.Delivery, change func(*store.Delivery)) store.Ack {
 	a := store.Ack{Delivery: d.Clone(), By: d.Owner, Try: d.Tries}
 	change(&a.Delivery)
 	return a
 }
 
-// become acknowledges with a status.
+// become is a change to a status.
 func become(status store.DeliveryStatus) func(*store.Delivery) {
 	return func(d *store.Delivery) { d.Status, d.Owner = status, "" }
 }
@@ -129,8 +129,7 @@ func claims(t *testing.T, h Harness) {
 	wantClaimed(t, "given back", claim(t, s, "bot-c", 1, longHold), later)
 }
 
-// order is that nobody hears of a round before the rounds in front of it are
-// settled.
+// order tests that no round is claimed before the earlier rounds are settled.
 func order(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
@@ -179,7 +178,7 @@ func ofOneAttempt(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
 	a, b := NewAttempt(at, user(1), "graph"), NewAttempt(at, user(2), "graph")
-	b.ID = a.ID + "x" // the one id begins like the other
+	b.ID = a.ID + "x" // one id is a prefix of the other
 	ofA, ofB, next := Owed(&a, 1, at), Owed(&b, 1, at.Add(-time.Hour)), Owed(&b, 2, at)
 	must(t, s, store.Commit{Put: []store.Attempt{a, b}, Deliveries: []store.Delivery{ofA, ofB, next}})
 	q := store.ClaimQuery{Owner: "bot-a", Attempt: a.ID, Limit: 10, Hold: longHold}
@@ -193,7 +192,7 @@ func ofOneAttempt(t *testing.T, s store.Store) {
 	wantClaimed(t, "of nothing", claimOf(t, s, q))
 	q.Attempt, q.Limit = b.ID, 0
 	wantClaimed(t, "limit 0", claimOf(t, s, q))
-	// Two of one round do not wait for each other.
+	// Two deliveries of one round do not wait for each other.
 	c := NewAttempt(at, user(3), "graph")
 	one, two := Owed(&c, 1, at.Add(-time.Minute)), Owed(&c, 1, at.Add(-2*time.Minute))
 	two.Kind = store.DeliverFailure
@@ -230,7 +229,7 @@ func statuses(t *testing.T, s store.Store) {
 		must(t, s, store.Commit{Acks: []store.Ack{answer(d, become(tc.status))}})
 		outbox(t, s, tc.owed, tc.dead, tc.undeliverable)
 		wantClaimed(t, "one that is "+string(tc.status), claim(t, s, "bot-a", 10, longHold))
-		// The same when it was inserted so.
+		// The same for a delivery that was inserted with the status.
 		inserted.Status = tc.status
 		must(t, s, store.Commit{Deliveries: []store.Delivery{inserted}})
 		if status := rows(t, s, a.ID)[1].Status; status != tc.status {
@@ -244,7 +243,7 @@ func statuses(t *testing.T, s store.Store) {
 	outbox(t, s, 0, 1, 2)
 }
 
-// insertOnly is that a commit cannot replace a delivery without knowing it.
+// insertOnly tests that an insertion cannot replace a stored delivery.
 func insertOnly(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
@@ -315,7 +314,7 @@ func acks(t *testing.T, s store.Store) {
 		t.Errorf("an odd status: %v, want ErrInvalid", err)
 	}
 
-	// Not now: everything of the row is as the ack has it.
+	// A retry: the whole row becomes what the ack says.
 	retry := answer(held, func(d *store.Delivery) {
 		d.Owner, d.NextAt, d.Error = "", at.Add(-time.Second), "timeout"
 		d.Failure = &store.Failure{Source: store.SourceConnector, Status: 503}
@@ -337,8 +336,7 @@ func acks(t *testing.T, s store.Store) {
 	}
 }
 
-// acksWithOthers is that an ack and the rest of its commit stand or fall
-// together.
+// acksWithOthers tests that an ack and the rest of its commit are atomic.
 func acksWithOthers(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
@@ -385,7 +383,7 @@ func acksWithOthers(t *testing.T, s store.Store) {
 	if _, err := s.Mark(t.Context(), "m"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("refused commits left a mark: %v", err)
 	}
-	// Neighbours do not fail with it, and see what went before.
+	// Other commits of the call do not fail with it, and see the ones before them.
 	errs := s.Apply(t.Context(), []store.Commit{
 		{Acks: []store.Ack{one}, Events: []store.Event{line}}, {Acks: []store.Ack{late}}, {Acks: []store.Ack{one}}, {Acks: []store.Ack{two}},
 	})
@@ -397,7 +395,7 @@ func acksWithOthers(t *testing.T, s store.Store) {
 	outbox(t, s, 0, 0, 0)
 }
 
-// ackRace is that of many acknowledgements of one try one stands.
+// ackRace tests that one of several acks of the same try succeeds.
 func ackRace(t *testing.T, h Harness) {
 	t.Helper()
 	at := now(t, h.Store)
@@ -424,7 +422,8 @@ func ackRace(t *testing.T, h Harness) {
 	}
 }
 
-// redeliver is the operator's second chance for what was given up.
+// redeliver tests that an operator can make dead and undeliverable deliveries pending
+// again.
 func redeliver(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
@@ -448,7 +447,7 @@ func redeliver(t *testing.T, s store.Store) {
 	}
 }
 
-// drop is a sign-out that overtakes completions nobody was told of yet.
+// drop tests that a sign-out drops completions that have not been delivered.
 func drop(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
@@ -461,7 +460,7 @@ func drop(t *testing.T, s store.Store) {
 	must(t, s, store.Commit{
 		Put: []store.Attempt{a, b, other},
 		Deliveries: []store.Delivery{
-			row(&a, 1, store.DeliverComplete, store.DeliveryPending), // it will be held
+			row(&a, 1, store.DeliverComplete, store.DeliveryPending), // will be held
 			row(&a, 2, store.DeliverFailure, store.DeliveryPending),
 			row(&a, 3, store.DeliverComplete, store.DeliveryPending),
 			row(&b, 1, store.DeliverComplete, store.DeliveryDone),
@@ -499,8 +498,8 @@ func drop(t *testing.T, s store.Store) {
 	wantClaimed(t, "what stood behind it", claimOf(t, s, store.ClaimQuery{Owner: "bot-b", Attempt: a.ID, Limit: 10, Hold: longHold}),
 		row(&a, 2, store.DeliverFailure, store.DeliveryPending))
 
-	// The members of a commit go in order: a drop comes after its deliveries and
-	// acks, and changes them too.
+	// The members of a commit apply in order: a drop comes after the commit's own
+	// deliveries and acks, and changes them too.
 	held = claimOf(t, s, store.ClaimQuery{Owner: "bot-b", Attempt: other.ID, Limit: 1, Hold: longHold})
 	if len(held) != 1 {
 		t.Fatalf("claimed %d rows", len(held))
@@ -519,7 +518,7 @@ func drop(t *testing.T, s store.Store) {
 	}
 }
 
-// claimRace is that each delivery goes to one of many claimers.
+// claimRace tests that each delivery goes to one of several claimers.
 func claimRace(t *testing.T, h Harness) {
 	t.Helper()
 	at := now(t, h.Store)
@@ -550,7 +549,7 @@ func claimRace(t *testing.T, h Harness) {
 			mu.Unlock()
 		}
 	})
-	// SKIP LOCKED may show nothing to a claimer while others hold the rest.
+	// With SKIP LOCKED a claimer may see nothing while others have the rest locked.
 	for _, d := range claim(t, h.Store, "bot", rows, longHold) {
 		claimed[d.DeliveryKey]++
 	}

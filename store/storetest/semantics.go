@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Semantics is every method on its own: results, errors and their reasons.
+// Semantics tests every method on its own: results, errors and their reasons.
 func Semantics(t *testing.T, open New) {
 	t.Helper()
 	t.Run("RoundTrip", func(t *testing.T) {
@@ -29,7 +29,7 @@ func Semantics(t *testing.T, open New) {
 		if diff := cmp.Diff(a, get(t, s, a.ID)); diff != "" {
 			t.Errorf("stored attempt (-put +got):\n%s", diff)
 		}
-		// The engine knows its own write by this, where the answer to it was lost.
+		// The engine relies on this to recognize its own write when the answer was lost.
 		if got := get(t, s, a.ID); !reflect.DeepEqual(a, got) {
 			t.Errorf("put %#v, read %#v: equal, but not in every member", a, got)
 		}
@@ -71,8 +71,7 @@ func Semantics(t *testing.T, open New) {
 		}
 	})
 	t.Run("WhoseItIs", func(t *testing.T) {
-		// The second commit does not say whose the attempt is, and the third is wrong
-		// about it.
+		// The second commit does not name the attempt's user, and the third names another.
 		s := open(t).Store
 		at := now(t, s)
 		a := NewAttempt(at, user(1), "graph")
@@ -108,7 +107,7 @@ func Semantics(t *testing.T, open New) {
 	t.Run("Probe", func(t *testing.T) {
 		s := open(t).Store
 		for range 3 {
-			// A disk that is busy for a moment is not ready, and then it is.
+			// A busy disk may make the store unready for a moment.
 			deadline := time.Now().Add(time.Minute)
 			for err := s.Probe(t.Context()); err != nil; err = s.Probe(t.Context()) {
 				if time.Now().After(deadline) {
@@ -160,7 +159,7 @@ func Semantics(t *testing.T, open New) {
 	})
 }
 
-// calls are the methods that may fail, Apply and Changed aside.
+// calls are the methods that return an error, except Apply and Changed.
 func calls(s store.Store, id string) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"Find": func(ctx context.Context) error { return second(s.Find(ctx, store.Query{})) },
@@ -219,7 +218,7 @@ func refusals(t *testing.T, s store.Store) {
 		{"nameless mark", store.Commit{Marks: []store.Mark{{Version: 1}}}, store.ErrInvalid},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			// What stands beside the fault must not be written either.
+			// The valid rest of the commit must not be written either.
 			beside := NewAttempt(at, user(3), "graph")
 			tc.commit.Put = append([]store.Attempt{beside}, tc.commit.Put...)
 			tc.commit.Events = append(tc.commit.Events, store.Event{Kind: store.EventNote, Time: at})
@@ -247,7 +246,7 @@ func refusals(t *testing.T, s store.Store) {
 func find(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)
-	// Three ended attempts of graph, the last one open; two ended of github.
+	// Three attempts of graph, of which the last is open, and two ended ones of github.
 	var all []store.Attempt
 	for i, conn := range []string{"graph", "graph", "github", "github", "graph"} {
 		a := NewAttempt(at.Add(time.Duration(i)*time.Second), user(1), conn)
@@ -342,7 +341,7 @@ func exchangeIDs(t *testing.T, s store.Store) {
 	expect(store.Query{User: elsewhere, ExchangeID: "ex-1"}, "")
 	expect(store.Query{User: anyone, ExchangeID: "ex-2"}, "")
 
-	// Superseded: the old card's id still leads to the old attempt.
+	// After superseding, the old card's id still leads to the old attempt.
 	old = Next(old, store.Failed, at)
 	next := NewAttempt(at, user(1), "graph")
 	next.ExchangeID = "ex-2"
@@ -422,7 +421,7 @@ func events(t *testing.T, s store.Store) {
 	})
 }
 
-// trailed follows the whole trail.
+// trailed tests Trail.
 func trailed(t *testing.T, s store.Store) {
 	t.Helper()
 	at := now(t, s)

@@ -1,8 +1,8 @@
-// Package storetest is what every backend of package store must pass. Each
-// suite stands for one guarantee; [Run] runs them all.
+// Package storetest has the tests that every backend of package store must pass. Each
+// suite tests one guarantee; [Run] runs them all.
 //
-// The suites do not assume that they control the store's clock: they read it
-// from the store, and move it only if the harness can.
+// The suites do not assume that they control the store's clock. They read the time from
+// the store, and move its clock only if the harness can.
 package storetest
 
 import (
@@ -20,20 +20,19 @@ import (
 type Harness struct {
 	// Store is open and empty; the harness closes it when the test ends.
 	Store store.Store
-	// Advance moves the store's clock. Without it the suites wait for the
-	// real one.
+	// Advance moves the store's clock forward. If it is nil, the suites wait in real
+	// time.
 	Advance func(d time.Duration)
-	// Reopen closes the store and opens it again. Nil for a backend that
-	// keeps nothing.
+	// Reopen closes the store and opens it again. Nil for a backend that does not
+	// persist.
 	Reopen func(t *testing.T) store.Store
-	// Second opens the same data a second time, as another instance would.
-	// Nil for a backend of one process.
+	// Second opens the same data a second time, as another instance would. Nil for a
+	// backend of one process.
 	Second func(t *testing.T) store.Store
-	// Damage makes the record of an attempt one that cannot be decoded, by
-	// writing to the data what a newer program or a bad disk might have left
-	// there. Nil for a backend without an encoding.
+	// Damage makes an attempt's record undecodable, by writing what a newer program or a
+	// bad disk might have left there. Nil for a backend without an encoding.
 	Damage func(t *testing.T, id string)
-	// DamageDelivery does the same to a delivery.
+	// DamageDelivery makes a delivery undecodable. Nil as for Damage.
 	DamageDelivery func(t *testing.T, k store.DeliveryKey)
 }
 
@@ -65,7 +64,7 @@ func Run(t *testing.T, open New) {
 	}
 }
 
-// App is the bot of all the suites' records.
+// App is the bot of all records in the suites.
 const App = "app-1"
 
 // NewID makes a ULID for a time.
@@ -73,7 +72,7 @@ func NewID(at time.Time) string {
 	return ulid.MustNew(ulid.Timestamp(at), rand.Reader).String()
 }
 
-// NewAttempt is a full, valid Idle attempt of a user, to be inserted. at is the
+// NewAttempt returns a complete, valid Idle attempt of a user, to be inserted. at is the
 // store's time.
 func NewAttempt(at time.Time, user, connection string) store.Attempt {
 	at = store.Time(at)
@@ -94,8 +93,8 @@ func NewAttempt(at time.Time, user, connection string) store.Attempt {
 	}
 }
 
-// Next is the attempt's next version in a state entered at a time. Terminal
-// states get a method or a reason.
+// Next returns the attempt's next version, in a state that it entered at a time. A
+// terminal state gets a method or a reason.
 func Next(a store.Attempt, to store.State, at time.Time) store.Attempt {
 	n := a.Clone()
 	n.Version++
@@ -111,7 +110,7 @@ func Next(a store.Attempt, to store.State, at time.Time) store.Attempt {
 	return n
 }
 
-// Line is a transition's audit line.
+// Line returns a transition's audit line.
 func Line(a *store.Attempt, from store.State) store.Event {
 	return store.Event{
 		Attempt: a.ID, Time: a.Entered, Instance: "bot-a", Kind: store.EventTransition, Row: "B1",
@@ -119,7 +118,7 @@ func Line(a *store.Attempt, from store.State) store.Event {
 	}
 }
 
-// Owed is a pending delivery of the attempt's completion.
+// Owed returns a pending delivery of the attempt's completion.
 func Owed(a *store.Attempt, round int, at time.Time) store.Delivery {
 	return store.Delivery{
 		DeliveryKey: store.DeliveryKey{Attempt: a.ID, Kind: store.DeliverComplete, Round: round},
@@ -137,7 +136,7 @@ func now(t *testing.T, s store.Store) time.Time {
 	return info.Now
 }
 
-// pass lets d go by on the store's clock.
+// pass lets d pass on the store's clock.
 func (h *Harness) pass(t *testing.T, d time.Duration) {
 	t.Helper()
 	if h.Advance != nil {
@@ -164,7 +163,7 @@ func apply(t *testing.T, s store.Store, c store.Commit) error {
 	return errs[0]
 }
 
-// must writes one commit that has to succeed.
+// must writes one commit, which must succeed.
 func must(t *testing.T, s store.Store, c store.Commit) {
 	t.Helper()
 	if err := apply(t, s, c); err != nil {
@@ -193,7 +192,7 @@ func get(t *testing.T, s store.Store, id string) store.Attempt {
 	return snap.Attempts[0]
 }
 
-// ids names attempts in order.
+// ids returns the ids of attempts, in order.
 func ids(attempts []store.Attempt) []string {
 	out := make([]string, 0, len(attempts))
 	for i := range attempts {
@@ -202,5 +201,5 @@ func ids(attempts []store.Attempt) []string {
 	return out
 }
 
-// user names the nth user.
+// user returns the id of the nth user.
 func user(n int) string { return fmt.Sprintf("29:user-%d", n) }
