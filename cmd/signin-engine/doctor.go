@@ -223,7 +223,7 @@ func stuckHealth(o operator.Overview) health {
 	case serious > 0:
 		return health{"stuck", healthFail, fmt.Sprintf("%d of level error: see inspect", serious)}
 	case len(o.Stuck) > 0:
-		return health{"stuck", healthWarn, fmt.Sprintf("%d warnings: see inspect", len(o.Stuck))}
+		return health{"stuck", healthWarn, fmt.Sprintf("%d of level warn: see inspect", len(o.Stuck))}
 	default:
 		return health{"stuck", healthOK, "nothing is stuck"}
 	}
