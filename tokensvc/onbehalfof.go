@@ -77,10 +77,30 @@ func (c *ClientCredentials) post(ctx context.Context, tenant string, form url.Va
 // matches [ErrAudience]: the token is not from Entra.
 func AssertionTenant(assertion Secret) (string, error) {
 	claims, ok := ReadClaims(assertion)
-	if !ok || claims.Tenant == "" {
+	if !ok || !IsTenantID(claims.Tenant) {
 		return "", fmt.Errorf("on behalf of: %w: it names no tenant of Entra", ErrAudience)
 	}
 	return claims.Tenant, nil
+}
+
+// IsTenantID reports whether s has the form of a tenant's id, a GUID. A domain also
+// names a tenant, but is in no token.
+func IsTenantID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if c != '-' {
+				return false
+			}
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'f', c >= 'A' && c <= 'F':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // Entra's codes for a token that was made for another app (a token for Graph fails

@@ -78,3 +78,20 @@ func (s *Server) accessToken(w http.ResponseWriter, in *incoming) {
 	s.mu.Unlock()
 	answerJSON(w, statusOK, oauthToken{"Bearer", botTokenLifetime, token})
 }
+
+// tenantMetadata ends the path of a tenant's OpenID metadata.
+const tenantMetadata = "/v2.0/.well-known/openid-configuration"
+
+// tenant says where a tenant gives out tokens. Azure's SDK asks for it first, and only
+// over TLS: a bot with a certificate or federated credentials needs a listener with a
+// certificate that it trusts in front of the emulator.
+func (s *Server) tenant(w http.ResponseWriter, in *incoming) {
+	scheme := "http://"
+	if in.request.TLS != nil {
+		scheme = "https://"
+	}
+	base := scheme + in.request.Host + in.request.URL.Path[:len(in.request.URL.Path)-len(tenantMetadata)]
+	answerJSON(w, statusOK, map[string]string{
+		"issuer": base + "/v2.0", "authorization_endpoint": base + "/oauth2/v2.0/authorize", "token_endpoint": base + "/oauth2/v2.0/token",
+	})
+}

@@ -31,6 +31,7 @@ const (
 	OpDeleteActivity           Operation = "DeleteActivity"       // connector
 	OpCreateConversation       Operation = "CreateConversation"   // connector
 	OpMe                       Operation = "Me"                   // Graph
+	OpTenant                   Operation = "Tenant"               // OpenID metadata of a tenant, which Azure's SDK asks for before a token
 	OpMetadata                 Operation = "Metadata"             // OpenID metadata of the connector's tokens
 	OpKeys                     Operation = "Keys"                 // their keys
 	OpUnknown                  Operation = "Unknown"              // answered 404
@@ -42,7 +43,7 @@ func Operations() []Operation {
 		OpGetToken, OpGetSignInResource, OpExchange, OpSignOut, OpGetTokenStatus, OpGetTokenOrSignInResource, OpGetAadTokens,
 		OpAccessToken, OpSignInPage, OpSignIn, OpPostToken,
 		OpPostActivity, OpUpdateActivity, OpDeleteActivity, OpCreateConversation,
-		OpMe, OpMetadata, OpKeys, OpUnknown,
+		OpMe, OpMetadata, OpTenant, OpKeys, OpUnknown,
 	}
 }
 
@@ -59,6 +60,9 @@ func route(method string, u *url.URL) target {
 	path := strings.ToLower(strings.TrimRight(u.Path, "/"))
 	if strings.HasSuffix(path, "/oauth2/v2.0/token") {
 		return only(method, http.MethodPost, OpAccessToken)
+	}
+	if strings.HasSuffix(path, tenantMetadata) {
+		return only(method, http.MethodGet, OpTenant)
 	}
 	switch path {
 	case "/api/usertoken/gettoken":

@@ -279,6 +279,8 @@ func (s *Server) handle(w http.ResponseWriter, in *incoming) {
 		s.me(w, in)
 	case OpMetadata:
 		s.metadata(w, in)
+	case OpTenant:
+		s.tenant(w, in)
 	case OpKeys:
 		s.keys(w)
 	case OpUnknown:
@@ -290,7 +292,7 @@ func (s *Server) handle(w http.ResponseWriter, in *incoming) {
 // the SAS URL have their own rules.
 func (s *Server) authorized(in *incoming) bool {
 	switch in.op {
-	case OpAccessToken, OpSignInPage, OpSignIn, OpPostToken, OpMe, OpMetadata, OpKeys, OpUnknown:
+	case OpAccessToken, OpSignInPage, OpSignIn, OpPostToken, OpMe, OpMetadata, OpTenant, OpKeys, OpUnknown:
 		return true
 	case OpGetToken, OpGetSignInResource, OpExchange, OpSignOut, OpGetTokenStatus, OpGetTokenOrSignInResource, OpGetAadTokens,
 		OpPostActivity, OpUpdateActivity, OpDeleteActivity, OpCreateConversation:

@@ -26,7 +26,11 @@ import (
 const userTenant = "11111111-0000-4000-8000-00000000007e"
 
 // userToken is one that can be exchanged.
-var userToken = tokensvc.NewSecret("h." + base64.RawURLEncoding.EncodeToString([]byte(`{"aud":"`+appID+`","tid":"`+userTenant+`"}`)) + ".s")
+var userToken = tokensvc.NewSecret(jwtOf(userTenant))
+
+func jwtOf(tenant string) string {
+	return "h." + base64.RawURLEncoding.EncodeToString([]byte(`{"aud":"`+appID+`","tid":"`+tenant+`"}`)) + ".s"
+}
 
 // behalves are the sources that can exchange users' tokens.
 func behalves(t *testing.T, e *entra) map[string]*credentials.Source {
@@ -90,8 +94,15 @@ func TestOnBehalfOfRefused(t *testing.T) {
 			if _, ok := tokensvc.CredentialsFailure(err); ok {
 				t.Error("it counts as a failure of the bot's own credentials")
 			}
-			if _, err := s.OnBehalfOf(t.Context(), tokensvc.NewSecret("opaque"), []string{"a/.default"}); !errors.Is(err, tokensvc.ErrAudience) {
-				t.Errorf("an opaque token: %v, want ErrAudience", err)
+			// The token is the client's word: its tenant becomes part of an address.
+			asked := len(e.asked())
+			for what, forged := range map[string]string{"opaque": "opaque", "parent": jwtOf(".."), "name": jwtOf("contoso.example"), "path": jwtOf(tenant + "/x")} {
+				if _, err := s.OnBehalfOf(t.Context(), tokensvc.NewSecret(forged), []string{"a/.default"}); !errors.Is(err, tokensvc.ErrAudience) {
+					t.Errorf("%s: %v, want ErrAudience", what, err)
+				}
+			}
+			if len(e.asked()) != asked {
+				t.Error("Entra was asked")
 			}
 			e.Close()
 			_, err = s.OnBehalfOf(t.Context(), userToken, []string{"a/.default"})

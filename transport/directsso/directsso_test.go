@@ -26,6 +26,9 @@ import (
 
 const app = "00000000-0000-4000-8000-0000000000b0"
 
+// patience is how long a test waits for what the bot says.
+const patience = time.Minute
+
 var key = bytes.Repeat([]byte{7}, 32)
 
 // keys are keys that stay.
@@ -84,10 +87,25 @@ func (b *bot) pass(d time.Duration) {
 	b.now = b.now.Add(d)
 }
 
+// source is how a bot proves who it is.
+type source interface {
+	tokensvc.TokenSource
+	machine.OnBehalfOf
+}
+
 func newBot(t *testing.T, others ...string) *bot {
 	t.Helper()
+	return newBotOf(t, func(login *httptest.Server) (source, error) {
+		return tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{
+			LoginURL: login.URL, ClientID: app, ClientSecret: tokensvc.NewSecret("secret"), HTTPClient: login.Client(),
+		})
+	}, others...)
+}
+
+func newBotOf(t *testing.T, prove func(login *httptest.Server) (source, error), others ...string) *bot {
+	t.Helper()
 	b := &bot{now: time.Now(), store: memstore.New(time.Now)}
-	cfg := emulator.Config{ClientID: app, ClientSecret: tokensvc.NewSecret("secret")}
+	cfg := emulator.Config{ClientID: app}
 	for _, name := range others {
 		cfg.Connections = append(cfg.Connections, emulator.Connection{Name: name})
 	}
@@ -95,9 +113,9 @@ func newBot(t *testing.T, others ...string) *bot {
 	azure := httptest.NewServer(b.emu)
 	t.Cleanup(azure.Close)
 	b.emu.SetBaseURL(azure.URL)
-	credentials, err := tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{
-		LoginURL: azure.URL, ClientID: app, ClientSecret: tokensvc.NewSecret("secret"),
-	})
+	login := httptest.NewTLSServer(b.emu)
+	t.Cleanup(login.Close)
+	credentials, err := prove(login)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +194,9 @@ func (b *bot) say(t *testing.T, text, want string) {
 	if want == "" {
 		return
 	}
-	if _, err := b.emu.WaitForText(t.Context(), b.user.Conversation.ID, want); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := b.emu.WaitForText(ctx, b.user.Conversation.ID, want); err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
 }
@@ -193,7 +213,9 @@ func (b *bot) exchange(t *testing.T, card *emulator.Card) int {
 
 func (b *bot) card(t *testing.T, after int64) emulator.Card {
 	t.Helper()
-	card, err := b.emu.WaitForCard(t.Context(), b.user.Conversation.ID, after)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	card, err := b.emu.WaitForCard(ctx, b.user.Conversation.ID, after)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func NewAuthenticator(cfg AuthConfig) (*Authenticator, error) {
 }
 
 func (a *Authenticator) addAgentic(cfg AuthConfig) error {
-	if !IsTenantID(cfg.Agentic.Tenant) {
+	if !tokensvc.IsTenantID(cfg.Agentic.Tenant) {
 		return errors.New("teams: authenticator: agentic tokens need the id of their tenant, a GUID")
 	}
 	a.tenant, a.callers = strings.ToLower(cfg.Agentic.Tenant), cfg.Agentic.Callers
@@ -455,24 +455,4 @@ func (p *pass) admit(channel, serviceURL string) (Caller, *refusal) {
 		return Caller{}, unauthorized(WhyServiceURLClaim, errors.New("the activity names another service URL"))
 	}
 	return caller, nil
-}
-
-// IsTenantID reports whether s has the form of a tenant's id, a GUID. A domain also
-// names a tenant, but is in no token.
-func IsTenantID(s string) bool {
-	if len(s) != 36 {
-		return false
-	}
-	for i := range len(s) {
-		switch c := s[i]; {
-		case i == 8 || i == 13 || i == 18 || i == 23:
-			if c != '-' {
-				return false
-			}
-		case c >= '0' && c <= '9', c >= 'a' && c <= 'f', c >= 'A' && c <= 'F':
-		default:
-			return false
-		}
-	}
-	return true
 }

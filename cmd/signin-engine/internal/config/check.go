@@ -123,7 +123,7 @@ func (c *Config) checkInbound(p *Errors) {
 		}
 	}
 	switch {
-	case c.Agentic && !teams.IsTenantID(c.TenantID):
+	case c.Agentic && !tokensvc.IsTenantID(c.TenantID):
 		p.add("tenant_id", "has to be the tenant's id, a GUID, where agentic is on: it says whose agents are let in")
 	case !c.Agentic && c.AgenticBlueprintID != "":
 		p.add("agentic_blueprint_id", "is set, and agentic is not")
