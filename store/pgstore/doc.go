@@ -45,8 +45,9 @@
 //
 // No update of an attempt touches an index between its insertion and its end: what
 // changes meanwhile is not indexed. The sweeper uses the column wake, a lower bound
-// of the due time. It stays as long as it is one, and [Store.Due] moves it forward
-// when it has fallen behind. What people filter by is indexed when the attempt ends.
+// of the due time. An update changes it only if it would no longer be one, and
+// [Store.Due] moves it forward when it has fallen behind. What people filter by is
+// indexed when the attempt ends.
 // Each of these indexes ends with the id, which begins with its time, so that the
 // cost of a page depends only on what it shows.
 //
