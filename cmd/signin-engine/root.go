@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -129,7 +130,11 @@ func (c *cli) settings(cmd *cobra.Command) (config.Config, error) {
 
 // checkedSettings are those of a bot that is to be served.
 func (c *cli) checkedSettings(cmd *cobra.Command) (config.Config, error) {
-	return config.LoadChecked(config.Source{File: c.configFile, Environ: c.environ, Flags: cmd.Flags()})
+	cfg, err := config.LoadChecked(config.Source{File: c.configFile, Environ: c.environ, Flags: cmd.Flags()})
+	if err != nil && c.configFile == "" {
+		err = errors.Join(err, usage("no file was read: name one with --config, or try signin-engine dev, which needs none"))
+	}
+	return cfg, err
 }
 
 // terminal reports whether w is one.
