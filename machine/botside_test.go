@@ -210,6 +210,24 @@ func TestCardSaysDone(t *testing.T) {
 	}
 }
 
+// A card in the user's own chat is replaced there, although the user asked elsewhere.
+func TestCardInTheOwnChatSaysDone(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) {
+		c.Connections[0].DoneText = "You are signed in."
+		c.Policy.GroupChat = machine.OneToOne
+	})
+	asked := message("hello")
+	asked.Conversation.Type, asked.Conversation.IsGroup = "groupChat", true
+	if _, err := d.eng.Turn(asked).SignIn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.exchange()
+	d.drain()
+	if d.said("update card-1 in 1:1-29:alice") != 1 {
+		t.Errorf("the card was not replaced: %q", d.log)
+	}
+}
+
 func TestTypedCode(t *testing.T) {
 	d := newDesk(t, func(c *machine.Config) { c.Policy.TypedCodes = true })
 	done := 0

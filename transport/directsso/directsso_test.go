@@ -51,21 +51,38 @@ type bot struct {
 	mu    sync.Mutex
 	now   time.Time
 	marks []store.Mark
+	down  bool // the store takes and gives no tokens
 }
 
 // Apply, Mark and Secret are the store as the service sees it, with a record of what
 // was written.
 func (b *bot) Apply(ctx context.Context, commits []store.Commit) []error {
 	b.mu.Lock()
+	down := b.down
 	for _, c := range commits {
 		b.marks = append(b.marks, c.Marks...)
 	}
 	b.mu.Unlock()
+	if down {
+		return slices.Repeat([]error{store.ErrUnavailable}, len(commits))
+	}
 	return b.store.Apply(ctx, commits)
 }
 
 func (b *bot) Mark(ctx context.Context, name string) (store.Mark, error) {
+	b.mu.Lock()
+	down := b.down
+	b.mu.Unlock()
+	if down {
+		return store.Mark{}, store.ErrUnavailable
+	}
 	return b.store.Mark(ctx, name)
+}
+
+func (b *bot) setDown(down bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.down = down
 }
 func (b *bot) Secret() []byte { return b.store.Secret() }
 
@@ -328,6 +345,34 @@ func TestPageEndsBesideAnotherConnection(t *testing.T) {
 	if n := b.emu.Counts()[emulator.OpGetToken] - asked; n != 0 {
 		t.Errorf("another connection was asked %d times", n)
 	}
+}
+
+// While the store keeps no tokens nobody is signed in and nothing is lost: afterwards the
+// same card signs the user in.
+func TestStoreKeepsNothing(t *testing.T) {
+	b := newBot(t)
+	b.say(t, "hello", "")
+	card := b.card(t, 0)
+	b.setDown(true)
+	if got := b.exchange(t, &card); got != http.StatusPreconditionFailed {
+		t.Errorf("exchange: %d", got)
+	}
+	about := tokensvc.UserConnection{UserID: b.user.User.ID, Connection: "graph", ChannelID: "msteams"}
+	var failed *tokensvc.Error
+	if _, err := b.sso.GetToken(t.Context(), about, tokensvc.Secret{}); !errors.As(err, &failed) || errors.Is(err, tokensvc.ErrNoToken) || failed.Op != tokensvc.OpGetToken {
+		t.Errorf("GetToken: %v, want a failure that is not the want of a token", err)
+	}
+	if _, err := b.sso.GetTokenStatus(t.Context(), about.UserID, about.ChannelID); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("GetTokenStatus: %v", err)
+	}
+	if err := b.sso.SignOut(t.Context(), about); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("SignOut: %v", err)
+	}
+	b.setDown(false)
+	if got := b.exchange(t, &card); got != http.StatusOK {
+		t.Errorf("exchange: %d", got)
+	}
+	b.say(t, "hello", "token")
 }
 
 // Another user's token is refused whatever the policy says: it would be kept for who

@@ -2,6 +2,7 @@ package teams_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +28,7 @@ type guarded struct {
 
 	beside machine.CompleteHandler // of graph, after the guard's own; nil: none
 
+	all    bool // the guard names no connections
 	nested bool // a guard for each connection, one behind the other
 	routes bool // a guard for each of two routes, and a route without one
 
@@ -89,6 +91,12 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 			t.Fatal(err)
 		}
 		connections = connections[:1]
+	}
+	if g.all {
+		connections = nil
+	}
+	if _, err := teams.RequireSignIn(eng, code, []string{"slack"}); !errors.Is(err, machine.ErrUnknownConnection) {
+		t.Errorf("an unknown connection: %v", err)
 	}
 	var front teams.Bot
 	if front, err = teams.RequireSignIn(eng, code, connections); err != nil {
@@ -335,5 +343,27 @@ func TestGuardAsksNoMore(t *testing.T) {
 	stop()
 	if last, _ := g.emu.LastCard(user.Conversation.ID); last.Seq != github.Seq {
 		t.Error("another card went out for an activity that the bot has had")
+	}
+}
+
+// A guard that names no connections requires all, and one that names an unknown
+// connection is refused. What it does not stand for goes through.
+func TestGuardOfAll(t *testing.T) {
+	g := newGuarded(t)
+	g.all = true
+	bot, stop := g.start(t, "a")
+	user := g.emu.Teams(bot.URL)
+	if a, err := user.Invoke(t.Context(), "some/invoke", "", json.RawMessage(`{}`)); err != nil || a.Status != http.StatusNotImplemented {
+		t.Errorf("an invoke: %+v, %v", a, err)
+	}
+	if said := g.said(); !slices.Equal(said, []string{"a:  without Graph without github"}) {
+		t.Errorf("the bot heard %q", said)
+	}
+	graph := g.ask(t, user, "show my issues")
+	g.exchange(t, user, graph)
+	g.redeem(t, user, g.card(t, user, graph.Seq))
+	stop() // what is owed is made
+	if said := g.said(); len(said) != 2 || said[1] != "a: show my issues" {
+		t.Errorf("the bot heard %q", said)
 	}
 }
