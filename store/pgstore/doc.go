@@ -43,12 +43,11 @@
 // Each column has a comment. The views signin_attempts_v1, signin_events_v1 and
 // signin_deliveries_v1 are for others to build on; the tables may change.
 //
-// No update of an attempt touches an index between its insertion and its end: what
-// changes meanwhile is not indexed. The sweeper uses the column wake, a lower bound
-// of the due time. An update changes it only if it would no longer be one, and
-// [Store.Due] moves it forward when it has fallen behind. What people filter by is
-// indexed when the attempt ends.
-// Each of these indexes ends with the id, which begins with its time, so that the
+// Updates of an attempt touch no index between its insertion and its end: what changes
+// meanwhile is not indexed. The exception is wake, the sweeper's lower bound of the due
+// time. An update changes it only if it would no longer be one, and [Store.Due] moves it
+// forward when it has fallen behind. What people filter by is indexed when the attempt
+// ends. Each of these indexes ends with the id, which begins with its time, so that the
 // cost of a page depends only on what it shows.
 //
 // # Distribution
