@@ -1,9 +1,11 @@
 package composeext_test
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"strings"
@@ -14,6 +16,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/memstore"
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
+	"github.com/signin-engine/signin-engine/transport/composeext"
+	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
 // The loop of the seeds: query, popup, code, query, with each request on another
@@ -446,6 +450,35 @@ func TestPage(t *testing.T) {
 	}
 	if a, err := emulator.NewBrowser().Open(t.Context(), w.public+"/auth/other"); err != nil || a.Status != http.StatusNotFound {
 		t.Errorf("%d, %v", a.Status, err)
+	}
+}
+
+// A provider may number its users. The number is theirs: not 1.2345678e+07.
+func TestNumberedUser(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"id":12345678,"login":"octo"}`:                         "12345678",
+		`{"id":12345678901234567890,"login":"octo"}`:             "12345678901234567890",
+		`{"sub":"u-1","id":7,"login":"octo"}`:                    "u-1",
+		`{"sub":null,"id":{"odd":1},"login":"octo"}`:             "",
+		`{"sub":"","id":"` + "octo\\u0000" + `","login":"octo"}`: "octo ",
+	} {
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		t.Cleanup(api.Close)
+		subject := "nobody"
+		w := newWorld(t, func(w *world) {
+			w.configure = func(c *popup.Config) { c.Provider.ProfileURL = api.URL }
+			w.extend = func(c *composeext.Config) {
+				c.OnQuery = func(_ context.Context, r *composeext.Request, _ composeext.Query) (composeext.Response, error) {
+					subject = r.Token.Properties["subject"]
+					return composeext.List(composeext.Thumbnail("octo", "")), nil
+				}
+			}
+		})
+		w.signIn(w.user(""))
+		if subject != want {
+			t.Errorf("%s: subject %q, want %q", body, subject, want)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ package credentials
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -318,6 +319,8 @@ func (s *Source) OnBehalfOf(ctx context.Context, assertion tokensvc.Secret, scop
 	if err != nil {
 		return tokensvc.Token{}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.bot.Timeout, tokensvc.DefaultTimeout))
+	defer cancel()
 	seen := new(witness)
 	cred, err := s.behalf(s.options(seen), seen, tenant, assertion.Reveal())
 	if err != nil {

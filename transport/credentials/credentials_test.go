@@ -395,6 +395,9 @@ func TestOneFetchInFlightAndATimeout(t *testing.T) {
 	if _, ok := tokensvc.CredentialsFailure(err); !ok || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
+	if _, err = s.OnBehalfOf(context.Background(), userToken, []string{"a/.default"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("on behalf of: %v", err)
+	}
 }
 
 func TestMistakesAreFoundAtOnce(t *testing.T) {

@@ -227,13 +227,29 @@ func (p *provider) userInfo(ctx context.Context, at *endpoints, tok *oauth2.Toke
 
 // profile is what providers call their users.
 type profile struct {
-	Subject   any    `json:"sub"`
-	ID        any    `json:"id"`
+	Subject   userID `json:"sub"`
+	ID        userID `json:"id"`
 	Name      string `json:"name"`
 	Display   string `json:"displayName"`
 	Preferred string `json:"preferred_username"`
 	Login     string `json:"login"`
 	Mail      string `json:"email"`
+}
+
+// userID is a text, or a number of any size with its digits as they come.
+type userID string
+
+// UnmarshalJSON takes nothing for what is neither.
+func (id *userID) UnmarshalJSON(b []byte) error {
+	var text string
+	var number json.Number
+	switch {
+	case json.Unmarshal(b, &text) == nil:
+		*id = userID(text)
+	case json.Unmarshal(b, &number) == nil:
+		*id = userID(number)
+	}
+	return nil
 }
 
 func (p *profile) name() string {
@@ -262,13 +278,7 @@ func (p *provider) profile(ctx context.Context, tok *oauth2.Token) (subject, nam
 	if err != nil || status != http.StatusOK || json.Unmarshal(body, &got) != nil {
 		return "", ""
 	}
-	for _, id := range []any{got.Subject, got.ID} {
-		if id != nil {
-			subject = bounded(fmt.Sprint(id))
-			break
-		}
-	}
-	return subject, got.name()
+	return bounded(string(or(got.Subject, got.ID))), got.name()
 }
 
 // refresh uses a refresh token. The provider may hand out another one.
