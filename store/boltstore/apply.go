@@ -202,32 +202,22 @@ func (t *txn) apply(c *store.Commit, plans []putPlan) error {
 			return err
 		}
 	}
-	if err := t.putEvents(c.Events); err != nil {
-		return err
-	}
+	t.putEvents(c.Events)
 	for i := range c.Deliveries {
-		if err := t.putDelivery(&c.Deliveries[i], nil); err != nil {
-			return err
-		}
+		t.putDelivery(&c.Deliveries[i], nil)
 	}
 	for i := range c.Acks {
 		a := &c.Acks[i].Delivery
 		if _, err := t.readDelivery(a.DeliveryKey, &t.had); err != nil {
 			return err
 		}
-		if err := t.putDelivery(a, &t.had); err != nil {
-			return err
-		}
+		t.putDelivery(a, &t.had)
 	}
 	for _, id := range c.Drop {
-		if err := t.drop(id); err != nil {
-			return err
-		}
+		t.drop(id)
 	}
 	for i := range c.Marks {
-		if err := t.putMark(&c.Marks[i]); err != nil {
-			return err
-		}
+		t.putMark(&c.Marks[i])
 	}
 	return nil
 }
@@ -239,32 +229,31 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 	a.Request = nil // has a row of its own
 	t.value = store.AppendAttempt(t.value[:0], a)
 	t.key = rowKey(t.key[:0], a.ID, kindRecord)
-	if err := t.rows.Put(t.key, t.value); err != nil {
-		return err
-	}
+	t.rows.Put(t.key, t.value)
 	a.Request = given.Request
 	t.woken = append(t.woken, a.ID)
 	t.known.keep(a)
-	for _, step := range []func(*store.Attempt, *putPlan) error{t.putRequest, t.indexOpen, t.indexUser, t.indexExchange, t.indexEnd, t.indexSkew} {
-		if err := step(a, plan); err != nil {
-			return err
-		}
-	}
-	return nil
+	t.putRequest(a, plan)
+	t.indexUser(a, plan)
+	t.indexExchange(a, plan)
+	t.indexEnd(a, plan)
+	t.indexSkew(a)
+	return t.indexOpen(a, plan)
 }
 
 // putRequest writes the activity that asked, if it has changed. It is larger than the
 // rest of the record, and hardly ever changes.
-func (t *txn) putRequest(a *store.Attempt, plan *putPlan) error {
+func (t *txn) putRequest(a *store.Attempt, plan *putPlan) {
 	now := sum(a.Request)
 	if plan.old.request == now { // old is 0 on insertion
-		return nil
+		return
 	}
 	t.key = rowKey(t.key[:0], a.ID, kindRequest)
 	if now == 0 {
-		return t.rows.Delete(t.key)
+		t.rows.Delete(t.key)
+		return
 	}
-	return t.rows.Put(t.key, a.Request)
+	t.rows.Put(t.key, a.Request)
 }
 
 // indexOpen updates the open and the due index.
@@ -278,9 +267,7 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 		if ok && row.id == a.ID {
 			had = row
 			if a.State.Terminal() {
-				if err := t.live.Delete(t.key); err != nil {
-					return err
-				}
+				t.live.Delete(t.key)
 			}
 		}
 	}
@@ -290,126 +277,116 @@ func (t *txn) indexOpen(a *store.Attempt, plan *putPlan) error {
 		due = had.due
 	}
 	if !had.due.Equal(due) {
-		if err := t.moveDue(a.ID, had.due, due); err != nil {
-			return err
-		}
+		t.moveDue(a.ID, had.due, due)
 	}
 	if a.State.Terminal() {
 		return nil
 	}
 	row := openRow{state: a.State, entered: a.Entered, due: due, id: a.ID}
-	return t.putOpenRow(plan.key, &row)
+	t.putOpenRow(plan.key, &row)
+	return nil
 }
 
-func (t *txn) putOpenRow(h userKey, row *openRow) error {
+func (t *txn) putOpenRow(h userKey, row *openRow) {
 	t.value = row.append(t.value[:0])
 	t.key = openKey(t.key[:0], h)
-	return t.live.Put(t.key, t.value)
+	t.live.Put(t.key, t.value)
 }
 
-func (t *txn) moveDue(id string, from, to time.Time) error {
+func (t *txn) moveDue(id string, from, to time.Time) {
 	if !from.IsZero() {
 		t.key = dueKey(t.key[:0], from, id)
-		if err := t.live.Delete(t.key); err != nil {
-			return err
-		}
+		t.live.Delete(t.key)
 	}
 	if to.IsZero() {
-		return nil
+		return
 	}
 	t.key = dueKey(t.key[:0], to, id)
-	return t.live.Put(t.key, nil)
+	t.live.Put(t.key, nil)
 }
 
 // indexUser updates the indexes by MRI and by Entra object id.
-func (t *txn) indexUser(a *store.Attempt, plan *putPlan) error {
+func (t *txn) indexUser(a *store.Attempt, plan *putPlan) {
 	if !plan.had {
 		t.value = append(t.value[:0], plan.key[hashSize:]...)
 		t.key = userRow(t.key[:0], plan.key, a.ID)
-		if err := t.idx.Put(t.key, t.value); err != nil {
-			return err
-		}
+		t.idx.Put(t.key, t.value)
 	}
 	oldAAD, aad := "", a.Conversation.UserAAD
 	if plan.had {
 		oldAAD = plan.old.aad
 	}
 	if oldAAD == aad {
-		return nil
+		return
 	}
 	if oldAAD != "" {
 		t.key = t.aadRow(t.key[:0], oldAAD, a.ID)
-		if err := t.idx.Delete(t.key); err != nil {
-			return err
-		}
+		t.idx.Delete(t.key)
 	}
 	if aad == "" {
-		return nil
+		return
 	}
 	t.key = t.aadRow(t.key[:0], aad, a.ID)
-	return t.idx.Put(t.key, nil)
+	t.idx.Put(t.key, nil)
 }
 
 // indexExchange makes the exchange id point to the attempt, and records a former one
 // for Purge.
-func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) error {
+func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) {
 	if old := &plan.old; plan.had && old.exchange != "" && (old.exchange != a.ExchangeID || old.key.App != a.Key.App) {
 		former := t.exchangeRow(nil, old.key.App, old.exchange)
 		t.key = append(rowKey(t.key[:0], a.ID, kindExchange), former...)
-		if err := t.rows.Put(t.key, nil); err != nil {
-			return err
-		}
+		t.rows.Put(t.key, nil)
 	}
 	if a.ExchangeID == "" {
-		return nil
+		return
 	}
 	t.key = t.exchangeRow(t.key[:0], a.Key.App, a.ExchangeID)
 	if string(t.idx.Get(t.key)) == a.ID {
-		return nil
+		return
 	}
 	t.value = append(t.value[:0], a.ID...)
-	return t.idx.Put(t.key, t.value)
+	t.idx.Put(t.key, t.value)
 }
 
 // indexEnd updates the tallies of ended attempts.
-func (t *txn) indexEnd(a *store.Attempt, plan *putPlan) error {
+func (t *txn) indexEnd(a *store.Attempt, plan *putPlan) {
 	if old := &plan.old; plan.had && old.state.Terminal() {
-		if err := t.tally(old.entered, old.outcome, -1); err != nil {
-			return err
-		}
+		t.tally(old.entered, old.outcome, -1)
 	}
 	if !a.State.Terminal() {
-		return nil
+		return
 	}
-	return t.tally(a.Entered, a.Outcome(), 1)
+	t.tally(a.Entered, a.Outcome(), 1)
 }
 
-func (t *txn) tally(entered time.Time, outcome string, by int64) error {
+func (t *txn) tally(entered time.Time, outcome string, by int64) {
 	t.key = tallyKey(t.key[:0], entered, outcome)
 	n, _ := binary.Varint(t.live.Get(t.key))
 	if n += by; n <= 0 {
-		return t.live.Delete(t.key)
+		t.live.Delete(t.key)
+		return
 	}
 	t.value = binary.AppendVarint(t.value[:0], n)
-	return t.live.Put(t.key, t.value)
+	t.live.Put(t.key, t.value)
 }
 
 // indexSkew widens the bound of [txn.skew] if the attempt exceeds it. It hardly ever
 // writes.
-func (t *txn) indexSkew(a *store.Attempt, _ *putPlan) error {
+func (t *txn) indexSkew(a *store.Attempt) {
 	us := maxSkew + 1
 	if at, isULID := idTime(a.ID); isULID {
 		d := max(micros(at, a.Created), micros(a.Created, at), micros(at, a.Entered))
 		if d <= minSkew.Microseconds() {
-			return nil
+			return
 		}
 		us = 2 * uint64(d)
 	}
 	bound, ok := t.skew()
 	if !ok || us <= 2*uint64(bound.Microseconds()) {
-		return nil
+		return
 	}
-	return t.facts.Put(factSkew(), binary.BigEndian.AppendUint64(nil, us))
+	t.facts.Put(factSkew(), binary.BigEndian.AppendUint64(nil, us))
 }
 
 // micros is how many microseconds a is after b. A time.Duration ends at 292 years.
@@ -418,14 +395,12 @@ func micros(a, b time.Time) int64 { return a.UnixMicro() - b.UnixMicro() }
 // putEvents writes the lines, one row for each run of lines of an attempt. Each line
 // has a number among all lines, which is not reused after a purge. It is the Seq of
 // a line without an attempt.
-func (t *txn) putEvents(events []store.Event) error {
+func (t *txn) putEvents(events []store.Event) {
 	if len(events) == 0 {
-		return nil
+		return
 	}
 	last, _ := binary.Uvarint(t.facts.Get(factLines()))
-	if err := t.facts.Put(factLines(), binary.AppendUvarint(nil, last+uint64(len(events)))); err != nil {
-		return err
-	}
+	t.facts.Put(factLines(), binary.AppendUvarint(nil, last+uint64(len(events))))
 	for i := 0; i < len(events); {
 		id := events[i].Attempt
 		t.key, t.value = lineKey(t.key[:0], id, last+uint64(i)+1), t.value[:0]
@@ -435,9 +410,6 @@ func (t *txn) putEvents(events []store.Event) error {
 			t.value = store.AppendLine(t.value, &e)
 			i++
 		}
-		if err := t.audit.Put(t.key, t.value); err != nil {
-			return err
-		}
+		t.audit.Put(t.key, t.value)
 	}
-	return nil
 }

@@ -36,10 +36,10 @@ func (s *Store) Due(ctx context.Context, limit int, hold time.Duration) (store.S
 			return snap, err
 		}
 		early := false
-		err = s.update(ctx, "due", func(t *txn) (err error) {
+		err = s.update(ctx, "due", func(t *txn) error {
 			snap = store.Snapshot{Now: t.now}
-			if early, err = t.fileAnew(limit); err != nil || early {
-				return err
+			if early = t.fileAnew(limit); early {
+				return nil
 			}
 			return t.takeDue(limit, hold, &snap)
 		})
@@ -58,7 +58,7 @@ const anewBatch = 2000
 // fileAnew looks at the first attempts, as many as among, whose filed time has come,
 // and refiles those that are due later. If there are any, it goes on up to
 // anewBatch. It reports whether it refiled any.
-func (t *txn) fileAnew(among int) (some bool, err error) {
+func (t *txn) fileAnew(among int) (some bool) {
 	for _, n := range [...]int{among, anewBatch} {
 		for _, key := range until(t.live, liveDue, t.now, n) {
 			var a store.Attempt
@@ -69,20 +69,15 @@ func (t *txn) fileAnew(among int) (some bool, err error) {
 			if !filed.Before(due) {
 				continue
 			}
-			err := t.fileDue(&a, filed, due)
-			if errors.Is(err, store.ErrCorrupt) {
-				continue
+			if t.fileDue(&a, filed, due) == nil {
+				some = true
 			}
-			if err != nil {
-				return false, err
-			}
-			some = true
 		}
 		if !some {
 			break // the usual case
 		}
 	}
-	return some, nil
+	return some
 }
 
 // takeDue takes due attempts and holds them.
@@ -105,23 +100,21 @@ func (t *txn) takeDue(limit int, hold time.Duration, snap *store.Snapshot) error
 			snap.Attempts = append(snap.Attempts, a)
 		}
 	}
-	if len(aside) == 0 {
-		return nil
+	if len(aside) > 0 {
+		t.holdAside(aside, end)
 	}
-	return t.holdAside(aside, end)
+	return nil
 }
 
 // holdAside moves rows of the due index whose records cannot be read. Their rows of
 // the open index must change too, but only the record has the key of that row. So
 // the open index is searched, once for all of them.
-func (t *txn) holdAside(keys [][]byte, end time.Time) error {
+func (t *txn) holdAside(keys [][]byte, end time.Time) {
 	filed := map[string]time.Time{}
 	for _, key := range keys {
 		at, id := readTime(key[1:]), dueID(key)
 		filed[id] = at
-		if err := t.moveDue(id, at, end); err != nil {
-			return err
-		}
+		t.moveDue(id, at, end)
 	}
 	open := map[string]openRow{}
 	t.eachOpen(nil, func(key []byte, row openRow) {
@@ -132,11 +125,8 @@ func (t *txn) holdAside(keys [][]byte, end time.Time) error {
 	for key, row := range open {
 		row.due = end
 		t.value = row.append(t.value[:0])
-		if err := t.live.Put([]byte(key), t.value); err != nil {
-			return err
-		}
+		t.live.Put([]byte(key), t.value)
 	}
-	return nil
 }
 
 func dueID(key []byte) string { return string(key[1+timeSize:]) }
@@ -155,11 +145,10 @@ func (t *txn) fileDue(a *store.Attempt, from, to time.Time) error {
 	if !ok || row.id != a.ID {
 		return fmt.Errorf("index of open attempts: %w", store.ErrCorrupt)
 	}
-	if err := t.moveDue(a.ID, from, to); err != nil {
-		return err
-	}
+	t.moveDue(a.ID, from, to)
 	row.due = to
-	return t.putOpenRow(h, &row)
+	t.putOpenRow(h, &row)
+	return nil
 }
 
 // peek reports, without writing, whether an index has a row whose time has come.

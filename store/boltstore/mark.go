@@ -47,14 +47,14 @@ func (t *txn) mark(name string) (markRow, bool) {
 }
 
 // putMark writes or removes a mark that checkMark accepted.
-func (t *txn) putMark(m *store.Mark) error {
+func (t *txn) putMark(m *store.Mark) {
 	if m.Wakes {
 		t.woken = append(t.woken, m.Name)
 	}
 	h := t.hash(m.Name)
-	old, err := t.dropMark(h[:])
-	if err != nil || m.Gone {
-		return err
+	old := t.dropMark(h[:])
+	if m.Gone {
+		return
 	}
 	r := markRow{created: t.now, expires: store.Time(m.Expires), version: m.Version, value: m.Value}
 	if m.Version > 1 {
@@ -62,36 +62,29 @@ func (t *txn) putMark(m *store.Mark) error {
 	}
 	t.value = r.append(t.value[:0])
 	t.key = t.markKey(h[:])
-	if err := t.idx.Put(t.key, t.value); err != nil {
-		return err
-	}
+	t.idx.Put(t.key, t.value)
 	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), r.created), h[:]...)
-	if err := t.idx.Put(t.key, nil); err != nil {
-		return err
-	}
+	t.idx.Put(t.key, nil)
 	if r.expires.IsZero() {
-		return nil
+		return
 	}
 	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), r.expires), h[:]...)
-	return t.idx.Put(t.key, nil)
+	t.idx.Put(t.key, nil)
 }
 
 // dropMark deletes a mark and its index rows, if it exists, and returns it.
-func (t *txn) dropMark(h []byte) (markRow, error) {
+func (t *txn) dropMark(h []byte) markRow {
 	t.key = t.markKey(h)
 	old, ok := readMark(t.idx.Get(t.key))
 	if !ok {
-		return markRow{}, nil
+		return markRow{}
 	}
-	if err := t.idx.Delete(t.key); err != nil {
-		return old, err
-	}
+	t.idx.Delete(t.key)
 	t.key = append(appendTime(append(t.key[:0], idxMarkCreated), old.created), h...)
-	if err := t.idx.Delete(t.key); err != nil {
-		return old, err
-	}
+	t.idx.Delete(t.key)
 	t.key = append(appendTime(append(t.key[:0], idxMarkExpires), old.expires), h...)
-	return old, t.idx.Delete(t.key)
+	t.idx.Delete(t.key)
+	return old
 }
 
 // Mark returns a mark that has not expired; see [store.Store].

@@ -2,7 +2,6 @@ package boltstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"sync"
@@ -108,7 +107,9 @@ const probeSize = 4096
 func (s *Store) Probe(ctx context.Context) error {
 	err := s.db.Probe(ctx, func(tx *kv.Tx) error {
 		facts := tx.Bucket(inFacts)
-		return errors.Join(facts.Put(factProbe(), make([]byte, probeSize)), facts.Delete(factProbe()))
+		facts.Put(factProbe(), make([]byte, probeSize))
+		facts.Delete(factProbe())
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("boltstore: probe: %w", err)

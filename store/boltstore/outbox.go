@@ -46,7 +46,7 @@ func (t *txn) deliveries(id string) ([]store.Delivery, error) {
 }
 
 // putDelivery writes a delivery in place of had, nil for none.
-func (t *txn) putDelivery(given, had *store.Delivery) error {
+func (t *txn) putDelivery(given, had *store.Delivery) {
 	t.row = *given
 	d := &t.row
 	d.Normalize()
@@ -54,29 +54,22 @@ func (t *txn) putDelivery(given, had *store.Delivery) error {
 	d.Attempt = "" // the key has it
 	t.value = store.AppendDelivery(t.value[:0], d)
 	d.Attempt = given.Attempt
-	if err := t.rows.Put(t.key, t.value); err != nil {
-		return err
-	}
+	t.rows.Put(t.key, t.value)
 	if had == nil {
-		return t.indexDelivery(d)
+		t.indexDelivery(d)
+		return
 	}
-	if err := t.unindexDelivery(had); err != nil {
-		return err
-	}
-	if err := t.indexDelivery(d); err != nil {
-		return err
-	}
+	t.unindexDelivery(had)
+	t.indexDelivery(d)
 	if had.Status == store.DeliveryPending && d.Status != store.DeliveryPending {
-		_, err := t.release(d.Attempt)
-		return err
+		t.release(d.Attempt)
 	}
-	return nil
 }
 
 // indexDelivery adds a delivery to its index. A pending one goes under its time even
 // if an earlier round is pending: Claim finds that out and moves it to the waiting
 // ones.
-func (t *txn) indexDelivery(d *store.Delivery) error {
+func (t *txn) indexDelivery(d *store.Delivery) {
 	switch d.Status {
 	case store.DeliveryPending:
 		t.key = pendingKey(t.key[:0], d)
@@ -85,12 +78,12 @@ func (t *txn) indexDelivery(d *store.Delivery) error {
 	case store.DeliveryUndeliverable:
 		t.key = restingKey(t.key[:0], liveUndeliverable, d.DeliveryKey)
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
-		return nil
+		return
 	}
-	return t.live.Put(t.key, nil)
+	t.live.Put(t.key, nil)
 }
 
-func (t *txn) unindexDelivery(d *store.Delivery) error {
+func (t *txn) unindexDelivery(d *store.Delivery) {
 	switch d.Status {
 	case store.DeliveryPending:
 		t.key = restingKey(t.key[:0], liveWaiting, d.DeliveryKey)
@@ -102,11 +95,11 @@ func (t *txn) unindexDelivery(d *store.Delivery) error {
 	case store.DeliveryUndeliverable:
 		t.key = restingKey(t.key[:0], liveUndeliverable, d.DeliveryKey)
 	case store.DeliveryDone, store.DeliveryDropped, store.DeliveryNotOwed:
-		return nil
+		return
 	default: // written by a newer program
-		return nil
+		return
 	}
-	return t.live.Delete(t.key)
+	t.live.Delete(t.key)
 }
 
 // firstPending returns the smallest pending round.
@@ -122,21 +115,19 @@ func firstPending(all []store.Delivery) int {
 
 // wait moves a delivery to the waiting ones, so that no Claim meets it again before
 // the earlier delivery of its attempt is settled.
-func (t *txn) wait(d *store.Delivery) error {
+func (t *txn) wait(d *store.Delivery) {
 	t.key = pendingKey(t.key[:0], d)
-	if err := t.live.Delete(t.key); err != nil {
-		return err
-	}
+	t.live.Delete(t.key)
 	t.key = restingKey(t.key[:0], liveWaiting, d.DeliveryKey)
-	return t.live.Put(t.key, nil)
+	t.live.Put(t.key, nil)
 }
 
 // release makes the attempt's waiting deliveries whose turn has come pending again,
 // each under its time, and reports whether there were any.
-func (t *txn) release(id string) (some bool, err error) {
+func (t *txn) release(id string) (some bool) {
 	prefix := append(append([]byte{liveWaiting}, id...), 0)
 	if k, _ := t.live.From(prefix)(); !bytes.HasPrefix(k, prefix) {
-		return false, nil
+		return false
 	}
 	all, _ := t.deliveries(id) // one that cannot be decoded does not block the others
 	first := firstPending(all)
@@ -149,28 +140,21 @@ func (t *txn) release(id string) (some bool, err error) {
 		if t.live.Get(t.key) == nil {
 			continue
 		}
-		if err := t.live.Delete(t.key); err != nil {
-			return false, err
-		}
-		if err := t.indexDelivery(d); err != nil {
-			return false, err
-		}
+		t.live.Delete(t.key)
+		t.indexDelivery(d)
 		some = true
 	}
-	return some, nil
+	return some
 }
 
 // drop cancels the deliveries of an attempt's completions; see [store.Commit].
-func (t *txn) drop(id string) error {
+func (t *txn) drop(id string) {
 	all, _ := t.deliveries(id) // one that cannot be decoded stays as it is
 	for i := range all {
 		if d := all[i]; d.Dropped() {
-			if err := t.putDelivery(&d, &all[i]); err != nil {
-				return err
-			}
+			t.putDelivery(&d, &all[i])
 		}
 	}
-	return nil
 }
 
 // Claim takes deliveries whose time and turn have come; see [store.Store]. It writes
@@ -198,16 +182,14 @@ func (s *Store) Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery
 
 // claim is one transaction of Claim; more: another one may find more.
 func (s *Store) claim(ctx context.Context, q *store.ClaimQuery, limit int) (taken []store.Delivery, more bool, err error) {
-	err = s.update(ctx, "claim", func(t *txn) (err error) {
+	err = s.update(ctx, "claim", func(t *txn) error {
 		if q.Attempt != "" {
 			taken = t.claimOf(q)
-		} else if taken, more, err = t.claimable(limit); err != nil {
-			return err
+		} else {
+			taken, more = t.claimable(limit)
 		}
 		for i := range taken {
-			if err := t.take(&taken[i], q); err != nil {
-				return err
-			}
+			t.take(&taken[i], q)
 		}
 		return nil
 	})
@@ -215,12 +197,12 @@ func (s *Store) claim(ctx context.Context, q *store.ClaimQuery, limit int) (take
 }
 
 // take claims a delivery.
-func (t *txn) take(d *store.Delivery, q *store.ClaimQuery) error {
+func (t *txn) take(d *store.Delivery, q *store.ClaimQuery) {
 	had := *d
 	d.Owner = q.Owner
 	d.Tries++
 	d.NextAt = store.Time(t.now.Add(q.Hold))
-	return t.putDelivery(d, &had)
+	t.putDelivery(d, &had)
 }
 
 // claimOf returns the deliveries of one attempt that may be claimed.
@@ -240,7 +222,7 @@ const waitBatch = 2000
 // claimable returns up to limit deliveries that may be claimed, and moves those that
 // are due before their turn to the waiting ones. more: another transaction may find
 // more; this one is large enough, or has released some.
-func (t *txn) claimable(limit int) (found []store.Delivery, more bool, err error) {
+func (t *txn) claimable(limit int) (found []store.Delivery, more bool) {
 	var early []store.Delivery
 	var aside []string // attempts
 	next := t.live.From([]byte{livePending})
@@ -267,17 +249,11 @@ func (t *txn) claimable(limit int) (found []store.Delivery, more bool, err error
 		}
 	}
 	for i := range early {
-		if err := t.wait(&early[i]); err != nil {
-			return nil, false, err
-		}
+		t.wait(&early[i])
 	}
 	for _, id := range aside {
 		// It will not be settled, so those behind it must not wait for it.
-		some, err := t.release(id)
-		if err != nil {
-			return nil, false, err
-		}
-		more = more || some
+		more = t.release(id) || more
 	}
-	return found, more, nil
+	return found, more
 }

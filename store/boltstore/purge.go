@@ -3,7 +3,6 @@ package boltstore
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -99,9 +98,7 @@ func (s *Store) purge(ctx context.Context, before time.Time, ids []string) (n in
 			if err != nil {
 				continue // the index rows of that delivery are unknown
 			}
-			if err := t.remove(&a, owed); err != nil {
-				return err
-			}
+			t.remove(&a, owed)
 			n++
 		}
 		return nil
@@ -113,54 +110,39 @@ func (s *Store) purge(ctx context.Context, before time.Time, ids []string) (n in
 }
 
 // remove deletes an ended attempt with its deliveries, other rows and indexes.
-func (t *txn) remove(a *store.Attempt, owed []store.Delivery) error {
-	if err := t.tally(a.Entered, a.Outcome(), -1); err != nil {
-		return err
-	}
+func (t *txn) remove(a *store.Attempt, owed []store.Delivery) {
+	t.tally(a.Entered, a.Outcome(), -1)
 	t.key = userRow(t.key[:0], t.hashKey(a.Key), a.ID)
-	if err := t.idx.Delete(t.key); err != nil {
-		return err
-	}
+	t.idx.Delete(t.key)
 	if aad := a.Conversation.UserAAD; aad != "" {
 		t.key = t.aadRow(t.key[:0], aad, a.ID)
-		if err := t.idx.Delete(t.key); err != nil {
-			return err
-		}
+		t.idx.Delete(t.key)
 	}
 	if a.ExchangeID != "" {
-		if err := t.removeExchange(t.exchangeRow(nil, a.Key.App, a.ExchangeID), a.ID); err != nil {
-			return err
-		}
+		t.removeExchange(t.exchangeRow(nil, a.Key.App, a.ExchangeID), a.ID)
 	}
 	for i := range owed {
-		if err := t.unindexDelivery(&owed[i]); err != nil {
-			return err
-		}
+		t.unindexDelivery(&owed[i])
 	}
 	prefix := append([]byte(a.ID), 0)
 	for _, b := range []*kv.Bucket{t.rows, t.audit} {
 		next := b.From(prefix)
 		for k, _ := next(); bytes.HasPrefix(k, prefix); k, _ = next() {
 			if b == t.rows && k[len(prefix)] == kindExchange {
-				if err := t.removeExchange(k[len(prefix)+1:], a.ID); err != nil {
-					return err
-				}
+				t.removeExchange(k[len(prefix)+1:], a.ID)
 			}
-			if err := b.Delete(k); err != nil {
-				return err
-			}
+			b.Delete(k)
 		}
 	}
 	t.woken = append(t.woken, a.ID)
-	return nil
 }
 
 // removeExchange deletes an exchange id if it still points to the attempt.
-func (t *txn) removeExchange(key []byte, id string) error {
+func (t *txn) removeExchange(key []byte, id string) {
 	if string(t.idx.Get(key)) != id {
-		return nil
+		return
 	}
-	return t.idx.Delete(key)
+	t.idx.Delete(key)
 }
 
 // purgeRest deletes old orphan lines and marks.
@@ -169,9 +151,7 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 		err := s.update(ctx, "purge", func(t *txn) error {
 			orphans := t.oldOrphans(before)
 			for _, k := range orphans {
-				if err := t.audit.Delete(k); err != nil {
-					return err
-				}
+				t.audit.Delete(k)
 			}
 			// before is exclusive; a mark that expires now has expired.
 			marks := slices.Concat(
@@ -179,10 +159,8 @@ func (s *Store) purgeRest(ctx context.Context, before time.Time) error {
 				until(t.idx, idxMarkExpires, t.now, purgeBatch),
 			)
 			for _, k := range marks {
-				_, err := t.dropMark(k[1+timeSize:])
-				if err := errors.Join(err, t.idx.Delete(k)); err != nil {
-					return err
-				}
+				t.dropMark(k[1+timeSize:])
+				t.idx.Delete(k)
 			}
 			more = len(orphans)+len(marks) > 0
 			return nil

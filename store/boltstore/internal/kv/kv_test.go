@@ -129,16 +129,12 @@ func TestModel(t *testing.T) {
 						key := fmt.Sprint("k", rapid.IntRange(0, 29).Draw(t, "key"))
 						if rapid.IntRange(0, 2).Draw(t, "delete") == 0 {
 							delete(next[bucket], key)
-							if err := tx.Bucket(bucket).Delete([]byte(key)); err != nil {
-								return err
-							}
+							tx.Bucket(bucket).Delete([]byte(key))
 							continue
 						}
 						n++
 						value := strings.Repeat(string(rune('a'+n%26)), rapid.IntRange(0, 90).Draw(t, "size"))
-						if err := tx.Bucket(bucket).Put([]byte(key), []byte(value)); err != nil {
-							return err
-						}
+						tx.Bucket(bucket).Put([]byte(key), []byte(value))
 						next[bucket][key] = value
 					}
 					next.compare(t, tx)
@@ -235,12 +231,8 @@ func TestIsolation(t *testing.T) {
 		err := db.Update(t.Context(), func(tx *kv.Tx) error {
 			for i := range 10 {
 				key := fmt.Sprint("k", (n+i)%20)
-				if err := tx.Bucket(0).Delete(fmt.Append(nil, "k", (n+i+10)%20)); err != nil {
-					return err
-				}
-				if err := tx.Bucket(0).Put([]byte(key), fmt.Append(nil, n)); err != nil {
-					return err
-				}
+				tx.Bucket(0).Delete(fmt.Append(nil, "k", (n+i+10)%20))
+				tx.Bucket(0).Put([]byte(key), fmt.Append(nil, n))
 			}
 			return nil
 		})
@@ -312,7 +304,10 @@ func put(t *testing.T, db *kv.DB, key, value string) {
 
 func tryPut(t *testing.T, db *kv.DB, key, value string) error {
 	t.Helper()
-	return db.Update(t.Context(), func(tx *kv.Tx) error { return tx.Bucket(0).Put([]byte(key), []byte(value)) })
+	return db.Update(t.Context(), func(tx *kv.Tx) error {
+		tx.Bucket(0).Put([]byte(key), []byte(value))
+		return nil
+	})
 }
 
 func get(t *testing.T, db *kv.DB, key string) (value string) {
@@ -581,7 +576,8 @@ func TestProbe(t *testing.T) {
 		wrote = 0
 		err := db.Probe(t.Context(), func(tx *kv.Tx) error {
 			wrote++
-			return tx.Bucket(0).Put([]byte("probe"), make([]byte, 100))
+			tx.Bucket(0).Put([]byte("probe"), make([]byte, 100))
+			return nil
 		})
 		if !errors.Is(err, want) || wrote != writes {
 			t.Errorf("Probe: %v after %d writes, want %v after %d", err, wrote, want, writes)
@@ -696,6 +692,15 @@ func TestKeys(t *testing.T) {
 		if err := tryPut(t, db, key, "v"); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("a key of %d bytes: %v", len(key), err)
 		}
+	}
+	err := db.Update(t.Context(), func(tx *kv.Tx) error {
+		for _, key := range []string{"before", "", "after"} {
+			tx.Bucket(0).Put([]byte(key), []byte("v"))
+		}
+		return nil
+	})
+	if !errors.Is(err, store.ErrInvalid) || get(t, db, "before") != "" || get(t, db, "after") != "" {
+		t.Errorf("%v; before %q, after %q", err, get(t, db, "before"), get(t, db, "after"))
 	}
 	put(t, db, strings.Repeat("k", 1<<15), strings.Repeat("v", 300_000))
 	put(t, db, "next", "v")

@@ -199,7 +199,10 @@ func (l *life) goOn(db *DB, dir string) {
 	for range 2 {
 		l.n++
 		next := want.clone()
-		if err := db.Update(context.Background(), func(tx *Tx) error { return l.put(tx, next) }); err != nil {
+		if err := db.Update(context.Background(), func(tx *Tx) error {
+			l.put(tx, next)
+			return nil
+		}); err != nil {
 			l.fail("write after a power loss: %v", err)
 		}
 		want = next
@@ -237,23 +240,18 @@ func (l *life) again(files map[string][]byte) {
 }
 
 // put writes a batch, here and there.
-func (l *life) put(tx *Tx, next content) error {
+func (l *life) put(tx *Tx, next content) {
 	for range 1 + l.r.IntN(6) {
 		bucket, key := l.r.IntN(3), fmt.Sprint("k", l.r.IntN(12))
 		if l.r.IntN(4) == 0 {
 			delete(next[bucket], key)
-			if err := tx.Bucket(bucket).Delete([]byte(key)); err != nil {
-				return err
-			}
+			tx.Bucket(bucket).Delete([]byte(key))
 			continue
 		}
 		value := fmt.Sprint(l.n, ":", strings.Repeat(string(rune('a'+l.n%26)), l.r.IntN(500)))
 		next[bucket][key] = value
-		if err := tx.Bucket(bucket).Put([]byte(key), []byte(value)); err != nil {
-			return err
-		}
+		tx.Bucket(bucket).Put([]byte(key), []byte(value))
 	}
-	return nil
 }
 
 // open opens the store on its disk; what it has then is sure.
@@ -287,9 +285,7 @@ func (l *life) update() {
 		defer l.disk.mu.Unlock()
 		l.n++
 		l.note("update %d", l.n)
-		if err := l.put(tx, next); err != nil {
-			return err
-		}
+		l.put(tx, next)
 		l.maybe = append(l.maybe, next)
 		return nil
 	})

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type Tx struct {
 	number  uint64 // of the update's batch
 	last    uint64 // of the last committed batch
 	batch   []byte
+	err     error // of the last Put that could not be done
 	buckets []Bucket
 }
 
@@ -145,7 +147,7 @@ func (db *DB) update(ctx context.Context, fn func(tx *Tx) error) error {
 	}
 	defer tx.end()
 	tx.last, tx.number, tx.batch = db.active.last, db.given+1, make([]byte, batchHead, max(4096, db.log.size+db.log.size/4))
-	if err := guarded(func() error { return fn(tx) }); err != nil || len(tx.batch) == batchHead {
+	if err := guarded(func() error { return cmp.Or(fn(tx), tx.err) }); err != nil || len(tx.batch) == batchHead {
 		return err
 	}
 	db.given = tx.number // used up, even if the append fails
@@ -206,22 +208,23 @@ func (b *Bucket) fromTree(key []byte) []byte {
 
 var errKey = errors.New("a key is empty or too long")
 
-// Put sets the key's value. It copies both.
-func (b *Bucket) Put(key, value []byte) error { return b.put(&entry{key: key, value: value}) }
+// Put sets the key's value. It copies both. An update that puts an empty or too long
+// key, or a too long value, writes nothing and returns [store.ErrInvalid].
+func (b *Bucket) Put(key, value []byte) { b.put(&entry{key: key, value: value}) }
 
 // Delete removes the key if it exists.
-func (b *Bucket) Delete(key []byte) error { return b.put(&entry{key: key, kind: gone}) }
+func (b *Bucket) Delete(key []byte) { b.put(&entry{key: key, kind: gone}) }
 
-func (b *Bucket) put(e *entry) error {
-	if len(e.key) == 0 || len(e.key) > bbolt.MaxKeySize || len(e.value) > bbolt.MaxValueSize {
-		return fmt.Errorf("%w: %w", store.ErrInvalid, errKey)
-	}
+func (b *Bucket) put(e *entry) {
 	tx := b.tx
+	if len(e.key) == 0 || len(e.key) > bbolt.MaxKeySize || len(e.value) > bbolt.MaxValueSize {
+		tx.err = fmt.Errorf("%w: %w", store.ErrInvalid, errKey)
+		return
+	}
 	tx.batch = appendOp(tx.batch, b.id, e)
 	end := len(tx.batch)
 	at := end - len(e.value)
 	e.value = tx.batch[at:end:end]
 	e.key = tx.batch[at-len(e.key) : at : at]
 	tx.layers[0].buckets[b.id].set(e)
-	return nil
 }
