@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"net"
 	"net/url"
 	"slices"
@@ -40,7 +41,7 @@ func (c *Config) Check() error {
 	c.checkCredentials(&p)
 	c.checkInbound(&p)
 	c.checkOperator(&p)
-	if _, _, err := net.SplitHostPort(c.Metrics); c.Metrics != "" && err != nil {
+	if c.Metrics != "" && !isAddress(c.Metrics) {
 		p.add("metrics", "%q is no host:port", c.Metrics)
 	}
 	if keys := c.Keys(); keys != nil {
@@ -77,6 +78,8 @@ func (c *Config) checkUpstream(p *Errors) {
 			p.add(u.key, "is no http or https URL")
 		case u.base && (parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != ""):
 			p.add(u.key, "has a user, a query or a fragment, which is not allowed")
+		case u.key == "login_url" && c.OutboundAuth != AuthNone && parsed.Scheme != "https" && !loopback(parsed.Hostname()):
+			p.add(u.key, "needs https: the bot's credentials go there")
 		}
 	}
 	if _, ok := tokensvc.CloudNamed(c.Cloud); !ok {
@@ -93,6 +96,17 @@ func webURL(s string) (*url.URL, bool) {
 	return u, true
 }
 
+// isAddress reports whether somebody can listen there: a port above 65535 would show
+// only then, and without one the system picks any.
+func isAddress(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil || port == "" {
+		return false
+	}
+	_, err = net.DefaultResolver.LookupPort(context.Background(), "tcp", port)
+	return err == nil
+}
+
 func loopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
@@ -102,7 +116,7 @@ func loopback(host string) bool {
 }
 
 func (c *Config) checkInbound(p *Errors) {
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+	if !isAddress(c.Listen) {
 		p.add("listen", "%q is no host:port such as 0.0.0.0:3978", c.Listen)
 	}
 	switch c.InboundAuth {
@@ -163,6 +177,8 @@ func (c *Config) checkOperator(p *Errors) {
 	switch {
 	case err != nil:
 		p.add("operator", "%q %v", c.Operator, err)
+	case e.Network == "tcp" && !isAddress(e.Address):
+		p.add("operator", "%q has no port that can be listened on", c.Operator)
 	case e.Network == "tcp" && c.OperatorToken.Empty():
 		p.add("operator_token", "is missing: an operator endpoint on TCP needs one")
 	case e.Network == "tcp" && !loopback(hostOf(e.Address)):

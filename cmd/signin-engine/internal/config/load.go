@@ -353,12 +353,14 @@ func isText(t reflect.Type) bool {
 }
 
 // exact refuses what the decoder would change until it fits: 007 and true as a text,
-// 1.9 as a whole number, one section as a list. Texts go on: the environment has
-// nothing else.
+// 1.9 as a whole number, one section as a list. Texts go on, for the environment has
+// nothing else, but for the name of a variable, which nobody replaces.
 func exact(from, to reflect.Type, data any) (any, error) {
 	whole := from.Kind() >= reflect.Int && from.Kind() <= reflect.Int64
 	scalar := from.Kind() >= reflect.Bool && from.Kind() <= reflect.Float64
 	switch {
+	case from.Kind() == reflect.String && variable.MatchString(reflect.ValueOf(data).String()):
+		return nil, valueError("is the name of a variable, and only its name: each setting has a variable of its own (signin-engine config lists them)")
 	case scalar && (isText(to) || to.Kind() == reflect.String):
 		return nil, valueError("is a number, true or false as it is written: a text like that has to be in quotes")
 	case scalar && from.Kind() != to.Kind() && !whole && to.Kind() <= reflect.Float64,
@@ -368,6 +370,9 @@ func exact(from, to reflect.Type, data any) (any, error) {
 	}
 	return data, nil
 }
+
+// variable is a text that shells and templates would have replaced.
+var variable = regexp.MustCompile(`^\$(\{[^}]*\}|[A-Z][A-Z0-9_]*)$|^\{\{.*\}\}$`)
 
 // durations reads "3s"; a bare number would be nanoseconds, which nobody means.
 func durations(from, to reflect.Type, data any) (any, error) {
