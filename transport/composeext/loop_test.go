@@ -482,6 +482,64 @@ func TestNumberedUser(t *testing.T) {
 	}
 }
 
+// What another provider says is not shown (RFC 9207), be it a code or an error.
+func TestAnswerOfAnotherProvider(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.oidc = true })
+	user, b := w.user(""), emulator.NewBrowser()
+	_, c := w.query(user, "lakers")
+	for what, change := range map[string]func(url.Values){
+		"code":  func(q url.Values) { q.Set("iss", "https://evil.example") },
+		"error": func(q url.Values) { q.Set("iss", "https://evil.example"); q.Set("error", "call 555-0100") },
+		"ours":  func(q url.Values) { q.Set("iss", w.issuer); q.Set("error", "access_denied") },
+	} {
+		at, err := b.Authorize(t.Context(), c.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := url.Parse(at.Callback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := u.Query()
+		change(q)
+		u.RawQuery = q.Encode()
+		want := "failed"
+		if what == "ours" {
+			want = "access_denied"
+		}
+		if got, err := b.Open(t.Context(), u.String()); err != nil || got.Reason != want || strings.Contains(got.Page, "555-0100") {
+			t.Errorf("%s: %q, %v: %s", what, got.Reason, err, got.Page)
+		}
+	}
+}
+
+// Methods that begin nothing, and pages that are none.
+func TestMethods(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, c := w.query(w.user(""), "lakers")
+	link := strings.TrimPrefix(c.URL, w.public)
+	for request, want := range map[string]int{
+		"HEAD " + link: http.StatusOK, "HEAD /auth/page.js": http.StatusOK, "HEAD /auth/other": http.StatusNotFound, "GET /auth/other": http.StatusNotFound,
+		"POST " + link: http.StatusMethodNotAllowed, "OPTIONS " + link: http.StatusMethodNotAllowed, "TRACE " + link: http.StatusMethodNotAllowed,
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		req, err := http.NewRequestWithContext(t.Context(), method, w.public+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != want || len(resp.Cookies()) != 0 || resp.Header.Get("Location") != "" {
+			t.Errorf("%s: %d, want %d: %v", request, resp.StatusCode, want, resp.Header)
+		}
+	}
+}
+
 // Nothing of it stands in the log, or in what the store shows.
 func TestCanaries(t *testing.T) {
 	t.Parallel()

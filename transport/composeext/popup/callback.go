@@ -102,13 +102,13 @@ func (p *Popup) callback(w http.ResponseWriter, r *http.Request) ending {
 		return p.failed(http.StatusServiceUnavailable, reasonStore)
 	}
 	http.SetCookie(w, p.cookie(state, "", -1))
-	if code := query.Get("error"); code != "" {
-		log.Info().Str("error", bounded(code)).Msg("popup: the provider refuses")
-		return p.refused(http.StatusOK, code, query.Get("error_description"))
-	}
 	if iss := query.Get("iss"); iss != "" && p.provider.cfg.Issuer != "" && strings.TrimRight(iss, "/") != strings.TrimRight(p.provider.cfg.Issuer, "/") {
 		log.Warn().Msg("popup: the answer of another provider (RFC 9207)")
 		return p.failed(http.StatusBadRequest, reasonOther)
+	}
+	if code := query.Get("error"); code != "" {
+		log.Info().Str("error", bounded(code)).Msg("popup: the provider refuses")
+		return p.refused(http.StatusOK, code, query.Get("error_description"))
 	}
 	// A browser that goes away has had its code redeemed all the same.
 	ctx := context.WithoutCancel(r.Context())

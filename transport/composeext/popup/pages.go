@@ -97,10 +97,10 @@ func (p *Popup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head.Set("Cache-Control", "no-store")
 	head.Set("Content-Security-Policy", p.policy)
 	switch {
-	case r.Method == http.MethodHead: // of a scanner of links: it begins nothing
-		w.WriteHeader(http.StatusOK)
 	case page != "start" && page != "callback":
 		http.NotFound(w, r)
+	case r.Method == http.MethodHead: // of a scanner of links: it begins nothing
+		w.WriteHeader(http.StatusOK)
 	case p.overLimit(w, r):
 	case page == "start":
 		p.start(w, r)
