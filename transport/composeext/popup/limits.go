@@ -2,6 +2,7 @@ package popup
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/time/rate"
 )
 
@@ -48,6 +50,9 @@ func (l *Limits) check() error {
 	}
 	if l.Overall < 0 {
 		errs = append(errs, errors.New("pages_per_minute_overall: must not be negative"))
+	}
+	if l.ClientHeader != "" && !httpguts.ValidHeaderFieldName(l.ClientHeader) { // all clients would be one
+		errs = append(errs, fmt.Errorf("client_header: %q is no name of a header", l.ClientHeader))
 	}
 	return errors.Join(errs...)
 }

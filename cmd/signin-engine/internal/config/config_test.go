@@ -298,7 +298,7 @@ func TestMistakes(t *testing.T) {
 		"secret as a template":   {yaml: good + "operator_token: {{hunter2}}", want: "--config: "},
 		"secret with a tag":      {yaml: good + "operator_token: !!int hunter2", want: "--config: "},
 		"secret alone":           {yaml: "hunter2", want: "--config: "},
-		"secret in a host":       {yaml: good + "service_urls: ['https://u:hunter2@h']", want: `service_urls: "https://[redacted]@h"`},
+		"secret in a host":       {yaml: good + "service_urls: ['https://u:h/hunter2@h']", want: `service_urls: "https://[redacted]@h"`},
 		"secret in an operator":  {yaml: good + "operator: http://u:hunter2@h", want: `operator: "http://[redacted]@h"`},
 		"one connection":         {yaml: "app_id: a\nclient_secret: x\nconnections: {name: x, sos: false}", want: "connections: has the wrong kind of value: it is a list"},
 		"fraction":               {yaml: good + "limits: {queue: 1.9}", want: "limits.queue: has the wrong kind of value: it is a whole number"},
@@ -384,6 +384,7 @@ func TestMistakes(t *testing.T) {
 		"extension: no client":   {yaml: good + extension("provider: {issuer: https://login.example}"), want: "message_extension.provider.client_id: is missing"},
 		"extension: no issuer":   {yaml: good + extension("provider: {client_id: x}"), want: "message_extension.provider: issuer, or authorize_url and token_url, are missing"},
 		"extension: both":        {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, token_url: https://login.example/t}"), want: "message_extension.provider.issuer: stands alone"},
+		"extension: header":      {yaml: good + extension("client_header: X Forwarded For"), want: `message_extension.client_header: "X Forwarded For" is no name of a header`},
 		"extension: issuer":      {yaml: good + extension("provider: {client_id: x, issuer: http://login.example}"), want: "message_extension.provider.issuer: needs https"},
 		"extension: secrets":     {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, client_secret: hunter2, client_secret_file: x}"), want: "message_extension.provider.client_secret_file: is set together"},
 	} {
@@ -464,6 +465,26 @@ func TestPrecedence(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"a.example", "b.example"}, cfg.ServiceURLs); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A setting that is wrong is shown too, and a password in it is not.
+func TestSettingsHidePasswords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte(good+"service_urls: ['https://u:hunter2@h', b.example]\nlogin_url: https://u:hunter2@h\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, err := config.Settings(config.Source{File: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if strings.Contains(s.Value, "hunter2") {
+			t.Errorf("%s is shown as %s", s.Key, s.Value)
+		}
+		if s.Key == "service_urls" && s.Value != "https://[redacted]@h,b.example" {
+			t.Errorf("%s is shown as %s", s.Key, s.Value)
+		}
 	}
 }
 

@@ -62,7 +62,7 @@ func (e *Errors) add(key, format string, args ...any) {
 }
 
 // userInfo is what stands before the host of an address, a password for example.
-var userInfo = regexp.MustCompile(`//[^/\s"]*@`)
+var userInfo = regexp.MustCompile(`//[^\s",]*@`)
 
 // about reports whether something is wrong with that key.
 func (e Errors) about(key string) bool {

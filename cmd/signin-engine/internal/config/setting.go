@@ -103,7 +103,7 @@ func valueText(v reflect.Value) string {
 		v = v.Elem()
 	}
 	if list, ok := v.Interface().([]string); ok {
-		return strings.Join(list, ",")
+		return userInfo.ReplaceAllString(strings.Join(list, ","), "//[redacted]@")
 	}
 	text := fmt.Sprint(v.Interface())
 	if u, err := url.Parse(text); err == nil && u.User != nil || err != nil && strings.Contains(text, "@") {
