@@ -1,6 +1,7 @@
 package machine_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -191,6 +192,29 @@ func TestKeptRequestReachesTheCompletion(t *testing.T) {
 			t.Errorf("KeepRequest %t: the completion got %q", keep, got)
 		}
 		d.drain()
+	}
+}
+
+// What is too large to be kept is named in the log: a guard cannot bring it back.
+func TestLargeRequest(t *testing.T) {
+	for size, kept := range map[int]bool{200 << 10: true, 300 << 10: false} {
+		var logged bytes.Buffer
+		d := newDesk(t, func(c *machine.Config) { c.Log = zerolog.New(&logged) })
+		var got int
+		d.flow().OnSignInComplete(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			got = len(turn.Request())
+			return nil
+		})
+		asked := message("long")
+		asked.Raw = json.RawMessage(`"` + strings.Repeat("x", size-2) + `"`)
+		if _, err := d.eng.Turn(asked).SignIn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		d.exchange()
+		d.drain()
+		if (got == size) != kept || strings.Count(logged.String(), "is not kept: it has more than 262144 bytes") != map[bool]int{false: 1}[kept] {
+			t.Errorf("%d bytes: %d reached the completion; the log has %s", size, got, &logged)
+		}
 	}
 }
 

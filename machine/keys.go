@@ -158,7 +158,12 @@ func (e *Engine) usedFrom(k store.SecretKey) time.Time { return k.Made.Add(sprea
 // sealed is the activity as it is kept, behind what the sign-in is for; nil if it is
 // not.
 func (e *Engine) sealed(act *Activity, purpose string) []byte {
-	if !e.policy.KeepRequest || act == nil || len(act.Raw) == 0 || len(act.Raw) > maxRequest {
+	switch {
+	case !e.policy.KeepRequest || act == nil || len(act.Raw) == 0:
+		return nil
+	case len(act.Raw) > maxRequest:
+		e.log.Warn().Str("user", act.Conversation.UserID).Int("bytes", len(act.Raw)).
+			Msgf("the activity with which the user asked is not kept: it has more than %d bytes", maxRequest)
 		return nil
 	}
 	if purpose == "" {
@@ -183,8 +188,9 @@ func parseRequest(plain []byte) request {
 	return request{activity: plain}
 }
 
-// maxRequest bounds what is kept of an activity, in bytes.
-const maxRequest = 64 << 10
+// maxRequest is the largest activity that is kept, in bytes. A long message of Teams
+// (100 kB) is in its activity twice, as text and as HTML.
+const maxRequest = 256 << 10
 
 // open reads a sealed value, of another instance's newest key too.
 func (e *Engine) open(ctx context.Context, sealed []byte) ([]byte, error) {

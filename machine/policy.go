@@ -92,7 +92,8 @@ type Policy struct {
 	// instance that runs [Engine.Run]. Default 0, off.
 	TokenCache time.Duration
 	// KeepRequest keeps the activity with which the user asked, sealed, until the
-	// attempt is deleted: [Turn.Request] returns it. Default true.
+	// attempt is deleted: [Turn.Request] returns it. One of more than 256 KiB is not
+	// kept, which the log says. Default true.
 	KeepRequest bool
 }
 
