@@ -1,16 +1,15 @@
-// Package table is the heart of the engine: what becomes of a sign-in attempt
-// when something happens to it (docs/state-machine.md §4).
+// Package table is the core of the engine: it decides how an event changes a
+// sign-in attempt (docs/state-machine.md §4).
 //
-// It is pure. [Table.Step] takes an attempt and an event and returns what is to
-// be written, done and answered. It reads no clock, holds no context and talks
-// to nobody.
+// It is pure. [Table.Step] takes an attempt and an event and returns what to
+// write, do and answer. It reads no clock, holds no context and makes no calls.
 //
-// The rules stand in one file per event that starts them: signin.go,
-// exchange.go, verify.go, failure.go, signout.go, sweep.go. A block of rules is
-// all that there is to know about its events in its states. Inside a block the
-// rules are tried from top to bottom, and the first whose guards hold is taken.
-// What a guard or an op means is in guards.go and ops.go.
+// The rules are grouped into files by the event that starts them: signin.go,
+// exchange.go, verify.go, failure.go, signout.go, sweep.go. A block holds all
+// rules for its events in its states. They are tried from top to bottom, and the
+// first one whose guards all hold is taken. guards.go and ops.go define the
+// guards and ops.
 //
-// A rule names the edge that it takes. Whether there is such an edge, and where
-// it leads, looplab/fsm decides (fsm.go).
+// A rule names the edge that it takes. looplab/fsm decides whether that edge
+// exists and where it leads (fsm.go).
 package table

@@ -5,21 +5,21 @@ import "github.com/signin-engine/signin-engine/store"
 // Kind is the kind of an event.
 type Kind string
 
-// What starts something: the bot, a client, an operator or the sweeper.
+// Events from the bot, a client, an operator or the sweeper.
 const (
 	SignInAsked    Kind = "SignIn"          // the bot called SignIn
 	TokenExchange  Kind = "tokenExchange"   // signin/tokenExchange arrived
 	VerifyState    Kind = "verifyState"     // signin/verifyState arrived, for one candidate
 	PopupClosed    Kind = "popup closed"    // signin/verifyState said CancelledByUser
 	ClientFailure  Kind = "client failure"  // signin/failure arrived
-	TokenAnnounced Kind = "tokens/response" // a channel without invokes says that the user has signed in
+	TokenAnnounced Kind = "tokens/response" // a channel without invokes reported a sign-in
 	SignOutAsked   Kind = "SignOut"         // the bot called SignOut
 	Sweep          Kind = "sweep"           // the sweeper found the attempt due
 	ReconcileAsk   Kind = "reconcile"       // an operator asked for the truth
 	CancelAsked    Kind = "cancel"          // an operator ended the attempt
 )
 
-// What an upstream answered. It comes back as the next event.
+// Answers of an upstream.
 const (
 	TokenFound     Kind = "token found"     // GetToken: a token
 	NoToken        Kind = "no token"        // GetToken: 404
@@ -50,8 +50,8 @@ const (
 	RecoverFailed Kind = "recovery failed" // GetToken again: anything else
 )
 
-// IsAnswer reports whether k is about the attempt for which an upstream was
-// asked, and about no other.
+// IsAnswer reports whether k concerns only the attempt for which the upstream was
+// called.
 func (k Kind) IsAnswer() bool {
 	switch k {
 	case CardAccepted, CardRejected, CardUnclear, ExchangeOK, ExchangeRefused, ExchangeFailed,
@@ -62,12 +62,12 @@ func (k Kind) IsAnswer() bool {
 	}
 }
 
-// IsSuccess reports whether k says that the Token Service holds the user's token
-// now. A success is never thrown away.
+// IsSuccess reports whether k means that the Token Service now holds the user's
+// token. A success is never discarded.
 func (k Kind) IsSuccess() bool { return k == ExchangeOK || k == VerifyOK || k == Recovered }
 
-// Event is one thing that happened. It carries no secret: tokens and codes are
-// marks by the time they get here.
+// Event is an input of the table. It carries no secret: tokens and codes have
+// been replaced by their marks.
 type Event struct {
 	Kind Kind
 
@@ -75,23 +75,23 @@ type Event struct {
 	Invoke   string // its name, for the audit trail
 	Activity string // id of the activity that brought the event
 	Platform string // of the client
-	// Via is what brought it, if not the chat: a message extension or an Adaptive
-	// Card. The answer of that invoke is the card and the callback.
+	// Via is a message extension or an Adaptive Card, if one of them and not the
+	// chat sent the invoke. Its answer is the card and the callback.
 	Via store.Origin
-	// Marks of the SSO token and of the verification code, by each key; the first is
-	// the one that is kept.
+	// Marks of the SSO token and of the verification code, one for each key. The
+	// first is stored.
 	TokenMarks, CodeMarks [][]byte
 
 	// Of an upstream's answer.
 	Operation  string // what was called
-	Source     string // who failed, as in store.Failure
+	Source     string // what failed, as in store.Failure
 	Status     int    // 0 for no answer
-	Cause      int    // status of what went wrong, where that is not Status
+	Cause      int    // the failure's status, if it is not Status
 	Code       string // error code of the upstream, or of the client
-	Consent    bool   // the upstream refused for want of consent
+	Consent    bool   // the upstream refused because consent is missing
 	Message    string
 	Detail     string // short, for the audit trail and the failureDetail
-	Fence      int64  // the claim under which it was called; 0 for none
+	Fence      int64  // of the claim under which the call was made; 0 for none
 	Diagnosis  store.Diagnosis
 	ExchangeID string // of the invoke, or of the resource that was found
 	CardID     string // of the card that was accepted
@@ -99,25 +99,25 @@ type Event struct {
 	// Of a resource that was found.
 	ResourceURI      string
 	SSO              bool   // the card offers SSO
-	Withheld         bool   // it could, but not in this conversation (A14) or not for now
-	CardConversation string // where the card goes, if not where the user asked
+	Withheld         bool   // it could, but not in this conversation (A14) or for a while (D1)
+	CardConversation string // where the card goes, if elsewhere than the request
 
 	// Of a verification code.
 	Only       bool // there is no other candidate
 	First      bool // this is the best candidate
-	Attributed bool // the card that was replied to is this attempt's, or there is no other candidate
-	Unclear    bool // an upstream failure hid the truth
+	Attributed bool // the reply is to this attempt's card, or there is no other candidate
+	Unclear    bool // an upstream failed, so the code may still be right
 
-	// What was found out about the event.
-	Waited   store.State // the state in which it has already waited …
+	// Found out while the event was handled.
+	Waited   store.State // the state in which it has waited …
 	For      string      // … and for which attempt
-	Asked    bool        // the Token Service was asked for the truth (E8)
+	Asked    bool        // the Token Service was asked whether there is a token (E8)
 	Raced    bool        // others changed the attempt since the last upstream call
 	Another  bool        // … or put another attempt in its place
-	OldCard  bool        // its exchange id is of an attempt that this one superseded
-	Foreign  bool        // its exchange id is another user's
+	OldCard  bool        // its exchange id is that of a superseded attempt of the chain
+	Foreign  bool        // its exchange id belongs to another user
 	Stranger bool        // its user has no attempt in this group or channel
 
-	LetGo store.Lease // one under which nobody is at work, though it is live (S)
+	LetGo store.Lease // a live lease whose owner has stopped working (S)
 	Actor string      // operator
 }

@@ -187,8 +187,8 @@ func exchangeRules() []Block {
 			},
 		),
 
-		// The Token Service has exchanged it. A success is never thrown away, whoever
-		// holds the claim by now.
+		// The Token Service exchanged the token. A success is never discarded, even if
+		// its owner has lost the claim.
 		block(on(ExchangeOK), in(Exchanging),
 			Rule{
 				Row:    "B2",
@@ -242,7 +242,7 @@ func exchangeRules() []Block {
 			},
 		),
 
-		// The Token Service has refused it: the card's button still works.
+		// The Token Service refused the token. The card's button still works.
 		block(on(ExchangeRefused), in(Exchanging),
 			Rule{
 				Row:   "B3",

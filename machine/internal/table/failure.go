@@ -2,8 +2,8 @@ package table
 
 import "github.com/signin-engine/signin-engine/store"
 
-// Rows D: signin/failure arrived. It names no connection, and its answer is 200
-// whatever it says.
+// Rows D: signin/failure arrived. It names no connection and is always answered
+// 200.
 func failureRules() []Block {
 	return []Block{
 		block(on(ClientFailure), in(None),
@@ -73,8 +73,8 @@ func failureRules() []Block {
 	}
 }
 
-// withheld: Teams could not match the card's resource. Until somebody repairs
-// the app's registration the next cards come without it.
+// withheld: Teams could not match the card's resource, so the app's registration
+// is wrong. The next cards are sent without the resource.
 func withheld() Rule {
 	return Rule{
 		Row:    "D1",
@@ -87,7 +87,7 @@ func withheld() Rule {
 	}
 }
 
-// endedByClient: after this code the client shows nothing more.
+// endedByClient: the client shows nothing more after this code.
 func endedByClient() Rule {
 	return Rule{
 		Row:    "D1",
@@ -100,7 +100,7 @@ func endedByClient() Rule {
 	}
 }
 
-// shownButton: after this code the client shows the card's button.
+// shownButton: the client shows the card's button after this code.
 func shownButton() Rule {
 	return Rule{
 		Row:   "D2",
@@ -111,7 +111,7 @@ func shownButton() Rule {
 	}
 }
 
-// afterRefusal: an exchange was refused before, and the button works.
+// afterRefusal: an exchange was refused before, and the card's button still works.
 func afterRefusal() Rule {
 	return Rule{
 		Row:   "D7",
@@ -122,8 +122,8 @@ func afterRefusal() Rule {
 	}
 }
 
-// notForSSOAll and notForSSO: the card offers no SSO, so this failure is not its
-// own.
+// notForSSOAll and notForSSO: the card offers no SSO, so the failure belongs to
+// another card.
 func notForSSOAll() Rule {
 	return Rule{
 		Row:   "D6",

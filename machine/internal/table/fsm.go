@@ -26,12 +26,12 @@ const (
 // newState is store.None as a state of the fsm, which has no empty name.
 const newState = "(new)"
 
-// EdgeEvent is an event of the fsm: an edge by its name, with the states it
-// leaves and the one where it leads.
+// EdgeEvent is an event of the fsm: a named edge with its source states and its
+// destination.
 type EdgeEvent = fsm.EventDesc
 
-// Events are the edges of docs/state-machine.md §4, as events of the fsm. This
-// is the only place that says which state follows which.
+// Events returns the edges of docs/state-machine.md §4 as events of the fsm. They
+// are defined only here.
 func Events() []EdgeEvent {
 	return []EdgeEvent{
 		{Name: "open", Src: []string{"(new)"}, Dst: "Idle"},
@@ -45,9 +45,9 @@ func Events() []EdgeEvent {
 	}
 }
 
-// graph takes the edges. One fsm serves everybody: to build one costs 10 µs, to
-// take an edge half a microsecond, and it must not be used by two goroutines at
-// once.
+// graph takes the edges. All callers share one fsm, since building one costs
+// 10 µs and taking an edge half a microsecond. The mutex guards it: an fsm must
+// not be used by two goroutines at once.
 type graph struct {
 	mu     sync.Mutex
 	fsm    *fsm.FSM
@@ -58,14 +58,14 @@ func newGraph(events []EdgeEvent) *graph {
 	return &graph{fsm: fsm.NewFSM(newState, events, nil), events: events}
 }
 
-// take takes an edge and returns the state where it leads. An edge that does
-// not leave from this state is an error.
+// take takes an edge and returns its destination. An edge that does not leave
+// from this state is an error.
 func (g *graph) take(e Edge, from store.State) (store.State, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.fsm.SetState(stateName(from))
-	// A context that is cancelled in the middle of an event wedges the fsm for
-	// good, so it gets one that never is.
+	// Cancelling the context in the middle of an event wedges the fsm for good, so
+	// it gets one that is never cancelled.
 	err := g.fsm.Event(context.Background(), string(e))
 	var loop fsm.NoTransitionError // a self-loop, which is a success
 	if err != nil && !errors.As(err, &loop) {
@@ -91,8 +91,8 @@ func (g *graph) arrows() []arrow {
 	return out
 }
 
-// leads returns where an edge leads from a state; false if it does not leave
-// from there.
+// leads returns the destination of an edge from a state, or false if the edge
+// does not leave from there.
 func (g *graph) leads(e Edge, from store.State) (store.State, bool) {
 	for _, a := range g.arrows() {
 		if a.name == e && a.from == from {

@@ -8,17 +8,17 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Guards about who is at it.
+// Guards about the claim.
 const (
 	held      Guard = "somebody is at it"      // the lease is live
-	notHeld   Guard = "nobody is at it"        // the lease is over
-	mine      Guard = "claim is still mine"    // the call was made under the claim that stands
-	claimed   Guard = "made under a claim"     // whether it still stands or not
+	notHeld   Guard = "nobody is at it"        // the lease has ended
+	mine      Guard = "claim is still mine"    // the call was made under the current claim
+	claimed   Guard = "made under a claim"     // which may have been lost since
 	raced     Guard = "others were faster"     // since the last upstream call
-	another   Guard = "another took its place" // another attempt of the key is there since the last upstream call
+	another   Guard = "another took its place" // since the last upstream call
 	waited    Guard = "has waited"
 	notWaited Guard = "has not waited"
-	// The event has waited for this attempt, which was in that state.
+	// The event has waited for this attempt while it was in that state.
 	waitedForExchange Guard = "has waited for an exchange"
 	waitedForVerify   Guard = "has waited for a verification"
 )
@@ -37,7 +37,7 @@ const (
 	sameActivity Guard = "the activity that opened it"
 	ssoWithheld  Guard = "no SSO on this card"
 	answerIsCard Guard = "the answer is the card" // of a message extension or an Adaptive Card
-	ssoOutdated  Guard = "no SSO by now"          // the card that is about to be sent still offers it
+	ssoOutdated  Guard = "no SSO by now"          // but the card about to be sent still offers it
 )
 
 // Guards about an exchange.
@@ -50,7 +50,7 @@ const (
 	byCode         Guard = "completed by a code"
 	upstreamFailed Guard = "failed upstream"
 	signedOut      Guard = "signed out"
-	statusRejects  Guard = "status rejects" // the upstream said no, rather than nothing
+	statusRejects  Guard = "status rejects" // the upstream refused, rather than failed
 	noStatus       Guard = "no status"
 )
 
@@ -60,7 +60,7 @@ const (
 	codeAnswered Guard = "an answer to the code is on record"
 	only         Guard = "only candidate"
 	first        Guard = "best candidate"
-	attributed   Guard = "attributed" // by the card that was replied to, or as the only candidate
+	attributed   Guard = "attributed" // the reply is to its card, or it is the only candidate
 	lastTry      Guard = "last try"   // max_code_tries
 	unclear      Guard = "an upstream failure hid the truth"
 )
@@ -84,10 +84,10 @@ const (
 )
 
 // replayFor is how long a refused exchange is answered from the record (B9).
-// Later the same token is tried again: consent may have been given meanwhile.
+// After that the same token is tried again: consent may have been given.
 const replayFor = 10 * time.Second
 
-// meanings says what the guards mean.
+// meanings returns the condition of each guard.
 func meanings() map[Guard]func(*Input) bool {
 	return map[Guard]func(*Input) bool{
 		held:    func(in *Input) bool { return in.held() },
@@ -159,8 +159,8 @@ func meanings() map[Guard]func(*Input) bool {
 	}
 }
 
-// aboutEvent are the guards that do not look at the attempt. Only they may
-// stand in a block that is also about no attempt.
+// aboutEvent reports whether a guard does not read the attempt. Only such guards
+// are allowed in a block that includes the state None.
 func aboutEvent(g Guard) bool {
 	switch g {
 	case claimed, raced, another, waited, notWaited, asked, ssoWithheld, answerIsCard,
@@ -172,7 +172,8 @@ func aboutEvent(g Guard) bool {
 	}
 }
 
-// waitedFor: what somebody else was answered says nothing about another attempt.
+// waitedFor reports whether the event has waited for this very attempt in state s.
+// The answer recorded on another attempt would not be its own.
 func (in *Input) waitedFor(s store.State) bool {
 	return in.Event.Waited == s && in.Event.For == in.Attempt.ID
 }
@@ -184,21 +185,21 @@ func cooldown(in *Input) time.Duration {
 	return in.Policy.ResendCooldown
 }
 
-// FailedUpstream reports whether an attempt ended because an upstream failed:
-// an outage, and no verdict on a token.
+// FailedUpstream reports whether an attempt ended because an upstream failed. That
+// is an outage and no verdict on a token.
 func FailedUpstream(r store.Reason) bool {
 	return r == store.ReasonUpstreamRejected || r == store.ReasonUpstreamUnavailable
 }
 
-// rejects tells an upstream that said no from one that could not say.
+// rejects reports whether an upstream refused the request, rather than failed.
 func rejects(status int) bool {
 	return status >= http.StatusBadRequest && status < http.StatusInternalServerError &&
 		status != http.StatusTooManyRequests && status != http.StatusRequestTimeout
 }
 
-// showsButton reports whether the client goes on with the card's button after
-// this failure code. Of the codes that clients send, these four do (D2); an
-// unknown code does not.
+// showsButton reports whether the client shows the card's button after this
+// failure code (D2). Of the codes that clients send, only these four do; an unknown
+// code counts as one that does not.
 func showsButton(code string) bool {
 	switch strings.ToLower(code) {
 	case "installappfailed", "authrequestfailed", "userconsentrequired", "interactionrequired":

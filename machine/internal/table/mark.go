@@ -5,13 +5,13 @@ import (
 	"slices"
 )
 
-// Marked reports whether one of the marks of something that came is the mark that
-// was kept: then it is the same.
+// Marked reports whether one of marks equals the kept mark, so that both are of
+// the same secret.
 func Marked(marks [][]byte, kept []byte) bool {
 	return slices.ContainsFunc(marks, func(m []byte) bool { return bytes.Equal(m, kept) })
 }
 
-// newest is the mark that is kept; nil if there is none.
+// newest returns the mark to store, nil if there is none.
 func newest(marks [][]byte) []byte {
 	if len(marks) == 0 {
 		return nil

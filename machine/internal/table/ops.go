@@ -7,48 +7,48 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// The ops. What a name leaves open, the meaning below says.
+// The ops; deeds defines them.
 const (
 	claim     Op = "claim"      // lease to this instance, fence + 1
-	moveFence Op = "move fence" // whoever holds the lease has lost it
+	moveFence Op = "move fence" // the lease's holder loses its claim
 
-	offerCard   Op = "offer card"       // what the card to be sent offers, and where it goes
+	offerCard   Op = "offer card"       // what the next card offers, and where it goes
 	keepCardID  Op = "keep card id"     // the activity id that the card's POST returned
 	flagUnknown Op = "delivery unknown" // the card's POST had no clear answer
 
 	beginRound   Op = "begin round" // a new exchange round with this token
-	adoptID      Op = "adopt id"    // the exchange id of a card that this store does not know
+	adoptID      Op = "adopt id"    // the exchange id of a card that is not in this store
 	keepAnswer   Op = "keep answer" // of the exchange, for duplicates
 	forgetAnswer Op = "forget answer"
 
-	keepFailure     Op = "keep failure" // what went wrong, for people
+	keepFailure     Op = "keep failure" // for people to read
 	keepDiagnosis   Op = "keep diagnosis"
 	outcomeRejected Op = "SSO rejected" // sso_outcome
 	outcomeClient   Op = "SSO failed"   // sso_outcome, with the client's code
 	withholdSSO     Op = "withhold SSO" // the next cards come without the resource
 
-	keepCode       Op = "keep code"        // the mark of the code that is on its way
+	keepCode       Op = "keep code"        // the mark of the code that is being redeemed
 	refuseCode     Op = "refuse code"      // its answer is 412
 	keepCodeAnswer Op = "keep code answer" // of the code, for duplicates
 	countTry       Op = "count try"        // one more wrong code
 	flagPopup      Op = "popup closed"
 
 	nextGeneration Op = "next generation" // one more sign-out
-	dropOwed       Op = "drop owed"       // a completion that nobody was told of stays untold
-	backOff        Op = "back off"        // let go, and recover later
-	touch          Op = "touch"           // nothing but what every write does
+	dropOwed       Op = "drop owed"       // drops a completion callback that has not been made
+	backOff        Op = "back off"        // ends the lease and recovers later
+	touch          Op = "touch"           // only what every write does
 )
 
 const (
 	// firstCheck and lastCheck bound the back-off of a recovery (E8).
 	firstCheck = 5 * time.Second
 	lastCheck  = 60 * time.Second
-	// withheldFor is how long cards come without the resource after Teams could
-	// not match it.
+	// withheldFor is how long cards are sent without the resource after Teams
+	// failed to match it.
 	withheldFor = 24 * time.Hour
 )
 
-// deeds says what the ops do to the record that the rule is about.
+// deeds returns what each op does to the rule's attempt.
 func deeds() map[Op]func(*Input, *store.Attempt) {
 	return map[Op]func(*Input, *store.Attempt){
 		claim: func(in *Input, a *store.Attempt) {
@@ -98,7 +98,7 @@ func deeds() map[Op]func(*Input, *store.Attempt) {
 		flagPopup:      func(_ *Input, a *store.Attempt) { a.PopupClosed = true },
 
 		nextGeneration: func(_ *Input, a *store.Attempt) { a.Generation++ },
-		dropOwed:       func(*Input, *store.Attempt) {}, // a line of the commit: see writer.change
+		dropOwed:       func(*Input, *store.Attempt) {}, // part of the commit: see writer.change
 		backOff: func(in *Input, a *store.Attempt) {
 			a.Lease.Until = in.Now
 			a.Checks++
@@ -126,7 +126,7 @@ func checkDelay(n int) time.Duration {
 	return d
 }
 
-// FailureOf is what an event says went wrong.
+// FailureOf returns the failure that an event reports.
 func FailureOf(ev *Event) *store.Failure {
 	f := &store.Failure{
 		Source: ev.Source, Operation: ev.Operation, Status: ev.Status, Code: ev.Code, Message: ev.Message,

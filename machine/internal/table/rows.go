@@ -1,14 +1,14 @@
 package table
 
-// Row is a row of docs/state-machine.md §4 in words. A row may be carried out by
-// several rules, or by code before the table is asked (B0, B17, E10).
+// Row describes a row of docs/state-machine.md §4. Several rules may implement
+// it, or code that runs outside the table (B0, B17, E10).
 type Row struct {
 	Name string
 	When string // what happens, to an attempt in which state
 	Then string // what the engine does
 }
 
-// Rows are all rows, in the order of the document.
+// Rows returns all rows in the order of the document.
 func Rows() []Row {
 	return []Row{
 		{"A1", "SignIn, and the Token Service has the user's token", "The token is returned. No row is written: this is the hot path. A process that has found no open attempt within the last minute, and has opened none since, does not look again. An expired token counts as no token."},

@@ -33,16 +33,16 @@ type Block struct {
 type Rule struct {
 	Row  string  // its name in docs/state-machine.md §4
 	If   []Guard // all of these hold
-	Open Opening // whether it opens an attempt; Edge is that one's then
-	// Origin is that of the attempt that is opened.
+	Open Opening // whether it opens an attempt; if so, Edge is the new attempt's
+	// Origin is the new attempt's origin.
 	Origin store.Origin
-	Edge   Edge         // the edge of the fsm that it takes; "" = none
+	Edge   Edge         // the fsm edge that it takes; "" = none
 	Method store.Method // how it was completed, with Edge complete
 	Reason store.Reason // why it failed, with Edge fail
 	Do     []Op         // changes of the record
 	Then   Act          // what happens after the commit
 	As     Kind         // with Then Again: as if this had happened
-	Reply  Reply        // what the one who brought the event is told
+	Reply  Reply        // what the caller is answered
 	Tell   Callback     // what the bot's own code is told
 	Note   string       // for the audit trail
 }
@@ -56,41 +56,41 @@ type Guard string
 // Op is a change of the record, by name (ops.go).
 type Op string
 
-// Opening says whether a rule opens an attempt, and how the new one hangs
-// together with the one that was there.
+// Opening says whether a rule opens an attempt, and how the new one relates to
+// the existing one.
 type Opening string
 
-// The openings. A new attempt is inserted as Idle; the rule's edge is taken from
-// there in the same transaction.
+// The openings. A new attempt is inserted as Idle, and takes the rule's edge in
+// the same transaction.
 const (
 	OpensNone    Opening = ""
 	OpensFresh   Opening = "fresh"      // a chain of its own
-	OpensInstead Opening = "instead of" // the one that was there becomes Failed superseded
-	OpensLinked  Opening = "linked to"  // it goes on from one that ended Failed, with its card
+	OpensInstead Opening = "instead of" // the existing one becomes Failed (superseded)
+	OpensLinked  Opening = "linked to"  // continues one that ended Failed, with its card
 )
 
 // Act is what happens after the commit.
 type Act string
 
-// The acts. Those that call an upstream bring the next event.
+// The acts. An act that calls an upstream yields the next event.
 const (
 	Nothing Act = ""
-	Wait    Act = "wait"   // until somebody else has settled; then the same event again
-	Again   Act = "again"  // the same event, on what the attempt is now
-	Resume  Act = "resume" // the event that a recovery had interrupted, if any
+	Wait    Act = "wait"   // until another caller has settled; then the same event again
+	Again   Act = "again"  // the same event on the changed attempt, or As
+	Resume  Act = "resume" // the event that a recovery interrupted, if any
 
 	AskToken    Act = "GetToken"
 	AskResource Act = "GetSignInResource"
 	PostCard    Act = "POST card"
 	Exchange    Act = "exchange"
 	Redeem      Act = "GetToken with code"
-	SpendCode   Act = "spend code"     // as Redeem, but its answer counts for nothing
-	Recover     Act = "GetToken again" // after a crash, or because somebody says that there may be a token
+	SpendCode   Act = "spend code"     // as Redeem, but the answer is ignored
+	Recover     Act = "GetToken again" // after a crash, or when a token is announced
 	Delete      Act = "SignOut"
-	DeleteAgain Act = "SignOut again" // nothing comes back
+	DeleteAgain Act = "SignOut again" // the answer is ignored
 )
 
-// Reply is what the one who brought the event is told.
+// Reply is how the caller is answered.
 type Reply string
 
 // The replies.
@@ -100,7 +100,7 @@ const (
 	ReplyBody   Reply = "412 with body"   // with a failureDetail
 	ReplyRefuse Reply = "412"             // without a body
 	ReplyBad    Reply = "400 with body"   // with a failureDetail
-	ReplyStatus Reply = "upstream status" // as the upstream answered; 412 for no answer
+	ReplyStatus Reply = "upstream status" // the upstream's status; 412 if it gave no answer
 	ReplyRecord Reply = "recorded answer"
 	ReplyWorst  Reply = "worst seen" // of all candidates of a code
 	ReplyNext   Reply = "next candidate"
@@ -112,7 +112,7 @@ const (
 	ReplyError     Reply = "error"
 )
 
-// Callback is what the bot's own code is told.
+// Callback selects which of the bot's handlers are called.
 type Callback string
 
 // The callbacks.
@@ -122,11 +122,11 @@ const (
 	TellFailed  Callback = "F(nil)"       // OnSignInFailure, server side
 	TellValue   Callback = "F(value)"     // OnSignInFailure with the client's code
 	TellAll     Callback = "F(value) *"   // … on every registered connection
-	TellApp     Callback = "F(value) app" // … on none, only the bot's own for all connections
-	TellSilent  Callback = "silent"       // complete, but the caller of SignIn holds the token
+	TellApp     Callback = "F(value) app" // … on none, only the bot-wide handler
+	TellSilent  Callback = "silent"       // complete, but no callback: the caller of SignIn has the token
 )
 
-// Policy is the part of the bot's policy that rules ask for.
+// Policy is the part of the bot's policy that the rules use.
 type Policy struct {
 	ReplayFailed       bool // failed_duplicate: replay
 	RejectLate         bool // late_invoke: reject
@@ -141,23 +141,23 @@ type Policy struct {
 	Lease, OutboxLease time.Duration
 }
 
-// Input is all that a step may look at.
+// Input is everything that a step may read.
 type Input struct {
-	Attempt  *store.Attempt // nil = none; it is not changed
+	Attempt  *store.Attempt // nil = none; never modified
 	Event    Event
 	Now      time.Time // the store's clock
 	Policy   *Policy
-	Instance string // who takes the step
+	Instance string // the instance that takes the step
 
-	// Since is when this process began to own the store: leases taken before are
-	// over. Zero where several processes share a store.
+	// Since is when this process began to own the store. Leases taken earlier
+	// have ended. It is zero if several processes share the store.
 	Since time.Time
 
-	// What a new attempt is made of.
+	// For a new attempt.
 	NewID string
 	Key   store.Key
-	// Ended is the newest attempt of the key where the event is about none: what
-	// holds for the key, whatever becomes of its attempts, is read from it.
+	// Ended is the newest attempt of the key if Attempt is nil. State that
+	// outlives an attempt, such as Generation, is read from it.
 	Ended *store.Attempt
 	// Conversation is where the event came from. It refreshes the stored one,
 	// since service URLs move.
@@ -172,10 +172,9 @@ func (in *Input) state() store.State {
 	return in.Attempt.State
 }
 
-// held reports whether somebody is at it: the attempt's lease is live, and it is
-// neither that of an earlier process nor one that its own process lets go of. A fence
-// alone does not tell: the claim that had it may not have been kept, and then the next
-// one got the same.
+// held reports whether the attempt has an owner: its lease is live, was not taken
+// by an earlier process, and is not the one being let go. The lease is compared as
+// a whole: if the store did not keep a claim, the next one gets the same fence.
 func (in *Input) held() bool {
 	lease, gone := in.Attempt.Lease, in.Event.LetGo
 	if lease.Owner == gone.Owner && lease.Fence == gone.Fence && lease.Until.Equal(gone.Until) {
@@ -187,25 +186,25 @@ func (in *Input) held() bool {
 	return lease.Live(in.Now)
 }
 
-// Decision is what a step came to.
+// Decision is the result of a step.
 type Decision struct {
 	Rule Rule
-	// Attempt is what the rest is about: the one that was there, changed, or the
-	// one that was opened. nil = none.
+	// Attempt is the existing attempt with its changes, or the new one.
+	// nil = none.
 	Attempt *store.Attempt
-	// Commit is what is to be written before anything else happens. Audit lines
-	// alone are not worth a commit of their own.
+	// Commit has to be written before anything else happens. Audit lines alone
+	// need no commit of their own.
 	Commit store.Commit
 	// Tell is the rule's callback.
 	Tell Callback
-	// Owed is the callback that goes with it, nil for none. It is in Commit too.
+	// Owed is the outbox row of the callback, nil for none. It is also in Commit.
 	Owed *store.Delivery
 }
 
 // Writes reports whether the decision changes an attempt.
 func (d *Decision) Writes() bool { return len(d.Commit.Put) > 0 }
 
-// How the rules are written.
+// Helpers to write rules.
 func block(on []Kind, in []store.State, rules ...Rule) Block {
 	return Block{On: on, In: in, Rules: rules}
 }

@@ -5,7 +5,7 @@ import "github.com/signin-engine/signin-engine/store"
 // Rows A: the bot calls SignIn in a turn.
 func signInRules() []Block {
 	return []Block{
-		// SignIn begins with a look whether there is a token.
+		// SignIn first asks whether there is a token.
 		block(on(SignInAsked), in(None, Complete, Failed),
 			Rule{
 				Row:  "A1",
@@ -96,7 +96,7 @@ func signInRules() []Block {
 			},
 		),
 
-		// Nobody knows whether there is a token.
+		// It is unknown whether there is a token.
 		block(on(LookupFailed), in(None, Idle, CardSent, Exchanging, Verifying, Complete, Failed),
 			Rule{
 				Row:  "A4",
@@ -112,7 +112,7 @@ func signInRules() []Block {
 			},
 		),
 
-		// There is no token: a card is needed, unless one is out.
+		// There is no token, so a card is needed unless one is out.
 		block(on(NoToken), in(None, Complete, Failed),
 			Rule{
 				Row:  "A3",
@@ -156,8 +156,8 @@ func signInRules() []Block {
 			},
 		),
 
-		// The resource of the card is there, so the attempt can be written down with
-		// all that the card will say. Only then is the card sent.
+		// The card's resource is known, so the attempt is stored with what the card
+		// will offer. The card is sent only after that.
 		block(on(ResourceFound), in(None),
 			Rule{
 				Row:    "M1",
@@ -314,7 +314,7 @@ func signInRules() []Block {
 			},
 		),
 
-		// There will be no card.
+		// No card can be made.
 		block(on(ResourceFailed), in(None, Complete, Failed),
 			Rule{
 				Row:    "A5",
@@ -334,7 +334,7 @@ func signInRules() []Block {
 			},
 		),
 
-		// What became of the card.
+		// The card was posted.
 		block(on(CardAccepted), in(Idle),
 			Rule{
 				Row:   "A6",
@@ -377,8 +377,8 @@ func signInRules() []Block {
 	}
 }
 
-// withoutSSO: while the resource was asked for, Teams said that it cannot match
-// it, so this card comes without it too.
+// withoutSSO: Teams reported that it cannot match the resource while the resource
+// was being requested, so this card is sent without it too.
 func withoutSSO() Rule {
 	return Rule{
 		Row:  "A13",
@@ -388,8 +388,8 @@ func withoutSSO() Rule {
 	}
 }
 
-// expired is the first rule of every block about a card that is out: whatever
-// touches an attempt that is past its expiry ends it, then goes on (E7).
+// expired is the first rule of every block about a card that is out. An event that
+// touches an attempt past its expiry ends the attempt and is then handled anew (E7).
 func expired() Rule {
 	return Rule{
 		Row:    "E7",

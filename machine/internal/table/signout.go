@@ -5,8 +5,8 @@ import "github.com/signin-engine/signin-engine/store"
 // Rows E1 to E5: the bot calls SignOut.
 func signOutRules() []Block {
 	return []Block{
-		// What talks to an upstream is ended first, so that it cannot complete after
-		// the DELETE.
+		// An attempt with an upstream call under way is ended first, so that it cannot
+		// complete after the DELETE.
 		block(on(SignOutAsked), in(Exchanging, Verifying),
 			Rule{
 				Row:    "E2",

@@ -7,8 +7,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Step looks an event up in the table and says what comes of it. A pair of
-// event and state that has no rules is an [*IllegalTransitionError].
+// Step applies the first matching rule to an event. If the event has no rules in
+// the attempt's state, the error is an [*IllegalTransitionError].
 func (t *Table) Step(in *Input) (Decision, error) {
 	state := in.state()
 	if in.Attempt != nil && !state.Valid() {
@@ -23,7 +23,7 @@ func (t *Table) Step(in *Input) (Decision, error) {
 	return Decision{}, &IllegalTransitionError{State: state, Event: in.Event.Kind}
 }
 
-// decide carries a rule out on copies.
+// decide applies a rule to copies of the records.
 func (t *Table) decide(in *Input, r *rule) (Decision, error) {
 	w := writer{in: in, rule: r, graph: t.graph}
 	w.d.Rule, w.d.Attempt, w.d.Tell = r.Rule, in.Attempt, r.Tell
@@ -50,7 +50,7 @@ type writer struct {
 	d     Decision
 }
 
-// change applies the rule to the attempt that is there.
+// change applies the rule to the existing attempt.
 func (w *writer) change() error {
 	a := w.next()
 	w.apply(a)
@@ -64,14 +64,14 @@ func (w *writer) change() error {
 	return nil
 }
 
-// open inserts a new attempt as Idle and takes its first edge, if the rule names
-// one. The attempt that was there becomes its predecessor.
+// open inserts a new attempt as Idle and takes the rule's edge, if it has one.
+// The existing attempt becomes its predecessor unless the rule opens a fresh one.
 func (w *writer) open() error {
 	old := w.in.Attempt
 	if old != nil && w.rule.Open != OpensFresh {
 		prior := w.next()
 		prior.SupersededBy = w.in.NewID
-		edge := Edge("") // one that has ended stays as it is
+		edge := Edge("") // an ended attempt keeps its state
 		if w.rule.Open == OpensInstead {
 			edge = fail
 		}
@@ -93,7 +93,7 @@ func (w *writer) open() error {
 	return nil
 }
 
-// born is the new attempt before its first edge.
+// born creates the new attempt, before its first edge.
 func (w *writer) born(old *store.Attempt) *store.Attempt {
 	in := w.in
 	a := w.write(store.Attempt{
@@ -118,7 +118,7 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 		a.Supersedes = old.ID
 	}
 	if w.rule.Open == OpensLinked {
-		// The old card is still on the user's screen and brings its ids.
+		// The old card is still on the user's screen, and its invokes carry its ids.
 		a.ExchangeID, a.SSOOffered, a.ResourceURI = old.ExchangeID, old.SSOOffered, old.ResourceURI
 		a.CardActivityID, a.CardConversation = old.CardActivityID, old.CardConversation
 		if a.Request == nil {
@@ -128,22 +128,22 @@ func (w *writer) born(old *store.Attempt) *store.Attempt {
 	return a
 }
 
-// next is the next version of the attempt that is there.
+// next creates the next version of the existing attempt.
 func (w *writer) next() *store.Attempt {
 	a := w.write(w.in.Attempt.Clone())
 	a.Version++
 	return a
 }
 
-// write adds an attempt to what is written and returns it there. The place moves
-// with the next one that is added.
+// write adds an attempt to the commit and returns a pointer to it. The next write
+// invalidates the pointer.
 func (w *writer) write(a store.Attempt) *store.Attempt {
 	w.d.Commit.Put = append(w.d.Commit.Put, a)
 	return &w.d.Commit.Put[len(w.d.Commit.Put)-1]
 }
 
-// apply does the rule's ops, and what every write does: it notes which client
-// was heard of, and refreshes where the user can be reached.
+// apply runs the rule's ops. Like every write, it also records the client's
+// platform, counts the invoke and refreshes the conversation.
 func (w *writer) apply(a *store.Attempt) {
 	for _, op := range w.rule.ops {
 		op(w.in, a)
@@ -157,8 +157,8 @@ func (w *writer) apply(a *store.Attempt) {
 	refresh(&a.Conversation, &w.in.Conversation)
 }
 
-// refresh takes over where an activity came from. Service URLs move. An
-// activity of another conversation says nothing about this one but that.
+// refresh updates the stored conversation from an activity, since service URLs
+// move. An activity of another conversation only updates the service URL.
 func refresh(stored, came *store.Conversation) {
 	switch {
 	case came.ServiceURL == "":
@@ -169,7 +169,7 @@ func refresh(stored, came *store.Conversation) {
 	}
 }
 
-// move takes an edge, or none, and writes the audit line of the change.
+// move takes an edge, if there is one, and writes the audit line of the change.
 func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	from, to := a.State, a.State
 	if e != "" {
@@ -180,7 +180,7 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	}
 	if to != from {
 		a.State, a.Entered = to, w.in.Now
-		if to == CardSent || to.Terminal() { // nobody is at it any more
+		if to == CardSent || to.Terminal() { // it has no owner any more
 			a.Lease.Until, a.CheckAt, a.Checks = time.Time{}, time.Time{}, 0
 		}
 		if to == Failed {
@@ -197,8 +197,8 @@ func (w *writer) move(a *store.Attempt, e Edge, reason store.Reason) error {
 	return nil
 }
 
-// method is the rule's, unless a message extension or an Adaptive Card brought the
-// event.
+// method returns the rule's method, unless the event came from a message extension
+// or an Adaptive Card.
 func (w *writer) method() store.Method {
 	switch w.in.Event.Via {
 	case store.OriginCompose:
@@ -210,7 +210,7 @@ func (w *writer) method() store.Method {
 	}
 }
 
-// detail says in the audit trail what the edge does not.
+// detail is the text of the audit line: what its states do not show.
 func (w *writer) detail(a *store.Attempt, e Edge, to store.State) string {
 	said := w.in.Event.Detail
 	switch {
@@ -232,16 +232,15 @@ func join(a, b string) string {
 	return a + ": " + b
 }
 
-// put ends a decision about an attempt, with the callback that its rule owes.
+// put completes a decision about an attempt and adds the rule's callback.
 func (w *writer) put(a *store.Attempt) {
 	w.owe(a)
 	w.d.Attempt = a
 }
 
-// owe writes the outbox row of the rule's callback, in the transaction of the
-// transition that owes it. The first callback of an attempt is this instance's
-// to make at once. A later one has to be claimed, since an earlier one may still
-// be under way.
+// owe adds the outbox row of the rule's callback to the transition's transaction.
+// This instance holds the row of an attempt's first callback and makes it at once.
+// A later one has to be claimed, since an earlier one may still be under way.
 func (w *writer) owe(a *store.Attempt) {
 	if w.d.Tell == TellNothing || w.d.Tell == TellApp {
 		return
@@ -279,14 +278,14 @@ func (w *writer) owe(a *store.Attempt) {
 	w.d.Commit.Deliveries = []store.Delivery{row}
 }
 
-// note is the audit line of a rule that changes nothing.
+// note adds the audit line of a rule that changes nothing.
 func (w *writer) note() {
 	if w.rule.Note == "" {
 		return
 	}
 	line := w.line(store.EventNote)
 	line.Detail = join(w.rule.Note, w.in.Event.Detail)
-	// A look-up after the end of an attempt is about the sign-in that begins.
+	// A look-up after an attempt has ended belongs to the sign-in that begins.
 	begins := w.in.Event.Kind == LookupFailed && w.in.state().Terminal()
 	if w.in.Attempt != nil && !begins {
 		line.Attempt = w.in.Attempt.ID
@@ -296,7 +295,7 @@ func (w *writer) note() {
 	w.d.Commit.Events = append(w.d.Commit.Events, line)
 }
 
-// line is an audit line with what the event says.
+// line creates an audit line with the event's members.
 func (w *writer) line(k store.EventKind) store.Event {
 	ev := &w.in.Event
 	line := store.Event{

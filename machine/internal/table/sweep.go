@@ -13,7 +13,7 @@ func sweepRules() []Block {
 				Reason: store.ReasonAbandoned,
 			},
 			Rule{
-				Row: "E6", // somebody is sending the card
+				Row: "E6", // its owner is sending the card
 			},
 		),
 		block(on(Sweep), in(CardSent),
@@ -24,7 +24,7 @@ func sweepRules() []Block {
 				Reason: store.ReasonExpired,
 			},
 			Rule{
-				Row: "E7", // it is not over yet
+				Row: "E7", // it has not expired yet
 			},
 		),
 		block(on(Sweep), in(Exchanging, Verifying),
@@ -35,12 +35,12 @@ func sweepRules() []Block {
 				Then: Recover,
 			},
 			Rule{
-				Row: "E8", // somebody is at it, or was a moment ago
+				Row: "E8", // it has an owner, or its back-off is not over
 			},
 		),
 		block(on(Sweep), in(Complete, Failed),
 			Rule{
-				Row: "E8", // it has ended meanwhile
+				Row: "E8", // it has ended in the meantime
 			},
 		),
 
@@ -84,7 +84,7 @@ func sweepRules() []Block {
 			},
 		),
 
-		// The truth: there is a token. Some call succeeded before the crash.
+		// There is a token: a call succeeded before the crash.
 		block(on(Recovered), in(Exchanging, Verifying),
 			Rule{
 				Row:    "E8",
@@ -128,7 +128,7 @@ func sweepRules() []Block {
 			},
 		),
 
-		// There is none: nothing had come of the call.
+		// There is no token: the interrupted call did not succeed.
 		block(on(NotRecovered), in(Exchanging, Verifying),
 			Rule{
 				Row:  "E8",
@@ -151,7 +151,7 @@ func sweepRules() []Block {
 			},
 		),
 
-		// The Token Service could not say.
+		// The Token Service gave no clear answer.
 		block(on(RecoverFailed), in(Exchanging, Verifying),
 			Rule{
 				Row:    "E8",

@@ -23,15 +23,15 @@ func (e *IllegalTransitionError) Error() string {
 	return fmt.Sprintf("illegal transition: %s in state %s", e.Event, stateName(e.State))
 }
 
-// Blocks are all rules, in the order of docs/state-machine.md §4.
+// Blocks returns all rules in the order of docs/state-machine.md §4.
 func Blocks() []Block {
 	return slices.Concat(
 		signInRules(), exchangeRules(), verifyRules(), failureRules(), signOutRules(), sweepRules(),
 	)
 }
 
-// Table is the rules, checked, with the fsm that decides on their edges. It may
-// be used by many goroutines.
+// Table holds the checked rules and the fsm that takes their edges. It is safe
+// for concurrent use.
 type Table struct {
 	rules map[pair][]rule
 	graph *graph
@@ -58,21 +58,21 @@ func (r *rule) holds(in *Input) bool {
 	return true
 }
 
-// New is the table of this package. An error means that its rules contradict
-// themselves or the fsm.
+// New returns this package's table. An error means that its rules contradict
+// each other or the fsm.
 func New() (*Table, error) { return Define(Blocks(), Events(), Overrides{}) }
 
-// Overrides put other meanings in the place of the table's own: for tests that
-// ask whether anybody would notice.
+// Overrides replace guards and ops of the table, for tests that check that a
+// changed one is noticed.
 type Overrides struct {
 	Guards map[Guard]func(*Input) bool
 	Ops    map[Op]func(*Input, *store.Attempt)
 }
 
-// Define checks blocks of rules against the events of an fsm and makes them a
-// table. It refuses what looplab/fsm would take in silence: unknown names and
-// states, two blocks for one event in one state, rules that are never reached,
-// ways out of a terminal state, states without a way in.
+// Define checks blocks of rules against the events of an fsm and builds a table.
+// It rejects what looplab/fsm would accept silently: unknown names and states,
+// two blocks for one event in one state, unreachable rules, edges out of a
+// terminal state, and unreachable states.
 func Define(blocks []Block, events []EdgeEvent, o Overrides) (*Table, error) {
 	t := &Table{rules: map[pair][]rule{}, graph: newGraph(events)}
 	guards, ops := meanings(), deeds()
@@ -129,8 +129,8 @@ func Define(blocks []Block, events []EdgeEvent, o Overrides) (*Table, error) {
 	return t, nil
 }
 
-// checkRule checks one rule of a block. Whether its edge leaves from the states
-// of the block is not asked here: the fsm says so when the edge is taken.
+// checkRule checks one rule of a block. It does not check that the rule's edge
+// leaves from the block's states: the fsm does when the edge is taken.
 func (t *Table) checkRule(b *Block, r *Rule) []error {
 	var errs []error
 	bad := func(format string, args ...any) {
@@ -177,8 +177,8 @@ func (t *Table) checkRule(b *Block, r *Rule) []error {
 	return errs
 }
 
-// covers reports whether every case in which b's guards hold is one in which
-// a's do: a rule with fewer guards before one with more.
+// covers reports whether a's guards are a subset of b's. A rule with guards a
+// then shadows a later one with guards b.
 func covers(a, b []Guard) bool {
 	for _, g := range a {
 		if !slices.Contains(b, g) {
@@ -188,8 +188,8 @@ func covers(a, b []Guard) bool {
 	return true
 }
 
-// check refuses an fsm with unknown states, two edges of one name from one
-// state, a way out of a terminal state, or a state that nothing leads to.
+// check rejects an fsm with unknown states, two edges of one name from one
+// state, an edge out of a terminal state, or an unreachable state.
 func (g *graph) check() []error {
 	var errs []error
 	seen := map[arrow]bool{}
@@ -220,7 +220,8 @@ func (g *graph) check() []error {
 	return errs
 }
 
-// Opens reports whether an event may open an attempt, which then needs an id.
+// Opens reports whether an event may open an attempt. The caller then has to
+// supply an id.
 func (t *Table) Opens(k Kind, s store.State) bool {
 	return slices.ContainsFunc(t.rules[pair{k, s}], func(r rule) bool { return r.Open != OpensNone })
 }
@@ -228,14 +229,14 @@ func (t *Table) Opens(k Kind, s store.State) bool {
 // Knows reports whether there are rules for an event in a state.
 func (t *Table) Knows(k Kind, s store.State) bool { return t.rules[pair{k, s}] != nil }
 
-// Arrow is one arrow of the diagram, with the rows that take it.
+// Arrow is an arrow of the diagram with the rows that take it.
 type Arrow struct {
 	From, To store.State
 	Rows     []string
 }
 
-// Arrows are the edges of the fsm between two states, each with the rows whose
-// rules name it.
+// Arrows returns the fsm's state-to-state arrows, each with the rows that take
+// it.
 func Arrows() []Arrow {
 	g := newGraph(Events())
 	rows := map[[2]store.State][]string{}

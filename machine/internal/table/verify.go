@@ -3,7 +3,7 @@ package table
 import "github.com/signin-engine/signin-engine/store"
 
 // Rows C: signin/verifyState arrived. It names no connection, so its code is
-// offered to one candidate after the other.
+// offered to the candidates one by one.
 func verifyRules() []Block {
 	return []Block{
 		block(on(VerifyState), in(None),
@@ -105,7 +105,7 @@ func verifyRules() []Block {
 			},
 		),
 
-		// The Token Service took the code. A success is never thrown away.
+		// The Token Service accepted the code. A success is never discarded.
 		block(on(VerifyOK), in(None),
 			Rule{
 				Row:    "C12",
@@ -258,7 +258,7 @@ func verifyRules() []Block {
 			},
 		),
 
-		// The Token Service could not say.
+		// The Token Service failed.
 		block(on(VerifyFailed), in(Verifying),
 			Rule{
 				Row:   "C8",
@@ -303,7 +303,7 @@ func verifyRules() []Block {
 			},
 		),
 
-		// No candidate took the code: the best one hears of it.
+		// No candidate's connection accepted the code: it counts against the best one.
 		block(on(NoMatch), in(None),
 			Rule{
 				Row:   "C13",
@@ -374,8 +374,8 @@ func verifyRules() []Block {
 			},
 		),
 
-		// Whoever speaks for the user can make this event up, so the token in it is not
-		// believed. The Token Service knows.
+		// A client can forge this event, so its token is not trusted. The Token Service
+		// is asked instead.
 		block(on(TokenAnnounced), in(Idle, CardSent, Failed),
 			Rule{
 				Row: "C16",
