@@ -21,8 +21,8 @@ type ExchangeResponse struct {
 	FailureDetail  string `json:"failureDetail,omitempty"`
 }
 
-// statusOr412 is an upstream's status as an invoke is answered with it: no
-// status at all is a refusal (B3, C8).
+// statusOr412 is an upstream's status as the answer to an invoke. No answer counts
+// as a refusal, 412 (B3, C8).
 func statusOr412(status int) int {
 	if status == 0 {
 		return http.StatusPreconditionFailed
@@ -30,7 +30,7 @@ func statusOr412(status int) int {
 	return status
 }
 
-// unavailable is the answer while the store is down: Teams sends again (S).
+// unavailable is the answer while the store is down. Teams then sends again (S).
 func unavailable() Answer {
 	return Answer{Status: http.StatusServiceUnavailable, RetryAfter: time.Second}
 }

@@ -91,7 +91,7 @@ func (c *call) closed(ctx context.Context) error {
 	return nil
 }
 
-// tryCode offers a code to the connection that the invoke is about (M3, M4).
+// tryCode offers a code to the invoke's connection (M3, M4).
 func (c *call) tryCode(ctx context.Context, code tokensvc.Secret) (Access, error) {
 	c.received(c.turn.act.Name)
 	c.code = code
@@ -104,7 +104,7 @@ func (c *call) tryCode(ctx context.Context, code tokensvc.Secret) (Access, error
 	}
 	got := Access{Token: c.token}
 	if out.event.Kind == table.CodeSpent {
-		got = Access{} // nothing was spent: the user is signed in already, with other credentials
+		got = Access{} // the code was not spent: the user is already signed in with other credentials
 	}
 	switch out.reply {
 	case table.ReplyOK: // a repeat of a code that was used is answered like a query without one
@@ -150,7 +150,7 @@ func (c *call) ask(ctx context.Context) (Access, error) {
 	c.card.text, c.card.button = c.flow().conn.CardText, c.flow().conn.ButtonText
 	c.asked = true
 	ev := c.event(table.SignInAsked)
-	ev.Invoke = "" // it is a wish, and no answer of a client
+	ev.Invoke = "" // it is a request, not a client's answer to a card
 	c.received(c.turn.act.Name)
 	out, err := c.drive(ctx, byKey{}, ev)
 	defer c.finish(ctx, out.attempt)
@@ -169,12 +169,12 @@ func (c *call) ask(ctx context.Context) (Access, error) {
 		return got, nil
 	case table.ReplyCardOut:
 		got.Pending = CardOut
-		// The answer has to name the way to sign in again: each keystroke gets one.
+		// Every keystroke's answer needs a sign-in link, so the resource is fetched again.
 		if got.Resource, err = c.tokens().GetSignInResource(ctx, c.state(c.turn.to)); err != nil {
 			return Access{}, fmt.Errorf("authorize: %w", err)
 		}
 		if a := out.attempt; a != nil && (!a.SSOOffered || a.SSOOutcome != "") {
-			got.Resource.TokenExchangeResource = nil // silence was not offered, or has failed
+			got.Resource.TokenExchangeResource = nil // SSO was not offered, or has failed
 		}
 		return got, nil
 	case table.ReplyElsewhere:

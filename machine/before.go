@@ -42,9 +42,9 @@ func (e *Engine) typedCode(ctx context.Context, turn *Turn) bool {
 	return answer.Status != http.StatusServiceUnavailable
 }
 
-// tokenAnnounced runs row C16: the user has signed in, says an event of the channel. The
-// token in it is not read; the Token Service has it. It reports whether the connection
-// is one of the engine's.
+// tokenAnnounced runs row C16: an event of the channel says that the user has signed
+// in. The token in it is not read; the Token Service is asked instead. It reports
+// whether the connection is registered.
 func (e *Engine) tokenAnnounced(ctx context.Context, turn *Turn) bool {
 	var value struct {
 		ConnectionName flexible `json:"connectionName"`
@@ -67,8 +67,8 @@ func (e *Engine) tokenAnnounced(ctx context.Context, turn *Turn) bool {
 	return true
 }
 
-// fetch gets the tokens of the connections that the bot wants ahead. One that
-// is not to be had is not there: the bot's own call will say why.
+// fetch prefetches the tokens of Config.Prefetch. A failure leaves the token out; the
+// bot's own call will report why.
 func (e *Engine) fetch(ctx context.Context, turn *Turn) {
 	ctx, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)
 	defer cancel()

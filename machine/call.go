@@ -11,25 +11,25 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// call is one thing that is handled from its first event to its last: an invoke,
-// a SignIn, a sweep of one attempt. It belongs to one goroutine.
+// call handles one request from its first event to its last: an invoke, a SignIn,
+// or the sweep of one attempt. It belongs to one goroutine.
 type call struct {
 	eng   *Engine
 	turn  *Turn     // nil for sweeper and operator
-	key   store.Key // of the connection that it is about
+	key   store.Key // its connection's; redirected if the event is another's
 	begun time.Time
 	clock storeClock
-	in    table.Input // of the step that the table is asked for
+	in    table.Input // of the current step
 	claim claim       // the last one
 
-	// What came in, and must not be written down.
+	// Secrets from the invoke. They must never be stored.
 	ssoToken tokensvc.Secret
 	code     tokensvc.Secret
 
-	// What a card of this call says and where it goes.
+	// The card that this call may send.
 	card cardPlan
 
-	// What upstreams handed out.
+	// What the upstreams answered.
 	token    tokensvc.Token
 	noToken  bool         // the Token Service has just said so
 	looked   *table.Event // what the Token Service said before the store was read
@@ -38,12 +38,12 @@ type call struct {
 
 	asked   bool           // the bot asks: an attempt that is opened keeps the activity
 	purpose string         // what the bot asks for
-	via     store.Origin   // what brought it, if not the chat
+	via     store.Origin   // where the request came from, if not the chat
 	marks   []store.Mark   // spent by a code of the bot's own, with the completion
 	ended   *store.Attempt // the newest of the key, if the event is about none
 
-	// Audit lines, to travel with the next commit. worth says that they are worth
-	// one of their own: a silent hit leaves nothing behind.
+	// Audit lines for the next commit. worth means that they are written even if
+	// no other commit follows. A silent hit stores nothing.
 	lines []store.Event
 	worth bool
 }
@@ -55,22 +55,21 @@ type cardPlan struct {
 	resource     tokensvc.SignInResource
 }
 
-// storeClock is the store's time, carried on by our own clock since the last
-// read.
+// storeClock extrapolates the store's time from its last read, by the local clock.
 type storeClock struct{ store, ours time.Time }
 
 func (c storeClock) at(ours time.Time) time.Time {
 	return store.Time(c.store.Add(ours.Sub(c.ours)))
 }
 
-// call begins the handling of something about one connection of a turn's user.
+// call begins a call for one connection of a turn's user.
 func (e *Engine) call(turn *Turn, connection string) *call {
 	c := e.background(turn.key(connection))
 	c.turn = turn
 	return c
 }
 
-// background begins the handling of something without a turn.
+// background begins a call without a turn.
 func (e *Engine) background(key store.Key) *call {
 	now := e.clock()
 	return &call{eng: e, key: key, begun: now, clock: storeClock{now, now}}
@@ -81,7 +80,7 @@ func (c *call) now() time.Time { return c.clock.at(c.eng.clock()) }
 
 func (c *call) saw(now time.Time) { c.clock = storeClock{now, c.eng.clock()} }
 
-// flow is that of the call's connection; nil if it is registered no more.
+// flow returns the flow of the call's connection, nil if it is no longer registered.
 func (c *call) flow() *Flow { return c.eng.registered(c.key.Connection) }
 
 func (c *call) activity() *Activity {
@@ -101,7 +100,7 @@ func userConnection(k store.Key) tokensvc.UserConnection {
 	return tokensvc.UserConnection{UserID: k.User, Connection: k.Connection, ChannelID: k.Channel}
 }
 
-// event makes the invoke that came an event.
+// event creates an event from the incoming invoke.
 func (c *call) event(k table.Kind) table.Event {
 	act := c.turn.act
 	return table.Event{Kind: k, Invoke: act.Name, Activity: act.ID, Platform: act.Platform, Via: c.via}
@@ -127,8 +126,8 @@ func (c *call) get(ctx context.Context, id string) (*store.Attempt, error) {
 	return &snap.Attempts[0], nil
 }
 
-// newest is the attempt that is under way for a key, else the newest one; nil if
-// there is none.
+// newest returns the key's pending attempt, else its newest one; nil if there is
+// none.
 func (c *call) newest(ctx context.Context, k store.Key) (*store.Attempt, error) {
 	snap, err := c.find(ctx, store.Query{User: k.UserKey(), Connection: k.Connection})
 	if err != nil || len(snap.Attempts) == 0 {
@@ -152,9 +151,9 @@ func (c *call) head(ctx context.Context, a *store.Attempt) (*store.Attempt, erro
 	return a, nil
 }
 
-// successor is what goes on where a failed attempt ended: the newest of its
-// chain or, if that has failed too, the key's attempt that is under way, beside
-// which none may be opened.
+// successor returns the attempt that continues a: the newest of its chain. If that
+// one has failed too, it is the key's pending attempt, since no second one may be
+// opened beside it.
 func (c *call) successor(ctx context.Context, a *store.Attempt) (*store.Attempt, error) {
 	a, err := c.head(ctx, a)
 	if err != nil || a.State != store.Failed || a.Reason == store.ReasonSignedOut {
@@ -169,7 +168,7 @@ func (c *call) successor(ctx context.Context, a *store.Attempt) (*store.Attempt,
 
 // The audit lines of a call.
 
-// received is the first line of an invoke, or of a call of the bot.
+// received adds the first audit line of an invoke or of a call by the bot.
 func (c *call) received(name string) {
 	line := store.Event{
 		Kind: store.EventReceived, Invoke: name, Time: c.clock.at(c.begun), Instance: c.eng.instance, Key: c.key,
@@ -180,11 +179,11 @@ func (c *call) received(name string) {
 	c.lines = append(make([]store.Event, 0, usualLines), line)
 }
 
-// usualLines is how many lines a call collects before it commits: what came in, two
-// questions to an upstream, a note.
+// usualLines is how many lines a call typically collects before it commits: the
+// incoming event, two upstream calls, a note.
 const usualLines = 4
 
-// note adds a line about something that changes nothing.
+// note adds an audit line of something that changes no attempt.
 func (c *call) note(line store.Event) {
 	line.Time, line.Instance = c.now(), c.eng.instance
 	if line.Attempt == "" {
@@ -194,8 +193,8 @@ func (c *call) note(line store.Event) {
 	c.worth = true
 }
 
-// about are the lines so far, as lines of the attempt: some were written before
-// it was known. There is room for more.
+// about returns the lines so far, assigned to the attempt: some were added before
+// it was known. The slice has room for more lines.
 func (c *call) about(a *store.Attempt, more int) []store.Event {
 	lines := append(make([]store.Event, 0, len(c.lines)+more), c.lines...)
 	for i := range lines {
@@ -206,8 +205,8 @@ func (c *call) about(a *store.Attempt, more int) []store.Event {
 	return lines
 }
 
-// finish hands the lines that are left to the next group of commits. Nobody
-// waits for them.
+// finish hands the remaining lines to the next group of commits and does not wait
+// for it.
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
 	lines := c.about(a, 0)
 	if c.worth {
@@ -233,7 +232,7 @@ func (c *call) answer(ctx context.Context, out outcome, a Answer) Answer {
 	return a
 }
 
-// answered is the line of an answer.
+// answered creates the audit line of an answer.
 func (c *call) answered(row string, status int) store.Event {
 	return store.Event{Kind: store.EventAnswer, Row: row, Status: status, Duration: c.eng.clock().Sub(c.begun)}
 }
@@ -248,7 +247,7 @@ func (c *call) seen(ctx context.Context, row string, status int) {
 	c.eng.emit(ctx, c.key, []store.Event{line})
 }
 
-// broken is the answer to an invoke when the store does not do its part (S).
+// broken answers an invoke after the store has failed (S).
 func (c *call) broken(ctx context.Context, out outcome, err error) Answer {
 	c.eng.logger(ctx).Error().Str("user", c.key.User).Str("connection", c.key.Connection).Err(err).Msg("store unavailable: invoke answered 503")
 	c.eng.report(ctx, c.activity(), err)
@@ -258,8 +257,8 @@ func (c *call) broken(ctx context.Context, out outcome, err error) Answer {
 	return a
 }
 
-// refuse answers an invoke that says nothing of use (B0, C0): one line on the
-// attempt that is pending, or on none, and no call to an upstream.
+// refuse answers an unusable invoke (B0, C0). It adds one audit line, on the
+// pending attempt if there is one, and calls no upstream.
 func (c *call) refuse(ctx context.Context, row string, status int, why string, pending *store.Attempt) Answer {
 	act := c.turn.act
 	c.note(store.Event{

@@ -36,7 +36,7 @@ type permanentError struct{ error }
 func (e permanentError) Unwrap() error { return e.error }
 func (permanentError) Permanent() bool { return true }
 
-// handlers are those of a connection, or of all connections.
+// handlers holds the handlers of one connection, or of all connections.
 type handlers struct {
 	complete chain[tokensvc.Token]
 	failure  chain[*Failure]
@@ -72,7 +72,7 @@ func (e *Engine) OnSignInFor(purpose string, h CompleteHandler) error {
 	return nil
 }
 
-// purposed are the handlers of a turn's purpose, nil if there are none.
+// purposed returns the handlers of a turn's purpose, nil if there are none.
 func (e *Engine) purposed(turn *Turn) *handlers {
 	e.purposesMu.RLock()
 	defer e.purposesMu.RUnlock()
@@ -99,7 +99,7 @@ func (e *Engine) AroundSignInFailure(middleware func(next FailureHandler) Failur
 	})
 }
 
-// tell makes the callback of a decision in the turn that brought it.
+// tell makes the callback of a decision, in the current turn if there is one.
 func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	e := c.eng
 	if d.Tell == table.TellNothing || d.Tell == table.TellSilent {
@@ -112,7 +112,7 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	if d.Owed != nil {
 		row, user = *d.Owed, d.Attempt.Key.UserKey()
 		turn = e.proactive(ctx, d.Attempt, row) // swept: the stored conversation stands in
-	} else { // of no attempt, so of no row: told once, as well as it goes
+	} else { // without an attempt there is no row: called once, best effort
 		row = store.Delivery{
 			DeliveryKey: store.DeliveryKey{Kind: store.DeliverFailure}, Status: store.DeliveryDone,
 			Failure: table.FailureOf(&ev), Fanout: d.Tell == table.TellAll,
@@ -134,8 +134,8 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	}
 }
 
-// prepare makes the callback of a row of the outbox. A token is never stored: it
-// is fetched again, and may be gone.
+// prepare builds the callback of a row of the outbox. Tokens are never stored, so
+// the token is fetched again and may be gone.
 func (e *Engine) prepare(ctx context.Context, row store.Delivery) (outbox.Tell, error) {
 	snap, err := e.store.Get(ctx, row.Attempt)
 	if err != nil {
@@ -186,14 +186,14 @@ func (e *Engine) unsealed(ctx context.Context, a *store.Attempt) request {
 	return parseRequest(plain)
 }
 
-// handler is what a row owes to the bot's own code: that of its connection (nil
-// if it is registered no more) or, for a failure that is told to all, of every
-// connection, and that of the whole bot. It is nil if nobody listens.
+// handler returns the bot's handlers for a row: the bot-wide ones and those of its
+// connection (nil if it is no longer registered) or, for a failure with fanout, those
+// of every connection. It is nil if there are none.
 func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token tokensvc.Token) outbox.Tell {
 	if flow != nil && row.Kind == store.DeliverComplete && !token.Token.Empty() {
 		turn.fetched = map[*Flow]tokensvc.Token{flow: token}
 	}
-	who := []*handlers{&e.handlers} // and those inside its middleware
+	who := []*handlers{&e.handlers} // the others run inside its middleware
 	switch {
 	case row.Fanout:
 		for _, f := range e.flows {
@@ -220,7 +220,7 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	}
 	return func(ctx context.Context, tx any) error {
 		turn.tx = tx
-		defer func() { turn.tx = nil }() // it is over
+		defer func() { turn.tx = nil }() // the transaction has ended
 		failpoint("before", "callback")
 		err := run(ctx)
 		failpoint("after", "callback")

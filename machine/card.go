@@ -6,9 +6,9 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// retire replaces the card of a completed sign-in by the connection's
-// DoneText, if it has one. It is a courtesy: nobody waits for it, and when it
-// fails the card just stays.
+// retire replaces the card of a completed sign-in by the connection's DoneText, if
+// it has one. This is best effort: nothing waits for it, and if it fails the card
+// stays.
 func (e *Engine) retire(ctx context.Context, a *store.Attempt) {
 	f := e.registered(a.Key.Connection)
 	if f == nil || f.conn.DoneText == "" || a.CardActivityID == "" {
@@ -28,8 +28,8 @@ func (e *Engine) retire(ctx context.Context, a *store.Attempt) {
 	})
 }
 
-// targets reports whether a card in this conversation goes to the one who asked
-// alone.
+// targets reports whether only the user who asked sees a card in this
+// conversation.
 func (e *Engine) targets(to store.Conversation) bool {
 	return isGroup(to) && e.policy.GroupCard != Everyone
 }

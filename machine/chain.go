@@ -30,8 +30,8 @@ func (c *chain[T]) wrap(m func(next link[T]) link[T]) {
 	c.around = append(c.around, m)
 }
 
-// whole is the handlers, then others, one after the other, within the middleware; nil
-// if there is nothing of it.
+// whole returns one handler that runs the handlers and then others, inside the
+// middleware; nil if there is nothing to run.
 func (c *chain[T]) whole(others ...link[T]) link[T] {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -46,8 +46,8 @@ func (c *chain[T]) whole(others ...link[T]) link[T] {
 	return whole
 }
 
-// inTurn runs handlers one after the other. One that fails does not keep the others
-// from running. One that takes too long does: the row may be another process's by now.
+// inTurn runs handlers one after the other. After an error the others still run. After
+// a timeout they do not: another process may hold the row by then.
 func inTurn[T any](handlers []link[T]) link[T] {
 	return func(ctx context.Context, turn *Turn, what T) error {
 		errs := make([]error, len(handlers))
@@ -76,8 +76,8 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// called is a callback to all of who, the first of whom stands around the others; nil
-// if nobody listens.
+// called returns a callback to all of who; the middleware of the first wraps the
+// others. It is nil if there is no handler.
 func called[T any](who []*handlers, of func(*handlers) *chain[T], turn *Turn, what T) func(ctx context.Context) error {
 	var inner []link[T]
 	for _, h := range who[1:] {

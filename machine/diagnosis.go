@@ -16,7 +16,7 @@ const (
 	teamsNativeClient = "1fec8e78-bce4-4aaf-ab1b-5451cc387264"
 )
 
-// diagnose says what the SSO token of a refused exchange looks like
+// diagnose describes the SSO token of a refused exchange
 // (docs/state-machine.md §9). Nothing of the token itself is kept.
 func diagnose(token tokensvc.Secret, a *store.Attempt, now time.Time) store.Diagnosis {
 	c, ok := tokensvc.ReadClaims(token) // the signature is not checked: the Token Service decides
@@ -50,14 +50,14 @@ func verdict(known, holds bool) store.Verdict {
 	}
 }
 
-// same compares what a token says with what the activity says.
+// same compares a claim of a token with the activity's value.
 func same(said, is string) store.Verdict {
 	return verdict(said != "" && is != "", strings.EqualFold(said, is))
 }
 
-// mismatch reports whether a token is another user's than the sender's, and
-// writes a security line then. Guests and shared channels have other tenants, so
-// the tenant alone says nothing.
+// mismatch reports whether a token belongs to another user than the sender, and if
+// so writes a security line. The tenant alone proves nothing: guests and shared
+// channels have other tenants.
 func (c *call) mismatch(ctx context.Context, token tokensvc.Secret) bool {
 	said, ok := tokensvc.ReadClaims(token)
 	if !ok || same(said.ObjectID, c.turn.to.UserAAD) != store.Fails {

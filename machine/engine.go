@@ -192,7 +192,7 @@ func build(cfg Config, t *table.Table) (*Engine, error) {
 	return e, e.connectOutbox(cfg)
 }
 
-// missing names the first required member that is not there.
+// missing reports the first required member that is not set.
 func (c *Config) missing() error {
 	for _, m := range []struct {
 		name  string
@@ -258,7 +258,7 @@ func (e *Engine) service(connection string) TokenService {
 	return e.tokens
 }
 
-// registered is the flow of a connection, nil if there is none of that name.
+// registered returns the flow of a connection, nil if no such one is registered.
 func (e *Engine) registered(name string) *Flow { return e.byName[strings.ToLower(name)] }
 
 // Flow returns the flow of a registered connection; "" is the only one.

@@ -58,14 +58,13 @@ func (e *Engine) tokenExchange(ctx context.Context, turn *Turn) Answer {
 	return c.answer(ctx, out, e.exchangeAnswer(out, body))
 }
 
-// connectionOf says which connection an exchange is about. The exchange id names
-// its connection exactly, whatever the value says; one whose connection is
-// registered no more is as unknown as any other name. A single registered
-// connection takes any name.
+// connectionOf returns the connection of an exchange. The exchange id identifies it
+// exactly, whatever the value's name. A connection that is no longer registered is
+// unknown. If only one is registered, any name is accepted.
 func (c *call) connectionOf(ctx context.Context, id, name string) (connection string, known bool, err error) {
 	e := c.eng
 	if f := e.registered(name); f != nil && f.exchanges() {
-		return f.conn.Name, true, nil // where the id leads, byExchange sees
+		return f.conn.Name, true, nil // byExchange then follows the id
 	}
 	if only := e.onlyChat(); only != nil {
 		return only.conn.Name, true, nil
@@ -88,14 +87,14 @@ func (c *call) connectionOf(ctx context.Context, id, name string) (connection st
 	return f.conn.Name, true, nil
 }
 
-// exchanges reports whether clients send SSO tokens for the connection: for one whose
-// popup is the bot's own they do not.
+// exchanges reports whether clients send SSO tokens for the connection. They do not
+// if its popup is the bot's own.
 func (f *Flow) exchanges() bool {
 	_, popup := f.conn.Tokens.(Redeemer)
 	return !popup
 }
 
-// onlyChat is the connection that all exchanges are about, if there is just one.
+// onlyChat returns the connection of all exchanges, if there is only one.
 func (e *Engine) onlyChat() *Flow {
 	var only *Flow
 	for _, f := range e.flows {
@@ -110,7 +109,7 @@ func (e *Engine) onlyChat() *Flow {
 	return only
 }
 
-// exchangeAnswer is the table's reply as an invoke answer.
+// exchangeAnswer converts the table's reply to an invoke answer.
 func (e *Engine) exchangeAnswer(out outcome, body ExchangeResponse) Answer {
 	switch out.reply {
 	case table.ReplyBody:
@@ -141,7 +140,7 @@ func (e *Engine) exchanged(status int, detail string, body ExchangeResponse) Ans
 	}
 }
 
-// flexible is a string that may come as a number.
+// flexible is a string that may be sent as a number.
 type flexible string
 
 // UnmarshalJSON takes a string, a number, or nothing.

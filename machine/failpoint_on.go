@@ -19,7 +19,7 @@ type trap struct {
 	left atomic.Int64 // passages until it springs
 }
 
-// arm takes the variable away: the settings refuse what they do not know.
+// arm unsets the variable: the configuration rejects unknown ones.
 func arm(variable string) *trap {
 	name, nth, counted := strings.Cut(os.Getenv(variable), ":")
 	_ = os.Unsetenv(variable) // fails for malformed names only

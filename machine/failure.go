@@ -12,15 +12,15 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// lateFailure is how long after the end of an attempt a signin/failure is
-// taken for a late one of another device (D5).
+// lateFailure is how long after an attempt's end a signin/failure counts as a late
+// one from another device (D5).
 const lateFailure = 5 * time.Minute
 
-// maxFailureText bounds what a client can make us store.
+// maxFailureText bounds the text stored from a client's failure.
 const maxFailureText = 256
 
-// signInFailure runs rows D of the table: the client's SSO failed. It names no
-// connection, and its answer is 200 whatever it says [S 000].
+// signInFailure runs rows D of the table: the client's SSO failed. The invoke names no
+// connection and is always answered 200 [S 000].
 func (e *Engine) signInFailure(ctx context.Context, turn *Turn) Answer {
 	value := readFailure(turn.act)
 	e.warnFailure(ctx, turn, value)
@@ -78,7 +78,7 @@ func (b *byFailure) find(ctx context.Context, c *call, ev *table.Event) (*store.
 		return a.Conversation.ID == here.ID || a.CardConversation == here.ID
 	})
 	if ev.Stranger {
-		return nil, nil // it is about something that is not this bot's (D8)
+		return nil, nil // it belongs to no sign-in of this bot (D8)
 	}
 	target := b.attribute(snap, c.turn.act)
 	if target != nil {

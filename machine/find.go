@@ -8,9 +8,9 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// finder finds the attempt that an event is about, nil for none. It is asked
-// again after a lost race. What it finds out about the event it puts there, and
-// it may turn the call to the connection that the event is really about.
+// finder finds the attempt that an event is about, nil for none. It is called again
+// after a lost race. It may add what it finds out to the event, and redirect the
+// call to the event's actual connection.
 type finder interface {
 	find(ctx context.Context, c *call, ev *table.Event) (*store.Attempt, error)
 }
@@ -29,14 +29,14 @@ func (id byID) find(ctx context.Context, c *call, _ *table.Event) (*store.Attemp
 	return c.get(ctx, string(id))
 }
 
-// exactly is an attempt that is not read again.
+// exactly is an attempt that has already been read.
 type exactly struct{ attempt *store.Attempt }
 
 func (x exactly) find(context.Context, *call, *table.Event) (*store.Attempt, error) {
 	return x.attempt, nil
 }
 
-// byCard finds the attempt of a card, or the one that goes on where it ended.
+// byCard finds the attempt of a card, or the one that continues it.
 type byCard string
 
 func (id byCard) find(ctx context.Context, c *call, _ *table.Event) (*store.Attempt, error) {
@@ -50,7 +50,7 @@ func (id byCard) find(ctx context.Context, c *call, _ *table.Event) (*store.Atte
 	if found, err = c.head(ctx, found); err != nil || found.State != store.Failed {
 		return found, err
 	}
-	// A failed one must not be linked beside one that is under way by now.
+	// A failed attempt must not be continued beside a pending one.
 	pending, err := c.newest(ctx, found.Key)
 	if err != nil || pending == nil || pending.State.Terminal() {
 		return found, err
@@ -58,7 +58,7 @@ func (id byCard) find(ctx context.Context, c *call, _ *table.Event) (*store.Atte
 	return pending, nil
 }
 
-// underWay finds the newest attempt if it talks to an upstream.
+// underWay finds the newest attempt if it has an upstream call under way.
 type underWay struct{}
 
 func (underWay) find(ctx context.Context, c *call, _ *table.Event) (*store.Attempt, error) {
@@ -69,13 +69,13 @@ func (underWay) find(ctx context.Context, c *call, _ *table.Event) (*store.Attem
 	return a, err
 }
 
-// errUnregistered: the exchange id leads to a connection that is registered no
-// more, which is as good as an unknown one (B0).
+// errUnregistered means that the exchange id belongs to a connection that is no
+// longer registered. It is treated like an unknown one (B0).
 var errUnregistered = errors.New("the card's connection is registered no more")
 
-// byExchange finds the attempt of an exchange: by the card's exchange id, which
-// is exact (through the chain to its newest attempt), else by what is pending
-// for the key (B1, B13, B16 to B18).
+// byExchange finds the attempt of an exchange (B1, B13, B16 to B18). The exchange id
+// identifies the card's attempt exactly; the newest of its chain is used. Without a
+// known id it is the key's pending attempt.
 type byExchange struct{}
 
 func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.Attempt, error) {
@@ -114,7 +114,7 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 		ev.OldCard = head.ID != owner.ID
 		return head, nil
 	}
-	// An id that is missing or another user's says nothing: the token does.
+	// A missing or foreign id identifies nothing, so the token's mark is used.
 	nameless := ev.ExchangeID == "" || ev.Foreign
 	if pending || newest != nil && nameless && table.Marked(ev.TokenMarks, newest.TokenMark) {
 		return newest, nil
@@ -123,7 +123,7 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 	return nil, nil
 }
 
-// foreign notes an exchange id that belongs to another user (B18), once. That
+// foreign notes once that an exchange id belongs to another user (B18). That user's
 // attempt is never touched.
 func (c *call) foreign(ctx context.Context, owner *store.Attempt) {
 	for _, l := range c.lines {
@@ -136,8 +136,8 @@ func (c *call) foreign(ctx context.Context, owner *store.Attempt) {
 		Msg("signin/tokenExchange with the exchange id of another user")
 }
 
-// isCardOf reports whether the activity replies to the attempt's card: both its
-// id and its conversation are the card's.
+// isCardOf reports whether the activity replies to the attempt's card: card id and
+// conversation both match.
 func isCardOf(a *store.Attempt, act *Activity) bool {
 	if act.ReplyToID == "" || a.CardActivityID != act.ReplyToID {
 		return false

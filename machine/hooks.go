@@ -50,8 +50,8 @@ func (e *Engine) emit(ctx context.Context, about store.Key, lines []store.Event)
 	}
 }
 
-// logger is that of the context, whose lines say which activity they belong to;
-// where nobody has put one there, the engine's own.
+// logger returns the context's logger, whose lines name their activity, else the
+// engine's own.
 func (e *Engine) logger(ctx context.Context) *zerolog.Logger {
 	if l := zerolog.Ctx(ctx); l.GetLevel() != zerolog.Disabled {
 		return l

@@ -9,8 +9,8 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// idSource makes attempt ids: ULIDs, so that they sort by time, and growing
-// within one millisecond.
+// idSource generates attempt ids. They are ULIDs, so they sort by time, and are
+// monotonic within a millisecond.
 type idSource struct {
 	mu      sync.Mutex
 	entropy io.Reader

@@ -23,8 +23,8 @@ func (e *Engine) answerBy(act *Activity) time.Time {
 	return e.clock().Add(answerWithin - act.Waited)
 }
 
-// left is how long the turn's invoke may still wait for upstreams or, with all of
-// it, for its callback. Whatever is no invoke has all the time it asks for.
+// left returns how long the turn's invoke may still wait, at most ask, with reserve
+// kept back for what comes after. Anything but an invoke may wait for all of ask.
 func (t *Turn) left(ask time.Duration, reserve time.Duration) time.Duration {
 	if t == nil || t.until.IsZero() {
 		return ask
@@ -36,7 +36,7 @@ func (t *Turn) left(ask time.Duration, reserve time.Duration) time.Duration {
 // another one. There is always an answer, which is the table's. While the store is down
 // it is 503 (S).
 func (e *Engine) HandleInvoke(ctx context.Context, act *Activity) (Answer, bool) {
-	// The caller may hang up; what was begun is finished all the same.
+	// The work is finished even if the caller hangs up.
 	ctx = context.WithoutCancel(ctx)
 	turn := e.Turn(act)
 	turn.until = e.answerBy(act)

@@ -22,14 +22,15 @@ import (
 // store's keys cannot be rotated.
 var ErrKeysElsewhere = errors.New("the keys are kept outside of the store")
 
-// errUnknownKey: something was sealed with a key that is not in the ring.
+// errUnknownKey means that a value was sealed with a key that is not in the ring.
 var errUnknownKey = errors.New("no such key")
 
-// spread is how many sweeps a new key of the store is only read: by then every
-// instance has it.
+// spread is for how many sweeps a new key of the store is only read. After them
+// every instance has it.
 const spread = 3
 
-// ring are the keys of an engine. The first one makes what is new; all are read.
+// ring holds the keys of an engine. The first one marks and seals; the others only
+// read.
 type ring struct{ keys []ringKey }
 
 type ringKey struct {
@@ -38,7 +39,7 @@ type ringKey struct {
 	aead  cipher.AEAD
 }
 
-// newRing makes a ring of keys in the order in which they are tried.
+// newRing makes a ring of keys, in the order given.
 func newRing(keys []store.SecretKey) (*ring, error) {
 	r := &ring{keys: make([]ringKey, len(keys))}
 	for i, k := range keys {
@@ -55,20 +56,20 @@ func newRing(keys []store.SecretKey) (*ring, error) {
 	return r, nil
 }
 
-// derive makes a key for one purpose of a secret.
+// derive derives a key for one purpose from a secret.
 func derive(secret []byte, purpose string) []byte {
 	h := hmac.New(sha256.New, secret)
 	h.Write([]byte("signin-engine " + purpose))
 	return h.Sum(nil)
 }
 
-// markSize is that of the HMAC in a mark, in bytes.
+// markSize is the size of a mark's HMAC, in bytes.
 const markSize = 16
 
-// mark recognises a repeat of something secret without keeping it: for each key,
-// in the ring's order, its id and an HMAC under it, so that six digits cannot be
-// tried out. The user is part of a mark, so that nobody's says anything about
-// another's.
+// mark returns marks, by which a repeated secret is recognised without being stored:
+// for each key, in the ring's order, its id and an HMAC. A plain hash of six digits
+// could be guessed. The user is part of the HMAC, so marks of different users cannot
+// be compared.
 func (r *ring) mark(kind string, user store.UserKey, secret tokensvc.Secret) [][]byte {
 	marks := make([][]byte, len(r.keys))
 	for i := range r.keys {
@@ -83,8 +84,8 @@ func (r *ring) mark(kind string, user store.UserKey, secret tokensvc.Secret) [][
 	return marks
 }
 
-// seal hides what is kept but not ours to show: the activity with which the user
-// asked (its text is nobody's business but the bot's). A sealed value is
+// seal encrypts a stored value that only the bot may read: the activity with which
+// the user asked. A sealed value is
 //
 //	key id 4 | nonce 12 | ciphertext and tag
 func (r *ring) seal(plain []byte) []byte {
@@ -112,7 +113,7 @@ func (r *ring) open(sealed []byte) ([]byte, error) {
 	return nil, fmt.Errorf("unseal: %w", errUnknownKey)
 }
 
-// loadKeys reads the keys anew.
+// loadKeys reloads the keys.
 func (e *Engine) loadKeys(ctx context.Context) error {
 	stored, err := e.store.Keys(ctx)
 	if err != nil {
@@ -143,7 +144,7 @@ func (e *Engine) loadKeys(ctx context.Context) error {
 	return nil
 }
 
-// inUse is the newest of the store's keys that every instance has read.
+// inUse returns the index of the store's newest key that every instance has read.
 func (e *Engine) inUse(stored *store.KeyRing) int {
 	for i := len(stored.Keys) - 1; i > 0; i-- {
 		if !stored.Now.Before(e.usedFrom(stored.Keys[i])) {
@@ -155,8 +156,8 @@ func (e *Engine) inUse(stored *store.KeyRing) int {
 
 func (e *Engine) usedFrom(k store.SecretKey) time.Time { return k.Made.Add(spread * e.timeouts.Sweep) }
 
-// sealed is the activity as it is kept, behind what the sign-in is for; nil if it is
-// not.
+// sealed returns the purpose and the activity, sealed for the store; nil if they are
+// not kept.
 func (e *Engine) sealed(act *Activity, purpose string) []byte {
 	switch {
 	case !e.policy.KeepRequest || act == nil || len(act.Raw) == 0:
@@ -172,10 +173,10 @@ func (e *Engine) sealed(act *Activity, purpose string) []byte {
 	return e.ring.Load().seal(slices.Concat([]byte(purpose), purposeEnd, act.Raw))
 }
 
-// purposeEnd stands in no activity, which is JSON.
+// purposeEnd ends the purpose. It occurs in no activity, since JSON has no NUL.
 var purposeEnd = []byte{0}
 
-// request is what sealed has kept.
+// request is the opened form of sealed.
 type request struct {
 	activity json.RawMessage
 	purpose  string
@@ -192,7 +193,8 @@ func parseRequest(plain []byte) request {
 // (100 kB) is in its activity twice, as text and as HTML.
 const maxRequest = 256 << 10
 
-// open reads a sealed value, of another instance's newest key too.
+// open reads a sealed value. If its key is unknown, the keys are reloaded first:
+// another instance may have added it.
 func (e *Engine) open(ctx context.Context, sealed []byte) ([]byte, error) {
 	plain, err := e.ring.Load().open(sealed)
 	if !errors.Is(err, errUnknownKey) {
@@ -236,7 +238,7 @@ func (e *Engine) RotateKey(ctx context.Context, op Operator) (Rotation, error) {
 		Time: stored.Now, Instance: e.instance, Kind: store.EventOperator, Invoke: "rotate-key", Actor: op.Actor,
 		Detail: fmt.Sprintf("key %s: %s", fresh.ID(), op.Reason),
 	}
-	// Whatever becomes of the key, that somebody asked for it is on record.
+	// The request is on record even if the rotation fails.
 	if err := e.store.Commit(ctx, store.Commit{Events: []store.Event{line}}); err != nil {
 		return fail(err)
 	}
@@ -248,8 +250,8 @@ func (e *Engine) RotateKey(ctx context.Context, op Operator) (Rotation, error) {
 	return Rotation{ID: fresh.ID(), From: e.usedFrom(fresh), Older: len(stored.Keys)}, e.loadKeys(ctx)
 }
 
-// forgetKeys drops the keys with which nothing has been made for so long that all
-// of it is past its retention.
+// forgetKeys deletes keys that have been out of use for so long that everything made
+// with them is past its retention.
 func (e *Engine) forgetKeys(ctx context.Context) error {
 	stored, err := e.store.Keys(ctx)
 	if err != nil {

@@ -10,16 +10,16 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// claim is one that a call has taken, or has tried to take.
+// claim is a claim that a call has taken, or has tried to take.
 type claim struct {
 	attempt string
 	key     store.Key
 	lease   store.Lease
-	until   time.Time // the end of the lease, by our clock: then the sweeper sees to it
+	until   time.Time // the end of the lease, by the local clock; then the sweeper takes over
 }
 
-// claims notes the claim of a decision before it is written: the store may keep it
-// and lose the answer.
+// claims notes the claim of a decision before it is written: the store may keep the
+// claim and its answer may be lost.
 func (c *call) claims(before *store.Attempt, d *table.Decision) {
 	a := d.Attempt
 	if a == nil || a.Lease.Owner != c.eng.instance || before != nil && a.Lease.Fence == before.Lease.Fence {
@@ -28,9 +28,9 @@ func (c *call) claims(before *store.Attempt, d *table.Decision) {
 	c.claim = claim{attempt: a.ID, key: a.Key, lease: a.Lease, until: c.eng.clock().Add(c.eng.timeouts.Lease)}
 }
 
-// dropped are the claims whose calls the store has cut short. Nobody is at work
-// under them, but the store may hold them, and then all others would wait for the end
-// of a lease (S). So the process looks again as soon as the store answers, and
+// dropped holds the claims of calls that a store error has ended. They have no
+// worker, but the store may still hold them, and then all others would wait for the
+// lease to end (S). So the process looks again as soon as the store answers, and
 // recovers the attempt as after a crash.
 type dropped struct {
 	mu     sync.Mutex
@@ -47,13 +47,13 @@ func (x *dropped) add(was claim) {
 		x.claims = map[string]claim{}
 	}
 	if now, ok := x.claims[was.attempt]; ok && now.lease.Fence > was.lease.Fence {
-		return // another call has taken over since, and was cut short too
+		return // a later claim of the attempt was dropped too
 	}
 	x.claims[was.attempt] = was
 }
 
-// again keeps a claim for another look. One that the last look itself has dropped
-// takes its place, but lasts no longer.
+// again keeps a claim for another look. If the last look dropped a claim of its own,
+// that one's lease replaces it, but it is not kept any longer.
 func (x *dropped) again(was claim) {
 	x.mu.Lock()
 	if now, ok := x.claims[was.attempt]; ok {
@@ -63,7 +63,7 @@ func (x *dropped) again(was claim) {
 	x.add(was)
 }
 
-// take returns the claims that are to be looked at, and forgets them.
+// take returns the dropped claims and clears the list.
 func (x *dropped) take() map[string]claim {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -73,8 +73,7 @@ func (x *dropped) take() map[string]claim {
 }
 
 // letGo settles the attempts whose claims were dropped, and gives back the callbacks
-// whose claims were lost. What the store does not answer for is tried again the next
-// time.
+// whose claims were lost. What fails because of the store is retried next time.
 func (e *Engine) letGo(ctx context.Context) {
 	_ = e.outbox.LetGo(ctx, func(each func(store.Delivery, time.Time)) error { return e.owed(ctx, each) })
 	var jobs []func()

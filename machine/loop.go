@@ -21,13 +21,13 @@ type outcome struct {
 	event   table.Event    // the last one
 }
 
-// maxRaces bounds how often one event starts over because others were faster.
+// maxRaces bounds how often one event starts over after a lost race.
 const maxRaces = 100
 
 var errRaces = errors.New("lost too many races for the attempt")
 
-// drive carries an event to its outcome. An error is the store's: then nobody is at
-// work under the call's claim any more.
+// drive handles an event up to its outcome. An error is the store's; the call has
+// then stopped working under its claim.
 func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome, error) {
 	out, err := c.loop(ctx, where, ev)
 	if err != nil {
@@ -36,8 +36,8 @@ func (c *call) drive(ctx context.Context, where finder, ev table.Event) (outcome
 	return out, err
 }
 
-// loop is the engine's loop: it finds the attempt, asks the table, commits,
-// acts, and takes what the upstream answers as the next event.
+// loop is the engine's main loop. It finds the attempt, asks the table, commits and
+// acts. The upstream's answer is the next event.
 func (c *call) loop(ctx context.Context, where finder, ev table.Event) (outcome, error) {
 	at, err := where.find(ctx, c, &ev)
 	if err != nil {
@@ -62,8 +62,8 @@ func (c *call) loop(ctx context.Context, where finder, ev table.Event) (outcome,
 				return outcome{}, err
 			}
 			if len(d.Commit.Marks) > 0 && sameVersion(before, at) {
-				// The attempt is as it was, so what the code spends is not: it is checked
-				// anew.
+				// A mark that the code spends was taken, and the attempt is unchanged: the
+				// code is checked again.
 				c.token, c.marks = tokensvc.Token{}, nil
 				ev = c.perform(ctx, table.Redeem, at, ev)
 				continue
@@ -110,8 +110,8 @@ func (c *call) loop(ctx context.Context, where finder, ev table.Event) (outcome,
 	}
 }
 
-// deleteAgain deletes a token that came after the user had signed out (E2). Its
-// outcome changes nothing, so an invoke that has to be answered does not wait.
+// deleteAgain deletes a token that arrived after the user had signed out (E2). Its
+// outcome changes nothing, so an invoke that is short of time does not wait for it.
 func (c *call) deleteAgain(ctx context.Context, at *store.Attempt, ev table.Event) {
 	if c.turn.left(c.eng.timeouts.Upstream, answerWithin-upstreamUntil) > 0 {
 		c.perform(ctx, table.DeleteAgain, at, ev)
@@ -152,8 +152,8 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 // commit writes what a decision changes, with the lines collected so far. A
 // decision that changes nothing only adds to the lines.
 //
-// An upstream's success is worth waiting for: while the store is down it is
-// tried again until the lease is over (S).
+// The commit of an upstream's success is retried until the lease ends while the
+// store is down (S).
 func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) error {
 	if !d.Writes() {
 		c.lines = append(c.lines, d.Commit.Events...)
@@ -162,7 +162,7 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 	}
 	d.Commit.Events = append(c.about(d.Attempt, len(d.Commit.Events)), d.Commit.Events...)
 	if d.Rule.Method != "" {
-		d.Commit.Marks = c.marks // what redeemed the code is spent with it
+		d.Commit.Marks = c.marks // the code is spent in the same commit
 	}
 	until := d.Attempt.Lease.Until
 	if until.IsZero() {
@@ -174,7 +174,7 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 	for pause, first := shortPause, true; ; pause, first = min(2*pause, longPause), false {
 		err := c.eng.store.Commit(ctx, d.Commit)
 		if !d.Attempt.State.Terminal() {
-			c.eng.quiet.opens(d.Attempt.Key) // also when only the answer was lost
+			c.eng.quiet.opens(d.Attempt.Key) // even if the commit failed: its answer may be lost
 		}
 		if lostRace(err) && !first && c.written(ctx, d) {
 			err = nil
@@ -190,28 +190,28 @@ func (c *call) commit(ctx context.Context, d *table.Decision, ev table.Event) er
 			continue
 		default:
 			if d.Owed != nil && d.Owed.Owner != "" {
-				c.eng.outbox.Lost(*d.Owed) // the store may have it all the same
+				c.eng.outbox.Lost(*d.Owed) // the store may have kept it
 			}
 			return fmt.Errorf("commit %s: %w", d.Rule.Row, err)
 		}
 	}
 }
 
-// written reports whether the stored attempt is just what the decision makes of
-// it. Then an earlier try of the commit was kept and only its answer was lost. This
-// process has won the race that it seems to have lost, and it holds the callback.
+// written reports whether the stored attempt equals the decision's. If so, an
+// earlier try of the commit was kept and only its answer was lost: this process has
+// won the race that it seemed to lose, and it holds the callback.
 func (c *call) written(ctx context.Context, d *table.Decision) bool {
 	a, err := c.get(ctx, d.Attempt.ID)
 	return err == nil && reflect.DeepEqual(a, d.Attempt)
 }
 
-// The pauses between two tries of a settling commit.
+// The pauses between two tries of a commit.
 const (
 	shortPause = 20 * time.Millisecond
 	longPause  = time.Second
 )
 
-// marksTaken: somebody else has written a mark that the commit inserts.
+// marksTaken reports whether another commit has already inserted one of the marks.
 func marksTaken(d *table.Decision, err error) bool {
 	return len(d.Commit.Marks) > 0 && errors.Is(err, store.ErrDuplicate)
 }
@@ -227,9 +227,9 @@ func lostRace(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists)
 }
 
-// again finds the attempt after a lost race. What an upstream answered is about
-// the attempt for which it was asked; a success goes on to the one that took its
-// place. Anything else is found anew.
+// again finds the attempt after a lost race. An upstream's answer stays with the
+// attempt for which the call was made; a success moves on to the one that replaced
+// it. For any other event the finder is asked again.
 func (c *call) again(ctx context.Context, where finder, before *store.Attempt, ev *table.Event) (*store.Attempt, error) {
 	if before == nil || !ev.Kind.IsAnswer() {
 		return where.find(ctx, c, ev)
@@ -251,8 +251,8 @@ func (e *Engine) waitFor(k table.Kind) time.Duration {
 	return e.policy.DuplicateWait
 }
 
-// wait returns when the attempt has left its state, when nobody holds it any
-// more, or after d.
+// wait returns when the attempt has left its state, when its lease has ended, or
+// after d.
 func (c *call) wait(ctx context.Context, a *store.Attempt, d time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()

@@ -38,7 +38,8 @@ func WithScopes(scopes ...string) TokenOption {
 	return func(o *tokenOptions) { o.scopes = scopes }
 }
 
-// exchangedLife bounds how long an exchanged token is kept, whatever it says.
+// exchangedLife bounds how long an exchanged token is kept, whatever its
+// expiration.
 const exchangedLife = 24 * time.Hour
 
 var errNoExchange = errors.New("there is nothing to exchange tokens with: Config.OnBehalfOf is not set")
@@ -52,7 +53,7 @@ func (f *Flow) exchanged(ctx context.Context, turn *Turn, own tokensvc.Token, sc
 	if e.behalf == nil {
 		return fail(errNoExchange)
 	}
-	// What was exchanged is as good as what it was exchanged for.
+	// The cache key includes the connection's token, so a new token is exchanged anew.
 	digest := sha256.Sum256([]byte(own.Token.Reveal()))
 	uc.Connection = strings.Join(append([]string{uc.Connection, hex.EncodeToString(digest[:])}, slices.Sorted(slices.Values(scopes))...), "\n")
 	tok, drops, ok := e.exchanges.get(uc)

@@ -41,12 +41,13 @@ func (e *Engine) Once(ctx context.Context, key string, fn func(context.Context) 
 		}
 	}
 	cause := guarded(func() error { return fn(ctx) })
-	// The mark says that fn has run, or it goes, so that fn can run again.
+	// The mark now records that fn has run or, after an error, is deleted, so that fn
+	// can run again.
 	after := store.Mark{Name: name, Version: 2, Expires: info.Now.Add(e.timeouts.Retention), Gone: cause != nil}
 	err = e.store.Commit(context.WithoutCancel(ctx), store.Commit{Marks: []store.Mark{after}})
 	switch {
 	case cause != nil:
-		return cause // without the mark's end it is over after the lease
+		return cause // a mark that was not deleted expires with the lease
 	case err != nil:
 		return fail(err)
 	default:

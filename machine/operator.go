@@ -27,8 +27,8 @@ func (e *Engine) Cancel(ctx context.Context, id string, op Operator) (store.Atte
 	return e.operate(ctx, id, op, "cancel", table.CancelAsked)
 }
 
-// operate runs an operator's command: people know it by its name, the table by
-// the event.
+// operate runs an operator's command. command is its name for people, what the
+// table's event.
 func (e *Engine) operate(ctx context.Context, id string, op Operator, command string, what table.Kind) (store.Attempt, error) {
 	snap, err := e.store.Get(ctx, id)
 	if err != nil {

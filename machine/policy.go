@@ -162,7 +162,7 @@ func (p Policy) Validate() error {
 	return errors.Join(errs...)
 }
 
-// within checks the policy against the durations that it has to fit into.
+// within checks the policy against the timeouts that bound it.
 func (p Policy) within(t Timeouts) error {
 	if p.CallbackBudget+t.Upstream >= t.OutboxLease {
 		return fmt.Errorf("timeouts.outbox_lease: %s is not longer than policy.callback_budget and timeouts.upstream together (%s)",
@@ -171,7 +171,7 @@ func (p Policy) within(t Timeouts) error {
 	return nil
 }
 
-// rules is the part of the policy that the table asks for.
+// rules is the part of the policy that the table uses.
 func (p Policy) rules(t Timeouts) table.Policy {
 	return table.Policy{
 		ReplayFailed:      p.FailedDuplicate == Replay,

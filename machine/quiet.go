@@ -11,17 +11,18 @@ import (
 )
 
 const (
-	// quietFor is how long a look at the store counts. Another process may open an
-	// attempt meanwhile: a token that comes another way settles it so much later (A2).
+	// quietFor is how long the result of a look at the store is used. If another
+	// process opens an attempt meanwhile, and the token comes another way, the attempt
+	// is settled later by up to this much (A2).
 	quietFor = time.Minute
-	// quietKeys bounds what is remembered; beyond it the key that was asked for
-	// longest ago is forgotten.
+	// quietKeys bounds the keys remembered; beyond it the least recently used one is
+	// evicted.
 	quietKeys = 10_000
 )
 
-// quiet remembers for which users and connections the store has no open attempt: a
-// sign-in has looked, and this process has opened none since. A user who writes again
-// within the minute costs no read of the store then, as long as there is a token.
+// quiet remembers the users and connections that have no open attempt: a sign-in has
+// looked, and this process has opened none since. A signed-in user who writes again
+// within the minute then costs no read of the store.
 type quiet struct {
 	clock func() time.Time
 
@@ -32,8 +33,8 @@ type quiet struct {
 
 // look is what is remembered of a key.
 type look struct {
-	number int       // of those who have begun to look since an attempt was opened
-	until  time.Time // when it ceases to count; zero: nobody has ended
+	number int       // of the looks begun since an attempt was last opened
+	until  time.Time // when the result expires; zero if no look has ended
 }
 
 func newQuiet(clock func() time.Time) *quiet {
@@ -41,8 +42,8 @@ func newQuiet(clock func() time.Time) *quiet {
 	return &quiet{clock: clock, keys: keys}
 }
 
-// knows reports whether the key has no open attempt. If it does not know, the caller
-// looks, and tells [quiet.found] with the number of the look.
+// knows reports whether the key is known to have no open attempt. If not, the caller
+// looks, and passes the number to [quiet.found].
 func (q *quiet) knows(k store.Key) (known bool, number int) {
 	k.Connection = strings.ToLower(k.Connection)
 	now := q.clock()
@@ -57,8 +58,8 @@ func (q *quiet) knows(k store.Key) (known bool, number int) {
 	return now.Before(l.until), l.number
 }
 
-// found notes that a look at the store saw no open attempt of the key. It does not
-// count when one was opened since it began.
+// found notes that a look at the store found no open attempt of the key. The look is
+// ignored if an attempt was opened since it began.
 func (q *quiet) found(k store.Key, number int) {
 	k.Connection = strings.ToLower(k.Connection)
 	until := q.clock().Add(quietFor)

@@ -31,7 +31,7 @@ const runGrace = 10 * time.Second
 // acknowledgements and audit lines. So stop the listener, cancel Run, wait for it, and
 // close the store, in this order. The error says what Run could not finish.
 func (e *Engine) Run(ctx context.Context) error {
-	// What was begun is finished: its calls do not end with ctx.
+	// Work that has begun is finished: its calls do not end with ctx.
 	work := context.WithoutCancel(ctx)
 	var wg sync.WaitGroup
 	every := func(d time.Duration, name string, do func() error) {
@@ -84,8 +84,8 @@ func (e *Engine) Drain(ctx context.Context) error {
 	return unfinished
 }
 
-// takeOver settles what an earlier process of a store that only one process owns
-// has held: nobody is at it any more, whatever the leases say.
+// takeOver settles what an earlier process held in a store that only one process
+// owns. That process is gone, so its leases no longer count.
 func (e *Engine) takeOver(ctx context.Context) error {
 	if e.since.IsZero() {
 		return nil
@@ -197,7 +197,7 @@ func atOnce(n int, jobs []func()) {
 }
 
 // sweepOne settles one attempt if it is due, or if it is held by the lease letGo,
-// under which nobody is at work.
+// whose owner has stopped working.
 func (e *Engine) sweepOne(ctx context.Context, id string, k store.Key, letGo store.Lease) error {
 	c := e.background(k)
 	out, err := c.drive(ctx, byID(id), table.Event{Kind: table.Sweep, LetGo: letGo})
@@ -211,7 +211,7 @@ func (e *Engine) swept(ctx context.Context, a *store.Attempt) {
 	}
 }
 
-// setAside logs the records that nobody can read.
+// setAside logs unreadable records.
 func (e *Engine) setAside(records []store.Corrupt) {
 	for _, r := range records {
 		e.log.Error().Str("attempt", r.ID).Err(r.Err).Msg("a record cannot be read and is set aside")
@@ -221,8 +221,8 @@ func (e *Engine) setAside(records []store.Corrupt) {
 // DeliverDue makes every callback that is due, once. Run does it continuously.
 func (e *Engine) DeliverDue(ctx context.Context) error { return e.outbox.Due(ctx) }
 
-// purge deletes what the retention is over for (E10), and says what the store's
-// administrator should see to.
+// purge deletes what is past its retention (E10), and logs what the store's
+// administrator should fix.
 func (e *Engine) purge(ctx context.Context, stop <-chan struct{}) error {
 	info, err := e.store.Info(ctx)
 	if err != nil {

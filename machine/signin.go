@@ -32,7 +32,7 @@ type SignInResult struct {
 // SignedIn reports whether there is a token.
 func (r SignInResult) SignedIn() bool { return r.Pending == NotPending }
 
-// signIn runs rows A of the table: the bot asks in a turn.
+// signIn runs rows A of the table: the bot calls SignIn in a turn.
 func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOptions) (SignInResult, error) {
 	if turn.to.UserID == "" || turn.to.ServiceURL == "" || turn.to.ID == "" {
 		return SignInResult{}, errors.New("sign in: the turn names no user, conversation or service URL")

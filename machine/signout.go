@@ -19,7 +19,7 @@ func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) error {
 	return c.signedOut(out, err)
 }
 
-// signedOut is what a sign-out came to, as an error for the bot's own code.
+// signedOut turns the outcome of a sign-out into an error for the bot's code.
 func (c *call) signedOut(out outcome, err error) error {
 	if err == nil && out.reply == table.ReplyError {
 		err = c.upstream
@@ -40,8 +40,8 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 		return fmt.Errorf("sign out of all connections: %w", err)
 	}
 	newest := newestOfEach(snap.Attempts)
-	// Sign-ins under way are ended first, so that none completes after the
-	// DELETE (E2).
+	// Sign-ins under way are ended first, so that none completes after the DELETE
+	// (E2).
 	for i := range newest {
 		if err := e.endBefore(ctx, turn, &newest[i]); err != nil {
 			return err
@@ -71,7 +71,7 @@ func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
 	return errors.Join(errs...)
 }
 
-// newestOfEach is the newest attempt of each connection.
+// newestOfEach returns the newest attempt of each connection.
 func newestOfEach(attempts []store.Attempt) []store.Attempt {
 	seen := map[string]bool{}
 	var out []store.Attempt
@@ -84,8 +84,8 @@ func newestOfEach(attempts []store.Attempt) []store.Attempt {
 	return out
 }
 
-// endBefore ends a sign-in that talks to an upstream, before the DELETE for all.
-// One that has come back to its card by then is left to endAfter.
+// endBefore ends a sign-in that has an upstream call under way, before the DELETE
+// for all. A sign-in that is back at its card by then is left to endAfter.
 func (e *Engine) endBefore(ctx context.Context, turn *Turn, a *store.Attempt) error {
 	c := e.call(turn, a.Key.Connection)
 	here, err := underWay{}.find(ctx, c, nil)
@@ -98,8 +98,8 @@ func (e *Engine) endBefore(ctx context.Context, turn *Turn, a *store.Attempt) er
 	return c.signedOut(out, err)
 }
 
-// endAfter settles one key of a user after the DELETE for all. What has become
-// complete since then gets a DELETE of its own: its token may be younger.
+// endAfter settles one key of a user after the DELETE for all. An attempt that has
+// completed since gets a DELETE of its own: its token may be newer.
 func (e *Engine) endAfter(ctx context.Context, turn *Turn, before *store.Attempt) error {
 	c := e.call(turn, before.Key.Connection)
 	here, err := c.newest(ctx, c.key)

@@ -17,27 +17,27 @@ import (
 )
 
 const (
-	// cachedUsers bounds the cache; beyond it the user who asked longest ago is
-	// forgotten.
+	// cachedUsers bounds the cache; beyond it the least recently used user is
+	// evicted.
 	cachedUsers = 10_000
-	// cacheEndsEarly keeps a token from being given out that ends on its way.
+	// cacheEndsEarly keeps the cache from returning a token that is about to expire.
 	cacheEndsEarly = time.Minute
-	// dropLook is how often the other processes' drops are looked for, should the
-	// store's notification be lost; dropUnseen is how long the cache may go without
-	// a look.
+	// dropLook is how often the other processes' drops are polled, in case the
+	// store's notification is lost. dropUnseen is how long the cache is used without
+	// a successful poll.
 	dropLook   = 5 * time.Second
 	dropUnseen = 3 * dropLook
-	// toldDrops is how many drops a process may be behind before it forgets
-	// everything.
+	// toldDrops is how many drops a process may be behind before it clears its
+	// cache.
 	toldDrops = 100
 )
 
-// tokenCache keeps users' tokens for [Policy.TokenCache], in memory only. nil is
-// the cache that is off.
+// tokenCache keeps users' tokens for [Policy.TokenCache], in memory only. A nil cache
+// is off.
 //
-// A store that several processes share tells of drops by a mark, which counts
-// them and names the last users. A process that has not read it lately gives
-// nothing out of its cache.
+// Processes that share a store announce drops through a mark, which counts them and
+// names the last users. A process that has not read it lately does not use its
+// cache.
 type tokenCache struct {
 	life   time.Duration
 	clock  func() time.Time
@@ -45,13 +45,13 @@ type tokenCache struct {
 
 	mu    sync.Mutex
 	users *simplelru.LRU[cacheUser, map[string]cachedToken] // by connection, in lower case
-	drops int                                               // so far: what was asked for before one is not kept
-	until time.Time                                         // of a shared store: the drops were read so lately
+	drops int                                               // so far; a token requested before a drop is not kept
+	until time.Time                                         // with a shared store: the cache is usable until then
 
 	telling sync.Mutex // one drop is told at a time
 }
 
-// cacheUser is a user as the cache, and the mark, know him.
+// cacheUser identifies a user in the cache and in the mark.
 type cacheUser struct {
 	Channel string `json:"channel"`
 	User    string `json:"user"`
@@ -70,7 +70,7 @@ func newTokenCache(life time.Duration, clock func() time.Time, shared bool) *tok
 	return &tokenCache{life: life, clock: clock, shared: shared, users: users}
 }
 
-// get returns a token, if there is one, and otherwise what put wants to know.
+// get returns a cached token, and the number of drops so far, for put.
 func (c *tokenCache) get(uc tokensvc.UserConnection) (tok tokensvc.Token, drops int, ok bool) {
 	if c == nil {
 		return tokensvc.Token{}, 0, false
@@ -89,7 +89,7 @@ func (c *tokenCache) get(uc tokensvc.UserConnection) (tok tokensvc.Token, drops 
 	return got.token, c.drops, true
 }
 
-// put keeps a token that was asked for when there had been so many drops.
+// put caches a token that was requested after that many drops.
 func (c *tokenCache) put(uc tokensvc.UserConnection, tok tokensvc.Token, drops int) {
 	if c == nil {
 		return
@@ -102,7 +102,7 @@ func (c *tokenCache) put(uc tokensvc.UserConnection, tok tokensvc.Token, drops i
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.drops != drops {
-		return // it may be what was dropped
+		return // it may be the dropped token
 	}
 	who := cacheUser{uc.ChannelID, uc.UserID}
 	of, ok := c.users.Get(who)
@@ -135,7 +135,7 @@ func (c *tokenCache) clear() {
 	c.users.Purge()
 }
 
-// userToken is the user's token out of the cache, else the Token Service's.
+// userToken returns the user's token from the cache, else from the Token Service.
 func (e *Engine) userToken(ctx context.Context, uc tokensvc.UserConnection) (tokensvc.Token, error) {
 	tok, drops, ok := e.cache.get(uc)
 	if ok {
@@ -162,14 +162,14 @@ func (e *Engine) forgetTokens(ctx context.Context, user store.UserKey) {
 	}
 }
 
-// toldTokens is the value of the mark: who was dropped last, newest last.
+// toldTokens is the value of the mark: the users dropped last, newest last.
 type toldTokens struct {
 	Users []cacheUser `json:"users"`
 }
 
 func (e *Engine) dropMark() string { return "tokens dropped " + e.app }
 
-// tellDrop adds to the mark that the other processes watch.
+// tellDrop adds a drop to the mark that the other processes watch.
 func (e *Engine) tellDrop(ctx context.Context, who cacheUser) error {
 	e.cache.telling.Lock()
 	defer e.cache.telling.Unlock()
@@ -194,7 +194,7 @@ func (e *Engine) tellDrop(ctx context.Context, who cacheUser) error {
 	return fmt.Errorf("tell of a dropped token: %w", errRaces)
 }
 
-// readDrops reads the mark; one that is not there has version 0.
+// readDrops reads the mark. A missing mark has version 0.
 func (e *Engine) readDrops(ctx context.Context) (store.Mark, toldTokens, error) {
 	var told toldTokens
 	m, err := e.store.Mark(ctx, e.dropMark())
@@ -205,12 +205,12 @@ func (e *Engine) readDrops(ctx context.Context) (store.Mark, toldTokens, error) 
 		return store.Mark{}, told, fmt.Errorf("read the dropped tokens: %w", err)
 	}
 	if err := json.Unmarshal(m.Value, &told); err != nil {
-		told = toldTokens{} // a newer program's: nobody is named
+		told = toldTokens{} // unreadable, of a newer program: it names no users
 	}
 	return m, told, nil
 }
 
-// watchDrops keeps the cache true to what other processes drop, until ctx is done.
+// watchDrops applies the drops of other processes to the cache until ctx is done.
 func (e *Engine) watchDrops(ctx context.Context) {
 	for seen := int64(-1); ctx.Err() == nil; {
 		began := e.clock()
@@ -230,8 +230,8 @@ func (e *Engine) watchDrops(ctx context.Context) {
 	}
 }
 
-// heard drops the last n of the users that are named. A mark that has lost count
-// (n < 0: it began anew) or names too few of them says nothing about anybody.
+// heard drops the last n of the named users. If the mark was begun anew (n < 0) or
+// names fewer than n users, the cache is cleared.
 func (c *tokenCache) heard(n int64, users []cacheUser) {
 	switch {
 	case n == 0:

@@ -21,7 +21,7 @@ type Turn struct {
 	act      *Activity // nil without a live turn
 	to       store.Conversation
 	original func() request           // nil: none is kept
-	fetched  map[*Flow]tokensvc.Token // ahead, see Config.Prefetch, or by the sign-in of a callback
+	fetched  map[*Flow]tokensvc.Token // by Config.Prefetch, or by the sign-in of a callback
 	tx       any                      // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
 	about    string // the connection of a callback
@@ -134,7 +134,7 @@ type SignInOption func(*signInOptions)
 
 type signInOptions struct{ connection, text, button, purpose string }
 
-// chosen is o with the options.
+// chosen applies the options to o.
 func chosen(o signInOptions, opts []SignInOption) signInOptions {
 	for _, set := range opts {
 		set(&o)

@@ -12,9 +12,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// perform talks to an upstream on behalf of an attempt (nil: of none) and
-// returns what it answered as the next event. The invoke's own members stay in
-// the event.
+// perform calls an upstream on behalf of an attempt (nil = none) and returns the
+// answer as the next event. The event keeps the invoke's own members.
 func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev table.Event) table.Event {
 	ev = unanswered(ev)
 	began := c.eng.clock()
@@ -30,8 +29,8 @@ func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev 
 		return c.notStarted(act, ev, "not started: the invoke has to be answered")
 	}
 	if act == table.PostCard {
-		// The user may have the card whatever the store says of it afterwards, and what
-		// comes of the card finds the attempt as it is (A9).
+		// The user may have the card even if the store fails afterwards. An invoke of the
+		// card finds the attempt as it is (A9).
 		c.claim = claim{}
 	}
 	bounded, cancel := context.WithTimeout(ctx, left)
@@ -46,7 +45,7 @@ func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev 
 	return ev
 }
 
-// unanswered is the event without what an earlier upstream call has put there.
+// unanswered clears what an earlier upstream call has put into the event.
 func unanswered(ev table.Event) table.Event {
 	ev.Operation, ev.Source, ev.Status, ev.Cause, ev.Code, ev.Message, ev.Detail = "", "", 0, 0, "", "", ""
 	ev.Consent, ev.Fence, ev.Raced, ev.Another = false, 0, false, false
@@ -59,7 +58,7 @@ func (c *call) reached(ctx context.Context, act table.Act, a *store.Attempt, ev 
 	took := ended.Sub(began)
 	called, status := string(act), ev.Status
 	if ev.Operation != "" && ev.Operation != operation(act) {
-		called = ev.Operation // what had to come first, and failed
+		called = ev.Operation // a prerequisite call, which failed
 	}
 	if ev.Cause != 0 {
 		status = ev.Cause // the call itself was never made
@@ -78,8 +77,8 @@ func (c *call) reached(ctx context.Context, act table.Act, a *store.Attempt, ev 
 		Dur("took", took).Str("detail", ev.Detail).Msg("upstream")
 }
 
-// beforeNext reports whether the call is a look of a sign-in that begins after a
-// has ended: its line belongs to the next attempt, or to none.
+// beforeNext reports whether the call belongs to a sign-in that begins after a has
+// ended. Its line then belongs to the next attempt, or to none.
 func beforeNext(act table.Act, a *store.Attempt) bool {
 	return a.State.Terminal() && (act == table.AskToken || act == table.AskResource)
 }
@@ -152,8 +151,8 @@ func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev ta
 	}
 }
 
-// getToken is GetToken, with or without a code. A token whose expiration is past
-// is no token.
+// getToken is GetToken, with or without a code. It treats an expired token as no
+// token.
 func (e *Engine) getToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
 	tok, err := e.service(uc.Connection).GetToken(ctx, uc, code)
 	if err == nil && e.stale(tok) {
@@ -166,8 +165,8 @@ func (e *Engine) stale(tok tokensvc.Token) bool {
 	return !tok.Expiration.IsZero() && !e.clock().Before(tok.Expiration)
 }
 
-// askToken asks whether the user is signed in. What a recovery has just asked is
-// not asked again.
+// askToken asks whether the user is signed in. It does not repeat what a recovery
+// has just asked.
 func (c *call) askToken(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
 	if looked := c.looked; looked != nil && ev.Waited == store.None {
 		c.looked, c.spared = nil, true
@@ -178,7 +177,7 @@ func (c *call) askToken(ctx context.Context, a *store.Attempt, ev table.Event) t
 		c.spared = true
 		return ev
 	}
-	// While a sign-in is under way its end is asked for, and not what was before it.
+	// While a sign-in is pending the cache may predate it, so it is not used.
 	tok, drops, cached := c.eng.cache.get(c.user())
 	if cached && !c.noToken && (a == nil || a.State.Terminal()) {
 		c.token, c.spared = tok, true
@@ -223,7 +222,7 @@ func (c *call) askBoth(ctx context.Context) (tokensvc.Token, tokensvc.SignInReso
 	}
 }
 
-// state is what the Token Service wants to know of a sign-in in a conversation.
+// state is the Token Service's state parameter of a sign-in in a conversation.
 func (c *call) state(to store.Conversation) tokensvc.State {
 	s := tokensvc.State{
 		Connection: c.key.Connection, ChannelID: c.key.Channel, UserID: c.key.User, MsAppID: c.eng.app,
@@ -235,10 +234,10 @@ func (c *call) state(to store.Conversation) tokensvc.State {
 	return s
 }
 
-// askResource asks what the card is made of, and decides where it goes: where
-// the user asked or, in a group and with group_chat one_to_one, the user's own
-// chat with the bot. Opening that chat changes nothing that is not there
-// already, so it needs no row before it.
+// askResource gets the card's resource and decides where the card goes: to the
+// conversation of the request or, from a group with group_chat one_to_one, to the
+// user's own chat with the bot. Opening that chat is idempotent, so it needs no row
+// before it.
 func (c *call) askResource(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
 	ev.Kind, ev.CardConversation = table.ResourceFailed, ""
 	c.card.to = c.turn.to
@@ -282,8 +281,8 @@ func (c *call) askResource(ctx context.Context, a *store.Attempt, ev table.Event
 	return ev
 }
 
-// movesToChat reports whether the card goes elsewhere than where the user
-// asked. Then no resource can be asked for before that chat is open.
+// movesToChat reports whether the card goes to the user's own chat. The resource
+// can be requested only after that chat is open.
 func (c *call) movesToChat() bool {
 	return c.eng.policy.GroupChat == OneToOne && isGroup(c.turn.to)
 }
@@ -368,14 +367,14 @@ func (c *call) exchange(ctx context.Context, a *store.Attempt, ev table.Event) t
 	}
 }
 
-// redeem sends the code, once: it may be spent even by a failure.
+// redeem sends the code only once: even a failed call may spend it.
 func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
 	var tok tokensvc.Token
 	var err error
 	own, isOwn := c.tokens().(Redeemer)
 	if isOwn {
-		// The popup may have ended a while ago: a token that is over by now is none,
-		// and the code is good for what renews it.
+		// The popup may have ended a while ago. An expired token is dropped, but the
+		// code still completes the sign-in: the token can be renewed.
 		if tok, c.marks, err = own.Redeem(ctx, c.user(), c.code); err == nil && c.eng.stale(tok) {
 			tok = tokensvc.Token{}
 		}
@@ -402,7 +401,7 @@ func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
 	return ev
 }
 
-// recover asks for the truth without a code or an SSO token.
+// recover asks whether there is a token, without a code or an SSO token.
 func (c *call) recover(ctx context.Context, ev table.Event) table.Event {
 	tok, err := c.eng.getToken(ctx, c.user(), tokensvc.Secret{})
 	if err == nil {
@@ -432,8 +431,7 @@ func (c *call) delete(ctx context.Context, ev table.Event) table.Event {
 	return ev
 }
 
-// operation is the name of what an act calls, as the clients of the upstreams
-// know it.
+// operation is the name of the upstream operation that an act calls.
 func operation(act table.Act) string {
 	switch act {
 	case table.AskResource:
@@ -449,13 +447,13 @@ func operation(act table.Act) string {
 	}
 }
 
-// clear is an error that knows what an upstream answered.
+// clear is an error with an upstream's answer.
 type clear interface {
 	error
 	HTTPStatus() int
 }
 
-// describe puts what went wrong into the event, in words that hold no secret.
+// describe puts the failure into the event, without secrets.
 func (c *call) describe(ev *table.Event, act table.Act, source string, err error) {
 	c.upstream = err
 	ev.Operation = operation(act)
@@ -479,15 +477,15 @@ func (c *call) describe(ev *table.Event, act table.Act, source string, err error
 	}
 	ev.Message, ev.Detail = err.Error(), short(err)
 	if own, ok := tokensvc.CredentialsFailure(err); ok {
-		// The call was never made: the bot could not say who it is.
+		// The call was never made: the bot got no credentials.
 		ev.Source, ev.Operation, ev.Code = store.SourceCredentials, own.Op, own.Code
 		ev.Cause = own.Status
 		ev.Detail = fmt.Sprintf("the bot's own token: %s", short(own))
 	}
 }
 
-// answerOf is the status that an error knows of, 0 for no answer, and how long
-// the upstream asked to wait.
+// answerOf returns an error's HTTP status, 0 for no answer, and how long the
+// upstream asked to wait.
 func answerOf(err error) (status int, wait time.Duration) {
 	var known clear
 	if !errors.As(err, &known) {
@@ -512,7 +510,7 @@ func notSent(err error) bool {
 	return errors.As(err, &known) && known.NotSent()
 }
 
-// pauseWithin waits if the deadline allows, and reports whether it has.
+// pauseWithin waits for d if the deadline allows, and reports whether it has.
 func pauseWithin(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
 		return false
@@ -520,7 +518,8 @@ func pauseWithin(ctx context.Context, d time.Duration) bool {
 	return sleep(ctx, d) == nil
 }
 
-// short is a failureDetail: what a person may read, never a stack or a token.
+// short turns an error into a failureDetail: one for users, without a stack or a
+// token.
 func short(err error) string {
 	status, _ := answerOf(err)
 	var known interface {

@@ -21,13 +21,12 @@ func readValue(value json.RawMessage, into any) error {
 		return errNoObject
 	}
 	if err := json.Unmarshal(value, into); err != nil {
-		return errNoObject // what is wrong with it may quote a secret
+		return errNoObject // the JSON error may quote a secret
 	}
 	return nil
 }
 
-// unquoted takes JSON out of a string that holds it; anything else it returns as
-// it came.
+// unquoted unwraps JSON from a JSON string. It returns anything else unchanged.
 func unquoted(value json.RawMessage) json.RawMessage {
 	value = bytes.TrimSpace(value)
 	var inner string
@@ -43,7 +42,7 @@ func unquoted(value json.RawMessage) json.RawMessage {
 // readState finds the verification code, or CancelledByUser, in the value of
 // signin/verifyState. Clients send it as {"state": "482913"}; as a number; as an
 // object with a member code or state; and each of these as JSON in a string
-// (C0). form says in words what came where there is nothing to be found.
+// (C0). If there is neither, form describes the value.
 func readState(value json.RawMessage) (code tokensvc.Secret, form string) {
 	value = unquoted(value)
 	var outer map[string]json.RawMessage
@@ -75,7 +74,7 @@ func readState(value json.RawMessage) (code tokensvc.Secret, form string) {
 	return code, "a state that is an object without a code"
 }
 
-// member finds a member in any case, as the wire is read throughout.
+// member finds a member without regard to case, like all reads of the wire.
 func member(o map[string]json.RawMessage, name string) (json.RawMessage, bool) {
 	if v, ok := o[name]; ok {
 		return v, true
@@ -88,8 +87,8 @@ func member(o map[string]json.RawMessage, name string) (json.RawMessage, bool) {
 	return nil, false
 }
 
-// plain is a string, or a whole number as its digits; empty for anything else
-// and for JSON in a string.
+// plain returns a string, or the digits of a whole number. It is empty for
+// anything else and for JSON in a string.
 func plain(v json.RawMessage) tokensvc.Secret {
 	var s string
 	if json.Unmarshal(v, &s) == nil {
@@ -101,7 +100,7 @@ func plain(v json.RawMessage) tokensvc.Secret {
 	}
 	var n json.Number
 	if json.Unmarshal(v, &n) == nil && !strings.ContainsAny(n.String(), ".eE-") {
-		// A number has lost the zeros that it began with; a code has six digits.
+		// A number has lost the code's leading zeros.
 		return tokensvc.NewSecret(strings.Repeat("0", max(0, codeDigits-len(n.String()))) + n.String())
 	}
 	return tokensvc.Secret{}

@@ -72,8 +72,8 @@ func (e *Engine) redeemCode(ctx context.Context, turn *Turn, code tokensvc.Secre
 	return p.noMatch(ctx, e.candidates(snap.Attempts, turn.act))
 }
 
-// ownCard is the attempt whose card was replied to, if its connection has no codes: the
-// bot exchanges its SSO tokens by itself, and the button led to a page of the bot's.
+// ownCard returns the attempt whose card was replied to, if its connection has no
+// codes: the bot exchanges its SSO tokens itself, and the button led to its own page.
 func (e *Engine) ownCard(attempts []store.Attempt, act *Activity) *store.Attempt {
 	for i := range attempts {
 		a := &attempts[i]
@@ -88,8 +88,8 @@ func (e *Engine) ownCard(attempts []store.Attempt, act *Activity) *store.Attempt
 	return nil
 }
 
-// pageEnded answers what such a page ends with (C17). It is no code of anybody's, and
-// Teams would call anything but 200 a failure.
+// pageEnded answers the invoke that such a page ends with (C17). It carries no code,
+// and Teams would show anything but 200 as a failure.
 func (c *call) pageEnded(ctx context.Context, a *store.Attempt) Answer {
 	c.key = a.Key
 	c.received(c.turn.act.Name)
@@ -102,7 +102,7 @@ func (c *call) pageEnded(ctx context.Context, a *store.Attempt) Answer {
 	return Answer{Status: http.StatusOK}
 }
 
-// redeemed is the attempt that this code has completed, nil if there is none.
+// redeemed returns the attempt that this code has completed, nil if there is none.
 func (p *prober) redeemed(attempts []store.Attempt) *store.Attempt {
 	for i := range attempts {
 		if a := &attempts[i]; a.State == store.Complete && table.Marked(p.ev.CodeMarks, a.CodeMark) {
@@ -141,9 +141,9 @@ func (e *Engine) candidates(attempts []store.Attempt, act *Activity) []candidate
 		f := e.registered(a.Key.Connection)
 		switch {
 		case f == nil:
-			continue // registered no more
+			continue // no longer registered
 		case f.conn.Tokens != nil && isCardOf(a, act):
-			return nil // what its popup ends with is no other connection's code
+			return nil // its popup's code belongs to no other connection
 		case f.conn.Tokens != nil:
 			continue // its codes come another way
 		}
@@ -192,7 +192,7 @@ func newestOf(attempts []store.Attempt, a *store.Attempt) *store.Attempt {
 	return a
 }
 
-// prober offers one code to candidates and remembers what it saw.
+// prober offers one code to the candidates and collects their answers.
 type prober struct {
 	eng  *Engine
 	turn *Turn
@@ -206,7 +206,7 @@ type prober struct {
 	offered bool // to every candidate
 }
 
-// run offers the code to one candidate after the other, until one is done with it.
+// run offers the code to the candidates in order until one settles it.
 func (p *prober) run(ctx context.Context, all []candidate) (answer Answer, done bool) {
 	p.single = len(all) == 1
 	for i, k := range all {
@@ -220,8 +220,8 @@ func (p *prober) run(ctx context.Context, all []candidate) (answer Answer, done 
 	return Answer{}, false
 }
 
-// noMatch: no candidate took the code. The best one that was waiting for it hears
-// of it, once.
+// noMatch handles a code that no candidate took. Only the best candidate that was
+// waiting for a code gets the event.
 func (p *prober) noMatch(ctx context.Context, all []candidate) Answer {
 	if len(all) == 0 { // every connection has codes of its own
 		all = []candidate{{connection: "", rank: isUntried}}
@@ -238,7 +238,7 @@ func (p *prober) noMatch(ctx context.Context, all []candidate) Answer {
 	return answer
 }
 
-// finder says where the candidate's attempt is found.
+// finder returns how to find the candidate's attempt.
 func (k candidate) finder() finder {
 	if k.rank == isCard {
 		return byCard(k.attempt.ID)
@@ -246,7 +246,7 @@ func (k candidate) finder() finder {
 	return byKey{}
 }
 
-// status is the answer to a code that nobody took (C6, C8, C13).
+// status is the answer to a code that no candidate took (C6, C8, C13).
 func (p *prober) status() int {
 	switch {
 	case p.worst != 0:
@@ -258,8 +258,8 @@ func (p *prober) status() int {
 	}
 }
 
-// offer runs the event on one candidate. It is not done if the next candidate is
-// to be tried.
+// offer runs the event on one candidate. done is false if the next candidate is to
+// be tried.
 func (p *prober) offer(ctx context.Context, connection string, where finder) (answer Answer, done bool) {
 	c := p.eng.call(p.turn, connection)
 	c.code = p.code
@@ -311,8 +311,8 @@ func (e *Engine) popupClosed(ctx context.Context, turn *Turn) Answer {
 	return c.answer(ctx, out, Answer{Status: http.StatusOK})
 }
 
-// byPopup finds the attempt whose popup was closed: that of the card, else the
-// best one that is pending.
+// byPopup finds the attempt whose popup was closed: the card's, else the best
+// pending one.
 type byPopup struct{}
 
 func (byPopup) find(ctx context.Context, c *call, _ *table.Event) (*store.Attempt, error) {

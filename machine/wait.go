@@ -24,8 +24,7 @@ func (e *SignInError) Error() string {
 	return fmt.Sprintf("the sign-in has ended: %s", e.Reason)
 }
 
-// waitLook is how often Wait looks by itself, should the store's notification be
-// lost.
+// waitLook is how often Wait polls, in case the store's notification is lost.
 const waitLook = 5 * time.Second
 
 // Wait returns the user's token once the sign-in has ended: attempt is
