@@ -18,22 +18,21 @@ const (
 	maxTries   = 10
 )
 
-// patience is how long throttling and outages do not count as tries, from the
-// row's creation on.
+// patience is how long after the row's creation a throttled try does not count.
 const patience = 24 * time.Hour
 
 // maxError bounds what is kept of an error, in bytes.
 const maxError = 256
 
-// settle hands the outcome of a try to the next group of commits, and returns its
-// audit line. Losing an acknowledgement only repeats a callback. known says that
-// the store has the outcome already.
+// settle hands the outcome of a try to the next group of commits and returns its
+// audit line. A lost acknowledgement only repeats the callback. known means that the
+// store already has the outcome.
 //
-// The line is no part of the same commit: the callback was made, whoever has the
-// row by now.
+// The line is not part of that commit: the callback was made even if another
+// process holds the row by now.
 func (o *Outbox) settle(ctx context.Context, h *held, err error, known bool) store.Event {
 	if h.row.Attempt == "" {
-		return store.Event{} // of no attempt, so of no row
+		return store.Event{} // no attempt, so no row
 	}
 	row, now := h.row, o.clock(h)
 	outcome(&row, now, err)
@@ -43,14 +42,14 @@ func (o *Outbox) settle(ctx context.Context, h *held, err error, known bool) sto
 	return o.told(&row, now)
 }
 
-// giveBack lets go of a row whose callback was not begun.
+// giveBack releases a row whose callback was not started.
 func (o *Outbox) giveBack(ctx context.Context, h *held) {
 	row := h.row
 	row.Owner, row.Tries, row.NextAt = "", row.Tries-1, o.clock(h)
 	o.Store.Later(context.WithoutCancel(ctx), store.Commit{Acks: []store.Ack{{Delivery: row, By: h.row.Owner, Try: h.row.Tries}}, User: h.user})
 }
 
-// outcome notes in the row how a try went.
+// outcome records the result of a try in the row.
 func outcome(row *store.Delivery, now time.Time, err error) {
 	row.Owner, row.Error = "", ""
 	if err != nil {
@@ -58,7 +57,7 @@ func outcome(row *store.Delivery, now time.Time, err error) {
 	}
 	asked, throttled := throttled(err)
 	switch {
-	case row.Status != store.DeliveryPending: // it was acknowledged before it was made
+	case row.Status != store.DeliveryPending: // acknowledged before the callback was made
 	case err == nil:
 		row.Status = store.DeliveryDone
 	case final(err):
@@ -83,7 +82,7 @@ func retryDelay(tries int) time.Duration {
 	return d
 }
 
-// answer is an error that knows what an upstream answered.
+// answer is an error with an upstream's answer.
 type answer interface {
 	error
 	HTTPStatus() int
@@ -91,7 +90,7 @@ type answer interface {
 	RetryDelay() time.Duration
 }
 
-// throttled reports whether an upstream asked to come back later, and when.
+// throttled reports whether an upstream asked to retry later, and after how long.
 func throttled(err error) (time.Duration, bool) {
 	var a answer
 	if !errors.As(err, &a) {
@@ -104,8 +103,8 @@ func throttled(err error) (time.Duration, bool) {
 	return 0, false
 }
 
-// final reports whether no repeat can change the refusal: the bot's own code
-// says so, or the connector's answer does.
+// final reports whether a retry is pointless, by the bot's own error or by the
+// connector's answer.
 func final(err error) bool {
 	var own interface{ Permanent() bool }
 	if errors.As(err, &own) && own.Permanent() {
@@ -127,7 +126,7 @@ func final(err error) bool {
 	return false
 }
 
-// told is the audit line of a try.
+// told creates the audit line of a try.
 func (o *Outbox) told(row *store.Delivery, now time.Time) store.Event {
 	detail := string(row.Status)
 	if row.Error != "" {

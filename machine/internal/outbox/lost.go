@@ -9,20 +9,20 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// lost are the claims that came back with an error. The store may have kept such a
-// claim; then nobody makes the callback until its lease is over.
+// lost holds the claims that returned an error. The store may have kept such a claim;
+// then no process makes the callback until its lease ends.
 type lost struct {
 	mu     sync.Mutex
-	claims map[lostClaim]time.Time // until when its lease can last, by our clock
+	claims map[lostClaim]time.Time // the latest end of the lease, by the local clock
 }
 
-// lostClaim is a claim of a row that is not known, by an owner who has no other; or one
-// of a row that was to be written with its owner, the instance. The end of its lease
-// tells that row from the one of the next try, should the store have kept nothing.
+// lostClaim is a claim of an unknown row by an owner that has no other claim, or the
+// claim of a row that was to be written with the instance as its owner. In case the
+// store kept nothing, the end of the lease tells that row from the next try's.
 type lostClaim struct {
 	owner string
-	row   store.DeliveryKey // zero: not known
-	until int64             // in Unix microseconds; 0: not known
+	row   store.DeliveryKey // zero if unknown
+	until int64             // in Unix microseconds; 0 if unknown
 }
 
 func claimOf(row *store.Delivery) lostClaim {
@@ -38,7 +38,7 @@ func (l *lost) add(c lostClaim, until time.Time) {
 	l.claims[c] = until
 }
 
-// known are the claims whose leases can still last.
+// known returns the claims whose leases may still be live.
 func (l *lost) known(now time.Time) map[lostClaim]time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,15 +54,15 @@ func (l *lost) forget(claims map[lostClaim]time.Time) {
 	}
 }
 
-// Lost notes that the commit of a row that this process was to hold came back with an
+// Lost notes that the commit of a row that this process was to hold returned an
 // error.
 func (o *Outbox) Lost(row store.Delivery) {
 	o.lost.add(claimOf(&row), o.Clock().Add(o.Lease))
 }
 
-// LetGo gives back the rows that the store holds for this process though their claims
-// came back with an error. owed reads the rows that are owed, all of them. An error is
-// owed's: then LetGo is to be called again.
+// LetGo gives back the rows that the store holds for this process although their
+// claims returned an error. owed has to read all rows that are owed. An error is
+// owed's; LetGo then has to be called again.
 func (o *Outbox) LetGo(ctx context.Context, owed func(each func(row store.Delivery, now time.Time)) error) error {
 	claims := o.lost.known(o.Clock())
 	if len(claims) == 0 {

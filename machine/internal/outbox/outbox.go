@@ -15,14 +15,14 @@ import (
 const (
 	// workers is how many callbacks of the outbox one process makes at once.
 	workers = 8
-	// pollEvery is how often the store is asked for rows whose turn has come.
+	// pollEvery is how often the store is polled for due rows.
 	pollEvery = time.Second
 )
 
-// Store is what the outbox needs of the engine's store.
+// Store is the part of the engine's store that the outbox uses.
 type Store interface {
 	Claim(ctx context.Context, q store.ClaimQuery) ([]store.Delivery, error)
-	// Later writes what nobody waits for.
+	// Later writes c without waiting for it.
 	Later(ctx context.Context, c store.Commit)
 }
 
@@ -47,18 +47,18 @@ type Config struct {
 	Lease      time.Duration    // how long a row is held
 	Budget     time.Duration    // how long an invoke waits for its own callback
 	Clock      func() time.Time // only durations are taken from it
-	// Prepare makes the callback of a row that was claimed: it reads the attempt
-	// and fetches the token again.
+	// Prepare builds the callback of a claimed row: it reads the attempt and
+	// fetches the token again.
 	Prepare func(ctx context.Context, row store.Delivery) (Tell, error)
-	// Failed is told of each try that ended with an error.
+	// Failed is called for each try that ended with an error.
 	Failed func(ctx context.Context, row store.Delivery, err error)
-	// Noted is shown each audit line that is written when nobody waits for it.
+	// Noted is called for each audit line that the outbox writes itself.
 	Noted func(ctx context.Context, line store.Event)
-	// Overrun is told of each callback that its invoke waits for no longer.
+	// Overrun is called for each callback that is no longer waited for.
 	Overrun func(row store.Delivery)
 }
 
-// Outbox makes callbacks. Its methods may be called from many goroutines.
+// Outbox makes callbacks. It is safe for concurrent use.
 type Outbox struct {
 	Config
 	flight flight
@@ -72,13 +72,13 @@ func New(c Config) *Outbox { return &Outbox{Config: c} }
 // held is a row that this process holds, until its NextAt.
 type held struct {
 	row   store.Delivery
-	user  store.UserKey // whose it is, where that is known
+	user  store.UserKey // the row's user, if known
 	now   time.Time     // the store's clock …
-	since time.Time     // … and ours in the same moment
+	since time.Time     // … and the local one at the same moment
 }
 
-// left is how much longer the row is held. One that was acknowledged before it is
-// made nobody else can take.
+// left returns how much longer the row is held. A row that was acknowledged in
+// advance cannot be claimed by another process.
 func (o *Outbox) left(h *held) time.Duration {
 	if h.row.Status != store.DeliveryPending {
 		return o.Lease
@@ -86,19 +86,18 @@ func (o *Outbox) left(h *held) time.Duration {
 	return h.row.NextAt.Sub(o.clock(h))
 }
 
-// clock is the store's clock, carried on by ours.
+// clock extrapolates the store's clock by the local one.
 func (o *Outbox) clock(h *held) time.Time { return h.now.Add(o.Clock().Sub(h.since)) }
 
-// Inline makes the callback of a transition that this process has just written:
-// row as it was written, whose it is, and now the store's clock then. It waits so
-// long for the handler; after that the handler goes on by itself.
+// Inline makes the callback of a transition that this process has just written. row
+// is as it was written for user, and now is the store's time of that. It waits up to
+// wait for the handler, which then goes on in the background.
 //
 // A row that was not written as held is claimed first. If an earlier callback of
-// its attempt is not through yet, it is not this row's turn, and [Outbox.Run]
-// makes it later.
+// its attempt is not done yet, the row is not due, and [Outbox.Run] makes it later.
 //
-// The audit line of the try is returned if there is one by then; otherwise it is
-// written when the handler is done.
+// It returns the audit line of the try if the handler has ended. Otherwise the line
+// is written when the handler ends.
 func (o *Outbox) Inline(ctx context.Context, row store.Delivery, user store.UserKey, now time.Time, wait time.Duration, tell Tell) (store.Event, bool) {
 	budget := time.NewTimer(wait)
 	defer budget.Stop()
@@ -109,15 +108,14 @@ func (o *Outbox) Inline(ctx context.Context, row store.Delivery, user store.User
 		}
 		h.user = user
 		if h.row.DeliveryKey != row.DeliveryKey {
-			// An earlier callback whose turn has come again. The invoke does not wait for
-			// it.
+			// An earlier callback is due again. The invoke does not wait for it.
 			o.Go(func() { o.redeliver(ctx, h) })
 			return store.Event{}, false
 		}
 	}
 	if o.left(h) < o.Budget {
-		// What came between the transition and its callback took so long that
-		// another process may have the row before the handler is done.
+		// So much time has passed since the transition that another process may hold
+		// the row before the handler is done.
 		return store.Event{}, false
 	}
 	t := o.begin(ctx, h, tell, true)
@@ -134,8 +132,8 @@ func (o *Outbox) Inline(ctx context.Context, row store.Delivery, user store.User
 	}
 }
 
-// Run claims and makes callbacks until ctx is done. It does not wait for those
-// that are under way: see [Outbox.Wait].
+// Run claims and makes callbacks until ctx is done. It does not wait for running
+// ones: see [Outbox.Wait].
 func (o *Outbox) Run(ctx context.Context) {
 	free := make(chan struct{}, workers)
 	tick := time.NewTicker(pollEvery)
@@ -167,7 +165,7 @@ func (o *Outbox) Run(ctx context.Context) {
 	}
 }
 
-// Due makes every callback whose turn has come, one after the other.
+// Due makes every due callback, one after the other.
 func (o *Outbox) Due(ctx context.Context) error {
 	for ctx.Err() == nil {
 		h, err := o.tryClaim(ctx, "")
@@ -179,7 +177,7 @@ func (o *Outbox) Due(ctx context.Context) error {
 	return fmt.Errorf("callbacks: %w", ctx.Err())
 }
 
-// Go runs f by itself; Wait waits for it too.
+// Go runs f in the background; Wait waits for it too.
 func (o *Outbox) Go(f func()) {
 	o.flight.add()
 	go func() {
@@ -188,12 +186,11 @@ func (o *Outbox) Go(f func()) {
 	}()
 }
 
-// Wait returns when no callback is under way in this process, or when ctx is
-// done.
+// Wait returns when no callback is running in this process, or when ctx is done.
 func (o *Outbox) Wait(ctx context.Context) error { return o.flight.wait(ctx) }
 
-// claim takes the next row, of one attempt or of any; nil for none. An error is
-// reported and means none.
+// claim claims the next row of one attempt or, with "", of any. It returns nil if
+// there is none, and reports an error and then returns nil too.
 func (o *Outbox) claim(ctx context.Context, attempt string) *held {
 	h, err := o.tryClaim(ctx, attempt)
 	if err != nil && ctx.Err() == nil {
@@ -215,10 +212,9 @@ func (o *Outbox) tryClaim(ctx context.Context, attempt string) (*held, error) {
 	return &held{row: rows[0], now: rows[0].NextAt.Add(-o.Lease), since: since}, nil
 }
 
-// owner names one claim of this process. A try that does not count gives its
-// number back, so instance and try would not tell two claims apart: an
-// acknowledgement of the first that is written once more, since its answer was
-// lost, must not be taken for one of the second.
+// owner names one claim of this process. Instance and try would not tell two claims
+// apart, since a try that does not count gives its number back. An acknowledgement
+// that is written again because its answer was lost must not apply to a later claim.
 func (o *Outbox) owner() string {
 	return o.Instance + "/" + strconv.FormatInt(o.claims.Add(1), 10)
 }
@@ -226,7 +222,7 @@ func (o *Outbox) owner() string {
 // redeliver makes the callback of a claimed row and waits for it while the row
 // is held.
 func (o *Outbox) redeliver(ctx context.Context, h *held) {
-	if h.row.Tries > maxTries { // no try has come back: each ended with its process
+	if h.row.Tries > maxTries { // every try ended with its process
 		o.note(ctx, h, o.settle(ctx, h, errors.New("no try has come back"), false))
 		return
 	}
@@ -240,7 +236,7 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 		o.note(ctx, h, o.settle(ctx, h, err, false))
 		return
 	case o.left(h) < o.Budget:
-		// Another process may have the row before the handler is done.
+		// Another process may hold the row before the handler is done.
 		return
 	}
 	over := time.NewTimer(o.left(h))
@@ -257,14 +253,14 @@ func (o *Outbox) redeliver(ctx context.Context, h *held) {
 type try struct {
 	done chan struct{} // closed when the row is acknowledged
 	told store.Event   // the audit line, once done is closed
-	left atomic.Bool   // nobody waits for the line, or it is there already
+	left atomic.Bool   // the line is no longer waited for, or has been delivered
 }
 
-// leave says that nobody waits for the audit line; false if it is there already.
+// leave gives up waiting for the audit line; false if it is already there.
 func (t *try) leave() bool { return t.left.CompareAndSwap(false, true) }
 
-// begin runs the handlers of a held row and acknowledges it. waits says that
-// somebody waits for the audit line; otherwise it is written here.
+// begin runs the handlers of a held row and acknowledges it. waits says that the
+// caller waits for the audit line; otherwise begin writes it.
 func (o *Outbox) begin(ctx context.Context, h *held, tell Tell, waits bool) *try {
 	t := &try{done: make(chan struct{})}
 	t.left.Store(!waits)
@@ -279,14 +275,14 @@ func (o *Outbox) begin(ctx context.Context, h *held, tell Tell, waits bool) *try
 			o.Failed(ctx, h.row, err)
 		}
 		t.told = o.settle(ctx, h, err, known)
-		if !t.leave() { // whoever began it has gone on
+		if !t.leave() { // the caller has stopped waiting
 			o.note(ctx, h, t.told)
 		}
 	}()
 	return t
 }
 
-// note writes an audit line that nobody waits for.
+// note writes an audit line in the background.
 func (o *Outbox) note(ctx context.Context, h *held, line store.Event) {
 	if line.Attempt != "" {
 		o.Store.Later(context.WithoutCancel(ctx), store.Commit{Events: []store.Event{line}, User: h.user})
@@ -294,9 +290,9 @@ func (o *Outbox) note(ctx context.Context, h *held, line store.Event) {
 	}
 }
 
-// run calls the handlers, in the store's transaction where there is one. It
-// reports whether the store knows the outcome already: the transaction has
-// acknowledged the row, or found that it is somebody else's by now.
+// run calls the handlers, inside the store's transaction if there is one. known is
+// true if the transaction has acknowledged the row, or found that another process
+// holds it.
 func (o *Outbox) run(ctx context.Context, h *held, tell Tell) (known bool, err error) {
 	if tell == nil {
 		return false, nil
@@ -320,11 +316,11 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// flight counts what is under way.
+// flight counts running goroutines.
 type flight struct {
 	mu   sync.Mutex
 	n    int
-	idle chan struct{} // closed when n is back at 0; nil while nobody waits
+	idle chan struct{} // closed when n is back at 0; nil without a waiter
 }
 
 func (f *flight) add() {
