@@ -1,6 +1,6 @@
 // Command draw draws the transition table into a folder: signin.mmd, .dot,
-// .svg and .md. A second argument names a page of the documentation, whose part
-// between two marks becomes the table.
+// .svg and .md. A second argument names a page of the documentation; the table
+// replaces its part between two marks.
 package main
 
 import (

@@ -9,15 +9,15 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Step is one edge that an attempt took, with the row by which it took it.
+// Step is one edge that an attempt took, with the row that took it.
 type Step struct {
 	From, To store.State
 	Row      string
 }
 
-// Steps are the edges that the attempt of these audit lines took, in the order
-// of time. A line that changed the attempt in place is no step, except where the
-// table has an edge from a state to itself.
+// Steps returns the edges that the attempt of these audit lines took, in the order
+// of time. A line that keeps the state is a step only if the table has an edge from
+// the state to itself.
 func Steps(path []store.Event) []Step {
 	var steps []Step
 	for i, ev := range path {
@@ -33,8 +33,8 @@ func Steps(path []store.Event) []Step {
 }
 
 // ClassSVG marks a path and a state as [MarkSVG] does, with classes instead of
-// colours: current and visited on states, walked on edges. A page brings its own
-// style sheet, and one with a strict content policy takes no other.
+// colours: current and visited on states, walked on edges. A page with a strict
+// content policy accepts only its own style sheet.
 func ClassSVG(svg string, o Options) string {
 	var pairs []string
 	mark := func(id, kind, class string) {
@@ -63,8 +63,8 @@ func ClassSVG(svg string, o Options) string {
 	return svg
 }
 
-// tellRows gives the rows in the label of a walked edge classes of their own: by
-// which the attempt took it, and the others.
+// tellRows marks the rows in the label of a walked edge with classes: one for those
+// that took it, one for the others.
 func tellRows(svg, id string, rows []string) string {
 	before, rest, ok := strings.Cut(svg, `id="`+id+`"`)
 	if !ok {

@@ -1,6 +1,5 @@
-// Package diagram draws the transition table. The pictures are derived from the
-// rules that the engine runs on and from the edges of its fsm, so they cannot be
-// wrong alone.
+// Package diagram draws the transition table. The pictures are generated from the
+// engine's rules and the edges of its fsm, so they cannot differ from them.
 package diagram
 
 import (
@@ -13,8 +12,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Format is a form that [Draw] can draw. SVG is made from DOT by the command
-// line, which has a layout engine.
+// Format is an output format of [Draw]. SVG is made from DOT by the command line,
+// which has a layout engine.
 type Format string
 
 // The formats.
@@ -27,7 +26,7 @@ const (
 // Options says what to draw.
 type Options struct {
 	Format Format
-	// Path marks the way of one attempt: its audit lines, in order.
+	// Path marks the path of one attempt. It has its audit lines, in order.
 	Path []store.Event
 	// Current is the state that the attempt is in.
 	Current store.State
@@ -47,13 +46,13 @@ func Draw(o Options) (string, error) {
 	}
 }
 
-// Row is a row of the table in words, with what the audit trail notes by it.
+// Row describes a row of the table, with the notes that it leaves in the audit trail.
 type Row struct {
 	Name, When, Then string
 	Notes            []string
 }
 
-// Rows are all rows of the table, in its order.
+// Rows returns all rows in the table's order.
 func Rows() []Row {
 	all := table.Rows()
 	out := make([]Row, len(all))
@@ -63,7 +62,7 @@ func Rows() []Row {
 	return out
 }
 
-// notes are those of each row, in the table's order.
+// notes returns the notes of each row, in the table's order.
 var notes = sync.OnceValue(func() map[string][]string {
 	all := map[string][]string{}
 	for _, b := range table.Blocks() {
@@ -77,7 +76,8 @@ var notes = sync.OnceValue(func() map[string][]string {
 	return all
 })
 
-// taken are the rows by which the attempt took an edge, in the order of time.
+// taken returns, for each edge, the rows by which the attempt took it, in the order
+// of time.
 func (o Options) taken(e table.Arrow) []string {
 	var rows []string
 	for _, ev := range o.Path {
@@ -94,8 +94,8 @@ func (o Options) taken(e table.Arrow) []string {
 
 func (o Options) walked(e table.Arrow) bool { return len(o.taken(e)) > 0 }
 
-// label are the rows of an edge: those that the attempt took, if it took the
-// edge, else all of them.
+// label returns the rows of an edge: those by which the attempt took it, else all
+// of them.
 func (o Options) label(e table.Arrow) []string {
 	if rows := o.taken(e); len(rows) > 0 {
 		return rows
@@ -174,8 +174,8 @@ func dot(o Options) string {
 func nodeID(s store.State) string { return "state-" + string(s) }
 func edgeID(e table.Arrow) string { return "edge-" + string(e.From) + "-" + string(e.To) }
 
-// MarkSVG marks a path and a state in the drawing that was made of the Dot
-// diagram (diagrams/signin.svg): what is not marked stays as it was drawn.
+// MarkSVG marks a path and a state in the drawing of the Dot diagram
+// (diagrams/signin.svg). Everything else stays unchanged.
 func MarkSVG(svg string, o Options) string {
 	var style strings.Builder
 	for _, s := range table.States() {

@@ -11,7 +11,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Connector is a messenger that writes down what it is given. It implements
+// Connector is a messenger that records what it is given. It implements
 // machine.Messenger.
 type Connector struct {
 	mu    sync.Mutex
@@ -27,7 +27,7 @@ type Connector struct {
 // line per call.
 func NewConnector(log func(format string, args ...any)) *Connector { return &Connector{log: log} }
 
-// Refusal is a clear answer of the connector that is no success.
+// Refusal is an error status from the connector.
 type Refusal struct {
 	Op    string
 	With  int // HTTP status
@@ -108,7 +108,7 @@ func (c *Connector) Send(ctx context.Context, to store.Conversation, m machine.M
 	return id, nil
 }
 
-// Update notes that an activity was replaced.
+// Update records that an activity was replaced.
 func (c *Connector) Update(_ context.Context, to store.Conversation, id string, m machine.Message) error {
 	c.log("update %s in %s: %q", id, to.ID, m.Text)
 	return nil

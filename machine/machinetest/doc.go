@@ -1,7 +1,7 @@
-// Package machinetest runs the engine in a small world of its own: an
-// in-memory store, a token service and a connector that do as they are told,
-// users and their clients, and time that stands still until somebody waits.
+// Package machinetest runs the engine in a simulated world: an in-memory store,
+// a scripted token service and connector, users and their clients, and fake time
+// that advances only while everything waits.
 //
-// Its scenarios are text files that a person who does not write Go can read:
-// what happens, a line of four dashes, what comes of it. See [Run].
+// Its scenarios are text files that can be read without knowing Go: commands, a
+// line of four dashes, and their results. See [Run].
 package machinetest

@@ -11,18 +11,18 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// faultStore is a store that is out of order on demand.
+// faultStore is a store that fails on demand.
 type faultStore struct {
 	store.Store
 
 	mu    sync.Mutex
 	how   string // up, down (every call fails), readonly (writes fail), lost (a write is done, its answer is lost)
-	after int    // so many writes still go well
+	after int    // that many writes still succeed
 
 	exclusive bool // one process at a time owns it
 }
 
-// disturb orders what the store does from now on:
+// disturb sets how the store behaves from now on:
 //
 //	store down            every call fails
 //	store readonly        writes fail
@@ -39,7 +39,7 @@ func (w *world) disturb(_ context.Context, c command) string {
 
 func outOfOrder() error { return fmt.Errorf("fault: %w", store.ErrUnavailable) }
 
-// write reports whether a write is to be done, and whether its answer arrives.
+// write reports whether a write is applied, and whether its answer arrives.
 func (s *faultStore) write() (does, answers bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,11 +125,11 @@ func (s *faultStore) List(ctx context.Context, f store.Filter) (store.Page, erro
 	return s.Store.List(ctx, f)
 }
 
-// moment lies between something and those who hear of it from afar, so that
-// what a process does by itself comes first, and scenarios always read alike.
+// moment delays what other processes hear of a change. A process's own actions then
+// come first, so scenarios have a stable order.
 const moment = time.Microsecond
 
-// settle returns when nothing happens any more without somebody waiting.
+// settle returns when every goroutine is blocked.
 func settle() {
 	time.Sleep(100 * moment)
 	synctest.Wait()

@@ -9,8 +9,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Violations checks what lies in a store against the invariants of
-// docs/state-machine.md §8 that can be seen there: 1 (one open attempt per key), 2
+// Violations checks the records of a store against the invariants of
+// docs/state-machine.md §8 that can be checked there: 1 (one open attempt per key), 2
 // (versions without a gap, a trail that replays), 3 (every edge is in the
 // table), 4 (one completion per chain, one complete row per completion). The
 // store must be flushed.
@@ -73,7 +73,7 @@ func Violations(ctx context.Context, s store.Store) ([]string, error) {
 	return bad, nil
 }
 
-// replay walks an attempt's trail.
+// replay replays an attempt's trail.
 func replay(a *store.Attempt, events []store.Event, legal map[[2]store.State]bool) []string {
 	var bad []string
 	say := func(format string, args ...any) {
@@ -105,7 +105,7 @@ func replay(a *store.Attempt, events []store.Event, legal map[[2]store.State]boo
 	return bad
 }
 
-// broken are the invariants that do not hold, in the scenario's own numbers.
+// broken returns the violated invariants, with the scenario's attempt numbers.
 func (w *world) broken(ctx context.Context) []string {
 	bad, err := Violations(ctx, w.mem)
 	if err != nil {

@@ -61,7 +61,7 @@ func (w *world) policy(_ context.Context, c command) string {
 	return ""
 }
 
-// upstream orders answers of the token service:
+// upstream scripts the next answers of the token service:
 //
 //	upstream exchange 500
 //	upstream exchange 429 retry-after=2s
@@ -78,8 +78,8 @@ func (w *world) upstream(_ context.Context, c command) string {
 	return ""
 }
 
-// card orders answers of the connector to the next card; chat those to the next
-// 1:1 chat that is opened.
+// card scripts the connector's answers to the next cards, and chat those to the
+// next 1:1 chats that are opened.
 func (w *world) card(_ context.Context, c command) string {
 	w.conn.mu.Lock()
 	defer w.conn.mu.Unlock()
@@ -117,8 +117,7 @@ func (w *world) script(c command, word string) script {
 }
 
 // hold stops the next call of an operation ("card" is the connector's) until
-// it is released. Two calls of one operation are told apart by a name of the
-// gate: hold GetToken gate=first, release first.
+// it is released. Named gates distinguish two calls of one operation: hold GetToken gate=first, release first.
 func (w *world) hold(_ context.Context, c command) string {
 	gate := make(chan struct{})
 	if c.word(0) == "card" {
@@ -143,7 +142,7 @@ func (w *world) held(name string, gate chan struct{}) {
 	w.gates[name] = gate
 }
 
-// release lets the held call go on.
+// release lets the held call continue.
 func (w *world) release(_ context.Context, c command) string {
 	w.mu.Lock()
 	gate := w.gates[c.word(0)]

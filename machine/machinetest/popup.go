@@ -13,8 +13,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// popup is a connection that the bot signs its users in to by itself: its codes
-// and credentials are marks of the store. It implements machine.Redeemer.
+// popup is a connection whose users the bot signs in itself. Its codes and
+// credentials are marks in the store. It implements machine.Redeemer.
 type popup struct {
 	w     *world
 	store store.Store
@@ -25,7 +25,7 @@ func credentials(user, conn string) string {
 	return "credentials " + owner(user, conn)
 }
 
-// issue makes a code with which a popup ended: issue CODE for=wiki as=alice.
+// issue makes the code that a popup ends with: issue CODE for=wiki as=alice.
 func (w *world) issue(ctx context.Context, c command) string {
 	m := store.Mark{
 		Name: codeName(c.word(0)), Version: 1, Value: []byte(owner(user(c), c.opt("for", w.own[0]))),
@@ -135,8 +135,8 @@ func (w *world) ask(ctx context.Context, c command) string {
 	return strings.Join(said, "; ")
 }
 
-// direct is a connection whose SSO tokens the bot exchanges by itself. It has no
-// codes, as transport/directsso has none.
+// direct is a connection whose SSO tokens the bot exchanges itself. Like
+// transport/directsso it has no codes.
 type direct struct{ machine.TokenService }
 
 // GetToken knows no codes.

@@ -12,12 +12,11 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// errGone is what a killed process gets from whatever it still calls.
+// errGone is the error of every call that a killed process still makes.
 var errGone = errors.New("the process is gone")
 
-// process is what one engine reaches the world through. Once it is killed its
-// engine may go on, but nothing it does has an effect any more: a crash, as
-// the world sees it.
+// process connects one engine to the world. After a kill its engine may go on
+// running, but has no effect any more. To the world that is a crash.
 type process struct {
 	mu    sync.Mutex
 	dead  bool
@@ -30,7 +29,7 @@ func newProcess() *process {
 	return &process{calls: map[int]context.CancelCauseFunc{}, gone: make(chan struct{})}
 }
 
-// kill ends the process at once: calls that are held are given up.
+// kill ends the process at once and abandons its held calls.
 func (p *process) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,8 +49,8 @@ func (p *process) killed() bool {
 	return p.dead
 }
 
-// begin lets a call of a living process out; its context ends with the
-// process. The caller runs done.
+// begin starts a call of a living process. Its context ends with the process. The
+// caller has to run done.
 func (p *process) begin(ctx context.Context) (bound context.Context, done func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,8 +69,8 @@ func (p *process) begin(ctx context.Context) (bound context.Context, done func()
 	}, nil
 }
 
-// unanswered says why a call got no answer: its deadline, or the end of the
-// process that made it.
+// unanswered returns why a call got no answer: its deadline, or the end of its
+// process.
 func unanswered(ctx context.Context) string {
 	if errors.Is(context.Cause(ctx), errGone) {
 		return "the caller is gone"
@@ -79,7 +78,7 @@ func unanswered(ctx context.Context) string {
 	return "no answer"
 }
 
-// through makes one call of a process; what comes back after its end is lost.
+// through makes one call of a process. An answer after the process's end is lost.
 func through[T any](ctx context.Context, p *process, call func(context.Context) (T, error)) (T, error) {
 	var none T
 	bound, done, err := p.begin(ctx)
@@ -100,7 +99,7 @@ type processStore struct {
 	p *process
 }
 
-// lost says that the store is not there for a killed process.
+// lost is the store's error for a killed process.
 func lost(err error) error {
 	if errors.Is(err, errGone) {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
@@ -167,7 +166,7 @@ func (s processStore) Mark(ctx context.Context, name string) (store.Mark, error)
 	return out, lost(err)
 }
 
-// Exclusive passes on what the scenario says of its store.
+// Exclusive is the scenario's setting.
 func (s processStore) Exclusive() bool { return store.IsExclusive(s.Store) }
 
 // processTokens is the token service as a process sees it.
@@ -176,7 +175,7 @@ type processTokens struct {
 	p   *process
 }
 
-// unheard is a call of the token service that brought no answer.
+// unheard is the error of a token service call without an answer.
 func unheard(op string, err error) error {
 	if errors.Is(err, errGone) {
 		return &tokensvc.Error{Op: op, Err: err}

@@ -18,17 +18,17 @@ import (
 	"github.com/signin-engine/signin-engine/machine"
 )
 
-// separator stands between what is done and what comes of it.
+// separator stands between commands and results.
 const separator = "----"
 
 // Run runs every scenario of a folder, each as a subtest named after its file.
-// With rewrite it writes the files anew with what came of them; read the
-// difference before you keep it.
+// With rewrite it rewrites the files with the actual results; review the diff
+// before you keep it.
 //
-// A scenario is a text file of blocks, parted by blank lines. Lines that begin
-// with # explain. A block is one or more commands, then four dashes, then
+// A scenario is a text file of blocks, separated by blank lines. Lines that begin
+// with # are comments. A block is one or more commands, then four dashes, then
 // everything that happened: calls to the token service and the connector,
-// transitions with their row, callbacks, and at last the answer.
+// transitions with their row, callbacks, and finally the answer.
 //
 //	signin graph                        the bot asks for a token
 //	exchange id=x-1 token=jwt           signin/tokenExchange
@@ -85,9 +85,9 @@ func Run(t *testing.T, dir string, rewrite bool) {
 // Build makes an engine, as [machine.New] does.
 type Build func(machine.Config) (*machine.Engine, error)
 
-// Play carries one scenario out, on engines that build makes, and returns it
-// with what came of it. An error says why it could not be played to its end, or
-// names the invariants that it has broken.
+// Play runs one scenario on engines that build makes, and returns it with the
+// actual results. An error says why it could not be run to its end, or names the
+// violated invariants.
 func Play(t *testing.T, text string, build Build) (got string, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -138,7 +138,7 @@ func (w *world) play(ctx context.Context, text string, out *strings.Builder) {
 	}
 }
 
-// unplayable is why a scenario cannot go on.
+// unplayable is the panic value of a scenario that cannot go on.
 type unplayable struct{ why string }
 
 // fail ends a scenario that cannot go on.
@@ -146,7 +146,7 @@ func (*world) fail(format string, args ...any) {
 	panic(unplayable{fmt.Sprintf(format, args...)})
 }
 
-// playing runs a part of a scenario and returns why it could not go on.
+// playing runs a part of a scenario and returns why it failed, if it did.
 func playing(part func()) (err error) {
 	defer func() {
 		switch p := recover().(type) {
@@ -161,8 +161,7 @@ func playing(part func()) (err error) {
 	return nil
 }
 
-// end lets go of what a scenario has left behind: calls that are held, engines
-// that run.
+// end cleans up after a scenario: it releases held calls and stops engines.
 func (w *world) end() {
 	w.mu.Lock()
 	for _, gate := range w.gates {

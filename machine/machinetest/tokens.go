@@ -10,8 +10,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// TokenService is a token service that keeps tokens and codes like the real
-// one, and answers otherwise when told to. It implements
+// TokenService is a fake token service that keeps tokens and codes. Its answers can
+// be scripted. It implements
 // machine.TokenService.
 type TokenService struct {
 	mu      sync.Mutex
@@ -25,19 +25,19 @@ type TokenService struct {
 	down    bool
 }
 
-// script is one answer that was ordered in advance.
+// script is one scripted answer.
 type script struct {
 	status     int
 	retryAfter time.Duration
-	silent     bool // answers nothing: the caller's deadline decides
+	silent     bool // no answer until the caller's deadline
 	noToken    bool // a 200 without a token
 	stale      bool // a 200 with a token that has expired
 	code       string
-	consent    bool // it refuses for want of consent
+	consent    bool // refuses because consent is missing
 	bearer     bool // the bot's own token cannot be had, so nothing is sent
 }
 
-// operation is the client's name for what scenarios call by a shorter one.
+// operation returns the client's name of an operation that scenarios abbreviate.
 func operation(op string) string {
 	op, _, _ = strings.Cut(op, "+")
 	if op == "exchange" {
@@ -46,7 +46,7 @@ func operation(op string) string {
 	return op
 }
 
-// fail is the error of an answer that was ordered.
+// fail is the error of a scripted answer.
 func (s script) fail(op string) error {
 	op = operation(op)
 	e := &tokensvc.Error{Op: op, Status: s.status, Code: s.code, RetryAfter: s.retryAfter, Consent: s.consent}
@@ -67,7 +67,7 @@ func NewTokenService(log func(format string, args ...any)) *TokenService {
 	}
 }
 
-// IssueCode makes a verification code that the popup handed out to the user.
+// IssueCode makes a verification code, as the popup shows it to the user.
 func (s *TokenService) IssueCode(code, user, connection string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,7 +76,7 @@ func (s *TokenService) IssueCode(code, user, connection string) {
 
 func owner(user, connection string) string { return user + "/" + strings.ToLower(connection) }
 
-// enter waits at the operation's gate and takes the next ordered answer.
+// enter waits at the operation's gate and takes the next scripted answer.
 func (s *TokenService) enter(ctx context.Context, op, about string) (script, error) {
 	time.Sleep(moment)
 	s.mu.Lock()
@@ -120,7 +120,7 @@ func (s *TokenService) enter(ctx context.Context, op, about string) (script, err
 	return next, nil
 }
 
-// GetToken answers with the user's token, or for a code that was handed out.
+// GetToken returns the user's token, also for an issued code.
 func (s *TokenService) GetToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
 	op := "GetToken"
 	if !code.Empty() {
@@ -186,7 +186,7 @@ func (s *TokenService) resource(st tokensvc.State) tokensvc.SignInResource {
 	return res
 }
 
-// GetTokenOrSignInResource is both in one.
+// GetTokenOrSignInResource combines both.
 func (s *TokenService) GetTokenOrSignInResource(ctx context.Context, uc tokensvc.UserConnection, st tokensvc.State, _ tokensvc.Secret) (*tokensvc.Token, *tokensvc.SignInResource, error) {
 	const op = "GetTokenOrSignInResource"
 	if _, err := s.enter(ctx, op, uc.Connection); err != nil {
@@ -204,7 +204,7 @@ func (s *TokenService) GetTokenOrSignInResource(ctx context.Context, uc tokensvc
 	return nil, &res, nil
 }
 
-// Exchange takes every token but those that begin with "bad".
+// Exchange accepts every token that does not begin with "bad".
 func (s *TokenService) Exchange(ctx context.Context, uc tokensvc.UserConnection, sso tokensvc.Secret) (tokensvc.Token, error) {
 	next, err := s.enter(ctx, "exchange", uc.Connection)
 	if err != nil {
@@ -248,7 +248,7 @@ func (s *TokenService) SignOut(ctx context.Context, uc tokensvc.UserConnection) 
 	return nil
 }
 
-// GetTokenStatus lists nothing: scenarios do not ask.
+// GetTokenStatus lists nothing: scenarios do not use it.
 func (s *TokenService) GetTokenStatus(context.Context, string, string, ...string) ([]tokensvc.TokenStatus, error) {
 	return nil, nil
 }

@@ -34,8 +34,8 @@ func (w *world) outbox(ctx context.Context, _ command) string {
 	return ""
 }
 
-// watch makes warnings of the log and error events of the engine heard, on
-// instances that begin from now on.
+// watch shows log warnings and the engine's error events, on instances started
+// from now on.
 func (w *world) watch(_ context.Context, _ command) string {
 	w.config.Log = zerolog.New(logLines{w}).Level(zerolog.WarnLevel)
 	w.config.Hooks.OnError = func(_ context.Context, _ *machine.Activity, err error) {
@@ -44,7 +44,7 @@ func (w *world) watch(_ context.Context, _ command) string {
 	return ""
 }
 
-// logLines says a line of the log in words: its message and what it is about.
+// logLines formats a log line: its message and its subject.
 type logLines struct{ w *world }
 
 func (l logLines) Write(p []byte) (int, error) {

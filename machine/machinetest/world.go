@@ -23,7 +23,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// world is everything that one scenario runs in.
+// world is the environment of one scenario.
 type world struct {
 	build  Build
 	mem    *memstore.Store
@@ -32,8 +32,8 @@ type world struct {
 	conn   *Connector
 	config machine.Config
 	names  []string // of connections
-	own    []string // connections that the bot signs its users in to by itself
-	direct []string // connections whose SSO tokens the bot exchanges by itself
+	own    []string // connections whose users the bot signs in itself
+	direct []string // connections whose SSO tokens the bot exchanges itself
 	engine map[string]*machine.Engine
 
 	mu         sync.Mutex
@@ -43,12 +43,12 @@ type world struct {
 	ids        map[string]int // attempt id -> #n
 	seq        int            // activities sent
 	waiting    map[string]chan string
-	fails      map[string]int          // callbacks that are to fail: name -> how often
+	fails      map[string]int          // callbacks that fail: name -> how often
 	failsWith  map[string]error        // … and how
 	appLevel   bool                    // the bot has handlers for all connections
-	withoutSSO map[string]bool         // connections that are set so
+	withoutSSO map[string]bool         // connections with NoSSO
 	running    map[string]func() error // ends Run of an instance
-	panics     map[string]int          // … that are to panic
+	panics     map[string]int          // callbacks that panic: name -> how often
 	slow       map[string]time.Duration
 	gates      map[string]chan struct{}
 }
@@ -162,7 +162,7 @@ func (w *world) on(instance string) *machine.Engine {
 	return e
 }
 
-// failed says what a failure handler got.
+// failed formats the arguments of a failure handler.
 func failed(turn *machine.Turn, fail *machine.Failure) string {
 	if fail != nil {
 		return "client: " + fail.Code
@@ -183,7 +183,7 @@ func failed(turn *machine.Turn, fail *machine.Failure) string {
 	return what
 }
 
-// handlerError is how the bot's handlers fail: callbacks complete fail=1
+// handlerError is the error of the bot's handlers: callbacks complete fail=1
 // status=403 code=ConversationBlockedByUser, or permanent=true.
 func handlerError(c command) error {
 	status, _ := strconv.Atoi(c.opt("status", "0"))
@@ -230,7 +230,7 @@ func (w *world) process(instance string) *process {
 }
 
 // kill ends a process, at once or right after a row has become durable:
-// kill a, kill a at=B2. What is asked of the instance next starts a new one.
+// kill a, kill a at=B2. The next command for the instance starts a new one.
 func (w *world) kill(_ context.Context, c command) string {
 	if row := c.opt("at", ""); row != "" {
 		w.mu.Lock()
@@ -346,7 +346,7 @@ func (c command) word(i int) string {
 	return ""
 }
 
-// run carries one line out and returns what it says at its end.
+// run runs one command and returns its final output.
 func (w *world) run(ctx context.Context, line string) string {
 	c := parse(line)
 	if c.verb == "start" { // start NAME verb …: goes on in the background
@@ -469,7 +469,7 @@ func verbs() map[string]func(*world, context.Context, command) string {
 	}
 }
 
-// serviceURL is where activities come from, unless they say otherwise.
+// serviceURL is the default service URL of activities.
 const serviceURL = "https://smba.example/"
 
 func user(c command) string { return "29:" + c.opt("as", "alice") }
@@ -515,7 +515,7 @@ func (w *world) signIn(ctx context.Context, c command) string {
 	}
 }
 
-// message is one that the user types; the engine may take it for a code.
+// message is a message that the user types. The engine may treat it as a code.
 func (w *world) message(ctx context.Context, c command) string {
 	e := w.on(c.opt("on", "a"))
 	act := w.activity(c, "message", "", nil)
@@ -523,7 +523,7 @@ func (w *world) message(ctx context.Context, c command) string {
 	return before(ctx, e, act)
 }
 
-// event is one of the channel: event tokens/response {"connectionName":"graph"}.
+// event is an event from the channel: event tokens/response {"connectionName":"graph"}.
 func (w *world) event(ctx context.Context, c command) string {
 	return before(ctx, w.on(c.opt("on", "a")), w.activity(c, "event", c.word(0), json.RawMessage(c.word(1))))
 }
@@ -556,7 +556,7 @@ func (w *world) signOut(ctx context.Context, c command) string {
 	return "signed out"
 }
 
-// rejected: an API has answered 401 to the user's token.
+// rejected reports that an API answered 401 to the user's token.
 func (w *world) rejected(ctx context.Context, c command) string {
 	turn := w.on(c.opt("on", "a")).Turn(w.activity(c, "message", "", nil))
 	if err := turn.TokenRejected(ctx, c.word(0)); err != nil {
@@ -655,10 +655,10 @@ func (w *world) sweep(ctx context.Context, c command) string {
 
 func (w *world) deliver(ctx context.Context, c command) string {
 	e := w.on(c.opt("on", "a"))
-	// The others have long written what nobody waits for, as Run does it.
+	// Run would already have flushed the deferred writes of the other instances.
 	for _, name := range slices.Sorted(maps.Keys(w.engine)) {
 		if other := w.engine[name]; !w.process(name).killed() {
-			brief, cancel := context.WithTimeout(ctx, time.Microsecond) // not for a callback that still runs
+			brief, cancel := context.WithTimeout(ctx, time.Microsecond) // does not wait for running callbacks
 			_ = other.Drain(brief)
 			cancel()
 		}
@@ -703,7 +703,7 @@ func (w *world) purge(ctx context.Context, c command) string {
 	return fmt.Sprintf("%d purged", n)
 }
 
-// show prints every attempt as it lies in the store.
+// show prints every stored attempt.
 func (w *world) show(ctx context.Context, _ command) string {
 	w.flush(ctx)
 	page, err := w.mem.List(ctx, store.Filter{Limit: 1000})
@@ -773,7 +773,7 @@ func status(n int) string {
 	return strconv.Itoa(n)
 }
 
-// diagnosis names what a token's claims do not hold.
+// diagnosis names the checks that a token's claims fail.
 func diagnosis(d store.Diagnosis) string {
 	var bad []string
 	for _, v := range []struct {
@@ -790,7 +790,7 @@ func diagnosis(d store.Diagnosis) string {
 	return "fails on " + strings.Join(bad, ", ")
 }
 
-// audit prints the trail of one attempt, or of what belongs to none.
+// audit prints the trail of one attempt, or the lines without an attempt.
 func (w *world) audit(ctx context.Context, c command) string {
 	w.flush(ctx)
 	f := store.EventFilter{Orphans: true}
@@ -845,7 +845,7 @@ func (w *world) id(number string) string {
 	return "no-such-attempt"
 }
 
-// renumber writes #n for an attempt's id.
+// renumber replaces attempt ids by #n.
 func (w *world) renumber(s string) string {
 	return regexp.MustCompile(`[0-9A-HJKMNP-TV-Z]{26}`).ReplaceAllStringFunc(s, func(id string) string {
 		return "#" + strconv.Itoa(w.number(id))
