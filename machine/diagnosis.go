@@ -72,9 +72,9 @@ func (c *call) mismatch(ctx context.Context, token tokensvc.Secret) bool {
 	return true
 }
 
-// rejects reports whether another user's token is refused. The Token Service keeps a
-// token for the user whom it names; a connection with Tokens of its own would keep it
-// for whoever brought it.
+// rejects reports whether another user's token is refused. The Token Service stores a
+// token for the user that it names. A connection with its own Tokens would store it
+// for the sender.
 func (c *call) rejects() bool {
 	f := c.flow()
 	return c.eng.policy.IdentityMismatch == Reject || f != nil && f.conn.Tokens != nil

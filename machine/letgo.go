@@ -53,7 +53,7 @@ func (x *dropped) add(was claim) {
 }
 
 // again keeps a claim for another look. If the last look dropped a claim of its own,
-// that one's lease replaces it, but it is not kept any longer.
+// that one's lease is kept instead, but only as long as the first claim's.
 func (x *dropped) again(was claim) {
 	x.mu.Lock()
 	if now, ok := x.claims[was.attempt]; ok {

@@ -13,7 +13,7 @@ import (
 
 // The rhythm of Run beside the sweep.
 const (
-	flushEvery = 250 * time.Millisecond // acknowledgements and audit lines nobody waits for, dropped claims
+	flushEvery = 250 * time.Millisecond // deferred acknowledgements and audit lines, dropped claims
 	purgeEvery = 10 * time.Minute
 	batch      = 100  // attempts taken at once
 	purgeBatch = 1000 // attempts deleted in one go

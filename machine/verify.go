@@ -263,7 +263,7 @@ func (p *prober) status() int {
 func (p *prober) offer(ctx context.Context, connection string, where finder) (answer Answer, done bool) {
 	c := p.eng.call(p.turn, connection)
 	c.code = p.code
-	if !p.offered { // what comes after the candidates is the same invoke once more
+	if !p.offered { // afterwards it is still the same invoke, already on record
 		c.received(p.ev.Invoke)
 	}
 	out, err := c.drive(ctx, where, p.ev)

@@ -108,7 +108,7 @@ const (
 	ReplyToken     Reply = "token"            // SignIn returns it
 	ReplyCardSent  Reply = "card sent"        // SignIn: pending, the card is out now
 	ReplyCardOut   Reply = "card already out" // SignIn: pending, an earlier card is out
-	ReplyElsewhere Reply = "elsewhere"        // SignIn: pending, another device or instance is at it
+	ReplyElsewhere Reply = "elsewhere"        // SignIn: pending, another device or instance handles it
 	ReplyError     Reply = "error"
 )
 

@@ -303,7 +303,7 @@ func verifyRules() []Block {
 			},
 		),
 
-		// No candidate's connection accepted the code: it counts against the best one.
+		// No candidate's connection accepted the code. The best candidate gets this event.
 		block(on(NoMatch), in(None),
 			Rule{
 				Row:   "C13",
