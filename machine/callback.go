@@ -1,9 +1,11 @@
 package machine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/signin-engine/signin-engine/machine/internal/outbox"
@@ -52,8 +54,9 @@ func (e *Engine) OnSignIn(h CompleteHandler) { e.handlers.complete.add(h) }
 func (e *Engine) OnSignInFailure(h FailureHandler) { e.handlers.failure.add(h) }
 
 // OnSignInFor adds the handler for completed sign-ins with a purpose ([WithPurpose]),
-// on any connection. It runs after the others. A second one for the same purpose is an
-// error.
+// on any connection. It runs after the others. If the user asked again while the
+// sign-in was pending, it runs once for each activity ([Turn.Request]), in that order.
+// A second handler for the same purpose is an error.
 func (e *Engine) OnSignInFor(purpose string, h CompleteHandler) error {
 	e.purposesMu.Lock()
 	defer e.purposesMu.Unlock()
@@ -72,14 +75,77 @@ func (e *Engine) OnSignInFor(purpose string, h CompleteHandler) error {
 	return nil
 }
 
-// purposed returns the handlers of a turn's purpose, nil if there are none.
-func (e *Engine) purposed(turn *Turn) *handlers {
+// purposed returns the handlers for what the user asked while this sign-in was
+// pending, in that order: the activities of the attempts that it superseded, then its
+// own. Each handler gets the turn with its activity.
+func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 	e.purposesMu.RLock()
 	defer e.purposesMu.RUnlock()
 	if len(e.purposes) == 0 {
-		return nil
+		return nil, nil
 	}
-	return e.purposes[turn.Purpose()]
+	asked, err := turn.asked()
+	if err != nil {
+		return nil, err
+	}
+	var all []link[tokensvc.Token]
+	for _, r := range asked {
+		of := e.purposes[r.purpose]
+		if of == nil {
+			continue
+		}
+		h := of.complete.whole()
+		all = append(all, func(ctx context.Context, turn *Turn, token tokensvc.Token) error {
+			about := *turn
+			about.original = func() request { return r }
+			return h(ctx, &about, token)
+		})
+	}
+	return all, nil
+}
+
+// asked returns what was kept of the attempts that the turn's attempt superseded, the
+// oldest first, and of the attempt itself.
+func (t *Turn) asked() (all []request, err error) {
+	if t.before != nil {
+		if all, err = t.before(); err != nil {
+			return nil, fmt.Errorf("read what the user asked before: %w", err)
+		}
+	}
+	if t.original == nil {
+		return all, nil
+	}
+	own := t.original()
+	// An attempt that carries on another one's card has its activity, too.
+	all = slices.DeleteFunc(all, func(r request) bool { return bytes.Equal(r.activity, own.activity) })
+	return append(all, own), nil
+}
+
+// maxEarlier bounds how many superseded attempts are read.
+const maxEarlier = 20
+
+// askedBefore returns what was kept of an attempt that was superseded, and of those
+// before it, the oldest first.
+func (e *Engine) askedBefore(ctx context.Context, id string) (all []request, err error) {
+	for n := 0; id != "" && n < maxEarlier; n++ {
+		snap, err := e.store.Get(ctx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			break // purged
+		}
+		if err != nil {
+			return nil, err
+		}
+		a := &snap.Attempts[0]
+		if a.Reason != store.ReasonSuperseded {
+			break
+		}
+		if a.Request != nil {
+			all = append(all, e.unsealed(ctx, a))
+		}
+		id = a.Supersedes
+	}
+	slices.Reverse(all)
+	return all, nil
 }
 
 // AroundSignIn adds a middleware for completed sign-ins. It wraps all their handlers,
@@ -168,6 +234,9 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 	if f := e.registered(t.about); f != nil {
 		t.about = f.conn.Name // as the bot spells it
 	}
+	if id := a.Supersedes; id != "" {
+		t.before = sync.OnceValues(func() ([]request, error) { return e.askedBefore(context.WithoutCancel(ctx), id) })
+	}
 	if a.Request != nil {
 		t.original = sync.OnceValue(func() request { return e.unsealed(context.WithoutCancel(ctx), a) })
 	}
@@ -204,10 +273,11 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	}
 	var run func(ctx context.Context) error
 	if row.Kind == store.DeliverComplete {
-		if of := e.purposed(turn); of != nil {
-			who = append(who, of)
+		purposed, err := e.purposed(turn)
+		if err != nil {
+			return func(context.Context, any) error { return err }
 		}
-		run = called(who, func(h *handlers) *chain[tokensvc.Token] { return &h.complete }, turn, token)
+		run = called(who, func(h *handlers) *chain[tokensvc.Token] { return &h.complete }, turn, token, purposed...)
 	} else {
 		var value *Failure
 		if f := row.Failure; f != nil {

@@ -76,16 +76,16 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// called returns a callback to all of who; the middleware of the first wraps the
-// others. It is nil if there is no handler.
-func called[T any](who []*handlers, of func(*handlers) *chain[T], turn *Turn, what T) func(ctx context.Context) error {
+// called returns a callback to all of who and then to last; the middleware of the first
+// wraps the others. It is nil if there is no handler.
+func called[T any](who []*handlers, of func(*handlers) *chain[T], turn *Turn, what T, last ...link[T]) func(ctx context.Context) error {
 	var inner []link[T]
 	for _, h := range who[1:] {
 		if l := of(h).whole(); l != nil {
 			inner = append(inner, l)
 		}
 	}
-	whole := of(who[0]).whole(inner...)
+	whole := of(who[0]).whole(append(inner, last...)...)
 	if whole == nil {
 		return nil
 	}

@@ -2,10 +2,14 @@ package machine_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
@@ -63,4 +67,58 @@ func TestPurposeWithNUL(t *testing.T) {
 	if err == nil || err.Error() != "sign in: the purpose has a NUL character" {
 		t.Errorf("%v", err)
 	}
+}
+
+// What the user asked while a sign-in was pending comes back in order, each activity
+// to the handler of its purpose. A store that cannot be read then is waited for.
+func TestPurposesOfSupersededAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := &unreadable{}
+		d := newDesk(t, func(cfg *machine.Config) { broken.Store, cfg.Store = cfg.Store, broken })
+		var got []string
+		for _, purpose := range []string{"report", "mail"} {
+			err := d.eng.OnSignInFor(purpose, func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+				got = append(got, turn.Purpose()+" "+string(turn.Request()))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, asked := range []struct{ text, purpose string }{{"one", "report"}, {"two", "mail"}, {"three", ""}, {"four", "report"}} {
+			act := message(asked.text)
+			act.ID = asked.text
+			if _, err := d.eng.Turn(act).SignIn(t.Context(), machine.WithPurpose(asked.purpose)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		broken.down = true
+		answer, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-4","connectionName":"graph","token":"jwt"}`))
+		if answer.Status != 200 || len(got) > 0 {
+			t.Fatalf("%d, %q", answer.Status, got)
+		}
+		broken.down = false
+		if rows := d.rows(); len(rows) != 1 || rows[0].Status != store.DeliveryPending {
+			t.Fatalf("the callback is not owed: %+v", rows)
+		}
+		d.deliver(2 * time.Second)
+		want := []string{`report {"text":"one"}`, `mail {"text":"two"}`, `report {"text":"four"}`}
+		if !slices.Equal(got, want) {
+			t.Errorf("the handlers got %q, want %q", got, want)
+		}
+	})
+}
+
+// unreadable is a store whose superseded attempts cannot be read while it is down.
+type unreadable struct {
+	store.Store
+	down bool
+}
+
+func (u *unreadable) Get(ctx context.Context, id string) (store.Snapshot, error) {
+	snap, err := u.Store.Get(ctx, id)
+	if u.down && err == nil && snap.Attempts[0].Reason == store.ReasonSuperseded {
+		return store.Snapshot{}, store.ErrUnavailable
+	}
+	return snap, err
 }

@@ -20,9 +20,10 @@ type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
 	to       store.Conversation
-	original func() request           // nil: none is kept
-	fetched  map[*Flow]tokensvc.Token // by Config.Prefetch, or by the sign-in of a callback
-	tx       any                      // of the callback, see Config.TxCallbacks
+	original func() request            // nil: none is kept
+	before   func() ([]request, error) // of the attempts that were superseded; nil: there are none
+	fetched  map[*Flow]tokensvc.Token  // by Config.Prefetch, or by the sign-in of a callback
+	tx       any                       // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
 	about    string // the connection of a callback
 	refusal  *Refusal

@@ -46,8 +46,9 @@ func GuardName(name string) GuardOption {
 // The user's activity is kept, sealed, with the attempt that it began
 // ([machine.Policy.KeepRequest], which is on by default). When that sign-in completes,
 // the activity goes through the guard again: the guard asks for the next connection, or
-// the bot gets the activity. This works across restarts and on any instance, and the
-// bot gets the activity effectively once.
+// the bot gets the activity. What the user says while a card is out is kept as well,
+// and follows in order. This works across restarts and on any instance, and the bot
+// gets each activity effectively once.
 //
 // Each route of a bot may have a guard, and guards may be nested. An activity returns
 // to the guard that asked its user first. Sign-ins that the bot asks for by itself go

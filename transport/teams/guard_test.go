@@ -367,3 +367,25 @@ func TestGuardOfAll(t *testing.T) {
 		t.Errorf("the bot heard %q", said)
 	}
 }
+
+// A user who says more while a sign-in is pending gets an answer to each message, in
+// order and once, after one sign-in.
+func TestGuardKeepsEveryMessage(t *testing.T) {
+	g := newGuarded(t)
+	bot, stop := g.start(t, "a")
+	user := g.emu.Teams(bot.URL)
+	first := g.ask(t, user, "show my issues")
+	if a, err := user.SendMessage(t.Context(), "and my mail"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	stop()
+	bot, stop = g.start(t, "b")
+	user.BotURL = bot.URL
+	graph := g.card(t, user, first.Seq)
+	g.exchange(t, user, graph)
+	g.redeem(t, user, g.card(t, user, graph.Seq))
+	stop() // what is owed is made
+	if said := g.said(); !slices.Equal(said, []string{"b: show my issues", "b: and my mail"}) {
+		t.Errorf("the bot heard %q", said)
+	}
+}
