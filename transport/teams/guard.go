@@ -88,6 +88,7 @@ type passage struct {
 	purpose string                    // of the first one, which takes the activity up again
 	tokens  map[string]tokensvc.Token // by the names of connections, in lower case
 	asks    *bool                     // set by a guard that keeps the activity back
+	again   bool                      // the activity is taken up after a sign-in
 }
 
 type passageKey struct{}
@@ -117,10 +118,18 @@ func (g *Guard) ask(ctx context.Context, turn *machine.Turn, p *passage) (throug
 	}
 	for _, f := range g.flows {
 		got, err := f.SignIn(ctx, turn, machine.WithPurpose(p.purpose))
+		if err == nil && p.again && got.Pending == machine.CardOut {
+			// The callback of another connection sent a card for this activity. The user may
+			// have signed in since it looked.
+			got.Token, err = f.Token(ctx, turn)
+			if errors.Is(err, tokensvc.ErrNoToken) {
+				err = nil
+			}
+		}
 		if err != nil {
 			return false, err
 		}
-		if !got.SignedIn() {
+		if got.Token.Token.Empty() {
 			*p.asks = true
 			return false, nil
 		}
@@ -152,7 +161,7 @@ func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token
 		return err
 	}
 	resumed := g.eng.Turn(act)
-	p := passage{purpose: purposeOf(g.name), asks: new(bool)}
+	p := passage{purpose: purposeOf(g.name), asks: new(bool), again: true}
 	through, err := g.ask(ctx, resumed, &p)
 	if !through || err != nil {
 		return err

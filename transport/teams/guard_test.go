@@ -368,6 +368,31 @@ func TestGuardOfAll(t *testing.T) {
 	}
 }
 
+// Two callbacks that take the same message up may meet: one looks before the user has
+// signed in and sends a card, and the other one has the token all the same.
+func TestGuardCardThatCameTooLate(t *testing.T) {
+	g := newGuarded(t)
+	tries := 0
+	var user *emulator.Teams
+	g.beside = func(context.Context, *machine.Turn, tokensvc.Token) error {
+		if tries++; tries == 1 {
+			return errors.New("once more") // the guard comes next, and sends the card for github
+		}
+		g.emu.PutToken(tokensvc.UserConnection{UserID: user.User.ID, Connection: "github", ChannelID: "msteams"})
+		return nil
+	}
+	bot, stop := g.start(t, "a")
+	user = g.emu.Teams(bot.URL)
+	g.exchange(t, user, g.ask(t, user, "show my issues"))
+	for end := time.Now().Add(time.Minute); len(g.said()) == 0 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop()
+	if said := g.said(); !slices.Equal(said, []string{"a: show my issues"}) {
+		t.Errorf("the bot heard %q", said)
+	}
+}
+
 // A user who says more while a sign-in is pending gets an answer to each message, in
 // order and once, after one sign-in.
 func TestGuardKeepsEveryMessage(t *testing.T) {
