@@ -290,7 +290,6 @@ func TestMistakes(t *testing.T) {
 		"no port for metrics":    {yaml: good + "metrics: 127.0.0.1:99999", want: `metrics: "127.0.0.1:99999" is no host:port`},
 		"no port for operators":  {yaml: good + "operator: 127.0.0.1:99999\noperator_token: x", want: `operator: "127.0.0.1:99999" has no port`},
 		"variable":               {yaml: good + "operator_token: ${TOKEN}", want: "operator_token: is the name of a variable"},
-		"variable without {}":    {yaml: good + "operator_token: $TOKEN", want: "operator_token: is the name of a variable"},
 		"template":               {yaml: good + "operator_token: '{{ .token }}'", want: "operator_token: is the name of a variable"},
 		"variable in a list":     {yaml: good + "service_urls: ['${HOST}']", want: "service_urls[0]: is the name of a variable"},
 		"two documents":          {yaml: good + "---\nlistn: x", want: "--config: "},
@@ -495,8 +494,8 @@ func TestWindows(t *testing.T) {
 	if err := os.WriteFile(path, []byte("\ufeffhunter2\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := load(t, fromFile, "SIGNIN_ENGINE_OPERATOR_TOKEN=swordfish\r")
-	if err != nil || cfg.ClientSecret.Reveal() != "hunter2" || cfg.OperatorToken.Reveal() != "swordfish" || cfg.InboundAuth != config.AuthNone {
+	cfg, err := load(t, fromFile, "SIGNIN_ENGINE_OPERATOR_TOKEN=$SWORDFISH\r")
+	if err != nil || cfg.ClientSecret.Reveal() != "hunter2" || cfg.OperatorToken.Reveal() != "$SWORDFISH" || cfg.InboundAuth != config.AuthNone {
 		t.Errorf("%v: %q, %q", err, cfg.ClientSecret.Reveal(), cfg.OperatorToken.Reveal())
 	}
 	if err := os.WriteFile(path, []byte("\xff\xfeh\x00u\x00n\x00t\x00e\x00r\x002\x00"), 0o600); err != nil {

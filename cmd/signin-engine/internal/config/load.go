@@ -371,8 +371,9 @@ func exact(from, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// variable is a text that shells and templates would have replaced.
-var variable = regexp.MustCompile(`^\$(\{[^}]*\}|[A-Z][A-Z0-9_]*)$|^\{\{.*\}\}$`)
+// variable is a text that a shell or a template would have replaced. $NAME may be
+// somebody's password.
+var variable = regexp.MustCompile(`^\$\{[^}]*\}$|^\{\{.*\}\}$`)
 
 // durations reads "3s"; a bare number would be nanoseconds, which nobody means.
 func durations(from, to reflect.Type, data any) (any, error) {
