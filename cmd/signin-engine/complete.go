@@ -11,7 +11,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// completionTime bounds what a shell waits for.
+// completionTime bounds how long a shell waits for a completion.
 const completionTime = 2 * time.Second
 
 // completeKind completes the words of these kinds.
@@ -19,7 +19,8 @@ func completeKind(kinds ...string) cobra.CompletionFunc {
 	return cobra.FixedCompletions(wordsOf(kinds...), cobra.ShellCompDirectiveNoFileComp)
 }
 
-// completeAttempts completes the one id that a command takes, newest first.
+// completeAttempts completes the id of an attempt, newest first. The command
+// takes only one.
 func (c *cli) completeAttempts(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
 	if len(given) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -33,8 +34,8 @@ func (c *cli) completeAttempt(cmd *cobra.Command, given []string, begun string) 
 	})(cmd, given, begun)
 }
 
-// completeFrom completes what one member of the newest attempts holds. What
-// cannot be looked at in time completes nothing.
+// completeFrom completes from one member of the newest attempts. It offers
+// nothing if the store cannot be read in time.
 func (c *cli) completeFrom(member func(*operator.View) string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
@@ -57,8 +58,8 @@ func (c *cli) completeFrom(member func(*operator.View) string) cobra.CompletionF
 	}
 }
 
-// completeConnections completes the names in the settings, or, without any,
-// those of the newest attempts.
+// completeConnections completes the connections in the settings; if there are
+// none, those of the newest attempts.
 func (c *cli) completeConnections(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
 	cfg, err := c.settings(cmd)
 	if err != nil || len(cfg.Connections) == 0 {

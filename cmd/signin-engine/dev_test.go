@@ -9,8 +9,8 @@ import (
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 )
 
-// TestDevPrintConfigOfBusyPorts: the settings are printed while a dev runs on these
-// addresses, and lead to it.
+// TestDevPrintConfigOfBusyPorts checks that --print-config works while another
+// dev listens on these addresses, and that the settings lead to that dev.
 func TestDevPrintConfigOfBusyPorts(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -28,7 +28,8 @@ func TestDevPrintConfigOfBusyPorts(t *testing.T) {
 	}
 }
 
-// TestDevNext: the program that dev says to type next is the one that runs.
+// TestDevNext checks that dev names the next command by the path it was itself
+// called with.
 func TestDevNext(t *testing.T) {
 	called := os.Args[0]
 	defer func() { os.Args[0] = called }()

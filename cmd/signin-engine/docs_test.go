@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// TestDocumentedCommands: every command line in README.md and docs/ is one that
-// this program has, with flags that the command has.
+// TestDocumentedCommands checks that every command line in README.md and docs/
+// names a command of this program and only flags that the command has.
 func TestDocumentedCommands(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
@@ -41,7 +41,8 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// typable is nil when the program takes a line: command, flags and arguments.
+// typable returns nil if the program accepts the command, flags and arguments of
+// a line.
 func typable(line []string) error {
 	if len(line) == 0 {
 		return nil // the program's name alone
@@ -65,8 +66,8 @@ func typable(line []string) error {
 	return cmd.ValidateArgs(cmd.Flags().Args())
 }
 
-// TestExamples: the help of each command has an example, and the program takes
-// it.
+// TestExamples checks that the help of each command has an example, and that the
+// program accepts it.
 func TestExamples(t *testing.T) {
 	var each func(*cobra.Command)
 	each = func(cmd *cobra.Command) {
@@ -93,12 +94,12 @@ func TestExamples(t *testing.T) {
 var (
 	block = regexp.MustCompile("(?ms)^```(?:sh|console)$(.*?)^```$")
 	span  = regexp.MustCompile("`(signin-engine [^`]+)`")
-	// typed is the program at the beginning of what somebody types: alone, or
-	// behind sudo and the like.
+	// typed matches the program's name at the beginning of a command line, alone
+	// or behind a prefix such as sudo or kubectl exec.
 	typed = regexp.MustCompile(`^(?:\$ )?(?:sudo )?(?:kubectl exec \S+ -- )?(?:/|/usr/local/bin/|bin/)?signin-engine( |$)`)
 )
 
-// commandLines are the command lines of a page, without the program's name.
+// commandLines returns the command lines of a page, without the program's name.
 func commandLines(page string) [][]string {
 	var lines []string
 	for _, m := range block.FindAllStringSubmatch(page, -1) {
@@ -117,8 +118,8 @@ func commandLines(page string) [][]string {
 	return all
 }
 
-// words splits a line as a shell does, as far as pages need it: quotes, and an
-// end at a comment, a pipe or a redirection.
+// words splits a line as a shell does, as far as the pages need it: it knows
+// quotes, and stops at a comment, a pipe or a redirection.
 func words(line string) []string {
 	var all []string
 	for _, m := range regexp.MustCompile(`'[^']*'|"[^"]*"|[^\s'"]+`).FindAllString(line, -1) {

@@ -24,8 +24,8 @@ const (
 
 func providerChecks() []string { return []string{checkProvider, checkProviderClient, checkPublicURL} }
 
-// providerHealth looks at who the users of the message extension sign in to, and
-// at the address to which they come back.
+// providerHealth checks the provider that users of the message extension sign in
+// to, and the address to which they come back.
 func providerHealth(ctx context.Context, cfg config.Config) []health {
 	m := cfg.MessageExtension
 	if m == nil || !m.HasPopup() {
@@ -44,7 +44,7 @@ func providerHealth(ctx context.Context, cfg config.Config) []health {
 	return []health{foundHealth(&p.Provider, &found), clientHealth(&found), publicHealth(ctx, p.PublicURL, client)}
 }
 
-// foundHealth: the provider is there, and is the one that was meant.
+// foundHealth judges whether the provider answers, and is the configured one.
 func foundHealth(p *popup.Provider, found *popup.Probe) health {
 	const check = checkProvider
 	revokes := "sign-outs are told to it"
@@ -61,7 +61,8 @@ func foundHealth(p *popup.Provider, found *popup.Probe) health {
 	}
 }
 
-// clientHealth judges what the token endpoint answers to a code that nobody has.
+// clientHealth judges the token endpoint's answer to a code that was never
+// issued.
 func clientHealth(found *popup.Probe) health {
 	const check = checkProviderClient
 	switch {
@@ -84,8 +85,8 @@ func answeredWith(found *popup.Probe) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", found.Status, found.Code))
 }
 
-// publicHealth: browsers have to reach the pages, under a host that the app's
-// manifest can name.
+// publicHealth checks that browsers can reach the pages, under a host that the
+// app's manifest can name.
 func publicHealth(ctx context.Context, public string, client *http.Client) health {
 	const check = checkPublicURL
 	u, err := url.Parse(public)

@@ -13,7 +13,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// What doctor says of the provider of a message extension.
+// TestDoctorAndTheProvider covers what doctor reports about the provider of a
+// message extension.
 func TestDoctorAndTheProvider(t *testing.T) {
 	t.Parallel()
 	provider := emulator.NewProvider(emulator.ProviderConfig{ClientID: "bot", ClientSecret: tokensvc.NewSecret("right")})
@@ -80,7 +81,8 @@ func TestDoctorAndTheProvider(t *testing.T) {
 	}
 }
 
-// What doctor says of the address to which users come back.
+// TestDoctorAndThePublicURL covers what doctor reports about the address to which
+// users come back.
 func TestDoctorAndThePublicURL(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -109,7 +111,7 @@ func TestDoctorAndThePublicURL(t *testing.T) {
 	}
 }
 
-// to sends every request to one server.
+// to sends every request to one server, whatever host it names.
 type to struct {
 	base string
 	next http.RoundTripper

@@ -8,8 +8,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// TestRefusedIsNamed: doctor says which host and which agent was refused, and the
-// setting that lets each in.
+// TestRefusedIsNamed checks that doctor names the refused host and agent, and the
+// setting that admits each.
 func TestRefusedIsNamed(t *testing.T) {
 	h := refusedHealth(&operator.Refused{
 		Reasons: map[string]int64{"caller": 3, "service_host": 1},
@@ -26,8 +26,8 @@ func TestRefusedIsNamed(t *testing.T) {
 	}
 }
 
-// TestRefusalsOfTheSettings: what speaks of the settings is a warning, what any attacker
-// sends is not.
+// TestRefusalsOfTheSettings checks that a refusal which points to wrong settings
+// is a warning, and that one which any attacker can cause is not.
 func TestRefusalsOfTheSettings(t *testing.T) {
 	for reason, want := range map[teams.Why]string{
 		teams.WhyIssuer: healthWarn, teams.WhyAudience: healthWarn, teams.WhyKeysUnavailable: healthWarn, teams.WhyBusy: healthWarn,
@@ -40,7 +40,8 @@ func TestRefusalsOfTheSettings(t *testing.T) {
 	}
 }
 
-// TestDeadUpstreamIsNamed: doctor fails while an upstream does not answer.
+// TestDeadUpstreamIsNamed checks that doctor fails while an upstream does not
+// answer.
 func TestDeadUpstreamIsNamed(t *testing.T) {
 	dead := operator.Circuit{Upstream: "token_service", Host: "token.example", Open: true, Opened: 1, Refused: 7}
 	for _, c := range []struct {

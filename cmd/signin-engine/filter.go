@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// filter is the flags that select attempts.
+// filter holds the flags that select attempts.
 type filter struct {
 	states       []string
 	since, until string
@@ -56,7 +56,7 @@ func (c *cli) filterFlags(cmd *cobra.Command) *filter {
 	return f
 }
 
-// read is the query that the flags ask for.
+// read builds the query that the flags ask for.
 func (f *filter) read(now time.Time) (operator.Query, error) {
 	q := f.query
 	for _, id := range []struct{ flag, value string }{
@@ -86,7 +86,7 @@ func (f *filter) read(now time.Time) (operator.Query, error) {
 	}
 	q.Reason, q.Method = store.Reason(reason), store.Method(method)
 	if e, ok := operator.Explain(q.FailureCode); ok {
-		q.FailureCode = e.Code // as it is spelt
+		q.FailureCode = e.Code // the stored spelling
 	}
 	for _, t := range []struct {
 		flag, value string
@@ -118,12 +118,13 @@ func (f *filter) read(now time.Time) (operator.Query, error) {
 	return q, nil
 }
 
-// shortened is the refusal of a value that a table had no room for.
+// shortened is the error for a value that was copied from a shortened table cell.
 func shortened(value string) error {
 	return fmt.Errorf("%s was shortened for the screen: list --show-ids shows ids in full, -o json everything", value)
 }
 
-// known finds a word of that kind in any case; the error names all of them.
+// known finds a word of this kind in any case. Its error lists all words of the
+// kind.
 func known(kind, word string) (string, error) {
 	if word == "" {
 		return "", nil
@@ -136,7 +137,7 @@ func known(kind, word string) (string, error) {
 	return all[i], nil
 }
 
-// wordsOf lists the words of these kinds.
+// wordsOf lists all words of these kinds.
 func wordsOf(kinds ...string) []string {
 	var all []string
 	for _, e := range operator.Explanations() {

@@ -7,8 +7,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// TestFailureCodeIsSpeltAsStored: a failure code is found in any case, also one that is
-// the name of a refused request too.
+// TestFailureCodeIsSpeltAsStored checks that a failure code is found in any case,
+// even one that is also the name of a refused request.
 func TestFailureCodeIsSpeltAsStored(t *testing.T) {
 	for typed, stored := range map[string]string{
 		"audience": "Audience", "aadsts65001": "AADSTS65001", "aadsts700016": "AADSTS700016", "RESOURCEMATCHFAILED": "resourcematchfailed",

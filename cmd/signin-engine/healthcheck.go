@@ -43,8 +43,8 @@ take an activity now. It exits with 4 if the bot would not, or does not answer.`
 	return cmd
 }
 
-// dialable is the address at which a listener can be reached from its own
-// machine.
+// dialable returns the address at which a process on the same machine reaches a
+// listener.
 func dialable(listen string) (string, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil || port == "" || port == "0" {

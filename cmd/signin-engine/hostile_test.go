@@ -17,11 +17,13 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// evil is what nobody may do to a terminal: clear it, name it, turn its lines
-// round, begin lines of its own, end a text early, be markup, be 10 kB.
+// evil holds what text may not do to a terminal or a file: clear the screen, set
+// the title, reverse the direction of writing, begin a new line, end a string
+// early, be a formula or markup. It is also 10 kB long.
 var evil = "\x1b[2J\x1b]0;owned\a\u202egnp.exe\u2066\r\nStuck: none\x00\u0085\u200b\u2028=cmd|'/c'<script>alert(1)</script>" + strings.Repeat("W", 10<<10)
 
-// poison makes every text in v evil that has no place in the machine itself.
+// poison replaces every text in v by evil, except the words of the machine
+// itself.
 func poison(v reflect.Value) {
 	switch v.Kind() { //nolint:exhaustive // the others hold no text
 	case reflect.String:
@@ -42,8 +44,8 @@ func poison(v reflect.Value) {
 
 const poisoned = "01JSD4P0000000000000000006"
 
-// poisonedStore has an attempt, lines of every kind, callbacks and a line of no
-// attempt, with evil text wherever a text can be.
+// poisonedStore writes an attempt, audit lines of every kind, callbacks, and an
+// audit line without an attempt. Every text in them is evil.
 func poisonedStore(s *situation) {
 	a := seeded(poisoned, "", "", store.Exchanging, s.now().Add(-time.Hour), s.now().Add(-time.Hour))
 	a.Failure = &store.Failure{Status: 400}
@@ -77,15 +79,15 @@ func poisonedStore(s *situation) {
 	}
 }
 
-// TestHostileText: whatever others write, every command shows it as text, in each
-// format, on a terminal and where none is, also in what it says of a mistake.
+// TestHostileText checks that every command shows foreign text as inert text: in
+// each format, on a terminal and elsewhere, and in errors.
 func TestHostileText(t *testing.T) {
 	s := newSituation(t)
 	poisonedStore(s)
 	const token = "token-of-the-test"
 	console := httptest.NewServer(s.bot.Operators(operator.HandlerConfig{Token: tokensvc.NewSecret(token)}))
 	t.Cleanup(console.Close)
-	argument := strings.ReplaceAll(evil, "\x00", "")[:2000] // a system hands no NUL over
+	argument := strings.ReplaceAll(evil, "\x00", "")[:2000] // no operating system passes a NUL in an argument
 	human := [][]string{
 		{"inspect"},
 		{"inspect", "--check"},
@@ -145,7 +147,7 @@ func TestHostileText(t *testing.T) {
 				t.Errorf("%.60q says nothing", args)
 			}
 			for _, r := range out.String() + errs.String() {
-				if !unicode.IsPrint(r) && r != '\n' && (r != '\t' || args[0] != "__complete") { // a tab stands before a description there
+				if !unicode.IsPrint(r) && r != '\n' && (r != '\t' || args[0] != "__complete") { // a shell expects a tab before a description there
 					t.Errorf("%.80q: %q passes in %.300q", args, r, out.String()+errs.String())
 					break
 				}

@@ -85,8 +85,8 @@ several attempts have that id, it lists them.
 	return cmd
 }
 
-// inspectAny shows the attempt that an id stands for, or lists those that have
-// it.
+// inspectAny shows the attempt with this id, or lists the attempts if several
+// have it.
 func (c *cli) inspectAny(ctx context.Context, s *source, id string, draw, trace bool) error {
 	d, page, err := s.find(ctx, id)
 	switch {
@@ -105,7 +105,7 @@ func (c *cli) inspectAny(ctx context.Context, s *source, id string, draw, trace 
 	}
 }
 
-// inspectWithout says why there is no attempt of a user, where that is known.
+// inspectWithout says why a user has no attempt, if the reason is known.
 func (c *cli) inspectWithout(ctx context.Context, s *source, user string, notFound error) error {
 	story, lines, err := operator.StoryWithout(ctx, s, user)
 	if err != nil || story.Headline == "" {
@@ -120,8 +120,7 @@ func (c *cli) inspectWithout(ctx context.Context, s *source, user string, notFou
 	return c.printGrid(c.timeline(operator.Detail{Events: lines}))
 }
 
-// find returns the attempt that an id stands for, or, when several have it, a
-// page of them.
+// find returns the attempt with this id, or a page if several attempts have it.
 func (s *source) find(ctx context.Context, typed string) (operator.Detail, operator.Page, error) {
 	id := typedID(typed)
 	d, err := s.Get(ctx, id)
@@ -158,10 +157,10 @@ func (c *cli) inspectOne(d operator.Detail, draw bool) error {
 	return c.printf("\n%s", text)
 }
 
-// typedID takes back what a terminal showed.
+// typedID removes the ellipsis of an id that was copied from a terminal.
 func typedID(id string) string { return strings.TrimSuffix(strings.TrimSpace(id), "…") }
 
-// check prints the stuck list and fails if something in it is an error.
+// check prints the stuck list and fails if one of its entries is an error.
 func (c *cli) check(o operator.Overview) error {
 	var err error
 	for _, f := range o.Stuck {
@@ -200,12 +199,13 @@ func (c *cli) printOverview(o operator.Overview) error {
 	return c.printStuck(o.Stuck)
 }
 
-// callbacks is "1 pending, 0 dead, 2 undeliverable".
+// callbacks counts callbacks, for example "1 pending, 0 dead, 2 undeliverable".
 func callbacks(o operator.Overview) string {
 	return fmt.Sprintf("%d pending, %d dead, %d undeliverable", o.Owed, o.Dead, o.Undeliverable)
 }
 
-// ended is "3 complete (tokenExchange 2, verifyState 1)".
+// ended counts ended attempts, for example "3 complete (tokenExchange 2,
+// verifyState 1)".
 func ended(word string, by map[string]int) string {
 	total, parts := 0, make([]string, 0, len(by))
 	for _, name := range sortedNames(by) {
@@ -239,7 +239,7 @@ func (c *cli) printStuck(found []operator.Finding) error {
 	for _, f := range found {
 		n := count[f.Rule]
 		if n == 0 {
-			continue // said already
+			continue // printed before
 		}
 		count[f.Rule] = 0
 		prose := fmt.Sprintf("\n%s (%d): %s", c.levelColor(f.Level, f.Rule), n, f.Advice)
@@ -250,8 +250,8 @@ func (c *cli) printStuck(found []operator.Finding) error {
 	return nil
 }
 
-// pasteable is the command of an advice for the store that this command looked
-// at.
+// pasteable adds to an advised command the flags that lead to the store which
+// this command read.
 func (c *cli) pasteable(command string) string {
 	if command == "" {
 		return ""

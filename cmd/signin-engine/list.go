@@ -43,8 +43,8 @@ func (c *cli) listCommand() *cobra.Command {
 	return cmd
 }
 
-// printAll prints page after page: a format that cannot say that there is more
-// has everything.
+// printAll prints all pages. It serves the formats that have no place for a
+// cursor.
 func (c *cli) printAll(ctx context.Context, s *source, q operator.Query) error {
 	q.Limit = exportPage
 	for first := true; first || q.Cursor != ""; first = false {
@@ -69,7 +69,7 @@ func (c *cli) printAll(ctx context.Context, s *source, q operator.Query) error {
 	return nil
 }
 
-// printPage prints a page in the format that was asked for.
+// printPage prints one page in the requested format.
 func (c *cli) printPage(ctx context.Context, s *source, page operator.Page) error {
 	switch c.format {
 	case formatJSON:
@@ -105,7 +105,7 @@ func (c *cli) printPage(ctx context.Context, s *source, page operator.Page) erro
 	return nil
 }
 
-// attemptGrid is the table for people; now is the store's.
+// attemptGrid is the table for people; now is the store's time.
 func (c *cli) attemptGrid(attempts []operator.View, now time.Time) *grid {
 	g := &grid{
 		head:  []string{"id", "state", "why", "user", "connection", "entered", "age", "callback", "stuck"},
@@ -131,7 +131,7 @@ func (c *cli) attemptGrid(attempts []operator.View, now time.Time) *grid {
 	return g
 }
 
-// why is how the attempt completed, or why it failed.
+// why says how the attempt completed or why it failed.
 func why(v *operator.View) string { return cmp.Or(string(v.Method), string(v.Reason)) }
 
 func callback(cb operator.CallbackView) string {
@@ -176,7 +176,7 @@ func failure(f *operator.FailureView) string {
 	return text
 }
 
-// holds is a verdict as a cell: empty where there is none.
+// holds formats a verdict for a cell, which is empty without one.
 func holds(v *bool) string {
 	if v == nil {
 		return ""
@@ -184,7 +184,7 @@ func holds(v *bool) string {
 	return strconv.FormatBool(*v)
 }
 
-// flat is the CSV: every member of the JSON under its path.
+// flat makes the CSV: each member of the JSON has a column named by its path.
 func flat(attempts []operator.View) *grid {
 	g := &grid{head: []string{
 		"id", "app", "channel", "user", "connection", "tenant", "user_aad", "state", "version", "origin", "method", "reason",

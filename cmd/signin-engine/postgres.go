@@ -9,7 +9,7 @@ import (
 	"github.com/signin-engine/signin-engine/store/pgstore"
 )
 
-// openPostgres opens a database.
+// openPostgres opens the database that the settings name.
 func openPostgres(ctx context.Context, cfg config.Config, more ...pgstore.Option) (store.Store, error) {
 	st, err := pgstore.Open(ctx, cfg.Store.Address.Reveal(), append(cfg.PostgresOptions(), more...)...)
 	if err != nil {
@@ -18,7 +18,7 @@ func openPostgres(ctx context.Context, cfg config.Config, more ...pgstore.Option
 	return st, nil
 }
 
-// postgresError is a database's error in one line that names the setting.
+// postgresError puts a database's error into one line that names the setting.
 func postgresError(err error) error {
 	if err == nil {
 		return nil
@@ -30,7 +30,7 @@ func postgresError(err error) error {
 	return oneLine{err, "store: " + text}
 }
 
-// oneLine is an error in other words.
+// oneLine is an error with another text. It unwraps to the original.
 type oneLine struct {
 	error
 	text string

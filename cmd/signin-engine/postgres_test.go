@@ -14,8 +14,9 @@ import (
 	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
 )
 
-// sql SERVER STATEMENT: runs it on a connection of its own; of @FILE what is in
-// there. Negated, the server has to refuse it.
+// sql SERVER STATEMENT runs the statement on a connection of its own; @FILE
+// stands for the contents of a file. Negated, it expects the server to refuse the
+// statement.
 func sql(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: sql SERVER STATEMENT|@FILE")
@@ -34,8 +35,8 @@ func sql(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// ownPostgres gives a script a server of its own, at $SERVER, whose socket is in
-// $SOCKETS; $NEXTWEEK is a partition.
+// ownPostgres gives a script its own server at $SERVER. $SOCKETS is the directory
+// of its socket, and $NEXTWEEK the name of next week's partition.
 func ownPostgres(t *testing.T, e *testscript.Env) error {
 	t.Helper()
 	dsn := pgtest.NewCluster(t).DSN()
@@ -48,17 +49,17 @@ func ownPostgres(t *testing.T, e *testscript.Env) error {
 	return nil
 }
 
-// scriptContext bounds what a script waits for.
+// scriptContext bounds the waits of a script.
 func scriptContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), patience)
 }
 
 type clusterKey struct{}
 
-// guardedPostgres gives a script a server of its own: at $RIGHT with the right
-// password of a role, at $WRONG with a wrong one, at $READER with a role that the
-// script may grant something, by sql $SERVER. $SILENT is a server that takes
-// connections and says nothing.
+// guardedPostgres gives a script its own server under several addresses. $RIGHT
+// has the right password of a role, $WRONG a wrong one. $READER is a role without
+// privileges; the script can grant some by sql $SERVER. $SILENT accepts
+// connections and never answers.
 func guardedPostgres(t *testing.T, e *testscript.Env) error {
 	t.Helper()
 	cluster := pgtest.NewCluster(t)
@@ -76,7 +77,7 @@ func guardedPostgres(t *testing.T, e *testscript.Env) error {
 	wrong := strings.Replace(cluster.DSN(), "postgres@", "bot:hunter2@", 1)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for pgtest.Exec(ctx, wrong, "") == nil { // the server reads its rules anew when it gets to it
+	for pgtest.Exec(ctx, wrong, "") == nil { // the server reloads its rules some time after pg_reload_conf returns
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -96,7 +97,7 @@ func guardedPostgres(t *testing.T, e *testscript.Env) error {
 	return nil
 }
 
-// stop-postgres: the script's own server goes down.
+// stopPostgres implements stop-postgres: it stops the script's own server.
 func stopPostgres(ts *testscript.TestScript, neg bool, args []string) {
 	cluster, ok := ts.Value(clusterKey{}).(*pgtest.Cluster)
 	if neg || len(args) > 0 || !ok {
@@ -105,7 +106,7 @@ func stopPostgres(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cluster.Stop(pgtest.Fast))
 }
 
-// freePort is one that nobody listens on.
+// freePort returns a port that nobody listens on.
 func freePort(t *testing.T) (string, error) {
 	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")

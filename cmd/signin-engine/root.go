@@ -16,22 +16,22 @@ import (
 	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 )
 
-// cli is what every command shares: where it writes and the flags of the root.
+// cli is what all commands share: the streams and the root's flags.
 type cli struct {
 	stdout, stderr io.Writer
 	environ        []string
 	now            func() time.Time
-	home           *time.Location // of the times on a terminal
+	home           *time.Location // the time zone of times on a terminal
 
 	configFile string
 	format     string
 	noColor    bool
 	showIDs    bool
 
-	place []string // flags that name the store which was looked at
+	place []string // flags that name the store which was read
 }
 
-// run is the program: it returns the exit code.
+// run is the whole program; it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
 	c := &cli{stdout: stdout, stderr: stderr, environ: environ, now: time.Now, home: time.Local}
 	root := c.root() //nolint:contextcheck // commands get ctx when they run
@@ -90,7 +90,7 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 	return root
 }
 
-// noCommand refuses a word that is no command, with a guess.
+// noCommand refuses an unknown command and suggests a similar one.
 func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -101,7 +101,7 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	return usage("unknown command %q: see signin-engine help", args[0])
 }
 
-// args wraps cobra's argument checks, so that what they refuse is usage.
+// args wraps an argument check of cobra, so that its error counts as wrong usage.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, given []string) error {
 		if err := check(cmd, given); err != nil {
@@ -111,7 +111,7 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// env is SIGNIN_ENGINE_name, "" when it is not set.
+// env returns the variable SIGNIN_ENGINE_name, "" if it is not set.
 func (c *cli) env(name string) string { return c.lookup(config.EnvPrefix + name) }
 
 func (c *cli) lookup(name string) string {
@@ -123,12 +123,13 @@ func (c *cli) lookup(name string) string {
 	return ""
 }
 
-// settings loads the configuration without judging it as a bot's.
+// settings loads the configuration without the checks that only a bot needs.
 func (c *cli) settings(cmd *cobra.Command) (config.Config, error) {
 	return config.Load(config.Source{File: c.configFile, Environ: c.environ, Flags: cmd.Flags()})
 }
 
-// checkedSettings are those of a bot that is to be served.
+// checkedSettings loads the configuration with all the checks that serving a bot
+// needs.
 func (c *cli) checkedSettings(cmd *cobra.Command) (config.Config, error) {
 	cfg, err := config.LoadChecked(config.Source{File: c.configFile, Environ: c.environ, Flags: cmd.Flags()})
 	if err != nil && c.configFile == "" {
@@ -137,7 +138,7 @@ func (c *cli) checkedSettings(cmd *cobra.Command) (config.Config, error) {
 	return cfg, err
 }
 
-// terminal reports whether w is one.
+// terminal reports whether w is a terminal.
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -147,7 +148,7 @@ func (c *cli) color() bool {
 	return !c.noColor && c.lookup("NO_COLOR") == "" && terminal(c.stdout)
 }
 
-// logger writes to stderr: for people on a terminal, else JSON.
+// logger writes to stderr, as text on a terminal and as JSON elsewhere.
 func (c *cli) logger(l config.Log) zerolog.Logger {
 	level, err := zerolog.ParseLevel(l.Level)
 	if err != nil {

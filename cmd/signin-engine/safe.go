@@ -10,11 +10,11 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// longest is how much of one value people are shown.
+// longest is the number of characters of one value that people are shown.
 const longest = 1000
 
-// safe is text of somebody else as it may go to a terminal: one line, with every
-// character that cannot be seen written out (\x1b, \u202e).
+// safe makes foreign text fit for a terminal: one line, with every invisible
+// character written as an escape (\x1b, \u202e).
 func safe(text string) string {
 	var b strings.Builder
 	for n, r := range []rune(strings.ToValidUTF8(text, "\uFFFD")) {
@@ -33,8 +33,8 @@ func safe(text string) string {
 	return b.String()
 }
 
-// safeReader is a reader whose answers people are shown: every text in them is
-// [safe]. Machine formats get the answers as they are.
+// safeReader wraps a reader whose answers are shown to people: every text in them
+// passes through [safe]. Machine formats get the answers unchanged.
 type safeReader struct{ reader }
 
 func (r safeReader) Overview(ctx context.Context) (operator.Overview, error) {
@@ -67,7 +67,7 @@ func (r safeReader) Info(ctx context.Context) (operator.Info, error) {
 	return made(info), err
 }
 
-// made is an answer with every text in it safe.
+// made returns an answer with every text in it made [safe].
 func made[T any](answer T) T {
 	clean(reflect.ValueOf(&answer).Elem())
 	return answer

@@ -27,13 +27,13 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// onPostgres is a test run with one Postgres for all of it.
+// onPostgres runs all tests of the package against one Postgres.
 type onPostgres struct{ m *testing.M }
 
 func (p onPostgres) Run() int { return pgtest.Main(p.m) }
 
-// TestScript runs a script per command: what a user types, sees, and gets as
-// an exit code.
+// TestScript runs the scripts in testdata/script, at least one per command. A
+// script says what the user types, and which output and exit code follow.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -49,7 +49,8 @@ func TestScript(t *testing.T) {
 			"terminate": terminate,
 		},
 		Setup: func(e *testscript.Env) error {
-			// A program with the race detector waits a second at its end otherwise.
+			// A program built with the race detector sleeps for a second before
+			// it exits, unless GORACE says otherwise.
 			e.Vars = append(e.Vars, "TZ=UTC", "USER=eve", "GORACE=atexit_sleep_ms=10")
 			switch name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-"); name {
 			case "postgres":
@@ -77,7 +78,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// exits CODE COMMAND…: the command ends with exactly this code.
+// exits CODE COMMAND… runs the command and expects exactly this exit code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE COMMAND…")
@@ -96,7 +97,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// patience bounds every wait of a script.
+// patience bounds every wait in a script.
 const patience = 20 * time.Second
 
 func poll(ts *testscript.TestScript, what string, done func() bool) {
@@ -112,7 +113,7 @@ func poll(ts *testscript.TestScript, what string, done func() bool) {
 	}
 }
 
-// until REGEXP COMMAND…: runs the command until its output matches.
+// until REGEXP COMMAND… repeats the command until its output matches.
 func until(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: until REGEXP COMMAND…")
@@ -123,7 +124,7 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// await FILE: waits for a file or socket, or with ! for its removal.
+// await FILE waits until a file or socket exists; with !, until it is gone.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: await FILE")
@@ -135,7 +136,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// mode FILE PERMISSIONS: the file's permissions are exactly these.
+// mode FILE PERMISSIONS checks that the file has exactly these permissions.
 func mode(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: mode FILE PERMISSIONS")
@@ -147,7 +148,8 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// terminate sends SIGTERM to the process that doctor has just found.
+// terminate sends SIGTERM to the process that the preceding doctor command
+// reported.
 func terminate(ts *testscript.TestScript, neg bool, args []string) {
 	found := regexp.MustCompile(`, process (\d+),`).FindStringSubmatch(ts.ReadFile("stdout"))
 	if neg || len(args) > 0 || found == nil {
@@ -158,8 +160,8 @@ func terminate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(syscall.Kill(pid, syscall.SIGTERM))
 }
 
-// hold keeps a bbolt file open, without an operator endpoint, until it is
-// interrupted; the file beside it says that it is held.
+// hold keeps a bbolt file open, without an operator endpoint, until the process
+// is interrupted. The file NAME.held appears once the bbolt file is open.
 func hold() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt)

@@ -49,8 +49,8 @@ must not exist before. It is complete, or not there at all.`,
 	}
 }
 
-// writeFile writes beside path and moves the finished file there: synced, mode
-// 0600, and never over a file that exists.
+// writeFile writes a temporary file beside path, syncs it and moves it to path.
+// The file has mode 0600. An existing file is never overwritten.
 func (c *cli) writeFile(path string, write func(io.Writer) error) (n int64, err error) {
 	if _, err = os.Lstat(path); err == nil {
 		return 0, fmt.Errorf("%w: %s exists", errRefused, path)
@@ -75,7 +75,7 @@ func (c *cli) writeFile(path string, write func(io.Writer) error) (n int64, err 
 	return counted.n, err
 }
 
-// progressWriter tells how much went through, every 8 MiB.
+// progressWriter reports the number of bytes written, every 8 MiB.
 type progressWriter struct {
 	w    io.Writer
 	n    int64

@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// trail is a reader of audit lines only; a cursor is how many were read.
+// trail is a reader of audit lines only. A cursor is the number of lines read.
 type trail struct {
 	operator.Reader
 	lines []operator.EventView
@@ -33,8 +33,9 @@ func (r *trail) Events(_ context.Context, q operator.EventQuery) (operator.Event
 	return page, nil
 }
 
-// TestTail: each line is shown once, also one that is written long after what it
-// tells of, and all of them when there are more than one page holds.
+// TestTail checks that each line is shown once, even one that is written long
+// after the time it records, and that no line is lost when one page does not hold
+// them all.
 func TestTail(t *testing.T) {
 	var out bytes.Buffer
 	c := &cli{stdout: &out}
