@@ -15,7 +15,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// action is the flags of reconcile, cancel, redeliver and rotate-key.
+// action holds the flags of reconcile, cancel, redeliver and rotate-key.
 type action struct {
 	yes           bool
 	reason, actor string
@@ -94,7 +94,7 @@ func (a *action) flags(c *cli, cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.actor, "actor", c.osUser(), "`who`, for the audit trail")
 }
 
-// asked refuses what was not asked for expressly.
+// asked refuses an action without both --yes and --reason.
 func (a *action) asked(cmd *cobra.Command) error {
 	if !a.yes || a.reason == "" {
 		return fmt.Errorf("%w: %s needs --yes and --reason", errRefused, cmd.Name())
@@ -121,8 +121,9 @@ func (c *cli) printResult(v operator.View) error {
 	return c.printf("%s: %s, version %d\n", c.attemptID(v.ID), state, v.Version)
 }
 
-// acting finds who acts: the running process, or an engine of our own on a
-// database, which processes share, or on a file that no process holds.
+// acting calls do with whoever performs the action: the running process, or an
+// engine of this command's own. Such an engine needs a database, which processes
+// share, or a file that no process holds.
 func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor) error) (err error) {
 	ctx := cmd.Context()
 	src, err := c.connect(ctx, cmd)
@@ -142,7 +143,7 @@ func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor
 	if err = src.config.Check(); err != nil {
 		return err
 	}
-	src.config.AutoMigrate = false // an action on one attempt is no deployment
+	src.config.AutoMigrate = false // an action on one attempt must not change the schema
 	s, err := newService(ctx, src.config, src.config.Listen, c.logger(src.config.Log))
 	if err != nil {
 		return err
@@ -152,8 +153,8 @@ func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor
 	return do(ctx, operator.NewDirectActor(reader, s.bot.Engine()))
 }
 
-// purger reaches the running bot, or opens a database or the file of a bot that
-// does not run.
+// purger returns the running bot, or a database or the file of a bot that does
+// not run.
 func (c *cli) purger(cmd *cobra.Command) (operator.Purger, func() error, error) {
 	src, err := c.connect(cmd.Context(), cmd)
 	if err != nil {

@@ -108,7 +108,7 @@ func (c *cli) printSettings(flags *pflag.FlagSet, all []config.Setting) error {
 	return c.printGrid(g)
 }
 
-// flagOf is the flag that sets a key.
+// flagOf returns the flag that sets a key.
 func flagOf(flags *pflag.FlagSet, key string) string {
 	name := ""
 	flags.VisitAll(func(f *pflag.Flag) {
@@ -121,7 +121,7 @@ func flagOf(flags *pflag.FlagSet, key string) string {
 
 var index = regexp.MustCompile(`\[\d+\]`)
 
-// meaning is what the page of the settings says of a key.
+// meaning returns what docs/configuration.md says of a key.
 func meaning(key string) string {
 	row := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(index.ReplaceAllString(key, "[]")) + "` \\|[^|]*\\|([^|]*)\\|")
 	found := row.FindStringSubmatch(docs.Configuration)

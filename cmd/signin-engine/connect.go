@@ -18,13 +18,13 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// reader answers, and finds attempts by any id.
+// reader is an [operator.Reader] that also finds attempts by any id.
 type reader interface {
 	operator.Reader
 	operator.Searcher
 }
 
-// source is what a reading command reads: a running process or a store.
+// source is what a reading command reads from: a running process or a store.
 type source struct {
 	reader
 	io.Closer
@@ -32,9 +32,10 @@ type source struct {
 	config config.Config
 }
 
-// connect finds what to read (docs/operations.md): the operator endpoint that was
-// named, else the database, which everybody may read, or the socket beside the
-// bbolt file, else the file itself, read-only.
+// connect finds the source to read from (docs/operations.md). That is the
+// operator endpoint if one was named; else the database, which any number of
+// processes can read; else the socket beside the bbolt file; else the file
+// itself, read-only.
 func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) {
 	cfg, err := c.settings(cmd)
 	if err != nil {
@@ -77,7 +78,8 @@ func (c *cli) connect(ctx context.Context, cmd *cobra.Command) (*source, error) 
 	return c.shown(direct(cfg, st)), nil
 }
 
-// shown makes a source safe for people, unless a machine reads.
+// shown makes the texts of a source safe for people. A machine format gets them
+// unchanged.
 func (c *cli) shown(s *source) *source {
 	switch c.format {
 	case formatJSON, formatJSONL, formatCSV:
@@ -87,8 +89,8 @@ func (c *cli) shown(s *source) *source {
 	return s
 }
 
-// placeOf are the flags that say where the store is, as they were given. An
-// address with a password is left out: it is nothing to print.
+// placeOf returns the flags that name the store, as they were given. It leaves
+// out an address with a password, since its result is printed.
 func placeOf(cmd *cobra.Command) []string {
 	var words []string
 	for _, name := range []string{"config", "store", "store-file", "operator"} {
@@ -119,8 +121,8 @@ func asked(cfg config.Config, e operator.Endpoint) *source {
 	return &source{reader: client, Closer: client, client: client, config: cfg}
 }
 
-// openFile opens a bbolt file that no process holds, and says what to do when
-// one does.
+// openFile opens a bbolt file that no process holds. If a process holds the file,
+// the error says what to do.
 func openFile(path string) (store.Store, error) {
 	st, err := boltstore.Open(path, boltstore.WithReadOnly())
 	switch {
@@ -137,7 +139,7 @@ func openFile(path string) (store.Store, error) {
 	}
 }
 
-// with connects, runs and closes.
+// with connects, runs do and closes the source.
 func (c *cli) with(cmd *cobra.Command, do func(ctx context.Context, s *source) error) (err error) {
 	ctx := cmd.Context()
 	s, err := c.connect(ctx, cmd)

@@ -27,7 +27,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
-// Where dev listens unless told otherwise.
+// Default addresses of dev, and the app id of its bot.
 const (
 	devListen   = "127.0.0.1:3978"
 	devEmulator = "127.0.0.1:3979"
@@ -35,8 +35,8 @@ const (
 	devAppID    = "00000000-0000-4000-8000-0000000000b0"
 )
 
-// The connections of dev: one signs in silently, one through the popup, and one is
-// a message extension's.
+// The connections of dev: the first signs in silently, the second through the
+// popup, and the third belongs to the message extension.
 const (
 	devSSO   = "graph"
 	devPopup = "github"
@@ -94,7 +94,7 @@ or with 1 if a sign-in did not complete.`,
 	return cmd
 }
 
-// quiet keeps the log out of the timelines unless it was asked for.
+// quiet keeps the log out of the timelines unless the user set its level.
 func quiet(cmd *cobra.Command, l config.Log) config.Log {
 	if !cmd.Flags().Changed("log-level") {
 		l.Level = "warn"
@@ -119,7 +119,7 @@ type dev struct {
 	cfg      config.Config
 	log      zerolog.Logger
 	emulator *emulator.Server
-	provider *emulator.Provider // of the message extension
+	provider *emulator.Provider // the message extension's provider
 
 	playground *playground.Playground
 
@@ -127,11 +127,12 @@ type dev struct {
 	socket                   net.Listener // nil unless the store is a file
 }
 
-// addresses are where dev listens: host:port of the bot, of the emulator and of
-// the operator endpoint.
+// addresses are the host:port on which dev serves the bot, the emulator and the
+// operator endpoint.
 type addresses struct{ bot, services, operators string }
 
-// addresses are those of the flags, all on loopback.
+// addresses takes the addresses from the flags, and checks that all are on
+// loopback.
 func (d *dev) addresses(bot, services string) (addresses, error) {
 	at := addresses{bot, services, devOperator}
 	if d.cfg.Operator != "" {
@@ -151,7 +152,7 @@ func (d *dev) addresses(bot, services string) (addresses, error) {
 	return at, nil
 }
 
-// listen opens the listeners and writes their addresses into the settings.
+// listen opens the listeners and puts their addresses into the settings.
 func (d *dev) listen(ctx context.Context, at addresses) (err error) {
 	defer func() {
 		if err != nil {
@@ -174,7 +175,7 @@ func (d *dev) listen(ctx context.Context, at addresses) (err error) {
 	return nil
 }
 
-// listenOrFree takes another port, and says so, when the default is busy.
+// listenOrFree takes a free port, and says so, if the default is taken.
 func (d *dev) listenOrFree(ctx context.Context, flag, address, usual string) (net.Listener, error) {
 	l, err := listenTCP(ctx, address)
 	if err == nil || address != usual || !errors.Is(err, syscall.EADDRINUSE) {
@@ -197,7 +198,7 @@ func (d *dev) closeListeners() error {
 	return all
 }
 
-// configure writes the settings of a bot beside an emulator.
+// configure writes the settings of a bot that uses the emulator.
 func (d *dev) configure(at addresses) {
 	services := "http://" + at.services
 	d.emulator.SetBaseURL(services)
@@ -207,7 +208,7 @@ func (d *dev) configure(at addresses) {
 	c.TokenServiceURL, c.LoginURL = services, services
 	c.OutboundAuth = config.OutboundCredentials
 	c.ClientSecretFile, c.CertificateFile, c.ManagedIdentity, c.Federated = "", "", "", config.Federated{}
-	c.ClientSecret = tokensvc.NewSecret(rand.Text()) // of a bot that exists in this process only
+	c.ClientSecret = tokensvc.NewSecret(rand.Text()) // of a bot that exists only in this process
 	c.InboundAuth = config.AuthNone
 	c.ServiceURLs = []string{at.services}
 	c.Operator = "http://" + at.operators
@@ -220,7 +221,7 @@ func (d *dev) configure(at addresses) {
 	}
 	c.MessageExtension = &config.MessageExtension{
 		Connection: devWiki, PublicURL: "http://" + c.Listen,
-		EncryptionKey: tokensvc.NewSecret(randomKey()), // of this process too: the provider forgets its users with it
+		EncryptionKey: tokensvc.NewSecret(randomKey()), // also only in this process: the emulated provider forgets its users when it ends
 		TeamsJSURL:    services + playground.ClientScript, TeamsJSIntegrity: playground.ClientIntegrity(),
 		Provider: config.Provider{Issuer: services + "/provider", ClientID: devWiki, Scopes: []string{"profile"}},
 	}
@@ -233,8 +234,8 @@ func randomKey() string {
 	return base64.StdEncoding.EncodeToString(key)
 }
 
-// printConfig prints what serve would need to run against this emulator: the
-// settings that are not defaults. An emulator needs no secret.
+// printConfig prints the settings with which serve runs against this emulator,
+// without those that keep their defaults. An emulator needs no secret.
 func (d *dev) printConfig() error {
 	connections := make([]any, len(d.cfg.Connections))
 	for i, c := range d.cfg.Connections {
@@ -262,7 +263,8 @@ func (d *dev) printConfig() error {
 		d.cfg.Listen, d.cfg.TokenServiceURL, d.cfg.Operator, out)
 }
 
-// run serves everything, plays the sign-ins, and stays unless once is set.
+// run serves everything and plays the sign-ins. It then keeps serving unless once
+// is set.
 func (d *dev) run(ctx context.Context, once bool) error {
 	s, err := newService(ctx, d.cfg, d.cfg.Listen, d.log)
 	if err != nil {
@@ -302,15 +304,15 @@ func (d *dev) run(ctx context.Context, once bool) error {
 	return errors.Join(err, <-served)
 }
 
-// doors are what is served beside the bot: the emulator, the operator
-// endpoint on TCP, and the socket beside the file, so that inspect finds it.
+// doors lists what is served beside the bot: the emulator, the operator endpoint
+// on TCP, and for a bbolt store the socket through which inspect reads it.
 func (d *dev) doors(ctx context.Context, s *service) ([]teamsbot.Door, error) {
 	endpoint, err := operator.ParseEndpoint(d.cfg.Operator)
 	if err != nil {
 		return nil, err
 	}
 	client := operator.NewClient(endpoint, d.cfg.OperatorToken)
-	s.release = append(s.release, func() { _ = client.Close() }) // it has only idle connections
+	s.release = append(s.release, func() { _ = client.Close() }) // nothing but idle connections to close
 	d.playground = playground.New(playground.Config{
 		Emulator: d.emulator, BotURL: "http://" + d.cfg.Listen + "/api/messages", Operator: client,
 		ConsoleURL: d.consoleLink(), Connections: []string{devSSO, devPopup}, Extension: true,
@@ -338,13 +340,14 @@ func (d *dev) welcome() error {
 		d.cfg.Listen, d.cfg.TokenServiceURL, d.cfg.Operator, d.cfg.Store)
 }
 
-// consoleLink logs a browser in: the token lives as long as this process.
+// consoleLink is a link that logs a browser in to the console. Its token lives as
+// long as this process.
 func (d *dev) consoleLink() string {
 	return d.cfg.Operator + "/login?" + url.Values{"token": {d.cfg.OperatorToken.Reveal()}, "name": {"dev"}}.Encode()
 }
 
-// goodbye is the last on the terminal: what a person can open, and type next. The
-// program is called as dev was: it may not be on the PATH.
+// goodbye prints what a person can open and which commands can follow. It names
+// the program as dev was called, since it may not be on the PATH.
 func (d *dev) goodbye() error {
 	return d.printf(`
 Open these in a browser:
@@ -356,8 +359,10 @@ Stop with Ctrl-C.
 `, d.cfg.TokenServiceURL, d.consoleLink(), d.tokenEnv(), operator.Quote(os.Args[0]), d.storeFlag())
 }
 
-// tokenEnv hands the token to a command that asks the operator endpoint; the link
-// to the console has it too.
+// tokenEnv puts the token in front of a command that has to ask the operator
+// endpoint, because the store is in memory.
+// The link to the console contains the
+// same token.
 func (d *dev) tokenEnv() string {
 	if d.cfg.Store.Backend != config.Memory {
 		return ""
@@ -365,7 +370,7 @@ func (d *dev) tokenEnv() string {
 	return "SIGNIN_ENGINE_OPERATOR_TOKEN=" + d.cfg.OperatorToken.Reveal() + " "
 }
 
-// storeFlag names the store where it is not the one that commands look for.
+// storeFlag names the store, unless commands find it by default.
 func (d *dev) storeFlag() string {
 	switch where := d.cfg.Store.String(); {
 	case d.cfg.Store.Backend == config.Memory:
@@ -377,8 +382,8 @@ func (d *dev) storeFlag() string {
 	}
 }
 
-// play signs one user in silently and one through the popup, over HTTP as
-// Teams would, and prints what became of it.
+// play signs one user in silently and one through the popup, over HTTP as Teams
+// would. It prints the resulting attempts.
 func (d *dev) play(ctx context.Context, s *service, whole bool) error {
 	reader := operator.NewDirect(s.store, operator.DefaultRules(), operator.Info{})
 	incomplete := false
@@ -394,7 +399,7 @@ func (d *dev) play(ctx context.Context, s *service, whole bool) error {
 		if err != nil && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// The last audit lines may still wait for a commit to ride with.
+		// The last audit lines may still wait for a commit that carries them.
 		if e := s.bot.Engine().Drain(ctx); e != nil {
 			return e
 		}
@@ -417,8 +422,8 @@ func (d *dev) play(ctx context.Context, s *service, whole bool) error {
 	return nil
 }
 
-// user is a Teams user of its own, new at every start: a store from an
-// earlier run must not make the sign-in silent.
+// user makes a Teams user who is new at every start. A user with a token from an
+// earlier run would be signed in without a card.
 func (d *dev) user(connection string) *emulator.Teams {
 	t := d.emulator.Teams("http://" + d.cfg.Listen + "/api/messages")
 	t.User.ID = "29:1" + strings.ToLower(rand.Text())
@@ -449,7 +454,7 @@ func (d *dev) playPopup(ctx context.Context, t *emulator.Teams) error {
 	return answered("signin/verifyState", answer, err)
 }
 
-// ask says login and waits for the card.
+// ask sends the message "login" and waits for the card.
 func (d *dev) ask(ctx context.Context, t *emulator.Teams, connection string) (emulator.Card, error) {
 	answer, err := t.SendMessage(ctx, "login "+connection)
 	if err = answered("message", answer, err); err != nil {
@@ -467,7 +472,7 @@ func answered(what string, a emulator.Answer, err error) error {
 	return err
 }
 
-// printShort says in a line what became of a scene, and which way it took.
+// printShort says in one line which states the attempt of a scene went through.
 func (d *dev) printShort(ctx context.Context, reader operator.Reader, title string, page operator.Page, failed error) error {
 	if failed != nil {
 		return d.printf("%s: it broke off: %v\n", title, failed)

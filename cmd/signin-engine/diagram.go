@@ -68,7 +68,7 @@ func (c *cli) draw(d operator.Detail, format string) error {
 	return c.printf("%s", diagram.MarkSVG(diagrams.SVG, attemptPath(d)))
 }
 
-// attemptDiagram is the machine's drawing with the path of d; the zero Detail
+// attemptDiagram draws the machine with the path of d marked. The zero Detail
 // marks nothing.
 func attemptDiagram(d operator.Detail, format diagram.Format) (string, error) {
 	o := attemptPath(d)

@@ -26,7 +26,7 @@ const (
 	healthOK   = "ok"
 	healthWarn = "warn"
 	healthFail = "fail"
-	// healthSkipped: it could not be looked at.
+	// healthSkipped means that the check could not be made.
 	healthSkipped = "skipped"
 )
 
@@ -92,7 +92,7 @@ webApplicationInfo.resource with the connection's Token Exchange URL.`,
 	return cmd
 }
 
-// examine runs every check; the error is the store's.
+// examine runs every check. Its error is the store's.
 func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 	ctx := cmd.Context()
 	var found []health
@@ -127,7 +127,7 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 	return found, err
 }
 
-// Checks that are named in two places.
+// Names of checks that two places use.
 const (
 	checkRefused     = "refused"
 	checkCircuits    = "upstreams"
@@ -143,7 +143,7 @@ func skipped(why string, checks ...string) []health {
 	return found
 }
 
-// upkeep is what the store's administrator should see to.
+// upkeep reports what the store's administrator should see to.
 func upkeep(i operator.Info) health {
 	if len(i.Warnings) > 0 {
 		return health{"upkeep", healthWarn, strings.Join(i.Warnings, "; ")}
@@ -161,8 +161,8 @@ func live(i operator.Info) health {
 	return health{"engine", healthOK, fmt.Sprintf("running since %s, process %d, listening on %s", i.Started, i.PID, i.Listen)}
 }
 
-// Clock differences that matter: leases are seconds long, tokens of the
-// connector are checked to 5 minutes.
+// Clock differences that matter: leases last seconds, and the connector's tokens
+// are checked with a tolerance of 5 minutes.
 const (
 	skewWarn = 2 * time.Second
 	skewFail = time.Minute
@@ -180,7 +180,8 @@ func (c *cli) skew(i operator.Info) health {
 	return h
 }
 
-// sweeper judges by what it ought to have settled.
+// sweeper infers the sweeper's health from the attempts that it should have
+// settled.
 func sweeper(o operator.Overview) health {
 	late := 0
 	for _, f := range o.Stuck {
@@ -229,7 +230,7 @@ func stuckHealth(o operator.Overview) health {
 	}
 }
 
-// telling are reasons that speak of the settings more often than of an
+// telling lists the reasons that point to wrong settings more often than to an
 // attacker.
 func telling() []teams.Why {
 	return []teams.Why{
@@ -237,7 +238,8 @@ func telling() []teams.Why {
 	}
 }
 
-// refusedHealth names the hosts that are not listed, and what else was refused.
+// refusedHealth names the hosts that are not listed in the settings, and what
+// else was refused.
 func refusedHealth(r *operator.Refused) health {
 	const check = checkRefused
 	if r == nil {
@@ -271,8 +273,8 @@ func refusedHealth(r *operator.Refused) health {
 	}
 }
 
-// circuitHealth names the upstreams that the running bot has given up on for the
-// moment.
+// circuitHealth names the upstreams to which the running bot sends no requests at
+// the moment.
 func circuitHealth(i operator.Info) health {
 	const check = checkCircuits
 	if !i.Live {
@@ -330,7 +332,7 @@ func credentialsHealth(ctx context.Context, cfg config.Config) health {
 	return health{check, healthFail, detail}
 }
 
-// keysHealth fetches the keys that incoming tokens are checked with.
+// keysHealth fetches the keys that verify incoming tokens.
 func keysHealth(ctx context.Context, cfg config.Config) health {
 	const check = "signing keys"
 	if cfg.InboundAuth != config.AuthJWT {
@@ -349,8 +351,8 @@ func keysHealth(ctx context.Context, cfg config.Config) health {
 	return health{check, healthOK, "fetched from " + cfg.OpenIDMetadataURL}
 }
 
-// serviceHealth knocks at the Token Service without credentials: any answer
-// means that it is reachable.
+// serviceHealth calls the Token Service without credentials. Any answer means
+// that it is reachable.
 func serviceHealth(ctx context.Context, cfg config.Config) health {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -375,13 +377,13 @@ func serviceHealth(ctx context.Context, cfg config.Config) health {
 	return health{check, healthOK, fmt.Sprintf("%s answered in %s", req.URL.Host, age(time.Since(begin)))}
 }
 
-// nobody is a user that no bot has: asking for its tokens lists the bot's
-// connections and touches nothing.
+// nobody is a user that no bot has. Asking for the tokens of nobody lists the
+// bot's connections and changes nothing.
 const nobody = "29:signin-engine-doctor"
 
-// connectionHealth compares the configured names with those that the Token
-// Service knows, and with those that the running bot has. A direct connection is
-// none of the Token Service's.
+// connectionHealth compares the configured connections with those that the Token
+// Service knows, and with those of the running bot. The Token Service does not
+// know direct connections.
 func connectionHealth(ctx context.Context, cfg config.Config, running []string) health {
 	const check = checkConnections
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -436,7 +438,8 @@ func knownConnections(ctx context.Context, cfg config.Config) ([]string, error) 
 	return names, nil
 }
 
-// tokenClient asks the Token Service as the bot does, until it is released.
+// tokenClient returns a client that asks the Token Service as the bot does. The
+// caller releases it.
 func tokenClient(cfg config.Config) (client *tokensvc.Client, release func(), err error) {
 	credentials, err := cfg.Credentials(nil)
 	if err != nil {

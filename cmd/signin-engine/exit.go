@@ -29,21 +29,21 @@ const (
 
 var (
 	errUsage = errors.New("usage")
-	// errStuck: inspect --check found a rule of level error.
+	// errStuck means that inspect --check found a stuck attempt of level error.
 	errStuck = errors.New("stuck attempts")
-	// errRefused: an action without --yes or --reason.
+	// errRefused means that an action lacked --yes or --reason.
 	errRefused = errors.New("refused")
-	// errIncomplete: a scripted sign-in of dev did not complete.
+	// errIncomplete means that a scripted sign-in of dev did not complete.
 	errIncomplete = errors.New("a sign-in did not complete")
-	// errNoStore: there is no store where one was looked for.
+	// errNoStore means that no store exists where the settings name one.
 	errNoStore = errors.New("no store")
-	// errNotReady: healthcheck asked, and the bot would take no activity.
+	// errNotReady means that healthcheck found a bot which takes no activities.
 	errNotReady = errors.New("the bot is not ready")
-	// errUnhealthy: doctor found something that fails.
+	// errUnhealthy means that a check of doctor failed.
 	errUnhealthy = errors.New("unhealthy")
 )
 
-// usageError is a command line that makes no sense.
+// usageError is an error in the command line.
 type usageError struct{ error }
 
 func (usageError) Is(target error) bool { return target == errUsage }
@@ -51,7 +51,7 @@ func (e usageError) Unwrap() error      { return e.error }
 
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// exitCode is the one table from errors to exit codes: the first match counts.
+// exitCode is the only table from errors to exit codes. The first match counts.
 func exitCode(err error) int {
 	if err == nil {
 		return exitDone
@@ -93,7 +93,7 @@ func exitCode(err error) int {
 	return exitUnexpected
 }
 
-// report prints an error, a line per problem.
+// report prints an error, one line for each problem.
 func report(w io.Writer, err error) {
 	if errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted")
@@ -103,13 +103,13 @@ func report(w io.Writer, err error) {
 	}
 }
 
-// joinLines brings back into one line what a database's driver says of each
-// address that it tried.
+// joinLines puts into one line what a database driver reports for each address
+// that it tried.
 func joinLines(text string) string {
 	return strings.NewReplacer(":\n\t", ": ", "\n\t", "; ").Replace(text)
 }
 
-// notFound is an error with exit code 3.
+// notFound makes an error with exit code 3.
 func notFound(format string, a ...any) error {
 	return fmt.Errorf("%s: %w", fmt.Sprintf(format, a...), store.ErrNotFound)
 }

@@ -105,10 +105,10 @@ func (c *cli) exportLines(ctx context.Context, s *source, attempts []operator.Vi
 	return nil
 }
 
-// pseudonyms replaces ids by HMACs. A nil *pseudonyms replaces nothing.
+// pseudonyms replaces ids by HMACs. A nil *pseudonyms leaves them unchanged.
 type pseudonyms struct{ key []byte }
 
-// newPseudonyms takes the key from a file, or a random one.
+// newPseudonyms reads the key from a file; without a file it makes a random one.
 func newPseudonyms(file string) (*pseudonyms, error) {
 	if file != "" {
 		key, err := os.ReadFile(file)
@@ -127,7 +127,8 @@ func newPseudonyms(file string) (*pseudonyms, error) {
 	return &pseudonyms{key}, nil
 }
 
-// name is the pseudonym of an id; kind keeps its reader oriented.
+// name is the pseudonym of an id. Its prefix kind tells the reader what was
+// replaced.
 func (p *pseudonyms) name(kind, id string) string {
 	if p == nil || id == "" {
 		return id
@@ -149,7 +150,7 @@ func (p *pseudonyms) view(v *operator.View) {
 	v.Failure = wordless(v.Failure)
 }
 
-// wordless is a failure without its free text: nobody knows what is in it.
+// wordless is a failure without its free text, which may contain anything.
 func wordless(f *operator.FailureView) *operator.FailureView {
 	if f == nil {
 		return nil
@@ -190,7 +191,7 @@ func (p *pseudonyms) detail(d *operator.Detail) {
 	}
 }
 
-// orNothing keeps a replacer from matching the empty string everywhere.
+// orNothing replaces the empty string, which a replacer would match everywhere.
 func orNothing(s string) string {
 	if s == "" {
 		return "\x00"

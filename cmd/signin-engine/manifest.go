@@ -14,7 +14,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// manifest is what of a Teams app manifest matters to sign-in.
+// manifest holds the members of a Teams app manifest that matter to sign-in.
 type manifest struct {
 	Bots []struct {
 		BotID string `json:"botId"`
@@ -41,7 +41,7 @@ func readManifest(file string) (manifest, error) {
 	return m, nil
 }
 
-// manifestHealth compares a manifest with the settings and with what the Token
+// manifestHealth compares a manifest with the settings, and with what the Token
 // Service answers for each connection.
 func manifestHealth(ctx context.Context, cfg config.Config, m manifest) []health {
 	found := []health{m.bot(cfg.AppID)}
@@ -77,7 +77,7 @@ func (m *manifest) bot(appID string) health {
 	}
 }
 
-// fits judges whether Teams would take the card of a connection.
+// fits judges whether Teams would accept the sign-in card of a connection.
 func (m *manifest) fits(check string, r tokensvc.SignInResource) health {
 	link, err := url.Parse(r.SignInLink.Reveal())
 	if err != nil {
@@ -106,7 +106,8 @@ func (m *manifest) fits(check string, r tokensvc.SignInResource) health {
 	}
 }
 
-// allows reports whether a popup may open on a host: * stands for one label.
+// allows reports whether a popup may open on a host. In a domain, * stands for
+// one label.
 func (m *manifest) allows(host string) bool {
 	return slices.ContainsFunc(m.ValidDomains, func(domain string) bool {
 		if rest, ok := strings.CutPrefix(domain, "*."); ok {
@@ -124,8 +125,8 @@ func orNone(words []string) string {
 	return strings.Join(words, ", ")
 }
 
-// signInResource asks what a card of the connection would be made of. It
-// touches nothing.
+// signInResource asks for what a card of the connection would contain. The call
+// changes nothing.
 func signInResource(ctx context.Context, cfg config.Config, connection string) (tokensvc.SignInResource, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

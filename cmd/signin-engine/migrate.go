@@ -37,7 +37,7 @@ auto_migrate is false. It also makes partitions if its role may.`,
 	return cmd
 }
 
-// database is the settings of a command for Postgres only.
+// database returns the settings for a command that works with Postgres only.
 func (c *cli) database(cmd *cobra.Command) (config.Config, error) {
 	cfg, err := c.settings(cmd)
 	if err == nil && cfg.Store.Backend != config.Postgres {
@@ -150,12 +150,12 @@ func (c *cli) migrateStep(use, short string,
 	return cmd
 }
 
-// migrationView is a step in JSON.
+// migrationView is a schema step in JSON.
 type migrationView struct {
 	Version int           `json:"version"`
 	Name    string        `json:"name"`
-	Applied operator.Time `json:"applied"` // null: not yet
-	// The oldest program, by the last step that it knows, that can use the schema
+	Applied operator.Time `json:"applied"` // null: not yet applied
+	// ReadableBy is the last step that a program must know to use the schema
 	// after this step.
 	ReadableBy int `json:"readable_by"`
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// The words of -o.
+// The values of -o.
 const (
 	formatTable = "table"
 	formatWide  = "wide"
@@ -29,7 +29,7 @@ const (
 	formatCSV   = "csv"
 )
 
-// formatFlag adds -o with the formats that the command has; the first is the
+// formatFlag adds -o with the formats that the command supports. The first is the
 // default.
 func (c *cli) formatFlag(cmd *cobra.Command, formats ...string) {
 	format := cmd.Flags().StringP("output", "o", formats[0], strings.Join(formats, ", "))
@@ -62,15 +62,15 @@ func (c *cli) printJSON(v any) error {
 
 func (c *cli) printJSONLine(v any) error { return json.NewEncoder(c.stdout).Encode(v) }
 
-// grid is a table without borders. Columns that are empty throughout are left
-// out. In a narrow place the widest columns are shortened; when that is not
-// enough columns go, the spare ones first.
+// grid is a table without borders. Columns that are empty in every row are left
+// out. On a narrow screen the widest columns are shortened. If that is not
+// enough, columns are left out, the spare ones first.
 type grid struct {
 	head  []string
 	rows  [][]string
-	whole []string // heads of columns that are not shortened, up to enough
-	spare []string // heads of columns that go first
-	prose bool     // the last column is text to be read: it is wrapped
+	whole []string // heads of columns that are not shortened below enough
+	spare []string // heads of columns that are left out first
+	prose bool     // the last column is prose and is wrapped
 }
 
 func (g *grid) add(cells ...string) { g.rows = append(g.rows, cells) }
@@ -89,7 +89,7 @@ func (c *cli) printGrid(g *grid) error {
 	w.SuppressTrailingSpaces()
 	place := c.width()
 	if c.showIDs {
-		place = 0 // somebody wants to copy them
+		place = 0 // whoever asks for full ids wants to copy them
 	}
 	columns := g.fit(place)
 	cut := func(cells []string) table.Row {
@@ -113,7 +113,7 @@ func (c *cli) printGrid(g *grid) error {
 	return c.printf("%s\n", w.Render())
 }
 
-// printCSV prints the head, if there is one, and the rows.
+// printCSV prints the head, unless it is nil, and the rows.
 func (c *cli) printCSV(g *grid) error {
 	w := csv.NewWriter(c.stdout)
 	if g.head != nil {
@@ -144,17 +144,17 @@ func inert(cell string) string {
 	return cell
 }
 
-// column is a column as it is shown.
+// column is a column of a grid with the width at which it is shown.
 type column struct{ of, width int }
 
 const (
 	gap    = 2 // between two columns
-	narrow = 8 // a column is not made narrower than this
+	narrow = 8 // no column is shortened below this
 	enough = 40
 )
 
-// fit chooses columns and widths for a place that is so wide; 0 is as wide as
-// it takes.
+// fit chooses columns and widths that fit into place characters; 0 means any
+// width.
 func (g *grid) fit(place int) []column {
 	var columns []column
 	for i, head := range g.head {
@@ -179,7 +179,7 @@ func (g *grid) fit(place int) []column {
 
 func (col column) wanted() int { return col.width }
 
-// least is how narrow a column can be made.
+// least is the smallest width to which a column can be shortened.
 func (g *grid) least(col column) int {
 	if slices.Contains(g.whole, g.head[col.of]) {
 		return min(col.width, enough)
@@ -195,7 +195,8 @@ func total(columns []column, width func(column) int) int {
 	return sum
 }
 
-// shorten takes one character from the widest column that has one to spare.
+// shorten takes one character from the widest column that can be shortened. It
+// reports whether there was one.
 func (g *grid) shorten(columns []column) bool {
 	widest := -1
 	for n, col := range columns {
@@ -218,20 +219,20 @@ func (g *grid) drop(columns []column) []column {
 	return columns[:len(columns)-1]
 }
 
-// width is that of the screen; 0 where there is none.
+// width is the width of the screen, 0 if there is none.
 func (c *cli) width() int {
 	width, _ := c.size()
 	return width
 }
 
-// screen reports whether somebody looks at a terminal, or at what is as wide as
-// COLUMNS says.
+// screen reports whether the output goes to a terminal, or COLUMNS says how wide
+// it is.
 func (c *cli) screen() bool { return c.width() > 0 }
 
 var padded = regexp.MustCompile(`(?m) +$`)
 
-// wrapped is text to be read, each line wrapped at the width of the screen
-// behind its own indentation.
+// wrapped wraps each line of prose at the width of the screen, and indents what
+// follows like the line's beginning.
 func (c *cli) wrapped(prose string) string {
 	if !c.screen() {
 		return prose
@@ -247,7 +248,7 @@ func (c *cli) wrapped(prose string) string {
 	return strings.Join(lines, "\n")
 }
 
-// snip shortens a line to a width, if somebody looks.
+// snip shortens a line to a width if the output is for a screen.
 func (c *cli) snip(line string, width int) string {
 	if c.showIDs || width <= narrow || text.StringWidthWithoutEscSequences(line) <= width {
 		return line
@@ -255,8 +256,8 @@ func (c *cli) snip(line string, width int) string {
 	return text.Snip(line, width, "…")
 }
 
-// size is width and height of the terminal, as far as COLUMNS and LINES do not
-// say otherwise; 0 where there is none.
+// size is the width and height of the terminal; COLUMNS and LINES take
+// precedence. Both are 0 if there is no terminal.
 func (c *cli) size() (width, height int) {
 	if f, ok := c.stdout.(*os.File); ok && terminal(f) {
 		width = 80
@@ -278,8 +279,8 @@ const (
 	shortID      = 12
 )
 
-// attemptID shortens an attempt's id on a terminal to a prefix that can be
-// typed back.
+// attemptID shortens an attempt's id on a terminal to a prefix, which commands
+// accept in place of the id.
 func (c *cli) attemptID(id string) string {
 	if c.showIDs || !c.screen() || len(id) <= shortAttempt {
 		return id
@@ -295,7 +296,7 @@ func (c *cli) id(id string) string {
 	return id
 }
 
-// time is local on a terminal and RFC 3339 in UTC elsewhere.
+// time formats a time: local on a terminal, RFC 3339 in UTC elsewhere.
 func (c *cli) time(t time.Time) string {
 	switch {
 	case t.IsZero():
@@ -307,10 +308,10 @@ func (c *cli) time(t time.Time) string {
 	}
 }
 
-// age is a duration for people: two units at most.
+// age formats a duration for people, with two units at most.
 func age(d time.Duration) string {
 	const day = 24 * time.Hour
-	d = max(d, 0) // clocks differ
+	d = max(d, 0) // clocks differ between processes
 	switch {
 	case d < time.Millisecond:
 		return d.Round(time.Microsecond).String()
@@ -328,7 +329,8 @@ func age(d time.Duration) string {
 	}
 }
 
-// stateColor tells states apart at a glance; the words stay.
+// stateColor colors a state, to tell states apart at a glance. The word itself
+// stays.
 func (c *cli) stateColor(s store.State) string {
 	if !c.color() {
 		return string(s)
@@ -347,7 +349,7 @@ func (c *cli) stateColor(s store.State) string {
 	return string(s)
 }
 
-// toneColor marks what is wrong.
+// toneColor colors text by its tone, to mark what is wrong.
 func (c *cli) toneColor(tone operator.Tone, text string) string {
 	switch tone {
 	case operator.ToneBad:

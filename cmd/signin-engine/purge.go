@@ -9,8 +9,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// purgeStep is how many attempts go in one transaction, so that a running bot
-// is never kept waiting.
+// purgeStep is the number of attempts deleted in one transaction. It is small so
+// that a running bot never waits long.
 const purgeStep = 500
 
 func (c *cli) purgeCommand() *cobra.Command {
@@ -85,7 +85,7 @@ func (c *cli) printPurged(n int, dry bool) error {
 	}
 }
 
-// progress overwrites one line on a terminal and says nothing elsewhere.
+// progress overwrites one line on a terminal and prints nothing elsewhere.
 func (c *cli) progress(format string, a ...any) {
 	if terminal(c.stderr) {
 		fmt.Fprintf(c.stderr, "\r"+format+" ", a...) //nolint:errcheck // decoration

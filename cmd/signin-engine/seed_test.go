@@ -18,14 +18,14 @@ import (
 const (
 	seededStuck   = "01JSD4K2Q80000000000000001" // Exchanging, its instance died
 	seededFailed  = "01JSD4K2Q80000000000000002" // Failed, callback dead
-	seededWaiting = "01JSD4M0000000000000000003" // CardSent, fine
+	seededWaiting = "01JSD4M0000000000000000003" // Failed in the future, with hostile texts
 	seededDone    = "01JSD4N0000000000000000004" // Complete
 	seededHostile = "01JSD4P0000000000000000005" // Failed in the future, with texts that do harm
 )
 
-// seed STORE, a file or the address of a database, writes one attempt of each
-// kind; seed STORE hostile also one whose texts do harm where they are shown as
-// they are, seed STORE many also 300: more than a page holds.
+// seed STORE writes one attempt of each kind to a file or to the database at an
+// address. With hostile it adds an attempt whose texts do harm if they are shown
+// unchanged. With many it adds 300 attempts, more than a page holds.
 func seed() {
 	now := time.Now()
 	commits := []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)}
@@ -110,8 +110,8 @@ func done(now time.Time) store.Commit {
 	return store.Commit{Put: []store.Attempt{a}}
 }
 
-// hostile clears screens, turns lines round, is 10 kB long, and is of a clock
-// that is ahead.
+// hostile is an attempt by a clock that runs ahead. Its texts clear the screen,
+// reverse the direction of writing and are 10 kB long.
 func hostile(now time.Time) store.Commit {
 	const evil = "\x1b[2J\x1b]0;owned\a\u202egnp.exe\r\nStuck: none\x00"
 	a := seeded(seededHostile, "29:"+evil, "graph", store.Failed, now, now.Add(time.Hour))
@@ -125,7 +125,7 @@ func hostile(now time.Time) store.Commit {
 	}}
 }
 
-// one is the nth of many.
+// one is the nth of many attempts.
 func one(now time.Time, n int) store.Commit {
 	a := seeded(fmt.Sprintf("01JSD4Q%019d", n), fmt.Sprintf("29:many-%d", n), "many", store.Complete, now.Add(-time.Minute), now)
 	a.Method = store.MethodSilent

@@ -10,8 +10,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// sequence is the audit trail of an attempt as a Mermaid sequence diagram
-// between Teams, the bot and the Token Service, as trace documents have it.
+// sequence draws the audit trail of an attempt as a Mermaid sequence diagram
+// between Teams, the bot and the Token Service, in the style of the trace
+// documents.
 func sequence(d operator.Detail) string {
 	var b strings.Builder
 	b.WriteString("sequenceDiagram\n  participant Teams\n  participant Bot\n  participant Token as Token Service\n")
@@ -25,7 +26,7 @@ func sequence(d operator.Detail) string {
 		case store.EventUpstream:
 			other := "Token"
 			if method, _, ok := strings.Cut(what, " "); ok && (method == http.MethodPost || method == http.MethodPut) {
-				other = "Teams" // a message of the bot, by way of the connector
+				other = "Teams" // the bot sends a message through the connector
 			}
 			took := ""
 			if e.Duration > 0 {

@@ -42,7 +42,7 @@ and leaves every attempt consistent.`,
 	return cmd
 }
 
-// botFlags are the settings that one value can change.
+// botFlags adds a flag for each setting that a single value can express.
 func botFlags(cmd *cobra.Command) {
 	d := config.Default()
 	f := cmd.Flags()

@@ -27,14 +27,14 @@ import (
 	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
-// service is a bot with its store: what serve and dev run.
+// service is a bot with its store, as serve and dev run it.
 type service struct {
 	cfg     config.Config
 	log     zerolog.Logger
 	store   store.Store
 	bot     *teamsbot.Bot
-	handler http.Handler // of the bot's listener
-	release []func()     // idle connections
+	handler http.Handler // serves the bot's listener
+	release []func()     // close idle connections
 	ways    *upstream.Set
 	metrics *metrics.Metrics
 }
@@ -58,8 +58,8 @@ func openStore(ctx context.Context, cfg config.Config) (store.Store, error) {
 	}
 }
 
-// readyStore opens a store that takes commits, and waits for one as long as the
-// settings say.
+// readyStore opens a store that takes commits. It waits for the store as long as
+// the settings say.
 func readyStore(ctx context.Context, cfg config.Config, log zerolog.Logger) (store.Store, error) {
 	until := time.Now().Add(cfg.WaitForStore)
 	for told := false; ; told = true {
@@ -86,8 +86,8 @@ func readyStore(ctx context.Context, cfg config.Config, log zerolog.Logger) (sto
 	}
 }
 
-// newService builds everything from settings that were checked; listen is the
-// address that the bot is really served on.
+// newService builds everything from checked settings; listen is the address that
+// the bot's listener really has.
 func newService(ctx context.Context, cfg config.Config, listen string, log zerolog.Logger) (*service, error) {
 	s := &service{cfg: cfg, log: log, ways: upstream.NewSet(log, traces.Transport)}
 	var err error
@@ -133,7 +133,7 @@ func (s *service) build(listen string) error {
 	if err != nil {
 		return err
 	}
-	var access operator.HandlerConfig // the socket's mode is enough
+	var access operator.HandlerConfig // access to a socket is governed by its file mode
 	if operatorAt.Network == "tcp" {
 		access = operator.HandlerConfig{Token: cfg.OperatorToken, ReadToken: cfg.OperatorReadToken, TrustHeader: cfg.OperatorTrust}
 	}
@@ -163,7 +163,8 @@ func (s *service) build(listen string) error {
 	s.release = append(s.release, transport.CloseIdleConnections)
 	chat, err := bot.New(s.bot.Engine(), cfg.Connections, &http.Client{
 		Transport: transport,
-		// The user's token goes to the address that was configured, and no further.
+		// The user's token goes to the configured address only, so redirects are
+		// not followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	})
 	if err != nil {
@@ -178,13 +179,13 @@ func (s *service) build(listen string) error {
 		return err
 	}
 	if own != nil {
-		mux.Handle("/", own) // below …/auth/, whatever a proxy leaves of the path before it
+		mux.Handle("/", own) // at …/auth/, under whatever part of the path a proxy leaves
 	}
 	s.handler = traces.Forward().Handler(mux)
 	return nil
 }
 
-// direct signs users in to a connection that is none of the Token Service's.
+// direct makes the sign-in of a connection that bypasses the Token Service.
 func (s *service) direct(c config.Connection, credentials config.TokenSource) (machine.TokenService, error) {
 	behalf, ok := credentials.(machine.OnBehalfOf)
 	if !ok {
@@ -197,7 +198,7 @@ func (s *service) direct(c config.Connection, credentials config.TokenSource) (m
 	})
 }
 
-// popup is the message extension's own sign-in; nil = there is none.
+// popup makes the message extension's own sign-in, nil if there is none.
 func (s *service) popup(refusals *teams.Refusals) (*popup.Popup, error) {
 	m := s.cfg.MessageExtension
 	if m == nil || !m.HasPopup() {
@@ -214,7 +215,8 @@ func (s *service) popup(refusals *teams.Refusals) (*popup.Popup, error) {
 	return popup.New(cfg)
 }
 
-// extension stands in front of the chat bot where there is a message extension.
+// extension puts the message extension, if there is one, in front of the chat
+// bot.
 func (s *service) extension(own *popup.Popup, chat *bot.Bot) (teams.Bot, error) {
 	m := s.cfg.MessageExtension
 	if m == nil {
@@ -227,7 +229,7 @@ func (s *service) extension(own *popup.Popup, chat *bot.Bot) (teams.Bot, error) 
 	return composeext.New(cfg)
 }
 
-// authConfig says how the Bot Connector is known.
+// authConfig says how the Bot Connector's requests are recognized.
 func authConfig(cfg config.Config) teams.AuthConfig {
 	auth := teams.AuthConfig{AppID: cfg.AppID, Cloud: cfg.CloudPreset(), OpenIDMetadataURL: cfg.OpenIDMetadataURL}
 	if cfg.Agentic {
@@ -236,8 +238,8 @@ func authConfig(cfg config.Config) teams.AuthConfig {
 	return auth
 }
 
-// operatorEndpoint is where operators look: what was configured, else the
-// socket beside a bbolt file, else nowhere.
+// operatorEndpoint is where operators reach the bot: the configured endpoint,
+// else the socket beside a bbolt file, else none.
 func operatorEndpoint(cfg config.Config) (operator.Endpoint, error) {
 	switch {
 	case cfg.Operator != "":

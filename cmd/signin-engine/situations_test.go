@@ -35,23 +35,23 @@ import (
 
 var rewriteSituations = goflag.Bool("situations.rewrite", false, "write down what TestWhyIsThisUserStuck sees")
 
-// monday is when the operator looks.
+// monday is the time at which the operator looks.
 var monday = time.Date(2026, 1, 5, 9, 5, 0, 0, time.UTC)
 
 // adele is the user who is stuck.
 var adele = emulator.Account{ID: "29:1adeleVance", Name: "Adele Vance", AADObjectID: "0350c6a2-0000-4000-8000-000000000001"}
 
-// situation is a bot of its own on an emulated Teams, by a clock that stands still
-// in each scene: it is put forward between them, so that trouble grows old.
+// situation is a bot on an emulated Teams. Its clock stands still within a scene
+// and is put forward between scenes, so that trouble grows old.
 type situation struct {
 	t        *testing.T
 	store    *memstore.Store
 	services *emulator.Server
-	url      string // of the emulator
+	url      string // the emulator's
 	ago      atomic.Int64
 	bot      *teamsbot.Bot
 	user     *emulator.Teams
-	broken   atomic.Bool // the bot's own code
+	broken   atomic.Bool // the bot's own code fails
 }
 
 func (s *situation) now() time.Time { return monday.Add(-time.Duration(s.ago.Load())) }
@@ -82,7 +82,8 @@ func newSituation(t *testing.T) *situation {
 	return s
 }
 
-// start runs a bot of the program's usual wiring and returns where it listens.
+// start runs a bot with the program's usual wiring and returns the address on
+// which it listens.
 func (s *situation) start(instance string, st store.Store, timeouts machine.Timeouts) (*teamsbot.Bot, string) {
 	s.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -116,7 +117,7 @@ func (s *situation) start(instance string, st store.Store, timeouts machine.Time
 	return bot, web.URL + "/api/messages"
 }
 
-// fault orders trouble as another process would.
+// fault makes the emulator fail, through its HTTP interface.
 func (s *situation) fault(f emulator.Fault) {
 	s.t.Helper()
 	body, err := json.Marshal(f)
@@ -129,7 +130,7 @@ func (s *situation) fault(f emulator.Fault) {
 	}
 }
 
-// login has the user write to the bot, and returns the card that came, if one did.
+// login sends the user's message to the bot and returns the card, if one came.
 func (s *situation) login(connection string) emulator.Card {
 	s.t.Helper()
 	_, err := s.user.SendMessage(s.t.Context(), "login "+connection)
@@ -144,7 +145,7 @@ func (s *situation) exchange(card emulator.Card, token string) {
 	s.must(err)
 }
 
-// mortal is a store as a process sees it that can be killed.
+// mortal is the store as seen by a process that can be killed.
 type mortal struct {
 	store.Store
 	dead atomic.Bool
@@ -161,7 +162,8 @@ func (m *mortal) Apply(ctx context.Context, commits []store.Commit) []error {
 	return errs
 }
 
-// situations are what keeps users from signing in, each as it comes about.
+// situations lists what can keep users from signing in, each with the events that
+// lead to it.
 var situations = []struct {
 	name  string
 	ago   time.Duration // how long before the operator looks
@@ -210,7 +212,7 @@ var situations = []struct {
 		card := s.login(devSSO)
 		process := &mortal{Store: s.store}
 		timeouts := machine.DefaultTimeouts()
-		timeouts.Upstream = 3 * time.Second // a dead process does not hold up the test
+		timeouts.Upstream = 3 * time.Second // a dead process must not delay the test
 		_, other := s.start("bot-b", process, timeouts)
 		device := s.user.On("Windows")
 		device.BotURL = other
@@ -242,9 +244,9 @@ var situations = []struct {
 	}},
 }
 
-// TestWhyIsThisUserStuck: what an operator is shown of each situation, on a
-// terminal of 80 by 24 and in the console, is in testdata/situations: read those.
-// Each command that is advised there works.
+// TestWhyIsThisUserStuck records in testdata/situations what an operator is shown
+// of each situation, on a terminal of 80 by 24 characters and in the console. It
+// also checks that each command which is advised there works.
 func TestWhyIsThisUserStuck(t *testing.T) {
 	for _, one := range situations {
 		t.Run(one.name, func(t *testing.T) {
@@ -260,13 +262,13 @@ func TestWhyIsThisUserStuck(t *testing.T) {
 			enter := func(args ...string) string {
 				var out, errs bytes.Buffer
 				code := run(t.Context(), args, &out, &errs, environ)
-				if code != 0 && (args[0] != "doctor" || code != 1) { // doctor sees the trouble
+				if code != 0 && (args[0] != "doctor" || code != 1) { // doctor reports the trouble by its exit code
 					t.Errorf("signin-engine %s: exit %d: %s", strings.Join(args, " "), code, errs.String())
 				}
 				return out.String()
 			}
 			screen := enter("inspect", s.user.User.ID)
-			if lines := strings.SplitAfter(screen, "\n"); len(lines) > 23 { // the last is the prompt's
+			if lines := strings.SplitAfter(screen, "\n"); len(lines) > 23 { // the last line is for the prompt
 				screen = strings.Join(lines[:23], "")
 			}
 			page := "$ signin-engine inspect " + s.user.User.ID + "\n" + screen + "\n== console\n"
@@ -294,7 +296,7 @@ func TestWhyIsThisUserStuck(t *testing.T) {
 	}
 }
 
-// shown is what a page of the console says, without its timeline.
+// shown returns the text of a console page, without its timeline.
 func (s *situation) shown(address, token string) string {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, address, http.NoBody)
@@ -317,7 +319,7 @@ func (s *situation) shown(address, token string) string {
 	return strings.TrimLeft(regexp.MustCompile(`\s*\n\s*`).ReplaceAllString(main, "\n"), " \n")
 }
 
-// normal is a text with what differs from run to run the same.
+// normal replaces whatever differs between runs by fixed text.
 func normal(text string) string {
 	ids := map[string]string{}
 	text = regexp.MustCompile(`\b01[0-9A-HJKMNP-TV-Z]{14,24}`).ReplaceAllStringFunc(text, func(id string) string {

@@ -13,9 +13,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// printDetail is the human form of one attempt: what happened and what to do, in
-// the console's words; then the header, callbacks, and the timeline, which may be
-// long.
+// printDetail prints one attempt for people. First comes what happened and what
+// to do, in the console's words. The header, the callbacks and the timeline,
+// which may be long, follow.
 func (c *cli) printDetail(d operator.Detail) error {
 	if err := c.printStory(operator.StoryOf(d)); err != nil {
 		return err
@@ -34,7 +34,7 @@ func (c *cli) printDetail(d operator.Detail) error {
 	return c.printGrid(c.timeline(d))
 }
 
-// printStory says what happened, and what to do with what can be typed for it.
+// printStory says what happened, what to do, and which commands do it.
 func (c *cli) printStory(s operator.Story) error {
 	prose := c.toneColor(s.Tone, s.Headline) + "\n"
 	for _, fact := range s.Facts {
@@ -148,10 +148,11 @@ func positive(n int) string {
 	return strconv.Itoa(n)
 }
 
-// roomy is how wide a screen has to be for transitions in a column of their own.
+// roomy is the width of a screen that has room for transitions in a column of
+// their own.
 const roomy = 120
 
-// timeline is one row per audit line.
+// timeline has one row for each audit line.
 func (c *cli) timeline(d operator.Detail) *grid {
 	g := &grid{
 		head:  []string{"time", "+", "kind", "row", "transition", "what", "status", "took", "detail"},
@@ -175,7 +176,7 @@ func (c *cli) timeline(d operator.Detail) *grid {
 		}
 		way, what := transition(e), strings.TrimPrefix(e.Invoke, d.ID+"/")
 		if slim && way != "" {
-			way, what = "", way // what caused it stands in the lines before
+			way, what = "", way // the lines before tell what caused the transition
 		}
 		g.add(c.clock(e.Time.Time), delta, string(e.Kind), e.Row, way, what, status, took,
 			joined(e.Detail, named("by", e.Actor)))
@@ -183,7 +184,7 @@ func (c *cli) timeline(d operator.Detail) *grid {
 	return g
 }
 
-// clock is a time of day on a terminal; the header has the date.
+// clock is the time of day on a terminal, where the header has the date.
 func (c *cli) clock(t time.Time) string {
 	if c.screen() {
 		return t.In(c.home).Format("15:04:05.000")
@@ -202,7 +203,7 @@ func transition(e operator.EventView) string {
 	}
 }
 
-// after is text behind a separator, or nothing.
+// after is text behind a separator, or "" if text is empty.
 func after(separator, text string) string {
 	if text == "" {
 		return ""

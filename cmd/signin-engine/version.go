@@ -9,14 +9,14 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// version is what the build says of itself.
+// version is what the program knows of its own build.
 type version struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
 	Time     string `json:"time,omitempty"`
 	Modified bool   `json:"modified,omitempty"`
 	Go       string `json:"go"`
-	API      int    `json:"schema"` // of the JSON shapes
+	API      int    `json:"schema"` // version of the JSON shapes
 }
 
 func buildVersion() version {
@@ -42,7 +42,7 @@ func buildVersion() version {
 	return v
 }
 
-// String is the line of signin-engine version.
+// String returns the line that signin-engine version prints.
 func (v version) String() string { return fmt.Sprintf("signin-engine %s (%s)", v.Version, v.Go) }
 
 func (c *cli) versionCommand() *cobra.Command {

@@ -58,11 +58,11 @@ long, as on a big store, it looks less often.`,
 
 const minInterval = 100 * time.Millisecond
 
-// calm is how many times as long as a look took there is none: on a big store
-// a look is a scan, and must not keep the bot from its work.
+// calm is how many times as long as a look the pause after it is at least. A look
+// at a big store is a scan, and must not slow the bot down.
 const calm = 20
 
-// repeat looks count times, 0 for ever, until ctx is done or a look fails.
+// repeat calls look count times (0: without end) until ctx is done or look fails.
 func repeat(ctx context.Context, interval time.Duration, count int, look func(context.Context) error) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -80,7 +80,7 @@ func repeat(ctx context.Context, interval time.Duration, count int, look func(co
 	}
 }
 
-// clearScreen homes the cursor and clears; only for terminals.
+// clearScreen moves the cursor home and clears. It is for terminals only.
 const clearScreen = "\x1b[H\x1b[2J"
 
 func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
@@ -109,8 +109,8 @@ func (c *cli) look(ctx context.Context, s *source, q operator.Query) error {
 	return c.printPage(ctx, s, page)
 }
 
-// tail prints each audit line once, from since on, or from now; also one that is
-// written long after what it tells of.
+// tail prints each audit line once, beginning at since, or now if since is zero.
+// It also prints lines that are written long after the time they record.
 func (c *cli) tail(s operator.Reader, since time.Time) func(context.Context) error {
 	q := operator.EventQuery{Since: since, Limit: operator.MaxLimit}
 	return func(ctx context.Context) error {
@@ -138,7 +138,7 @@ func (c *cli) tail(s operator.Reader, since time.Time) func(context.Context) err
 	}
 }
 
-// anyAttempt is as long as every attempt's id.
+// anyAttempt has the length of every attempt's id.
 const anyAttempt = "00000000000000000000000000"
 
 func (c *cli) printEvent(e operator.EventView) error {
