@@ -360,8 +360,7 @@ Stop with Ctrl-C.
 }
 
 // tokenEnv puts the token in front of a command that has to ask the operator
-// endpoint, because the store is in memory.
-// The link to the console contains the
+// endpoint, because the store is in memory. The link to the console contains the
 // same token.
 func (d *dev) tokenEnv() string {
 	if d.cfg.Store.Backend != config.Memory {

@@ -25,11 +25,12 @@ import (
 // patience bounds every wait for something that must happen.
 const patience = 45 * time.Second
 
-// longestLease outlasts `timeouts.outbox_lease`. A claim of a callback whose answer
-// was lost with its connection, or with its process, holds the row until then.
+// longestLease is longer than `timeouts.outbox_lease`. If a connection or a
+// process dies before the store's answer to a claim arrives, the claim holds its
+// row for that long.
 const longestLease = 90 * time.Second
 
-// bot is `signin-engine serve` on one bbolt file, through all its processes.
+// bot is `signin-engine serve` on one store, across restarts of its process.
 type bot struct {
 	program string
 	config  string // path of the YAML file
@@ -45,12 +46,12 @@ type bot struct {
 type process struct {
 	cmd     *exec.Cmd
 	address string
-	exited  chan struct{} // closed when err stands
+	exited  chan struct{} // closed when err is set
 	err     error
 }
 
-// newBot writes the configuration, to which extra is appended. Whatever runs
-// at the end of the test is killed.
+// newBot writes the configuration, to which it appends extra. A process that
+// still runs at the end of the test is killed.
 func newBot(t *testing.T, w *world, program, extra string) *bot {
 	t.Helper()
 	dir := t.TempDir()
@@ -93,8 +94,8 @@ connections:
 	return b
 }
 
-// quick are durations that let a test see recovery without waiting for long.
-// A duplicate waits for longer than a dead owner's lease lasts.
+// quick sets short durations, so that a test sees recovery without a long wait. A
+// duplicate waits longer than the lease of a dead owner lasts.
 const quick = `
 policy: {duplicate_wait: 4s, callback_budget: 400ms}
 timeouts: {upstream: 1500ms, lease: 2500ms, outbox_lease: 2s, sweep: 200ms}
@@ -102,7 +103,7 @@ timeouts: {upstream: 1500ms, lease: 2500ms, outbox_lease: 2s, sweep: 200ms}
 
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
-// start runs the program and returns when it serves.
+// start runs the program and returns once it serves.
 func (b *bot) start(t *testing.T, env ...string) *process {
 	t.Helper()
 	p, err := b.tryStart(env...)
@@ -116,7 +117,7 @@ func (b *bot) tryStart(env ...string) (*process, error) {
 	p := &process{exited: make(chan struct{})}
 	out := &console{bot: b, serving: make(chan string, 1)}
 	p.cmd = exec.Command(b.program, "serve", "--config", b.config)
-	p.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=10"), env...) // a program with the race detector waits a second at its end otherwise
+	p.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=10"), env...) // a program built with the race detector sleeps for a second before it exits, unless GORACE says otherwise
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
@@ -145,15 +146,15 @@ func (b *bot) tryStart(env ...string) (*process, error) {
 	}
 }
 
-// serving is the process that serves, nil if there is none.
+// serving returns the process that serves, nil if there is none.
 func (b *bot) serving() *process {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.now
 }
 
-// become notes which process serves: the new one if none does, none if the old
-// one did.
+// become replaces old by next as the process that serves. It does nothing if old
+// does not serve any more, or if next has already died.
 func (b *bot) become(old, next *process) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -172,8 +173,8 @@ func (b *bot) become(old, next *process) {
 	b.changed = make(chan struct{})
 }
 
-// console takes what a process writes and finds the line that says where it
-// listens.
+// console collects what a process writes, and finds the line that says where the
+// process listens.
 type console struct {
 	bot     *bot
 	serving chan string
@@ -198,20 +199,20 @@ func (c *console) Write(p []byte) (int, error) {
 	}
 }
 
-// log is what all processes wrote so far.
+// log returns what all processes have written so far.
 func (b *bot) log() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return bytes.Clone(b.logs.Bytes())
 }
 
-// kill is kill -9; it returns when the process is gone.
+// kill sends SIGKILL and returns when the process is gone.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // fails if it is gone already
 	<-p.exited
 }
 
-// stop is SIGTERM; it returns how the process ended.
+// stop sends SIGTERM and returns how the process ended.
 func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
@@ -220,7 +221,7 @@ func (p *process) stop() error {
 	return p.err
 }
 
-// stopped stops a process that must end well.
+// stopped stops a process and fails the test unless it exits without an error.
 func (p *process) stopped(t *testing.T) {
 	t.Helper()
 	if err := p.stop(); err != nil {
@@ -234,7 +235,7 @@ func (p *process) killed() bool {
 	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
-// dial connects to whatever process serves, and waits for one.
+// dial connects to the process that serves. It waits until there is one.
 func (b *bot) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	var d net.Dialer
 	for {
@@ -254,7 +255,7 @@ func (b *bot) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	}
 }
 
-// client speaks to the bot, whichever process it is.
+// client sends requests to whichever process serves.
 func (b *bot) client(t *testing.T) *http.Client {
 	t.Helper()
 	transport := &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: 64}
@@ -262,7 +263,7 @@ func (b *bot) client(t *testing.T) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// patient is client, but sends again as Teams does.
+// patient is like client, but redelivers as Teams does.
 func (b *bot) patient(t *testing.T) *http.Client {
 	t.Helper()
 	c := b.client(t)
@@ -270,8 +271,8 @@ func (b *bot) patient(t *testing.T) *http.Client {
 	return c
 }
 
-// run runs another command of the program and returns what it wrote and its
-// exit code.
+// run runs another command of the program. It returns the output and the exit
+// code.
 func (b *bot) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), b.program, args...)
@@ -285,15 +286,15 @@ func (b *bot) run(t *testing.T, args ...string) (stdout, stderr string, code int
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// operator asks the running bot through its socket.
+// operator returns a client of the running bot's operator socket.
 func (b *bot) operator(t *testing.T) *operator.Client {
 	t.Helper()
-	c := operator.NewClient(operator.SocketBeside(b.db), tokensvc.Secret{}) // a unix socket asks for none
+	c := operator.NewClient(operator.SocketBeside(b.db), tokensvc.Secret{}) // a unix socket asks for no token
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
-// open opens the file of a bot that has stopped.
+// open opens the store file of a stopped bot.
 func (b *bot) open(t *testing.T) store.Store {
 	t.Helper()
 	s, err := boltstore.Open(b.db, boltstore.WithReadOnly())
@@ -304,13 +305,13 @@ func (b *bot) open(t *testing.T) store.Store {
 	return s
 }
 
-// eventually polls until done holds.
+// eventually polls until done returns true.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	eventuallyWithin(t, patience, what, done)
 }
 
-// eventuallyWithin is eventually with a bound of its own.
+// eventuallyWithin is eventually with another bound.
 func eventuallyWithin(t *testing.T, bound time.Duration, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -326,8 +327,8 @@ func eventuallyWithin(t *testing.T, bound time.Duration, what string, done func(
 	}
 }
 
-// settled waits until nothing is under way and no callback is owed. Cards may
-// still wait for their users.
+// settled waits until no upstream call is in flight and no callback is owed.
+// Cards may still wait for their users.
 func (b *bot) settled(t *testing.T) {
 	t.Helper()
 	op := b.operator(t)

@@ -29,8 +29,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// The secrets of this test, and the beginnings of those that the emulator
-// makes: user tokens, bot tokens, sign-in links, SAS URLs.
+// The secrets of this test, and the prefixes of those that the emulator makes:
+// user tokens, bot tokens, sign-in links, SAS URLs.
 const (
 	canaryJWT     = "eyJhbGciOiJub25lIn0.canary-sso-jwt-91c4.x"
 	canaryCode    = "canary-code-77d1"
@@ -41,7 +41,7 @@ const (
 	canaryRefused = canaryJWT + "-refused"
 )
 
-// The secrets of whoever runs the bot.
+// The secrets of the bot's operator.
 const (
 	canaryOperator = "canary-operator-token-44d0"
 	canaryReader   = "canary-reading-token-9a7e"
@@ -49,10 +49,10 @@ const (
 	canaryMarks    = "Y2FuYXJ5LW1hcmtzLWFuZC1zZWFscy1vZi0zMi1ieXQ=" // in encryption_key_file
 )
 
-// TestSecretsStayInside lets secrets go every way they have, the rough ones too,
-// and looks for them wherever a person can look: on both backends, while the bot
-// runs, and afterwards. The list of places is at its end. What traces show is
-// searched in transport/traces.
+// TestSecretsStayInside sends secrets through every flow, failures included. Then
+// it searches every place where a person can look, on both backends, while the
+// bot runs and after it has stopped. The function places lists those places.
+// Traces are searched in transport/traces.
 func TestSecretsStayInside(t *testing.T) {
 	t.Parallel()
 	t.Run("bolt", func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestSecretsStayInside(t *testing.T) {
 	})
 }
 
-// newCanaryBot is a bot with everything that has a secret.
+// newCanaryBot makes a bot that uses every setting which holds a secret.
 func newCanaryBot(t *testing.T, w *world) *bot {
 	t.Helper()
 	w.provided(t)
@@ -80,7 +80,7 @@ func newCanaryBot(t *testing.T, w *world) *bot {
 		"\nencryption_key_file: "+keys+"\n")
 }
 
-// freePort is a loopback address where nobody listens.
+// freePort returns a loopback address where nobody listens.
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -91,16 +91,16 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// search looks for secrets, and remembers where it has looked.
+// search looks for secrets, and records where it has looked.
 type search struct {
 	secrets []string
-	forms   map[string]string // a secret as it would be written → the secret
-	places  map[string]int    // bytes
+	forms   map[string]string // each encoding of a secret → the secret
+	places  map[string]int    // bytes searched in each place
 }
 
 func newSearch() *search { return &search{forms: map[string]string{}, places: map[string]int{}} }
 
-// also adds secrets, in the forms in which they may be written down.
+// also adds secrets, in every encoding in which they could be written down.
 func (s *search) also(secrets ...string) {
 	for _, one := range secrets {
 		s.secrets = append(s.secrets, one)
@@ -113,8 +113,8 @@ func (s *search) also(secrets ...string) {
 	}
 }
 
-// in fails if a secret is in what was found at a place, but for those that are
-// meant to be there.
+// in fails the test if content, which was found at a place, contains a secret.
+// The secrets in but may be there.
 func (s *search) in(t *testing.T, place string, content []byte, but ...string) {
 	t.Helper()
 	s.places[place] += len(content)
@@ -125,12 +125,12 @@ func (s *search) in(t *testing.T, place string, content []byte, but ...string) {
 	}
 }
 
-// files searches every file below a directory.
+// files searches every file below a directory, except the paths in but.
 func (s *search) files(t *testing.T, place, dir string, but ...string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || slices.Contains(but, path) {
-			return nil //nolint:nilerr // files come and go under a running server
+			return nil //nolint:nilerr // a running server creates and removes files
 		}
 		content, err := os.ReadFile(path)
 		if err == nil {
@@ -143,7 +143,7 @@ func (s *search) files(t *testing.T, place, dir string, but ...string) {
 	}
 }
 
-// pages remembers what the bot answered to a browser.
+// pages records the bot's answers to a browser.
 type pages struct {
 	http.RoundTripper
 	mu  sync.Mutex
@@ -214,7 +214,7 @@ func secretsStayInside(t *testing.T, w *world, b *bot, cluster *pgtest.Cluster) 
 	popup := w.user(client, "popup")
 	c := card(popup)
 	answered("a wrong code", http.StatusPreconditionFailed)(popup.VerifyState(ctx, canaryCode+"-wrong", c.ActivityID))
-	w.AddFault(emulator.Fault{Operation: emulator.OpGetToken, Times: 2, Drop: true}) // Go names the URL of such a request
+	w.AddFault(emulator.Fault{Operation: emulator.OpGetToken, Times: 2, Drop: true}) // the error that Go returns for such a request contains its URL
 	answered("a code on a broken line", http.StatusPreconditionFailed)(popup.VerifyState(ctx, canaryCode+"-dropped", c.ActivityID))
 	w.ClearFaults()
 	answered("a code", http.StatusOK)(verify(popup, c, canaryCode))
@@ -250,7 +250,7 @@ func secretsStayInside(t *testing.T, w *world, b *bot, cluster *pgtest.Cluster) 
 	s.also(w.verifiers()...)
 	answered("a query with a wrong code", http.StatusOK)(wiki.Invoke(ctx, "composeExtension/query", "", map[string]any{"commandId": "insertWiki", "state": canaryCode}))
 	onTheWire(t, w, s)
-	// The code, the state and the nonce are this browser's own.
+	// The code, the state and the nonce belong to this browser.
 	s.in(t, "popup pages", browsed.all.Bytes(), popupSecrets[:3]...)
 
 	for _, path := range []string{"/auth/start?ticket=" + canaryCode, "/auth/callback?state=" + canaryCode + "&code=" + canaryJWT, "/nowhere", "/readyz"} {
@@ -258,7 +258,8 @@ func secretsStayInside(t *testing.T, w *world, b *bot, cluster *pgtest.Cluster) 
 		s.in(t, "error pages of the bot", []byte(body))
 	}
 
-	// What operators see of it, while it runs and afterwards.
+	// What operators see of all this, while the bot runs and after it has
+	// stopped.
 	op := operatorOf(t, b)
 	op.settled(t)
 	id := op.attempt(t, "29:refused")
@@ -300,7 +301,7 @@ func secretsStayInside(t *testing.T, w *world, b *bot, cluster *pgtest.Cluster) 
 	}
 }
 
-// places are where a person can look.
+// places lists where a person can look.
 func places(postgres bool) []string {
 	all := []string{
 		"answers to invokes", "popup pages", "error pages of the bot", "operator API: /info", "operator API: /metrics", "operator API: /events",
@@ -312,8 +313,8 @@ func places(postgres bool) []string {
 	return append(all, "snapshot", "files of a running bolt store", "files of a stopped bolt store")
 }
 
-// database searches every table as text, a dump, and the server's own files: log,
-// heap and write-ahead log.
+// database searches every table as text, a dump, and the files of the server: its
+// log, heap and write-ahead log.
 func (s *search) database(t *testing.T, cluster *pgtest.Cluster) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), cluster.DSN())
@@ -321,7 +322,7 @@ func (s *search) database(t *testing.T, cluster *pgtest.Cluster) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	if _, err := conn.Exec(t.Context(), `set bytea_output = 'escape'`); err != nil { // readable bytes as they are
+	if _, err := conn.Exec(t.Context(), `set bytea_output = 'escape'`); err != nil { // show readable bytes unescaped
 		t.Fatal(err)
 	}
 	rows, err := conn.Query(t.Context(), `select quote_ident(schemaname) || '.' || quote_ident(tablename) from pg_tables where schemaname = 'bot'`)
@@ -393,7 +394,7 @@ func (e *endpoint) settled(t *testing.T) {
 	})
 }
 
-// attempt is the id of a user's first attempt.
+// attempt returns the id of a user's first attempt.
 func (e *endpoint) attempt(t *testing.T, user string) string {
 	t.Helper()
 	page, err := e.client.List(t.Context(), operator.Query{User: user})
@@ -403,7 +404,7 @@ func (e *endpoint) attempt(t *testing.T, user string) string {
 	return page.Attempts[len(page.Attempts)-1].ID
 }
 
-// get is what stands at a path, whatever the status.
+// get returns the body at a path, whatever the status.
 func (e *endpoint) get(t *testing.T, path, accept string) []byte {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.base+path, nil)
@@ -424,7 +425,8 @@ func (e *endpoint) get(t *testing.T, path, accept string) []byte {
 	return body
 }
 
-// onTheWire: a search for something that was never there proves nothing.
+// onTheWire checks that every secret was really used, since a search for a secret
+// that never occurred proves nothing.
 func onTheWire(t *testing.T, w *world, s *search) {
 	t.Helper()
 	var all bytes.Buffer
@@ -450,7 +452,7 @@ func secrets() []string {
 	}
 }
 
-// clean fails if a secret is in it.
+// clean fails the test if content contains a secret.
 func clean(t *testing.T, where string, content []byte) {
 	t.Helper()
 	s := newSearch()
@@ -458,7 +460,8 @@ func clean(t *testing.T, where string, content []byte) {
 	s.in(t, where, content)
 }
 
-// look runs the reading commands in all their formats.
+// look runs the reading commands in all their formats and searches what they
+// print.
 func (s *search) look(t *testing.T, b *bot, id string, where ...string) {
 	t.Helper()
 	for _, command := range []string{
@@ -485,7 +488,7 @@ func (s *search) look(t *testing.T, b *bot, id string, where ...string) {
 	}
 }
 
-// operatorJSON is the raw answer of the operator endpoint.
+// operatorJSON returns the body of an answer of the operator endpoint.
 func operatorJSON(t *testing.T, b *bot, path string) []byte {
 	t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -509,8 +512,8 @@ func operatorJSON(t *testing.T, b *bot, path string) []byte {
 	return body
 }
 
-// TestPlaygroundShowsNoToken: the page of `signin-engine dev` shows what a user of
-// Teams would see, and none of the tokens that went by; neither does its terminal.
+// TestPlaygroundShowsNoToken checks that neither the page of `signin-engine dev`
+// nor its terminal shows any of the tokens that were used.
 func TestPlaygroundShowsNoToken(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -550,7 +553,7 @@ func TestPlaygroundShowsNoToken(t *testing.T) {
 	s.in(t, "terminal", []byte(terminal.String()))
 }
 
-// written is what a process has written so far.
+// written collects what a process writes.
 type written struct {
 	mu  sync.Mutex
 	all bytes.Buffer

@@ -9,9 +9,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// TestCheck: what goes wrong around the bot shows in inspect --check under its
-// own name, with a command that works when it is pasted; what is nobody's fault
-// does not.
+// TestCheck checks that inspect --check reports each fault around the bot under
+// its own name, with a command that works when it is pasted. What is nobody's
+// fault is not reported.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -27,8 +27,8 @@ func TestCheck(t *testing.T) {
 		}
 		return user
 	}
-	// check is what inspect --check says; the audit lines may still be on their
-	// way.
+	// check runs inspect --check until it agrees, since audit lines may be
+	// written a little later.
 	check := func(when string, want int, says string) string {
 		t.Helper()
 		var stdout, stderr string
@@ -40,7 +40,7 @@ func TestCheck(t *testing.T) {
 		clean(t, when, []byte(stdout+stderr))
 		return stdout
 	}
-	// paste runs the command of an advice.
+	// paste runs the command that an advice contains.
 	paste := func(stdout, begins string) string {
 		t.Helper()
 		for line := range strings.Lines(stdout) {
@@ -58,7 +58,8 @@ func TestCheck(t *testing.T) {
 		return ""
 	}
 
-	// A user has blocked the bot: one try, and nothing is stuck (field report 14).
+	// A user has blocked the bot: the engine tries once, and nothing is stuck
+	// (field report 14).
 	robin := login("robin")
 	card, err := w.WaitForCard(ctx, robin.Conversation.ID, 0)
 	if err != nil {
@@ -76,7 +77,7 @@ func TestCheck(t *testing.T) {
 	})
 	check("a user has blocked the bot", 0, "Nothing is stuck.")
 
-	// The bot is blocked for a tenant (field report 13).
+	// An administrator has blocked the bot for a tenant (field report 13).
 	w.AddFault(emulator.Fault{
 		Operation: emulator.OpPostActivity, Activity: emulator.CardActivity, Status: http.StatusForbidden, Code: "BotDisabledByAdmin",
 	})
@@ -101,7 +102,7 @@ func TestCheck(t *testing.T) {
 	w.ClearFaults()
 	check("the Token Service does not answer", 5, "GetToken: 500 InternalServerError (5 times)")
 
-	// Codes arrive for which nobody waits.
+	// Codes arrive that no attempt waits for.
 	for n := range 20 {
 		stranger := w.user(client, "stranger-"+string(rune('a'+n)))
 		if a, err := stranger.VerifyState(ctx, "123456", ""); err != nil || a.Status != http.StatusPreconditionFailed {
@@ -113,7 +114,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("watch: %s", out)
 	}
 
-	// Entra takes the secret no more (field report 16).
+	// Entra does not accept the client secret any more (field report 16).
 	p.stopped(t)
 	w.AddFault(emulator.Fault{Operation: emulator.OpAccessToken, Status: http.StatusUnauthorized, Code: "invalid_client"})
 	b.start(t)

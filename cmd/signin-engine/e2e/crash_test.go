@@ -8,15 +8,15 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// TestCrashPoints ends the bot at every point of docs/state-machine.md §5, starts it
-// again and lets the clients go on as Teams does.
+// TestCrashPoints kills the bot at every crash point of docs/state-machine.md §5
+// and starts it again. The clients meanwhile act as Teams does.
 func TestCrashPoints(t *testing.T) {
 	const sso, popup = "sso", "popup"
 	for _, c := range []struct {
 		name, way  string
-		failpoints []string // one process after the other
-		callbacks  int      // begun for the one completion
-		texts      int      // that got through
+		failpoints []string // one per process, in turn
+		callbacks  int      // tries of the callback for the one completion
+		texts      int      // messages that reached the user
 	}{
 		{"resource", sso, []string{"before POST card"}, 1, 1},
 		{"resource", popup, []string{"before POST card"}, 1, 1},
@@ -29,7 +29,8 @@ func TestCrashPoints(t *testing.T) {
 		{"recovery", popup, []string{"after GetToken with code", "after GetToken again"}, 1, 1},
 		{"settled", sso, []string{"before callback"}, 2, 1},
 		{"settled", popup, []string{"before callback"}, 2, 1},
-		// The one place where a text may come twice, or as often as the bot dies there.
+		// Only here can the user get the message again, once for each time the
+		// bot dies.
 		{"told", sso, []string{"after callback"}, 2, 2},
 		{"told", popup, []string{"after callback", "after callback"}, 3, 3},
 	} {
@@ -95,7 +96,7 @@ func crash(t *testing.T, failpoints []string, popup bool, callbacks, texts int) 
 	}
 }
 
-// sound checks the invariants of docs/state-machine.md §8 that a store shows.
+// sound checks those invariants of docs/state-machine.md §8 that a store shows.
 func sound(t *testing.T, s store.Store) {
 	t.Helper()
 	bad, err := machinetest.Violations(t.Context(), s)
@@ -107,7 +108,7 @@ func sound(t *testing.T, s store.Store) {
 	}
 }
 
-// completions are the rows that owe the news of a completion.
+// completions selects the rows for the callback of a completion.
 func completions(rows []store.Delivery) []store.Delivery {
 	var out []store.Delivery
 	for _, r := range rows {

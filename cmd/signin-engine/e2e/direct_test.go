@@ -13,9 +13,9 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// TestDirect: a connection that is none of the Token Service's. The reference bot
-// exchanges the client's SSO token by itself, and keeps what it got: sealed, also for
-// the process that comes after a kill.
+// TestDirect covers a connection that bypasses the Token Service. The reference
+// bot itself exchanges the client's SSO token. It stores the result sealed, and
+// the process that follows a kill still has it.
 func TestDirect(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)

@@ -10,8 +10,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// metadata is the environment of a bot that asks the emulator's connector for
-// tokens.
+// metadata is the environment of a bot that expects tokens of the emulator's
+// connector.
 func metadata(base string) []string {
 	return []string{
 		"SIGNIN_ENGINE_INBOUND_AUTH=jwt", "SIGNIN_ENGINE_OPENID_METADATA_URL=" + base + "/v1/.well-known/openidconfiguration",
@@ -19,7 +19,8 @@ func metadata(base string) []string {
 	}
 }
 
-// teams is a user of the emulated Teams, with the connector's tokens.
+// teams makes a user of the emulated Teams, whose requests carry tokens of the
+// connector.
 func (w *world) teams(t *testing.T, b *bot, n int) *emulator.Teams {
 	t.Helper()
 	user := w.Teams("http://bot/api/messages")
@@ -46,7 +47,7 @@ func (w *world) signsIn(t *testing.T, user *emulator.Teams) {
 	}
 }
 
-// ask asks the bot's listener and returns status and body.
+// ask sends a GET to the bot's listener and returns status and body.
 func (b *bot) ask(t *testing.T, path string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://bot"+path, nil)
@@ -65,9 +66,9 @@ func (b *bot) ask(t *testing.T, path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// TestTokensAreAskedFor: with inbound_auth jwt the connector gets in and
-// nobody else does; a host that is not listed is one warning and a line of
-// doctor, and nothing of it is stored.
+// TestTokensAreAskedFor checks that with inbound_auth jwt the connector gets in
+// and nobody else does. A host that is not listed causes one warning and one line
+// of doctor. Nothing of its request is stored.
 func TestTokensAreAskedFor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -134,7 +135,7 @@ func TestTokensAreAskedFor(t *testing.T) {
 	}
 }
 
-// bearer adds a token.
+// bearer adds a token to each request.
 type bearer struct {
 	http.RoundTripper
 	token string
@@ -146,8 +147,9 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.RoundTripper.RoundTrip(r)
 }
 
-// TestWithoutKeys: a bot that cannot fetch keys lets nobody in, says so to
-// whoever asks whether it is ready, and is told apart from one without a store.
+// TestWithoutKeys checks that a bot which cannot fetch signing keys lets nobody
+// in, and that its readiness check says so, in other words than for a bot without
+// a store.
 func TestWithoutKeys(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -166,8 +168,8 @@ func TestWithoutKeys(t *testing.T) {
 	p.stopped(t)
 }
 
-// TestRevokedBotToken: the Token Service and the connector forget the bot's
-// token while it serves; it gets another one and no user notices.
+// TestRevokedBotToken checks that the bot gets a new token when the Token Service
+// and the connector reject its old one, and that no user notices.
 func TestRevokedBotToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -191,7 +193,7 @@ func TestRevokedBotToken(t *testing.T) {
 	p.stopped(t)
 }
 
-// TestBadCredentials: doctor fails and names what Entra said.
+// TestBadCredentials checks that doctor fails, and quotes Entra's answer.
 func TestBadCredentials(t *testing.T) {
 	w := newWorld(t, true)
 	b := newBot(t, w, program(t, released), "")

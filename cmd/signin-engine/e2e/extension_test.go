@@ -20,21 +20,22 @@ import (
 )
 
 const (
-	// publicHost is where browsers believe the bot to be. Whatever process serves
-	// answers.
+	// publicHost is the bot's host as browsers see it. Whichever process serves
+	// answers its requests.
 	publicHost = "127.0.0.1:9"
 	// canaryKey and canaryProvider are the secrets of the message extension.
 	canaryKey      = "Y2FuYXJ5LWVuY3J5cHRpb24ta2V5LW9mLTMyLWJ5dGU="
 	canaryProvider = "canary-provider-secret-8c11"
 )
 
-// unhurried is quick, but gives a provider on a busy machine time to answer.
+// unhurried is like quick, but gives a provider on a busy machine time to answer.
 const unhurried = `
 policy: {duplicate_wait: 8s, callback_budget: 400ms}
 timeouts: {upstream: 5s, lease: 6500ms, outbox_lease: 6s, sweep: 200ms}
 `
 
-// extension is the configuration of a message extension at the world's provider.
+// extension is the configuration of a message extension that uses the world's
+// provider.
 func (w *world) extension() string {
 	return `
 message_extension:
@@ -45,7 +46,8 @@ message_extension:
 `
 }
 
-// browser is one whose requests for the bot go to, and all others where they say.
+// browser makes a browser that sends requests for the bot through to, and all
+// others directly.
 func browser(t *testing.T, to http.RoundTripper) *emulator.Browser {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
@@ -64,8 +66,8 @@ func (b byHost) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// loop is a sign-in from a query to its result; between is called before each
-// step but the first one. It returns the secrets that went by.
+// loop plays a sign-in from a query to its result. It calls between before each
+// step but the first, and returns the secrets that were used.
 func loop(t *testing.T, user *emulator.Teams, b *emulator.Browser, between func()) []string {
 	t.Helper()
 	ctx := t.Context()
@@ -110,8 +112,8 @@ func loop(t *testing.T, user *emulator.Teams, b *emulator.Browser, between func(
 	return append(secrets, keepsake(t, link, at.Start)...)
 }
 
-// keepsake are the ticket of a link to the start page, and the cookie that it has
-// set.
+// keepsake returns the ticket in a link to the start page, and the cookies that
+// the page set.
 func keepsake(t *testing.T, link string, start http.Header) []string {
 	t.Helper()
 	at, err := url.Parse(link)
@@ -128,7 +130,7 @@ func keepsake(t *testing.T, link string, start http.Header) []string {
 	return secrets
 }
 
-// provided is a world with a third-party provider.
+// provided adds a third-party provider to the world.
 func (w *world) provided(t *testing.T) *emulator.Provider {
 	t.Helper()
 	p := emulator.NewProvider(emulator.ProviderConfig{
@@ -138,7 +140,7 @@ func (w *world) provided(t *testing.T) *emulator.Provider {
 	return p
 }
 
-// verifiers are what the bot has shown the provider.
+// verifiers returns the code verifiers that the bot sent to the provider.
 func (w *world) verifiers() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -153,7 +155,8 @@ func (w *world) verifiers() []string {
 }
 
 // TestExtensionSurvivesKills kills the bot between any two steps of a popup, and
-// starts it again on the same file. Then it looks for what went by.
+// each time starts it again on the same file. At the end it searches for the
+// secrets that were used.
 func TestExtensionSurvivesKills(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -165,7 +168,7 @@ func TestExtensionSurvivesKills(t *testing.T) {
 		p.kill()
 		p = b.start(t)
 	})
-	// Signed out by chat, the next query asks again.
+	// After a sign-out by chat, the next query asks for a sign-in again.
 	if a, err := user.SendMessage(t.Context(), "logout"); err != nil || a.Status != http.StatusOK {
 		t.Fatalf("logout: %d, %v", a.Status, err)
 	}
@@ -212,8 +215,8 @@ func TestExtensionSurvivesKills(t *testing.T) {
 	}
 }
 
-// TestExtensionOnInstances has two processes on one Postgres, one of which is
-// killed between any two steps.
+// TestExtensionOnInstances runs two processes on one Postgres. Between any two
+// steps it kills one of them.
 func TestExtensionOnInstances(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -243,9 +246,9 @@ func TestExtensionOnInstances(t *testing.T) {
 	f.stop(t)
 }
 
-// TestExtensionCrashPoints kills the bot while it redeems the security code: before
-// the code is looked at, and after. Teams sends the query again, and the code, which
-// was not used, is still good.
+// TestExtensionCrashPoints kills the bot while it redeems the security code: once
+// before it looks the code up, and once after. Teams then sends the query and the
+// code again. The code has not been used up, so it is still accepted.
 func TestExtensionCrashPoints(t *testing.T) {
 	t.Parallel()
 	for _, point := range []string{"before GetToken with code", "after GetToken with code"} {
@@ -307,7 +310,7 @@ func TestExtensionCrashPoints(t *testing.T) {
 			}
 			wantResult(t, got)
 			f.settled(t)
-			for i, b := range f.bots { // one may still be armed, or dead
+			for i, b := range f.bots { // one may still have its failpoint, or be dead
 				if b.serving() == nil {
 					if err := f.start(i); err != nil {
 						t.Fatal(err)
@@ -319,8 +322,8 @@ func TestExtensionCrashPoints(t *testing.T) {
 	}
 }
 
-// broughtLater goes through a popup. What it returns brings the code, and the answer
-// comes when there is one.
+// broughtLater goes through a popup. The function that it returns sends the query
+// with the code; the channel delivers the answer.
 func broughtLater(t *testing.T, user *emulator.Teams, b *emulator.Browser) func() <-chan emulator.Answer {
 	t.Helper()
 	asked, err := user.Query(t.Context(), "insertWiki", "lakers")

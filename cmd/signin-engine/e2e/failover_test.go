@@ -15,10 +15,11 @@ import (
 	"github.com/signin-engine/signin-engine/store/pgstore/pgtest"
 )
 
-// TestFailover: 150 people sign in, the primary dies, its standby is promoted, and
-// the way to the database leads there: through a PgBouncer in transaction mode that
-// is pointed to it, or by an address that names both. Every sign-in is exchanged
-// once and completed once, and the bot is ready again soon after the promotion.
+// TestFailover lets 150 people sign in while the primary dies and its standby is
+// promoted. The bot then reaches the new primary, either through a PgBouncer in
+// transaction mode that is pointed to it, or by an address that names both
+// servers. Every sign-in is exchanged once and completed once, and the bot is
+// ready again soon after the promotion.
 func TestFailover(t *testing.T) {
 	if testing.Short() {
 		t.Skip("two servers, a pooler and 150 sign-ins")
@@ -27,7 +28,7 @@ func TestFailover(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			primary := pgtest.NewCluster(t)
 			standby := primary.NewReplica(t)
-			// What was acknowledged is on the standby, too.
+			// A commit that was acknowledged is on the standby, too.
 			if err := primary.Configure(t.Context(), "synchronous_standby_names", "*"); err != nil {
 				t.Fatal(err)
 			}
@@ -97,7 +98,7 @@ func failover(t *testing.T, f *fleet, standby *pgtest.Cluster, repoint func(cont
 	}
 }
 
-// ready asks every process whether it is.
+// ready returns an error unless every process is ready.
 func (f *fleet) ready(ctx context.Context) error {
 	for i, client := range f.clients {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bot/readyz", nil)

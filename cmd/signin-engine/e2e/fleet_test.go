@@ -20,8 +20,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// fleet is one bot that runs as several processes on one database. Each
-// request goes to the next of them, as a load balancer has it.
+// fleet is one bot that runs as several processes on one database. Each request
+// goes to the next process, as behind a load balancer.
 type fleet struct {
 	w       *world
 	cluster *pgtest.Cluster
@@ -29,8 +29,8 @@ type fleet struct {
 	bots    []*bot
 	clients []*http.Transport
 	turn    atomic.Uint64
-	// again: what broke or was answered 5xx is sent again, to the next process,
-	// as Teams does.
+	// again: a request whose connection broke, or which was answered 5xx, is sent
+	// again to the next process, as Teams does.
 	again bool
 }
 
@@ -45,18 +45,19 @@ func newFleetOf(t *testing.T, built func() (string, error), size int, extra stri
 	return newFleetIn(t, newWorld(t, true), built, size, extra, again)
 }
 
-// newFleetIn is newFleetOf in a world that was made before.
+// newFleetIn is newFleetOf in a given world.
 func newFleetIn(t *testing.T, w *world, built func() (string, error), size int, extra string, again bool) *fleet {
 	t.Helper()
 	c := pgtest.NewCluster(t)
 	return newFleetAt(t, w, built, c, c.DSN(), size, extra, again)
 }
 
-// newFleetAt is newFleetIn on a cluster that is reached at an address.
+// newFleetAt is newFleetIn on a given cluster, which the bots reach by an
+// address.
 func newFleetAt(t *testing.T, w *world, built func() (string, error), c *pgtest.Cluster, address string, size int, extra string, again bool) *fleet {
 	t.Helper()
 	f := &fleet{w: w, cluster: c, address: pgtest.WithParam(address, "schema", "bot"), again: again}
-	if !again { // a disk that stalls for some seconds fails nothing that is not sent again
+	if !again { // without redelivery, a disk that stalls for some seconds must fail no request
 		extra += "postgres: {statement_timeout: 30s}\n"
 	}
 	for range size {
@@ -66,7 +67,7 @@ func newFleetAt(t *testing.T, w *world, built func() (string, error), c *pgtest.
 		f.bots, f.clients = append(f.bots, b), append(f.clients, transport)
 	}
 	var group errgroup.Group
-	for i := range f.bots { // all at once: one of them makes the schema
+	for i := range f.bots { // all at once; one of them creates the schema
 		group.Go(func() error { return f.start(i) })
 	}
 	if err := group.Wait(); err != nil {
@@ -81,10 +82,10 @@ func (f *fleet) start(i int) error {
 	return err
 }
 
-// kill is kill -9.
+// kill sends SIGKILL to a process.
 func (f *fleet) kill(i int) { f.bots[i].serving().kill() }
 
-// stop ends every process, and they must end well.
+// stop stops every process and fails the test unless each exits without an error.
 func (f *fleet) stop(t *testing.T) {
 	t.Helper()
 	for _, b := range f.bots {
@@ -119,7 +120,8 @@ func (f *fleet) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// whole reads the body: one that breaks off is a connection that broke.
+// whole reads the body. If the body breaks off, whole returns an error, as for a
+// broken connection.
 func whole(resp *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		return nil, err
@@ -132,13 +134,13 @@ func whole(resp *http.Response, err error) (*http.Response, error) {
 	return resp, nil
 }
 
-// user is one whose activities go to all the processes.
+// user makes a user whose activities go to all processes in turn.
 func (f *fleet) user(n int) *emulator.Teams {
 	return f.w.user(&http.Client{Transport: f}, fmt.Sprintf("user-%d", n))
 }
 
-// each runs do for n users, atOnce at a time, until an error. When so many are
-// done as at has functions for, they are called.
+// each calls do for n users, at most atOnce at a time, until one returns an
+// error. When as many users are done as a key of at says, it calls that function.
 func (f *fleet) each(ctx context.Context, n int, at map[int]func(), do func(ctx context.Context, n int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -161,7 +163,7 @@ func (f *fleet) each(ctx context.Context, n int, at map[int]func(), do func(ctx 
 	return context.Cause(ctx)
 }
 
-// settled waits until nothing is under way and no callback is owed, and
+// settled waits until no upstream call is in flight and no callback is owed. It
 // returns the store.
 func (f *fleet) settled(t *testing.T) store.Store {
 	t.Helper()

@@ -25,13 +25,15 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
-// The environment of a process of this program that is a bot behind a guard.
+// The environment that turns a process of this test binary into a bot behind a
+// guard.
 const (
 	guardedStore = "SIGNIN_E2E_GUARDED_STORE" // a file, or an address of Postgres
 	guardedAzure = "SIGNIN_E2E_GUARDED_AZURE" // URL of the world
 )
 
-// serveGuarded is a bot whose one handler stands behind a guard for two connections.
+// serveGuarded serves a bot whose only handler stands behind a guard for two
+// connections.
 func serveGuarded(address, azure string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -76,13 +78,14 @@ func serveGuarded(address, azure string) (err error) {
 	return errors.Join(bot.Run(ctx, guard), st.Close())
 }
 
-// TestGuardUnderKills: a user writes once, signs in to two connections, and each time
-// the process that served is killed, once while it calls back. Another goes on, and the
-// handler gets what the user wrote, once.
+// TestGuardUnderKills has a user who writes once and then signs in to two
+// connections. After each step the process that served is killed, once while it
+// calls back, and another one goes on. The handler gets the user's message
+// exactly once.
 func TestGuardUnderKills(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		// next is a process on the same store that has not served before.
+		// next returns a process on the same store that has not served before.
 		next func(*testing.T, *world) func() *bot
 	}{
 		{"bolt", func(t *testing.T, w *world) func() *bot {
@@ -140,11 +143,11 @@ func TestGuardUnderKills(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.serving().kill() // it has sent the second card a moment ago, in the callback of the first sign-in
+			b.serving().kill() // it sent the second card a moment ago, in the callback of the first sign-in
 
 			b = next()
 			serving.become(b.client(t))
-			if err := <-answered; err != nil { // sent again, if it was not answered before
+			if err := <-answered; err != nil { // sent again, unless it was answered before the kill
 				t.Fatal(err)
 			}
 			code, err := emulator.SignInWithPage(ctx, nil, github.SignInLink)
@@ -158,7 +161,7 @@ func TestGuardUnderKills(t *testing.T) {
 			if _, err := w.WaitForText(ctx, user.Conversation.ID, "Done: show my issues"); err != nil {
 				t.Fatal(err)
 			}
-			b.serving().stopped(t) // what is owed still is made now, or never
+			b.serving().stopped(t) // a callback that is still owed is made now or never
 			b = next()
 			b.serving().stopped(t)
 			var said []string
@@ -174,12 +177,12 @@ func TestGuardUnderKills(t *testing.T) {
 	}
 }
 
-// latest sends to whichever bot was named last. What is under way to another one when
-// the next is named is sent again.
+// latest sends to the bot that was named last. A request to another bot that is
+// still in flight when the next is named is sent again.
 type latest struct {
 	mu      sync.Mutex
 	bot     http.RoundTripper
-	changed chan struct{} // closed when another one is named
+	changed chan struct{} // closed when another bot is named
 }
 
 func (l *latest) become(c *http.Client) {

@@ -22,13 +22,14 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// memoryLimit is what the program may use under attack, in MB.
+// memoryLimit is the memory that the program may use under attack, in MB.
 const memoryLimit = 256
 
-// TestUnderAttack: a thousand hostile connections, slow ones, silent ones and ones
-// that send garbage, keep nobody from signing in, and cost a bounded amount of
-// memory. How much slower the sign-ins become is in the test's log: attackers,
-// users, upstreams and bot share the machine, so that only a stall is a failure.
+// TestUnderAttack opens a thousand hostile connections: slow ones, silent ones,
+// and ones that send garbage. They must keep nobody from signing in and cost a
+// bounded amount of memory. The test logs how much slower the sign-ins become. It
+// fails only if they stall, since attackers, users, upstreams and bot share the
+// machine.
 func TestUnderAttack(t *testing.T) {
 	hostile, honest := 1000, 400
 	if testing.Short() {
@@ -43,7 +44,8 @@ func TestUnderAttack(t *testing.T) {
 	}
 
 	var users atomic.Int64
-	// run plays sign-ins and returns how long the slowest of a hundred invokes took.
+	// run plays sign-ins. It returns the time within which all but the slowest
+	// hundredth of the invokes were answered.
 	run := func() time.Duration {
 		var mu sync.Mutex
 		var took []time.Duration
@@ -88,7 +90,7 @@ func TestUnderAttack(t *testing.T) {
 	}
 	var calm, attacked []time.Duration
 	var times []float64
-	for range 3 { // in turn, so that other work on the machine meets both
+	for range 3 { // alternate, so that other load on the machine affects both
 		quiet := run()
 		ctx, stop := context.WithCancel(t.Context())
 		var open atomic.Int64
@@ -120,7 +122,7 @@ func median[T cmp.Ordered](of []T) T {
 	return of[len(of)/2]
 }
 
-// peakMemory is the most that a process has used, in MB.
+// peakMemory is the most memory that a process has used, in MB.
 func peakMemory(t *testing.T, pid int) int {
 	t.Helper()
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
@@ -159,9 +161,9 @@ func attack(ctx context.Context, address string, n int, token string, open *atom
 			}
 		}
 		switch n % 6 {
-		case 0: // says nothing
+		case 0: // silence
 			idle(ctx, time.Minute)
-		case 1: // headers, a byte at a time
+		case 1: // headers, one byte at a time
 			slowly(head + "X: " + strings.Repeat("x", 1000))
 		case 2: // garbage
 			_, _ = c.Write(bytes.Repeat([]byte{0x16, 0x03, 0xff, '\n'}, 1000))
@@ -181,7 +183,7 @@ func attack(ctx context.Context, address string, n int, token string, open *atom
 	}
 }
 
-// idle waits for about d: attackers do not march in step.
+// idle waits for about d. The time varies, so that attackers do not act in step.
 func idle(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d/2 + rand.N(d))
 	defer timer.Stop()

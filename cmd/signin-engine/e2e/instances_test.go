@@ -16,13 +16,13 @@ import (
 const (
 	instances  = 3
 	duplicates = 3
-	// paceOfSignIns is what the slowest machine does in a second.
+	// paceOfSignIns is how many sign-ins a second the slowest machine manages.
 	paceOfSignIns = 5
 )
 
-// TestInstances: three processes on one Postgres are one bot. Each sign-in's
-// invoke and its duplicates meet at all of them at once; it is exchanged once,
-// told once, and answered 200 everywhere.
+// TestInstances checks that three processes on one Postgres act as one bot. The
+// invoke of each sign-in and its duplicates reach all of them at once. The token
+// is exchanged once, the user is told once, and every invoke is answered 200.
 func TestInstances(t *testing.T) {
 	f := newFleet(t, instances, "", false)
 	n := signIns()
@@ -54,7 +54,7 @@ func TestInstances(t *testing.T) {
 		n, instances, 1+duplicates, took.Round(time.Millisecond), float64(n)/took.Seconds())
 }
 
-// silently says "login graph" and lets SSO run on every device at once.
+// silently sends "login graph" and lets SSO run on every device at once.
 func (f *fleet) silently(ctx context.Context, n int) error {
 	user := f.user(n)
 	if a, err := user.SendMessage(ctx, "login graph"); err != nil || a.Status != http.StatusOK {
@@ -85,7 +85,7 @@ func (f *fleet) silently(ctx context.Context, n int) error {
 	return nil
 }
 
-// oneEach says that each of n users was exchanged once and told once.
+// oneEach checks that each of n users was told once, after one exchange.
 func (f *fleet) oneEach(t *testing.T, n int) {
 	t.Helper()
 	exchanges, told := map[string]int{}, map[string]int{}
@@ -106,7 +106,7 @@ func (f *fleet) oneEach(t *testing.T, n int) {
 }
 
 // TestInstancesFail is TestInstances while one process is killed and started
-// again, and then the database restarts. A callback may come twice, but only as
+// again, and then the database restarts. The user may be told twice, but only by
 // a second try of the same delivery.
 func TestInstancesFail(t *testing.T) {
 	f := newFleet(t, instances, quick, true)
@@ -172,7 +172,7 @@ func TestInstancesFail(t *testing.T) {
 	t.Logf("%s: %s; %d exchanges upstream", took.Round(time.Millisecond), got, f.w.Count(emulator.OpExchange))
 }
 
-// happens waits for c to be closed, unless ctx is done first.
+// happens waits until c is closed. It returns false if ctx is done first.
 func happens(ctx context.Context, c <-chan struct{}) bool {
 	select {
 	case <-c:
@@ -182,8 +182,8 @@ func happens(ctx context.Context, c <-chan struct{}) bool {
 	}
 }
 
-// insist signs in until it works: a bot that is out of order says so, and
-// people try again.
+// insist repeats the sign-in until it works, as people do when a bot tells them
+// that it is out of order.
 func (p *person) insist(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -199,7 +199,7 @@ func (p *person) insist(ctx context.Context) error {
 	}
 }
 
-// rows are the completions that the outbox holds, by user.
+// rows returns the outbox rows of completions, by user.
 func (f *fleet) rows(t *testing.T, s store.Store) map[string][]store.Delivery {
 	t.Helper()
 	out := map[string][]store.Delivery{}
@@ -221,7 +221,7 @@ func (f *fleet) rows(t *testing.T, s store.Store) map[string][]store.Delivery {
 	}
 }
 
-// signIns is how many a test plays.
+// signIns is how many sign-ins a test plays.
 func signIns() int {
 	if testing.Short() {
 		return min(*howMany, 60)
@@ -229,7 +229,7 @@ func signIns() int {
 	return *howMany
 }
 
-// within bounds n sign-ins.
+// within is a context with time for n sign-ins.
 func within(t *testing.T, n int) (context.Context, context.CancelFunc) {
 	t.Helper()
 	return context.WithTimeout(t.Context(), patience+time.Duration(n/paceOfSignIns)*time.Second)

@@ -15,9 +15,9 @@ import (
 // atOnce is how many users sign in at the same time.
 const atOnce = 16
 
-// TestRandomKills kills the bot at random moments under load and starts it
-// again on the same file. Nobody who signed in upstream is without a
-// completion in the end, and no attempt whose card was seen is lost.
+// TestRandomKills kills the bot at random moments under load and starts it again
+// on the same file. In the end every user who signed in upstream has a
+// completion, and every card that was seen has an attempt.
 func TestRandomKills(t *testing.T) {
 	w := newWorld(t, true)
 	b := newBot(t, w, program(t, released), quick)
@@ -44,8 +44,8 @@ func TestRandomKills(t *testing.T) {
 	}
 }
 
-// crowd are users who come, sign in and go, atOnce at a time. Every other one
-// has no SSO.
+// crowd is a stream of users who come, sign in and go, atOnce at a time. Every
+// other user has no SSO.
 type crowd struct {
 	w    *world
 	stop chan struct{}
@@ -86,7 +86,7 @@ func newCrowd(t *testing.T, w *world, client *http.Client) *crowd {
 	return c
 }
 
-// goHome lets everybody finish who has begun.
+// goHome lets everybody finish who has begun, and starts nobody else.
 func (c *crowd) goHome(t *testing.T) {
 	t.Helper()
 	close(c.stop)
@@ -96,16 +96,16 @@ func (c *crowd) goHome(t *testing.T) {
 	}
 }
 
-// figures are what came of all of it.
+// figures sums up a run.
 type figures struct {
 	people     int
-	cards      int // that lie in chats
+	cards      int // cards in chats
 	attempts   int
 	lost       int // cards without an attempt
 	incomplete int // users with a token and without a completion
 	untold     int // completed users who were never told
-	doubled    int // texts beyond a user's first
-	odd        int // texts that no try of a delivery accounts for
+	doubled    int // messages beyond a user's first
+	odd        int // messages that no try of a delivery accounts for
 }
 
 func (f figures) String() string {
@@ -117,8 +117,8 @@ func (c *crowd) figures(t *testing.T, s store.Store) figures {
 	t.Helper()
 	f := figures{people: len(c.people)}
 	complete := map[string]bool{} // by user
-	tries := map[string]int{}     // callbacks begun, by user
-	asked := map[string]bool{}    // messages that some attempt answers, by activity id
+	tries := map[string]int{}     // tries of callbacks, by user
+	asked := map[string]bool{}    // messages that an attempt answered, by activity id
 	for cursor := ""; ; {
 		page, err := s.List(t.Context(), store.Filter{Limit: 500, Cursor: cursor})
 		if err != nil {

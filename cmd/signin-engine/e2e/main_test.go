@@ -1,7 +1,7 @@
-// Package e2e tests the program as users run it: signin-engine is built, runs
-// as a child process on a bbolt file, or as several on one Postgres, and is
-// killed and started again. The
-// test process stands in for Teams, Token Service, Entra, connector and Graph.
+// Package e2e tests the program as users run it. It builds signin-engine and runs
+// it as a child process on a bbolt file, or as several on one Postgres. It kills
+// and restarts these processes. The test process stands in for Teams, the Token
+// Service, Entra, the connector and Graph.
 package e2e
 
 import (
@@ -14,16 +14,17 @@ import (
 	"testing"
 )
 
-// rounds of TestRandomKills.
+// rounds is how often TestRandomKills kills the bot.
 var rounds = flag.Int("e2e.rounds", 20, "how often TestRandomKills kills the bot")
 
 // terms is how often TestTermUnderLoad stops the bot.
 var terms = flag.Int("e2e.terms", 20, "how often TestTermUnderLoad stops the bot")
 
-// howMany sign-ins TestInstances and TestInstancesFail play.
+// howMany is how many sign-ins TestInstances and TestInstancesFail play.
 var howMany = flag.Int("e2e.signins", 600, "how many sign-ins TestInstances plays")
 
-// The programs, built when first needed into a directory of this run.
+// The builds of the program, each made when it is first needed, in a directory of
+// this run.
 var (
 	buildDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "signin-engine-e2e") })
 	released = sync.OnceValues(func() (string, error) { return build("released") })

@@ -10,9 +10,10 @@ import (
 	"testing"
 )
 
-// TestTurnsAreFollowed: the caller's traceparent reaches every upstream, every line
-// of the log about a turn has the ids by which Teams finds it again, and the
-// metrics are served on a listener of their own, which serves nothing else.
+// TestTurnsAreFollowed checks that the caller's traceparent reaches every
+// upstream, and that every log line about a turn has the ids by which Teams knows
+// the turn. It also checks that the metrics have a listener of their own, which
+// serves nothing else.
 func TestTurnsAreFollowed(t *testing.T) {
 	t.Parallel()
 	const (

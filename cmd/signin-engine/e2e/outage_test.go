@@ -10,9 +10,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// TestTokenServiceDown: users are told, invokes are answered as rows A4, B3, B4
-// and C8 of the table say, and what was open when the service went away is
-// settled by the sweeper when it is back (E8).
+// TestTokenServiceDown checks that during an outage users are told and invokes
+// are answered as rows A4, B3, B4 and C8 of the table say. When the service is
+// back, the sweeper settles what the outage left open (E8).
 func TestTokenServiceDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -51,8 +51,8 @@ func TestTokenServiceDown(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// One exchange is upstream, and will be done there, when the bot dies. The
-	// connection is cut by then, so that nobody hears of it.
+	// The bot dies while one exchange is in flight. The Token Service completes
+	// that exchange, but nobody receives the answer.
 	w.AddFault(emulator.Fault{Operation: emulator.OpExchange, Times: 1, Delay: patience})
 	lost := make(chan error, 1)
 	go func() {
@@ -110,7 +110,7 @@ func TestTokenServiceDown(t *testing.T) {
 	if a := newest(t, b, open); a.Method != store.MethodRecovered {
 		t.Errorf("the open attempt completed by %s, want %s", a.Method, store.MethodRecovered)
 	}
-	// A failure by the service does not burn the code, and a fresh SSO token
+	// A failure of the service does not use up the code, and a fresh SSO token
 	// opens a linked attempt (B10).
 	if a, err := popup.VerifyState(ctx, code, popupCard.ActivityID); err != nil || a.Status != http.StatusOK {
 		t.Errorf("the code again: answered %d, %v", a.Status, err)
@@ -131,7 +131,7 @@ func TestTokenServiceDown(t *testing.T) {
 	}
 }
 
-// failureDetail reports whether a 412's body is what rows B3 say.
+// failureDetail reports whether the body of a 412 is what row B3 says.
 func failureDetail(t *testing.T, body []byte) bool {
 	t.Helper()
 	object, ok := document(t, body).(map[string]any)
@@ -139,7 +139,7 @@ func failureDetail(t *testing.T, body []byte) bool {
 	return ok && object["connectionName"] == connection && object["id"] != "" && detail != "" && len(object) == 3
 }
 
-// newest is the user's newest attempt.
+// newest returns the user's newest attempt.
 func newest(t *testing.T, b *bot, user *emulator.Teams) operator.View {
 	t.Helper()
 	page, err := b.operator(t).List(t.Context(), operator.Query{User: user.User.ID})

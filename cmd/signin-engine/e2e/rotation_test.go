@@ -19,9 +19,9 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// TestRotationUnderLoad: while users sign in without a pause, the store gets a new
-// key, the connector signs with another one, and the bot changes its client
-// secret. Not one honest request fails.
+// TestRotationUnderLoad lets users sign in without a pause. Meanwhile the store
+// gets a new key, the connector signs with another key, and the bot changes its
+// client secret. No honest request may fail.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	const workers, rounds = 8, 3
@@ -48,12 +48,13 @@ func TestRotationUnderLoad(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
-	// signIn plays one user: half of them by a code, sent twice.
+	// signIn plays one user, every other one by a code. Each sends the invoke
+	// twice.
 	var done atomic.Int64
 	signIn := func(n int64) error {
 		user := w.user(b.client(t), fmt.Sprintf("rotation-%d", n))
 		user.Authorize = func(_ context.Context, r *http.Request) error {
-			token, err := w.ConnectorToken(appID, w.ServiceURL()) // with the key of this moment
+			token, err := w.ConnectorToken(appID, w.ServiceURL()) // signed with the key of this moment
 			r.Header.Set("Authorization", "Bearer "+token)
 			return err
 		}
@@ -70,7 +71,7 @@ func TestRotationUnderLoad(t *testing.T) {
 				return err
 			}
 		}
-		for range 2 { // the repeat is known by its mark
+		for range 2 { // the engine recognizes the repeat by the mark
 			var a emulator.Answer
 			if code == "" {
 				a, err = user.TokenExchange(ctx, card.ExchangeID(), connection, "sso-"+user.User.ID)
@@ -120,9 +121,9 @@ func TestRotationUnderLoad(t *testing.T) {
 		w.SetClientSecrets(tokensvc.NewSecret(before), tokensvc.NewSecret(after))
 		secret(after)
 		w.SetClientSecrets(tokensvc.NewSecret(after))
-		w.DropBearers() // the bot has to show the new one
+		w.DropBearers() // force the bot to present the new secret
 		more("a new client secret")
-		if round == 0 { // an unknown key is looked up once an hour
+		if round == 0 { // an unknown key is looked up at most once an hour
 			if err := w.RotateSigningKey(); err != nil {
 				t.Fatal(err)
 			}
@@ -140,8 +141,8 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 }
 
-// TestRotationOnInstances: three processes on one Postgres go on while the store's
-// key is rotated by a fourth, and all of them use the new one.
+// TestRotationOnInstances runs three processes on one Postgres. A fourth rotates
+// the store's key; the three go on and use the new key.
 func TestRotationOnInstances(t *testing.T) {
 	f := newFleet(t, instances, "timeouts: {sweep: 200ms}\n", false)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -180,7 +181,7 @@ func TestRotationOnInstances(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	// with is how many of the newest sign-ins were marked with the new key.
+	// with counts the newest sign-ins that are marked with the new key.
 	const newest = 20
 	with := func() (n int) {
 		page, err := s.List(t.Context(), store.Filter{States: []store.State{store.Complete}, Limit: newest})

@@ -20,8 +20,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// TestInspect asks a running bot through its socket, a stopped one's file, and
-// a file that somebody holds without a socket.
+// TestInspect reads a running bot through its socket, the file of a stopped bot,
+// and a file that a process holds without a socket.
 func TestInspect(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -62,7 +62,7 @@ func TestInspect(t *testing.T) {
 	}
 	seen("after it stopped")
 
-	// A kill leaves a socket behind that nobody answers.
+	// A kill leaves a socket behind on which nobody answers.
 	b.start(t).kill()
 	seen("after it was killed")
 
@@ -70,7 +70,7 @@ func TestInspect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	quickest := time.Hour // of three: the machine may be busy with other tests
+	quickest := time.Hour // of three runs, since the machine may be busy with other tests
 	for range 3 {
 		begun := time.Now()
 		_, stderr, code := inspect()
@@ -93,7 +93,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestGracefulStop: SIGTERM lets an invoke in flight finish and takes nothing new.
+// TestGracefulStop checks that after SIGTERM an invoke in flight is finished and
+// no new one is accepted.
 func TestGracefulStop(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
@@ -154,8 +155,8 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
-// TestServeRefuses: settings that cannot be meant end with exit code 2, one
-// line that names the key, and nothing listening or stored.
+// TestServeRefuses checks that wrong settings end the program with exit code 2
+// and one line that names the key, before it listens or stores anything.
 func TestServeRefuses(t *testing.T) {
 	t.Parallel()
 	program := program(t, released)
@@ -167,7 +168,7 @@ func TestServeRefuses(t *testing.T) {
 		"connections: [{name: graph}]",
 	}
 	for _, c := range []struct {
-		name, setting string // replaces the good one of that key
+		name, setting string // replaces the valid setting of that key
 		key           string
 	}{
 		{"unknown key", "colour: red", "colour"},

@@ -12,10 +12,11 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// botURL: the client's dialer knows where the bot is.
+// botURL is the URL of the bot. The client's dialer ignores its host and connects
+// to the process that serves.
 const botURL = "http://bot/api/messages"
 
-// post sends an activity as it is.
+// post sends a body unchanged.
 func post(ctx context.Context, client *http.Client, body []byte) (status int, answer []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, botURL, bytes.NewReader(body))
 	if err != nil {
@@ -30,22 +31,22 @@ func post(ctx context.Context, client *http.Client, body []byte) (status int, an
 	return resp.StatusCode, answer, errors.Join(err, resp.Body.Close())
 }
 
-// person is a user who wants to be signed in and does what it takes.
+// person is a user who wants to be signed in, and does what that takes.
 type person struct {
 	w     *world
 	teams *emulator.Teams
 	popup bool // has no SSO, or does not wait for it
-	cards int  // that it took
+	cards int  // how many the sign-in took
 }
 
-// tries bounds how often a person begins anew.
+// tries bounds how often a person starts over.
 const tries = 20
 
 // redeliveries bounds how often an activity is sent again.
 const redeliveries = 500
 
-// signIn says "login graph", lets the clients do their part, and begins anew
-// while the Token Service holds no token.
+// signIn sends "login graph" and lets the clients do their part. It starts over
+// until the Token Service holds a token.
 func (p *person) signIn(ctx context.Context) error {
 	for n := range tries {
 		card, err := p.card(ctx)
@@ -70,8 +71,8 @@ func (p *person) signIn(ctx context.Context) error {
 	return fmt.Errorf("%s is not signed in after %d tries", p.teams.User.Name, tries)
 }
 
-// card asks for a sign-in until the newest card lies in the chat; nil if the
-// user turned out to be signed in.
+// card asks for a sign-in until a new card is in the chat. It returns nil if the
+// user is signed in already.
 func (p *person) card(ctx context.Context) (*emulator.Card, error) {
 	before, _ := p.w.LastCard(p.teams.Conversation.ID)
 	for range tries {
@@ -88,7 +89,7 @@ func (p *person) card(ctx context.Context) (*emulator.Card, error) {
 	return nil, fmt.Errorf("%s sees no card after %d messages", p.teams.User.Name, tries)
 }
 
-// sso is what three devices do with a card at once.
+// sso has three devices exchange a token for the same card at once.
 func (p *person) sso(ctx context.Context, card *emulator.Card, n int) error {
 	if card.ExchangeID() == "" {
 		return errors.New("the card offers no SSO")
@@ -116,9 +117,9 @@ func (p *person) enterCode(ctx context.Context, card *emulator.Card, n int) erro
 	return err
 }
 
-// redelivery sends as Teams does: the very same activity again when the
-// connection broke or the answer is 5xx. It is more patient than Teams: under
-// TestRandomKills one invoke may see dozens of processes die.
+// redelivery sends the same activity again, as Teams does, when the connection
+// breaks or the answer is 5xx. It is more patient than Teams, since in
+// TestRandomKills dozens of processes may die on one invoke.
 type redelivery struct{ http.RoundTripper }
 
 func (r redelivery) RoundTrip(req *http.Request) (resp *http.Response, err error) {
@@ -131,7 +132,7 @@ func (r redelivery) RoundTrip(req *http.Request) (resp *http.Response, err error
 		}
 		resp, err = r.RoundTripper.RoundTrip(again)
 		if err == nil && resp.StatusCode < http.StatusInternalServerError {
-			// A body that breaks off is a connection that broke.
+			// A body that breaks off counts as a broken connection.
 			var body []byte
 			body, err = io.ReadAll(resp.Body)
 			if err = errors.Join(err, resp.Body.Close()); err == nil {

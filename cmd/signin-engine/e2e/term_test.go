@@ -11,16 +11,16 @@ import (
 	"github.com/signin-engine/signin-engine/store/boltstore"
 )
 
-// brisk lets a test see recovery soon. Leases are as long as they are by
-// default: whoever is stopped gives them back, and nobody has to wait for one.
+// brisk lets a test see recovery soon. Leases keep their default length: a
+// process that is stopped gives its leases back, so nobody waits for one.
 const brisk = `
 timeouts: {sweep: 200ms}
 `
 
 // TestTermUnderLoad stops the bot by SIGTERM again and again while users sign in.
-// Each time it ends well and leaves nothing behind: no attempt in mid-call, no
-// callback that was begun and is not acknowledged. So in the end nobody was told
-// twice.
+// Each time the process exits without an error. It leaves no attempt in the
+// middle of a call, and no callback that was begun but not acknowledged. So in
+// the end no user was told twice.
 func TestTermUnderLoad(t *testing.T) {
 	w := newWorld(t, true)
 	b := newBot(t, w, program(t, served()), brisk)
@@ -54,7 +54,7 @@ func TestTermUnderLoad(t *testing.T) {
 }
 
 // TestTermUnderLoadPostgres is the same with two processes on one Postgres, which
-// are stopped in turn: what one had begun is not left to the other.
+// are stopped in turn. Each finishes what it has begun.
 func TestTermUnderLoadPostgres(t *testing.T) {
 	f := newFleetOf(t, served(), 2, brisk, true)
 	begun := time.Now()
@@ -81,7 +81,7 @@ func TestTermUnderLoadPostgres(t *testing.T) {
 	t.Logf("%d stops in %s: %s", termRounds(), time.Since(begun).Round(time.Second), c.figures(t, s))
 }
 
-// served is the program, with the race detector if this test has it.
+// served builds the program with the race detector if the test itself has it.
 func served() func() (string, error) {
 	if raceDetector {
 		return raced
@@ -96,7 +96,7 @@ func termRounds() int {
 	return *terms
 }
 
-// load is a moment in which users sign in.
+// load waits for a short random time while users sign in.
 func load(t *testing.T) {
 	t.Helper()
 	moment := time.NewTimer(50*time.Millisecond + rand.N(300*time.Millisecond))
@@ -107,7 +107,7 @@ func load(t *testing.T) {
 	}
 }
 
-// leftBehind reports what a process that ended well may not leave behind.
+// leftBehind reports what a process that was stopped must not leave behind.
 func leftBehind(t *testing.T, s store.Store) {
 	t.Helper()
 	each(t, s, store.Filter{Open: true}, func(p *store.Page) {
@@ -126,7 +126,8 @@ func leftBehind(t *testing.T, s store.Store) {
 	})
 }
 
-// toldOnce reports what was repeated.
+// toldOnce reports users who were told twice, and callbacks that took more than
+// one try.
 func toldOnce(t *testing.T, c *crowd, s store.Store) {
 	t.Helper()
 	f := c.figures(t, s)
@@ -142,7 +143,7 @@ func toldOnce(t *testing.T, c *crowd, s store.Store) {
 	})
 }
 
-// each reads a whole list.
+// each reads all pages of a list.
 func each(t *testing.T, s store.Store, f store.Filter, see func(*store.Page)) {
 	t.Helper()
 	for f.Limit = 500; ; {
@@ -157,7 +158,7 @@ func each(t *testing.T, s store.Store, f store.Filter, see func(*store.Page)) {
 	}
 }
 
-// calm reports errors in the bot's log, and races.
+// calm reports errors and data races in the bot's log.
 func calm(t *testing.T, b *bot) {
 	t.Helper()
 	for line := range bytes.Lines(b.log()) {

@@ -18,15 +18,15 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// Who signs in in the trace.
+// Ids of the user who signs in.
 const (
 	seedUser = "29:1cgsv1oFLAoTflZ-AxCZ_erWK6f4AqDSzZGpJOS7FuyfB8gn-g9bWmVM8usvvrv2e0atWV6wxZOQCn-xntjVrrQ"
 	seedAAD  = "03500558-e554-416c-90c3-a061cdcd012b"
 )
 
-// trace is a file of testdata: what Teams sends and, request by request, what
-// the bot then does. {names} stand for values that are the same throughout,
-// or that the bot learns on the way.
+// trace is a file of testdata: what Teams sends, and each request that the bot
+// makes in response. A name in braces stands for a value that stays the same
+// throughout, or that the bot learns on the way.
 type trace struct {
 	Source string
 	SSO    bool
@@ -36,19 +36,20 @@ type trace struct {
 
 type step struct {
 	Step int
-	// Of what Teams sends.
+	// Of a step that Teams sends.
 	In        json.RawMessage
-	Completes bool     // the first of the completion: the card is out
+	Completes bool     // the first step of the completion: by now the card is in the chat
 	Code      string   // the page behind the card shows this code
 	Devices   []string // send it at once, each as {device}
-	// Of what the bot sends: method and path, as percent-encoded on the wire.
+	// Of a step that the bot sends: method and path, as percent-encoded on the
+	// wire.
 	Out    string
 	Query  map[string]string // all of it
-	State  json.RawMessage   // the query is state alone, and this is what it says
-	Body   json.RawMessage   // all of it; none is an empty one
-	Bearer string            // "" = the bot's own token
+	State  json.RawMessage   // the query consists of state alone, which decodes to this
+	Body   json.RawMessage   // nil: an empty body
+	Bearer string            // "": the bot's own token
 	Learn  map[string]string // name → member of the answer
-	// The answer. Those to Teams have no body.
+	// The answer. Answers to Teams have no body.
 	Status int
 }
 
@@ -59,8 +60,8 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// replay sends what Teams sent in the trace and compares everything that the
-// bot did. With kill the bot is killed between the card and its completion,
+// replay sends what Teams sent in the trace, and compares everything that the bot
+// does with it. With kill, the bot is killed between the card and its completion,
 // and another process goes on with the file.
 func replay(t *testing.T, file string, kill bool) {
 	t.Helper()
@@ -119,7 +120,7 @@ func readTrace(t *testing.T, name string) *trace {
 	return tr
 }
 
-// replayer is where a trace has come to.
+// replayer holds how far a replay has come.
 type replayer struct {
 	trace  *trace
 	w      *world
@@ -127,7 +128,7 @@ type replayer struct {
 	seen   int // requests of the bot that were compared
 }
 
-// fill puts values in the place of names.
+// fill replaces names in braces by their values.
 func (r *replayer) fill(s string) string {
 	pairs := make([]string, 0, 2*len(r.trace.Names))
 	for name, value := range r.trace.Names {
@@ -136,7 +137,7 @@ func (r *replayer) fill(s string) string {
 	return strings.NewReplacer(pairs...).Replace(s)
 }
 
-// send is Teams sending an activity; it returns when the bot has answered.
+// send sends an activity as Teams does. It returns when the bot has answered.
 func (r *replayer) send(t *testing.T, s *step) {
 	t.Helper()
 	if s.Code != "" {
@@ -170,7 +171,7 @@ func (r *replayer) send(t *testing.T, s *step) {
 	}
 }
 
-// compare holds the bot's next request against the trace.
+// compare checks the bot's next request against the trace.
 func (r *replayer) compare(t *testing.T, s *step) {
 	t.Helper()
 	sent := r.ofTrace()
@@ -234,7 +235,7 @@ func (r *replayer) compareQuery(t *testing.T, s *step, e *exchange) {
 // entraPath is where a bot without a tenant of its own gets its token.
 const entraPath = "/botframework.com/oauth2/v2.0/token"
 
-// ofTrace are the bot's requests but for those of its own token, which the
+// ofTrace returns the bot's requests without those for its own token, which the
 // trace mentions only in passing.
 func (r *replayer) ofTrace() []exchange {
 	var sent []exchange
@@ -246,8 +247,8 @@ func (r *replayer) ofTrace() []exchange {
 	return sent
 }
 
-// nothingElse: all that the bot sent was in the trace, and each process asked
-// for its own token once.
+// nothingElse checks that the bot sent only what is in the trace, and that each
+// process asked for its own token once.
 func (r *replayer) nothingElse(t *testing.T, processes int) {
 	t.Helper()
 	for _, e := range r.ofTrace()[r.seen:] {
@@ -272,10 +273,10 @@ func (r *replayer) nothingElse(t *testing.T, processes int) {
 	}
 }
 
-// document reads JSON from the trace.
+// document decodes JSON of the trace, with names replaced by values.
 func (r *replayer) document(t *testing.T, raw json.RawMessage) any {
 	t.Helper()
-	// Values go into strings: what JSON escapes in them has to be escaped here.
+	// The values go into JSON strings, so they have to be escaped.
 	pairs := make([]string, 0, 2*len(r.trace.Names))
 	for name, value := range r.trace.Names {
 		quoted, err := json.Marshal(value)
@@ -287,7 +288,7 @@ func (r *replayer) document(t *testing.T, raw json.RawMessage) any {
 	return document(t, []byte(strings.NewReplacer(pairs...).Replace(string(raw))))
 }
 
-// document reads JSON; no bytes are no document.
+// document decodes JSON. Without any bytes it returns nil.
 func document(t *testing.T, raw []byte) any {
 	t.Helper()
 	if len(raw) == 0 {

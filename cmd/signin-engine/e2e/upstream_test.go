@@ -15,18 +15,19 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// answerLimit is when Teams gives up on an invoke.
+// answerLimit is how long Teams waits for the answer to an invoke.
 const answerLimit = 15 * time.Second
 
-// withoutWaiting is far more than a call that is not made takes on a busy machine,
-// and far less than one that waits for an upstream: timeouts.upstream is 10 s.
+// withoutWaiting separates calls that are not made from calls that wait. Even on
+// a busy machine the former take far less. The latter take 10 s, the default of
+// timeouts.upstream.
 const withoutWaiting = 5 * time.Second
 
-// TestTokenServiceDead: whatever the Token Service does under load, every invoke
-// is answered within the time that Teams waits, as row B3 says of an exchange
-// without an answer; once the breaker is open that takes milliseconds. doctor,
-// explain and the metrics tell what is wrong, and when the service is back users
-// sign in with the cards that they have.
+// TestTokenServiceDead checks that every invoke is answered within the time that
+// Teams waits, whatever the Token Service does under load. The answer is that of
+// row B3 for an exchange without an answer. Once the breaker is open, it takes
+// milliseconds. doctor, explain and the metrics say what is wrong. When the
+// service is back, users sign in with the cards that they have.
 func TestTokenServiceDead(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -70,7 +71,8 @@ func TestTokenServiceDead(t *testing.T) {
 			}
 			revive := c.dies(w, service)
 
-			// exchange returns how long each answer took.
+			// exchange lets all users exchange at once. It returns how long each
+			// answer took, sorted.
 			exchange := func(round string, want int) []time.Duration {
 				took := make([]time.Duration, users)
 				var wg sync.WaitGroup
@@ -92,7 +94,8 @@ func TestTokenServiceDead(t *testing.T) {
 			if took := exchange("dying", http.StatusPreconditionFailed); took[users-1] >= answerLimit {
 				t.Errorf("an invoke was answered after %s", took[users-1])
 			}
-			// One of them may be the one that is let through.
+			// The slowest may be the request that the open breaker lets through
+			// as a probe.
 			if took := exchange("dead", http.StatusPreconditionFailed); took[users-2] >= withoutWaiting || took[users-1] >= answerLimit {
 				t.Errorf("with an open breaker the slowest answers took %s", took[users-5:])
 			}
@@ -122,7 +125,7 @@ func TestTokenServiceDead(t *testing.T) {
 	}
 }
 
-// listenAgain serves the world at an address that was given up.
+// listenAgain serves the world at an address on which it had stopped to listen.
 func listenAgain(t *testing.T, w *world, at string) {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", at)
@@ -130,7 +133,7 @@ func listenAgain(t *testing.T, w *world, at string) {
 		t.Fatal(err)
 	}
 	again := httptest.NewUnstartedServer(w)
-	_ = again.Listener.Close() // of a port of its own
+	_ = again.Listener.Close() // the listener that httptest opened
 	again.Listener = l
 	again.Start()
 	t.Cleanup(again.Close)

@@ -24,23 +24,23 @@ const (
 	channel      = "msteams"
 )
 
-// world is everything the bot talks to, with a record of what went over the
-// wire as it was, which the emulator's own does not keep.
+// world is everything that the bot talks to. It records the requests as they were
+// on the wire, which the emulator itself does not.
 type world struct {
 	*emulator.Server
 	url      string
-	provider *emulator.Provider // of a message extension; nil = there is none
+	provider *emulator.Provider // of a message extension; nil if there is none
 
 	mu       sync.Mutex
 	wire     []exchange
 	begun    map[string]int    // requests that have arrived, by path
-	codes    map[string]string // a code that the bot is given → the one that the emulator issued
+	codes    map[string]string // the code that the bot is given → the code that the emulator issued
 	arrivals chan struct{}     // closed at the next arrival
 }
 
 // exchange is one request of the bot and its answer.
 type exchange struct {
-	method, target string // the target as it was sent, percent-encoding and all
+	method, target string // as sent, with its percent-encoding
 	body           []byte
 	bearer         string
 	traceparent    string
@@ -54,7 +54,7 @@ func (e *exchange) path() string {
 	return path
 }
 
-// newWorld has one connection, with or without SSO.
+// newWorld makes a world with one connection, with or without SSO.
 func newWorld(t *testing.T, sso bool) *world {
 	t.Helper()
 	return newWorldOf(t, emulator.Connection{Name: connection, DisplayName: "Azure AD v2", SSO: sso})
@@ -86,11 +86,11 @@ func newWorldOf(t *testing.T, connections ...emulator.Connection) *world {
 
 func (w *world) host() string { return strings.TrimPrefix(w.url, "http://") }
 
-// ServeHTTP records and hands on to the emulator.
+// ServeHTTP records the request and passes it to the emulator.
 func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // the bot was killed in the middle of it
+		return // the bot was killed while it sent the request
 	}
 	e := exchange{
 		method: r.Method, target: r.RequestURI, body: body,
@@ -141,8 +141,8 @@ func (t *tee) Write(p []byte) (int, error) {
 
 func (t *tee) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-// requests are those of the bot, in the order in which they were answered;
-// what browsers did is left out.
+// requests returns the requests of the bot, in the order in which they were
+// answered, without those of browsers.
 func (w *world) requests() []exchange {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -151,7 +151,8 @@ func (w *world) requests() []exchange {
 	})
 }
 
-// count is how many requests for path were about the user and answered so.
+// count counts the requests for path that concern the user and were answered with
+// status.
 func (w *world) count(path string, user *emulator.Teams, status int) int {
 	n := 0
 	for _, e := range w.requests() {
@@ -180,8 +181,8 @@ func (w *world) arrived(ctx context.Context, path string, n int) error {
 	}
 }
 
-// code signs the user in on the page behind a card and returns alias, which
-// the bot sends and the emulator takes for the code that the page showed.
+// code signs the user in on the page behind a card. It returns alias, which the
+// bot sends and the emulator accepts in place of the code that the page showed.
 func (w *world) code(ctx context.Context, card *emulator.Card, alias string) (string, error) {
 	shown, err := emulator.SignInWithPage(ctx, nil, card.SignInLink)
 	if err != nil {
@@ -193,7 +194,7 @@ func (w *world) code(ctx context.Context, card *emulator.Card, alias string) (st
 	return alias, nil
 }
 
-// user is a Teams user of the bot on one device.
+// user makes a Teams user of the bot with one device.
 func (w *world) user(client *http.Client, id string) *emulator.Teams {
 	teams := w.Teams(botURL)
 	teams.HTTP = client
@@ -208,7 +209,7 @@ func (w *world) signedIn(user *emulator.Teams) bool {
 	return w.HasToken(tokensvc.UserConnection{UserID: user.User.ID, Connection: connection, ChannelID: channel})
 }
 
-// connected is how often the user was told of a completion.
+// connected counts how often the user was told of a completion.
 func (w *world) connected(user *emulator.Teams) int { return w.told(user, connectedText) }
 
 func (w *world) told(user *emulator.Teams, text string) int {
@@ -221,7 +222,7 @@ func (w *world) told(user *emulator.Teams, text string) int {
 	return n
 }
 
-// The bot's texts (docs/configuration.md).
+// The bot's messages (docs/configuration.md).
 const (
 	connectedText   = "Connected to Microsoft Graph (" + connection + ")!"
 	failedText      = "Sign-in to Microsoft Graph failed."
@@ -229,7 +230,7 @@ const (
 	unavailableText = "Sign-in is not available right now."
 )
 
-// query is the query of a target by key as it was sent.
+// query returns the members of a target's query, as they were sent.
 func (e *exchange) query() (map[string]string, error) {
 	_, raw, _ := strings.Cut(e.target, "?")
 	values, err := url.ParseQuery(raw)
