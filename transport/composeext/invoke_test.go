@@ -417,7 +417,7 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
-// On https the cookie works in a frame of Teams, and no other host can set it.
+// On https no other host can set the cookie, and no other site can use it.
 func TestCookie(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) {
@@ -432,7 +432,7 @@ func TestCookie(t *testing.T) {
 		t.Errorf("provider %s", at.Provider)
 	}
 	cookie := at.Start.Get("Set-Cookie")
-	for _, want := range []string{"__Host-signin-", "Path=/", "HttpOnly", "Secure", "SameSite=None", "Partitioned", "Max-Age=600"} {
+	for _, want := range []string{"__Host-signin-", "Path=/", "HttpOnly", "Secure", "SameSite=Lax", "Max-Age=600"} {
 		if !strings.Contains(cookie, want) {
 			t.Errorf("cookie %q lacks %s", cookie, want)
 		}

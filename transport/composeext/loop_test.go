@@ -421,11 +421,12 @@ func TestPage(t *testing.T) {
 	user := w.user("")
 	_, c := w.query(user, "lakers")
 	got := w.open(emulator.NewBrowser(), c.URL)
-	if policy := got.Header.Get("Content-Security-Policy"); policy != "default-src 'none'; script-src 'self' https://res.cdn.office.net; style-src 'self'; base-uri 'none'; form-action 'none'" {
+	if policy := got.Header.Get("Content-Security-Policy"); policy != "default-src 'none'; script-src 'self' https://res.cdn.office.net; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" {
 		t.Errorf("policy %q", policy)
 	}
 	for header, want := range map[string]string{
 		"Cross-Origin-Opener-Policy": "", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+		"X-Frame-Options": "DENY",
 	} {
 		if v := got.Header.Get(header); v != want {
 			t.Errorf("%s: %q, want %q", header, v, want)

@@ -61,18 +61,14 @@ func hashed(secret string) []byte {
 	return sum[:]
 }
 
-// cookie marks the browser that began a popup. Teams shows it in a window or in a
-// frame, so that the cookie has to be allowed in a frame of another site, and is
-// kept apart for that site. On loopback http it is not Secure: browsers would drop it.
-// Each popup has one of its own: two may be open.
+// cookie marks the browser that began a popup. A popup is a window, and the provider
+// leads it back to us, which Lax allows. On loopback http the cookie is not Secure:
+// browsers would drop it. Each popup has one of its own: two may be open.
 func (p *Popup) cookie(state, secret string, maxAge int) *http.Cookie {
-	c := &http.Cookie{
-		Name: p.cookieName(state), Value: secret, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	return &http.Cookie{
+		Name: p.cookieName(state), Value: secret, Path: "/", MaxAge: maxAge,
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: p.public.Scheme == "https",
 	}
-	if p.public.Scheme == "https" {
-		c.Secure, c.SameSite, c.Partitioned = true, http.SameSiteNoneMode, true
-	}
-	return c
 }
 
 func (p *Popup) cookieName(state string) string {

@@ -27,15 +27,17 @@ func pageTemplate() *template.Template {
 }
 
 // contentPolicy lets a page load its own script and style, and the library of
-// the Teams client. There is no Cross-Origin-Opener-Policy: it would cut the page
-// off from the window that has to hear of the result.
+// the Teams client. Nobody may frame it: Teams opens a sign-in in a window, for
+// the pages of providers refuse to be framed too. There is no
+// Cross-Origin-Opener-Policy: it would cut the page off from the window that has
+// to hear of the result.
 func contentPolicy(teamsJS string) (string, error) {
 	u, err := url.Parse(teamsJS)
 	if err != nil {
 		return "", err
 	}
 	return "default-src 'none'; script-src 'self' " + u.Scheme + "://" + u.Host +
-		"; style-src 'self'; base-uri 'none'; form-action 'none'", nil
+		"; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nil
 }
 
 // Reasons with which a popup fails, as Teams is told.
@@ -96,6 +98,7 @@ func (p *Popup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	head.Set("Cache-Control", "no-store")
 	head.Set("Content-Security-Policy", p.policy)
+	head.Set("X-Frame-Options", "DENY") // a web view may not know frame-ancestors
 	switch {
 	case page != "start" && page != "callback":
 		http.NotFound(w, r)
