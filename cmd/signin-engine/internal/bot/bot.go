@@ -1,5 +1,5 @@
-// Package bot is the reference bot: the chat commands of docs/configuration.md on the
-// engine's flows, with the texts of the seed trace.
+// Package bot is the reference bot: the chat commands of docs/configuration.md,
+// with the messages of the seed trace.
 package bot
 
 import (
@@ -18,10 +18,11 @@ import (
 )
 
 const (
-	// unavailable is what users read when the engine returns an error.
+	// unavailable is what users are told when the engine returns an error.
 	unavailable = "Sign-in is not available right now."
-	// useButton is what users read when a try was refused and the card goes on
-	// working: silent sign-in wants consent, a code was wrong. That is no failure.
+	// useButton is what users are told when a try was refused but the card still
+	// works, because silent sign-in needs consent or a code was wrong. The
+	// attempt has not failed.
 	useButton = "Use the Sign In button to continue."
 )
 
@@ -32,16 +33,17 @@ type Bot struct {
 	client      *http.Client
 }
 
-// connection is a flow with the words that users know it by.
+// connection is a flow together with the names by which users know it.
 type connection struct {
 	config.Connection
 	flow *machine.Flow
-	// search: users sign in to it where they search, with a popup, and not in a chat.
+	// search means that users sign in to it where they search, by a popup, and
+	// not in a chat.
 	search bool
 }
 
-// New registers the callbacks of every connection with eng. The client calls
-// the profile URLs.
+// New registers the callbacks of every connection with eng. It calls the profile
+// URLs by client.
 func New(eng *machine.Engine, connections []config.Connection, client *http.Client) (*Bot, error) {
 	b := &Bot{eng: eng, client: client}
 	for _, conn := range connections {
@@ -59,22 +61,23 @@ func New(eng *machine.Engine, connections []config.Connection, client *http.Clie
 	return b, nil
 }
 
-// complete tells the user that it worked. Without a token the user has signed
-// out again since, and there is nothing to boast of. A message extension or a card
-// has its answer on the screen, and may be where the bot cannot write.
+// complete tells the user that the sign-in succeeded. It says nothing if there is
+// no token, since then the user has signed out in the meantime. It also says
+// nothing after a message extension or a card action: their answer is on the
+// screen, and the bot may not be able to write there.
 func (c *connection) complete(ctx context.Context, turn *machine.Turn, token tokensvc.Token) error {
 	if onScreen(turn) || token.Token.Empty() {
 		return nil
 	}
 	text := fmt.Sprintf("Connected to %s (%s)!", c.DisplayName, c.Name)
-	// In a popup users may take another account than they think.
+	// In a popup, users may pick another account than they think.
 	if claims, ok := token.Claims(); ok && turn.Method() == store.MethodVerifyState && claims.Account() != "" {
 		text += " The account is " + claims.Account() + "."
 	}
 	return turn.Send(ctx, text)
 }
 
-// onScreen reports whether the answer of an invoke has told the user already.
+// onScreen reports whether the answer to an invoke has told the user already.
 func onScreen(turn *machine.Turn) bool {
 	return turn.Origin() == store.OriginCompose || turn.Origin() == store.OriginCardAction
 }
@@ -95,8 +98,9 @@ func (c *connection) failure(ctx context.Context, turn *machine.Turn, f *machine
 	}
 }
 
-// OnActivity answers messages, and what it has of a message extension nobody else
-// wants with an empty result. Of every other activity it takes no notice.
+// OnActivity answers messages. It answers an invoke of a message extension, which
+// nothing before it handled, with an empty result. It ignores all other
+// activities.
 func (b *Bot) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 	act := turn.Activity()
 	switch {
@@ -105,7 +109,7 @@ func (b *Bot) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answ
 	case act.Type == "invoke" && strings.HasPrefix(act.Name, "composeExtension/"):
 		return &machine.Answer{Status: http.StatusOK, Body: composeext.List()}, nil
 	}
-	return nil, nil //nolint:nilnil // "not mine" in the interface's own words
+	return nil, nil //nolint:nilnil // nil means that the bot does not know this invoke
 }
 
 func (b *Bot) message(ctx context.Context, turn *machine.Turn, text string) error {
@@ -136,12 +140,12 @@ func (b *Bot) message(ctx context.Context, turn *machine.Turn, text string) erro
 	return turn.Send(ctx, b.help())
 }
 
-// hasPrefixFold: the seed's route is (?i)^my ad user.
+// hasPrefixFold matches as the seed's route (?i)^my ad user does.
 func hasPrefixFold(text, prefix string) bool {
 	return len(text) >= len(prefix) && strings.EqualFold(text[:len(prefix)], prefix)
 }
 
-// each goes on after an error, so that one connection does not hide another.
+// each calls do for every connection, even after an error.
 func (b *Bot) each(do func(*connection) error) error {
 	var all error
 	for i := range b.connections {
@@ -150,7 +154,7 @@ func (b *Bot) each(do func(*connection) error) error {
 	return all
 }
 
-// named does it for the connection that users call alias.
+// named calls do for the connection whose alias or name is alias.
 func (b *Bot) named(ctx context.Context, turn *machine.Turn, alias string, do func(*connection) error) error {
 	for i := range b.connections {
 		if c := &b.connections[i]; strings.EqualFold(alias, c.Alias) || strings.EqualFold(alias, c.Name) {
@@ -174,8 +178,8 @@ func (c *connection) login(ctx context.Context, turn *machine.Turn) error {
 	return c.pending(ctx, turn, result.Pending)
 }
 
-// pending leaves no user without a word. A card, new or old, speaks for itself;
-// a message that Teams repeats is no reason to say more.
+// pending tells the user that another device is signing in. Otherwise it is
+// silent, since a card is in the chat, or Teams has only repeated a message.
 func (c *connection) pending(ctx context.Context, turn *machine.Turn, p machine.Pending) error {
 	if p != machine.UnderWay {
 		return nil
@@ -197,12 +201,13 @@ func (b *Bot) logout(ctx context.Context, turn *machine.Turn) error {
 	return turn.Send(ctx, "Signed out from all connections.")
 }
 
-// sorry tells the user, and the log by way of the error.
+// sorry tells the user that sign-in is not available. It also returns err, so
+// that it is logged.
 func sorry(ctx context.Context, turn *machine.Turn, err error) error {
 	return errors.Join(err, turn.Send(ctx, unavailable))
 }
 
-// status has the layout of the design's sample [S 004].
+// status formats its text as the sample in [S 004] does.
 func (b *Bot) status(ctx context.Context, turn *machine.Turn) error {
 	statuses, err := turn.ConnectionStatus(ctx)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// chat is the reference bot behind its handler, the emulator around it, and
+// chat is the reference bot behind its handler, with the emulator around it and
 // one user.
 type chat struct {
 	t        *testing.T
@@ -33,7 +33,7 @@ func newChat(t *testing.T) *chat {
 	return newChatWith(t, "")
 }
 
-// newChatWith has tokens for an audience, which say whose they are.
+// newChatWith makes a chat whose tokens are for an audience and name their user.
 func newChatWith(t *testing.T, audience string) *chat {
 	t.Helper()
 	services := emulator.New(emulator.Config{Connections: []emulator.Connection{
@@ -87,7 +87,7 @@ func newChatWith(t *testing.T, audience string) *chat {
 	return &chat{t, services, user}
 }
 
-// say sends a message and returns what the bot wrote in answer.
+// say sends a message and returns what the bot wrote in response.
 func (c *chat) say(text string) []string {
 	c.t.Helper()
 	before := len(c.services.Activities(c.user.Conversation.ID))
@@ -117,7 +117,7 @@ func (c *chat) want(got []string, want ...string) {
 	}
 }
 
-// popup signs in with the last card, and returns what the bot wrote.
+// popup signs in by the last card, and returns what the bot wrote.
 func (c *chat) popup() []string {
 	c.t.Helper()
 	card, ok := c.services.LastCard(c.user.Conversation.ID)
@@ -136,7 +136,8 @@ func (c *chat) popup() []string {
 	return c.written(before)
 }
 
-// The seed's trace: login graph, popup, my ad user, logout graph [S 001].
+// TestTrace plays the seed's trace: login graph, popup, my ad user, logout graph
+// [S 001].
 func TestTrace(t *testing.T) {
 	c := newChat(t)
 	c.want(c.say("login graph"), "[card teamsgraph]")
@@ -155,7 +156,8 @@ func TestTrace(t *testing.T) {
 	c.want(c.say("my ad user"), "[card teamsgraph]")
 }
 
-// A user token that the provider no longer takes is given up (field report 9).
+// TestProfileRefusesTheToken checks that the bot gives up a user token which the
+// provider does not accept any more (field report 9).
 func TestProfileRefusesTheToken(t *testing.T) {
 	c := newChat(t)
 	c.say("login graph")
@@ -190,7 +192,8 @@ func TestAllConnections(t *testing.T) {
 	c.want(c.say("status"), "OAuth connections:\n- **teamsgraph** (Microsoft Graph): not connected\n- **sso** (Contoso): not connected")
 }
 
-// A refusal that leaves the card working is no failure; what ends the attempt is.
+// TestFailureTexts checks that users are told of a failure only if the attempt
+// ended. A refusal after which the card still works is not a failure.
 func TestFailureTexts(t *testing.T) {
 	const failed, goOn = "Sign-in to Contoso failed.", "Use the Sign In button to continue."
 	c := newChat(t)
@@ -225,7 +228,8 @@ func TestFailureTexts(t *testing.T) {
 	c.want(exchange("second"), "Connected to Contoso (sso)!")
 }
 
-// After a popup the user is told whose account was taken; silently it is his own.
+// TestWhoseAccount checks that the user is told which account was chosen in a
+// popup. A silent sign-in uses the user's own account, and does not name it.
 func TestWhoseAccount(t *testing.T) {
 	c := newChatWith(t, "https://graph.microsoft.com")
 	whose := emulator.DefaultUser()
@@ -254,7 +258,8 @@ func TestWrongCode(t *testing.T) {
 	c.want(c.popup(), "Connected to Microsoft Graph (teamsgraph)!")
 }
 
-// Whoever asks while another device is at it is told so, instead of nothing.
+// TestUnderWay checks that the bot answers a user who asks to sign in while
+// another device is signing in.
 func TestUnderWay(t *testing.T) {
 	c := newChat(t)
 	c.say("login sso")
@@ -275,7 +280,8 @@ func TestUnderWay(t *testing.T) {
 	c.want(c.say("login sso"), "Already signed in to Contoso.")
 }
 
-// A message that Teams repeats gets no second card, and no second word.
+// TestRepeatedMessage checks that a message which Teams repeats causes neither a
+// second card nor a second text.
 func TestRepeatedMessage(t *testing.T) {
 	c := newChat(t)
 	message := c.user.Message("login graph")

@@ -13,9 +13,10 @@ import (
 	"github.com/signin-engine/signin-engine/transport/composeext"
 )
 
-// Handlers are the reference bot's answers to a message extension and to Adaptive
-// Cards: they name the user who has signed in (docs/configuration.md). The chat
-// commands know the popup's connection from then on.
+// Handlers adds the reference bot's answers to a message extension and to
+// Adaptive Cards. The answers name the user who has signed in
+// (docs/configuration.md). The chat commands then know the connection of the
+// popup, too.
 func (b *Bot) Handlers(cfg *composeext.Config) error {
 	if cfg.Popup != nil {
 		name := cfg.Popup.Connection()
@@ -50,8 +51,8 @@ func (b *Bot) Handlers(cfg *composeext.Config) error {
 	return nil
 }
 
-// elsewhere: the popup's code comes back with a query, so that a chat cannot begin
-// this sign-in.
+// elsewhere tells the user where to sign in. A chat cannot begin this sign-in,
+// because the popup's code comes back with a query.
 func (c *connection) elsewhere(ctx context.Context, turn *machine.Turn) error {
 	in, err := c.flow.SignedIn(ctx, turn)
 	switch {
@@ -66,15 +67,15 @@ func (c *connection) elsewhere(ctx context.Context, turn *machine.Turn) error {
 
 func signedInAs(name string) string { return "Signed in as " + name + "." }
 
-// card is a list of one card.
+// card returns a list with one card.
 func (b *Bot) card(ctx context.Context, r *composeext.Request) (composeext.Response, error) {
 	name, err := b.userName(ctx, r)
 	return composeext.List(composeext.Thumbnail(name, "Signed in to "+r.Connection)), err
 }
 
-// userName is what the provider calls the user: the popup has asked it, and of a
-// connection of the Token Service the profile URL tells. Else it is the name that
-// Teams knows.
+// userName returns the provider's name for the user. The popup has asked the
+// provider for it; for a connection of the Token Service, the profile URL is
+// asked. If both give no name, it is the name that Teams sent.
 func (b *Bot) userName(ctx context.Context, r *composeext.Request) (string, error) {
 	if name := r.Token.Properties["name"]; name != "" {
 		return name, nil
@@ -92,7 +93,7 @@ func (b *Bot) userName(ctx context.Context, r *composeext.Request) (string, erro
 		}
 		var profile struct{ DisplayName, Name string }
 		if err != nil || json.Unmarshal([]byte(body), &profile) != nil {
-			return known, nil //nolint:nilerr // a name for the card is all that is missing
+			return known, nil //nolint:nilerr // only the name on the card is missing
 		}
 		return cmp.Or(profile.DisplayName, profile.Name, known), nil
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// newExtensionChat is a bot whose message extension has a popup of its own.
+// newExtensionChat makes a bot whose message extension has its own popup.
 func newExtensionChat(t *testing.T) (*chat, *emulator.Provider) {
 	t.Helper()
 	provider := emulator.NewProvider(emulator.ProviderConfig{ClientID: "bot"})
@@ -75,7 +75,7 @@ func newExtensionChat(t *testing.T) (*chat, *emulator.Provider) {
 	return &chat{t, services, user}, provider
 }
 
-// search signs in where a message extension does.
+// search signs in as the users of a message extension do.
 func (c *chat) search() {
 	c.t.Helper()
 	a, err := c.user.Search(c.t.Context(), emulator.NewBrowser(), "insertWiki", "lakers")
@@ -84,8 +84,9 @@ func (c *chat) search() {
 	}
 }
 
-// The chat commands know the connection of a message extension: whether the user is
-// signed in to it, and how to sign out. Signing in is the search's own.
+// TestCommandsOfAnExtension checks that the chat commands know the connection of
+// a message extension: they say whether the user is signed in, and sign the user
+// out. Only a search can sign in.
 func TestCommandsOfAnExtension(t *testing.T) {
 	c, provider := newExtensionChat(t)
 	const status = "OAuth connections:\n- **graph** (Microsoft Graph): not connected\n- **wiki** (wiki): "
@@ -106,7 +107,7 @@ func TestCommandsOfAnExtension(t *testing.T) {
 
 	c.search()
 	provider.SetDown(true)
-	c.want(c.say("logout"), "Signed out from all connections.") // it forgets in any case
+	c.want(c.say("logout"), "Signed out from all connections.") // the engine forgets the user even if the provider is down
 	c.want(c.say("status"), status+"not connected")
 	provider.SetDown(false)
 	a, err := c.user.Query(t.Context(), "insertWiki", "x")
@@ -118,5 +119,5 @@ func TestCommandsOfAnExtension(t *testing.T) {
 	if got, e := a.Compose(); err != nil || e != nil || got.Type != "auth" {
 		t.Errorf("a wrong code: %d %s, %v %v", a.Status, a.Body, err, e)
 	}
-	c.want(c.written(before)) // that too is on the screen
+	c.want(c.written(before)) // this, too, is on the screen
 }

@@ -22,8 +22,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// field is the reference bot with a connection for SSO and one for the popup,
-// the emulator around it, and what an operator sees of it.
+// field is the reference bot with one connection for SSO and one for the popup,
+// the emulator around it, and what an operator sees.
 type field struct {
 	*chat
 	engine *machine.Engine
@@ -31,7 +31,7 @@ type field struct {
 	botURL string
 }
 
-// newField sets it up. The bot gets its own token from the emulator's Entra.
+// newField makes a field. The bot gets its own token from the emulator's Entra.
 func newField(t *testing.T, change func(*machine.Policy)) *field {
 	t.Helper()
 	services := emulator.New(emulator.Config{Connections: []emulator.Connection{
@@ -93,7 +93,8 @@ func newField(t *testing.T, change func(*machine.Policy)) *field {
 
 func asItIs(*machine.Policy) {}
 
-// stuck is what the operator is told, after what nobody waits for is written.
+// stuck writes the pending audit lines, and returns what the operator is told
+// then.
 func (f *field) stuck() []operator.Finding {
 	f.t.Helper()
 	if err := f.engine.Drain(f.t.Context()); err != nil {
@@ -106,7 +107,7 @@ func (f *field) stuck() []operator.Finding {
 	return o.Stuck
 }
 
-// rules names what is stuck.
+// rules returns the names of the rules that found something stuck.
 func (f *field) rules() string {
 	f.t.Helper()
 	var names []string
@@ -116,7 +117,7 @@ func (f *field) rules() string {
 	return strings.Join(names, ", ")
 }
 
-// newest is the newest attempt that matches.
+// newest returns the newest attempt that matches.
 func (f *field) newest(q operator.Query) operator.View {
 	f.t.Helper()
 	f.stuck()
@@ -127,8 +128,9 @@ func (f *field) newest(q operator.Query) operator.View {
 	return page.Attempts[0]
 }
 
-// Field report 2: what the bot itself is asked for is no invoke without an
-// attempt, and a Token Service that does not answer is named as what it is.
+// TestFieldLookups: a lookup that the bot itself asks for is not reported as an
+// invoke without an attempt, and a Token Service that does not answer is named
+// (field report 2).
 func TestFieldLookups(t *testing.T) {
 	f := newField(t, asItIs)
 	for range 7 {
@@ -162,8 +164,9 @@ func TestFieldLookups(t *testing.T) {
 	}
 }
 
-// Field report 13: a bot that was blocked for a tenant is named by the
-// connector's own code, which can be searched for and looked up.
+// TestFieldBotDisabled: a bot that is blocked for a tenant shows under the
+// connector's own code, which can be searched for and explained (field report
+// 13).
 func TestFieldBotDisabled(t *testing.T) {
 	f := newField(t, asItIs)
 	f.services.AddFault(emulator.Fault{
@@ -195,8 +198,8 @@ func TestFieldBotDisabled(t *testing.T) {
 	}
 }
 
-// Field report 14: a user who has blocked the bot cannot be told, and that is
-// nothing to repair.
+// TestFieldBlockedByUser: a user who has blocked the bot cannot be told, and an
+// operator has nothing to repair (field report 14).
 func TestFieldBlockedByUser(t *testing.T) {
 	f := newField(t, asItIs)
 	f.say("login graph")
@@ -215,7 +218,7 @@ func TestFieldBlockedByUser(t *testing.T) {
 	if a.State != store.Complete || a.Callback != (operator.CallbackView{Status: "undeliverable", Tries: 1}) {
 		t.Errorf("%s, callback %+v", a.State, a.Callback)
 	}
-	for range 3 { // nothing is tried again
+	for range 3 { // the callback is not tried again
 		if err := f.engine.DeliverDue(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -229,8 +232,9 @@ func TestFieldBlockedByUser(t *testing.T) {
 	}
 }
 
-// Field report 15: the user's own chat with the bot cannot be opened. It is the
-// connector that refused, and the user is told where they asked.
+// TestFieldNoOwnChat: if the user's personal chat with the bot cannot be opened,
+// the connector is named as what refused, and the user is told where they asked
+// (field report 15).
 func TestFieldNoOwnChat(t *testing.T) {
 	f := newField(t, func(p *machine.Policy) { p.GroupChat = machine.OneToOne })
 	f.user.Conversation = emulator.Conversation{ID: "19:group@thread.v2", Type: "groupChat", IsGroup: true, TenantID: "tenant"}
@@ -250,12 +254,13 @@ func TestFieldNoOwnChat(t *testing.T) {
 	}
 }
 
-// Field report 16: Entra takes the bot's secret no more. The first sign-in that
-// meets it shows it, under its own name, until the first one that works.
+// TestFieldCredentials: when Entra stops accepting the bot's secret, the first
+// sign-in that fails for it is reported under that name, until a sign-in works
+// again (field report 16).
 func TestFieldCredentials(t *testing.T) {
 	f := newField(t, asItIs)
 	f.services.AddFault(emulator.Fault{Operation: emulator.OpAccessToken, Status: http.StatusUnauthorized, Code: "invalid_client"})
-	f.want(f.say("login graph")) // it cannot even say that it is not available
+	f.want(f.say("login graph")) // without a token the bot cannot even say that sign-in is not available
 	found := f.stuck()
 	if len(found) != 1 || found[0].Rule != operator.RuleCredentials || !found[0].Serious() || found[0].Subject != "invalid_client" ||
 		found[0].Detail != "AccessToken: 401 invalid_client (1 times)" || found[0].Command != "signin-engine explain invalid_client" {
@@ -277,8 +282,8 @@ func TestFieldCredentials(t *testing.T) {
 	}
 }
 
-// Field report 17: the failure of a connection that nobody asked for is answered,
-// and nobody is told that it failed.
+// TestFieldFailureOfNobody: a signin/failure for a connection that the user never
+// asked for is answered, but no message is sent (field report 17).
 func TestFieldFailureOfNobody(t *testing.T) {
 	f := newField(t, asItIs)
 	f.want(f.say("login github"), "[card github]")
@@ -298,8 +303,8 @@ func TestFieldFailureOfNobody(t *testing.T) {
 	}
 }
 
-// Field report 18: somebody in a group who never asked for anything is answered,
-// and the group reads nothing.
+// TestFieldStrangerInAGroup: an invoke of a group member who never asked for a
+// sign-in is answered, but the group gets no message (field report 18).
 func TestFieldStrangerInAGroup(t *testing.T) {
 	f := newField(t, asItIs)
 	group := emulator.Conversation{ID: "19:group@thread.v2", Type: "groupChat", IsGroup: true, TenantID: "tenant"}
@@ -318,8 +323,8 @@ func TestFieldStrangerInAGroup(t *testing.T) {
 	}
 }
 
-// Field report 19: a user who needed four tries and got through is no case for
-// an operator.
+// TestFieldFourLogins: a user who succeeded at the fourth try is not reported to
+// an operator (field report 19).
 func TestFieldFourLogins(t *testing.T) {
 	f := newField(t, asItIs)
 	for range 4 {

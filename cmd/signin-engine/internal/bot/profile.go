@@ -20,12 +20,13 @@ const (
 	maxProfile     = 64 << 10
 )
 
-// errTokenRefused means that the profile URL does not take the user's token.
+// errTokenRefused means that the profile URL did not accept the user's token.
 var errTokenRefused = errors.New("profile: the token was refused")
 
-// profile calls the connection's profile URL with the user's token, or starts
-// the sign-in that gets one [S 001, steps 8 to 11]. A token that is refused is
-// given up: the Token Service would hand it out until it expires.
+// profile calls the connection's profile URL with the user's token. Without a
+// token it starts the sign-in [S 001, steps 8 to 11]. It signs the user out if
+// the token is refused, since the Token Service would return the same token until
+// it expires.
 func (b *Bot) profile(ctx context.Context, turn *machine.Turn, c *connection) error {
 	result, err := c.flow.SignIn(ctx, turn)
 	if err != nil {
@@ -47,7 +48,7 @@ func (b *Bot) profile(ctx context.Context, turn *machine.Turn, c *connection) er
 	return turn.Send(ctx, "Your Azure AD user :\n```json\n"+body+"\n```")
 }
 
-// fetch returns a JSON document in one line.
+// fetch gets a JSON document and returns it in one line.
 func (b *Bot) fetch(ctx context.Context, address string, token tokensvc.Secret) (body string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, profileTimeout)
 	defer cancel()

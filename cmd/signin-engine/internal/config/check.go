@@ -30,8 +30,8 @@ func (c *Config) readSecret() Errors {
 	return problems
 }
 
-// Check says everything that is wrong for a bot that is to be served, as
-// [Errors], before anything listens.
+// Check reports every problem that prevents the bot from being served, as
+// [Errors]. It opens no listener and makes no request.
 func (c *Config) Check() error {
 	var p Errors
 	if c.AppID == "" {
@@ -87,7 +87,8 @@ func (c *Config) checkUpstream(p *Errors) {
 	}
 }
 
-// webURL never repeats a URL in an error: a user may have put a password in.
+// webURL parses a URL. It returns no error, since the error would repeat the URL,
+// which may contain a password.
 func webURL(s string) (*url.URL, bool) {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -96,8 +97,8 @@ func webURL(s string) (*url.URL, bool) {
 	return u, true
 }
 
-// isAddress reports whether somebody can listen there: a port above 65535 would show
-// only then, and without one the system picks any.
+// isAddress reports whether one can listen on s. A bind would report a port above
+// 65535 only later, and without a port it would take any.
 func isAddress(s string) bool {
 	_, port, err := net.SplitHostPort(s)
 	if err != nil || port == "" {
@@ -146,7 +147,8 @@ func (c *Config) checkInbound(p *Errors) {
 	}
 }
 
-// minToken is the least length of a token that can be tried out over the network.
+// minToken is the least length, in characters, of a token that protects an
+// endpoint off loopback.
 const minToken = 16
 
 func checkToken(p *Errors, key string, token tokensvc.Secret) {
@@ -187,7 +189,8 @@ func (c *Config) checkOperator(p *Errors) {
 	}
 }
 
-// reserved are the reference bot's own words.
+// reserved reports whether a command begins with a word of the reference bot
+// itself.
 func reserved(command string) bool {
 	word, _, _ := strings.Cut(command, " ")
 	return slices.Contains([]string{"help", "login", "logout", "status"}, word)
@@ -197,7 +200,7 @@ func (c *Config) checkConnections(p *Errors) {
 	if len(c.Connections) == 0 && c.MessageExtension == nil {
 		p.add("connections", "at least one is needed: the name of an OAuth connection of the Azure Bot resource")
 	}
-	taken := map[string]string{} // word in lower case → key that has it
+	taken := map[string]string{} // word in lower case → the key that uses it
 	take := func(key, word string) {
 		word = strings.ToLower(word)
 		if first, ok := taken[word]; ok {
@@ -238,7 +241,7 @@ func (c *Config) checkConnections(p *Errors) {
 	}
 }
 
-// checkDirect looks at a connection that the bot exchanges tokens for by itself.
+// checkDirect checks a connection for which the bot itself exchanges tokens.
 func (c *Config) checkDirect(conn *Connection, key string, p *Errors) {
 	d := conn.Direct
 	if d == nil {
@@ -265,8 +268,8 @@ func (c *Config) checkDirect(conn *Connection, key string, p *Errors) {
 	}
 }
 
-// checkNumbers asks the machine and the transport, which say one thing a line,
-// each with its key in front.
+// checkNumbers has the machine and the transport check their settings. Each
+// reports one problem per line, with the key in front.
 func (c *Config) checkNumbers(p *Errors) {
 	for _, v := range []struct {
 		prefix string

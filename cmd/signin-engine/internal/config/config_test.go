@@ -27,7 +27,8 @@ inbound_auth: none
 connections: [{name: teamsgraph}]
 `
 
-// extension is a good message extension with one setting in the place of its own.
+// extension is a valid message extension in which setting replaces the value of
+// its key.
 func extension(setting string) string {
 	all := []string{
 		"connection: wiki", "public_url: https://bot.example", "encryption_key: " + strings.Repeat("A", 43),
@@ -75,7 +76,7 @@ func load(t *testing.T, yaml string, environ ...string) (config.Config, error) {
 	return config.Load(config.Source{File: path, Environ: environ})
 }
 
-// check loads and checks, as serve does.
+// check loads and checks the settings, as serve does.
 func check(t *testing.T, yaml string, environ ...string) error {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.yaml")
@@ -86,7 +87,8 @@ func check(t *testing.T, yaml string, environ ...string) error {
 	return err
 }
 
-// TestEverythingAtOnce: nobody has to start the program again for each mistake.
+// TestEverythingAtOnce checks that all mistakes are reported together, so that
+// one start shows them all.
 func TestEverythingAtOnce(t *testing.T) {
 	err := check(t, `
 app_idd: x
@@ -177,7 +179,8 @@ func TestGood(t *testing.T) {
 	}
 }
 
-// Every key of the documented file is known, and lands where it should.
+// TestEveryKey checks that every key of the documented file is known, and sets
+// the right member.
 func TestEveryKey(t *testing.T) {
 	cfg, err := load(t, `
 app_id: a
@@ -262,7 +265,8 @@ func direct(settings string) string {
 	return "inbound_auth: none\napp_id: a\nclient_secret: x\nconnections: [{name: x, direct: {" + settings + "}}]\n"
 }
 
-// Each mistake is one line that names its key.
+// TestMistakes checks that each mistake is reported in one line that names its
+// key.
 func TestMistakes(t *testing.T) {
 	const connection = "\nconnections: [{name: teamsgraph}]\n"
 	for name, tc := range map[string]struct {
@@ -467,7 +471,8 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// A setting that is wrong is shown too, and a password in it is not.
+// TestSettingsHidePasswords checks that Settings shows a wrong value, but never a
+// password in it.
 func TestSettingsHidePasswords(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.yaml")
 	if err := os.WriteFile(path, []byte(good+"service_urls: ['https://u:hunter2@h', b.example]\nlogin_url: https://u:hunter2@h\n"), 0o600); err != nil {
@@ -487,7 +492,8 @@ func TestSettingsHidePasswords(t *testing.T) {
 	}
 }
 
-// What Windows puts around a value is no part of it.
+// TestWindows checks that what Windows puts around a value does not become part
+// of it.
 func TestWindows(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	fromFile := "\ufeff" + strings.ReplaceAll(strings.Replace(good, "client_secret: hunter2", "client_secret_file: "+path, 1), "\n", "\r\n")
@@ -523,7 +529,8 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
-// Without credentials it has to be said by name, also beside an emulator.
+// TestOutboundAuthNone checks that a bot may have no credentials only if
+// outbound_auth says so, even if it uses an emulator.
 func TestOutboundAuthNone(t *testing.T) {
 	yaml := strings.Replace(good, "client_secret: hunter2", "token_service_url: http://127.0.0.1:3979\noutbound_auth: none", 1)
 	cfg, err := load(t, yaml)
@@ -545,7 +552,8 @@ func TestOutboundAuthNone(t *testing.T) {
 	}
 }
 
-// One name sets every URL; one that is set wins, wherever it was set.
+// TestClouds checks that the name of a cloud sets every URL. A URL that is set in
+// any other way wins.
 func TestClouds(t *testing.T) {
 	for _, name := range tokensvc.CloudNames() {
 		cloud, _ := tokensvc.CloudNamed(name)
@@ -573,7 +581,8 @@ func TestClouds(t *testing.T) {
 	}
 }
 
-// Each way to hold credentials, as far as it can be checked without Azure.
+// TestCredentials covers each kind of credentials, as far as it can be checked
+// without Azure.
 func TestCredentials(t *testing.T) {
 	assertion := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(assertion, []byte("a.b.c"), 0o600); err != nil {
@@ -596,8 +605,8 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// Tokens are asked for on every listener; without them a loopback one is
-// needed.
+// TestInboundAuth checks that the bot may listen on any address if it requires
+// tokens.
 func TestInboundAuth(t *testing.T) {
 	for _, listen := range []string{"127.0.0.1:0", "0.0.0.0:3978", `":3978"`, "bot.example:443"} {
 		if err := check(t, strings.Replace(good, "inbound_auth: none", "listen: "+listen, 1)); err != nil {
@@ -606,8 +615,8 @@ func TestInboundAuth(t *testing.T) {
 	}
 }
 
-// The address of a database holds a password: it comes out where it is asked
-// for by name, and nowhere else.
+// TestPostgres checks that the address of a database, which may contain a
+// password, is shown only where it is asked for by name.
 func TestPostgres(t *testing.T) {
 	const address = "postgres://bot:hunter2@db.example/bots?schema=signin"
 	cfg, err := load(t, good+"auto_migrate: false", "SIGNIN_ENGINE_STORE="+address)

@@ -27,7 +27,7 @@ type TokenSource interface {
 	CloseIdleConnections()
 }
 
-// ways are those that the settings name.
+// ways lists the kinds of credentials that are set.
 func (c *Config) ways() []way {
 	var all []way
 	for _, w := range []struct {
@@ -70,8 +70,8 @@ func (c *Config) bySecret(bot credentials.Bot) (TokenSource, error) {
 	return tokensvc.NewClientCredentials(cfg)
 }
 
-// textOf reads a file that holds one text. Editors of Windows put a mark of three
-// bytes in front, and a shell of Windows may write two bytes a character.
+// textOf reads a file that holds one text. It removes the byte order mark that
+// Windows editors write, and refuses the UTF-16 that a Windows shell may write.
 func textOf(file string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -96,8 +96,8 @@ func secretOf(file string) (tokensvc.Secret, error) {
 	return secret, nil
 }
 
-// Keys are those of encryption_key_file, which is read each time; nil if there is
-// none.
+// Keys returns a function that reads the keys from encryption_key_file each time
+// it is called, or nil if that setting is empty.
 func (c *Config) Keys() func() ([]store.SecretKey, error) {
 	file := c.EncryptionKeyFile
 	if file == "" {
@@ -120,7 +120,7 @@ func (c *Config) Keys() func() ([]store.SecretKey, error) {
 	}
 }
 
-// CloudPreset is the cloud that was named.
+// CloudPreset returns the cloud that the settings name.
 func (c *Config) CloudPreset() tokensvc.Cloud {
 	cloud, _ := tokensvc.CloudNamed(c.Cloud)
 	return cloud
@@ -132,14 +132,15 @@ func (c *Config) bot() credentials.Bot {
 	}
 }
 
-// nobody is the source of a bot without credentials. Emulators want to see a
-// token, whatever it says.
+// nobody is the token source of a bot without credentials. Emulators expect a
+// token, but accept any.
 type nobody struct{ tokensvc.TokenSource }
 
 func (nobody) CloseIdleConnections() {}
 
-// Credentials is how the bot proves who it is, from settings that were
-// checked. They use client, which follows no redirect; nil = an own one.
+// Credentials returns the source of the bot's own tokens. The settings must have
+// been checked. It sends requests by client; nil means a client that follows no
+// redirects.
 func (c *Config) Credentials(client *http.Client) (TokenSource, error) {
 	if c.OutboundAuth == AuthNone {
 		return nobody{tokensvc.Static(tokensvc.NewSecret("outbound-auth-none"))}, nil
@@ -164,7 +165,7 @@ func (c *Config) checkCredentials(p *Errors) {
 		return
 	}
 	switch {
-	case len(ways) == 0 && c.ClientSecretFile != "": // Load has said why there is nothing in it
+	case len(ways) == 0 && c.ClientSecretFile != "": // Load has reported why the file gave nothing
 	case len(ways) == 0:
 		p.add("client_secret", "is missing: set it, client_secret_file, certificate_file, managed_identity or federated; "+
 			"outbound_auth: none does without, beside an emulator")
@@ -172,7 +173,7 @@ func (c *Config) checkCredentials(p *Errors) {
 		for _, w := range ways[1:] {
 			p.add(w.key, "is set together with %s: use one", ways[0].key)
 		}
-	case p.about("app_id"), p.about("cloud"), p.about("login_url"): // that comes first
+	case p.about("app_id"), p.about("cloud"), p.about("login_url"): // these must be right first
 	default:
 		if _, err := ways[0].make(c.bot()); err != nil {
 			p.add(ways[0].key, "%v", err)

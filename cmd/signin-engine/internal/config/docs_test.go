@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestPage: docs/configuration.md has every setting with its default, and none
-// that there is not.
+// TestPage checks that docs/configuration.md lists every setting with its
+// default, and no others.
 func TestPage(t *testing.T) {
 	b, err := os.ReadFile("../../../../docs/configuration.md")
 	if err != nil {
@@ -45,7 +45,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// settings finds the settings below v.
+// settings collects the settings below v.
 func settings(v reflect.Value, prefix string, into map[string]reflect.Value) {
 	for i := range v.NumField() {
 		f, key := v.Field(i), prefix+keyOf(v.Type().Field(i))
@@ -62,7 +62,7 @@ func settings(v reflect.Value, prefix string, into map[string]reflect.Value) {
 	}
 }
 
-// same compares a default with what the page says of it.
+// same compares a default with its text on the page.
 func same(v reflect.Value, text string) bool {
 	switch value := v.Interface().(type) {
 	case time.Duration:

@@ -9,27 +9,27 @@ import (
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
-// MessageExtension is the section of a message extension and of Adaptive Cards
-// that are refreshed for each user.
+// MessageExtension holds the settings of a message extension, and of Adaptive
+// Cards that are refreshed for each user.
 type MessageExtension struct {
-	Connection       string          `koanf:"connection"`        // keys its attempts; no connection of the Token Service
-	PublicURL        string          `koanf:"public_url"`        // our own host as Teams sees it
+	Connection       string          `koanf:"connection"`        // name under which its attempts are stored; not a connection of the Token Service
+	PublicURL        string          `koanf:"public_url"`        // the bot's public address, as Teams sees it
 	TeamsJSURL       string          `koanf:"teamsjs_url"`       // "" = the published library
-	TeamsJSIntegrity string          `koanf:"teamsjs_integrity"` // needed with any other teamsjs_url
+	TeamsJSIntegrity string          `koanf:"teamsjs_integrity"` // required with any other teamsjs_url
 	Provider         Provider        `koanf:"provider"`
-	EncryptionKey    tokensvc.Secret `koanf:"encryption_key"`      // 32 bytes in base64; older keys behind it, separated by spaces
-	KeyFile          string          `koanf:"encryption_key_file"` // the same in a file, one a line
+	EncryptionKey    tokensvc.Secret `koanf:"encryption_key"`      // 32 bytes in base64, the newest key first, separated by spaces
+	KeyFile          string          `koanf:"encryption_key_file"` // file with the same, one key a line
 	CodeLifetime     time.Duration   `koanf:"code_lifetime"`       // 0 = 5 min
 	TokenService     string          `koanf:"token_service_connection"`
 	Width            int             `koanf:"width"` // of the popup, in pixels
 	Height           int             `koanf:"height"`
-	PagesPerMinute   int             `koanf:"pages_per_minute"` // of one address; 0 = 300
+	PagesPerMinute   int             `koanf:"pages_per_minute"` // for one address; 0 = 300
 	PagesOverall     int             `koanf:"pages_per_minute_overall"`
-	ClientHeader     string          `koanf:"client_header"` // in which a proxy says whose request it is
-	Words            popup.Words     `koanf:"words"`         // what its pages say
+	ClientHeader     string          `koanf:"client_header"` // header in which a proxy puts the client's address
+	Words            popup.Words     `koanf:"words"`         // texts of its pages
 }
 
-// Provider is who the users of a message extension sign in to.
+// Provider is the identity provider that users of a message extension sign in to.
 type Provider struct {
 	Issuer           string          `koanf:"issuer"` // OpenID Connect
 	AuthorizeURL     string          `koanf:"authorize_url"`
@@ -42,7 +42,7 @@ type Provider struct {
 	Scopes           []string        `koanf:"scopes"`
 }
 
-// extensionKey begins the keys of the section.
+// extensionKey begins each key of the section.
 const extensionKey = "message_extension."
 
 // HasPopup reports whether users sign in with a popup of the bot's own.
@@ -50,7 +50,7 @@ func (m *MessageExtension) HasPopup() bool {
 	return m.TokenService == "" || m.Connection != "" || m.PublicURL != "" || m.Provider.ClientID != "" || m.Provider.Issuer != ""
 }
 
-// Popup is the section as the popup wants it; Store and Log are the caller's.
+// Popup makes the popup's configuration. The caller adds Store and Log.
 func (m *MessageExtension) Popup(appID string) (popup.Config, error) {
 	p := popup.Config{
 		AppID: appID, Connection: m.Connection, PublicURL: m.PublicURL,
@@ -115,7 +115,7 @@ func (c *Config) checkExtension(p *Errors) {
 	var own Errors
 	errors.As(err, &own)
 	*p = append(*p, own...)
-	// The package reports one problem a line, each by its key.
+	// The package reports one problem a line, with its own names for the keys.
 	problems := cfg.Validate()
 	if problems == nil {
 		return

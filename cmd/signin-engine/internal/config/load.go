@@ -27,27 +27,27 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// Source is where settings come from.
+// Source says where settings are read from.
 type Source struct {
-	File    string         // YAML; "" = none
-	Environ []string       // KEY=value, as os.Environ gives it
+	File    string         // path of a YAML file; "" = none
+	Environ []string       // KEY=value, as os.Environ returns them
 	Flags   *pflag.FlagSet // flags that [FlagKey] knows; nil = none
 }
 
-// Error is one thing that is wrong with the settings. It names the key and
-// never repeats a secret.
+// Error is one problem of the settings. It names the key and never repeats a
+// secret.
 type Error struct {
 	Key     string
 	Problem string
 }
 
-// Error is "key: problem".
+// Error returns "key: problem".
 func (e *Error) Error() string { return e.Key + ": " + e.Problem }
 
-// Errors are all the things that are wrong.
+// Errors are all problems of the settings.
 type Errors []*Error
 
-// Error is one line per problem.
+// Error returns one line per problem.
 func (e Errors) Error() string {
 	lines := make([]string, len(e))
 	for i, p := range e {
@@ -61,15 +61,16 @@ func (e *Errors) add(key, format string, args ...any) {
 	*e = append(*e, &Error{Key: key, Problem: text})
 }
 
-// userInfo is what stands before the host of an address, a password for example.
+// userInfo matches what precedes the host of an address. It may contain a
+// password.
 var userInfo = regexp.MustCompile(`//[^\s",]*@`)
 
-// about reports whether something is wrong with that key.
+// about reports whether there is a problem with a key.
 func (e Errors) about(key string) bool {
 	return slices.ContainsFunc(e, func(one *Error) bool { return one.Key == key })
 }
 
-// err is e as an error, nil when it is empty.
+// err returns e as an error, nil if it is empty.
 func (e Errors) err() error {
 	if len(e) == 0 {
 		return nil
@@ -77,16 +78,15 @@ func (e Errors) err() error {
 	return e
 }
 
-// Load reads the settings without judging them: unknown keys and values of
-// the wrong kind are [Errors]; see [Config.Check] for the rest.
+// Load reads the settings. It reports unknown keys and values of the wrong kind
+// as [Errors]. [Config.Check] checks the rest.
 func Load(src Source) (Config, error) {
 	cfg, _, err := load(src)
 	return cfg, err
 }
 
-// LoadChecked is [Load] and [Config.Check]: everything that is wrong with the
-// settings of a bot that is to be served, at once. What could not be read is not
-// judged.
+// LoadChecked is [Load] followed by [Config.Check]. It reports the problems of
+// both at once, except that a key which could not be read is not checked.
 func LoadChecked(src Source) (Config, error) {
 	cfg, _, err := load(src)
 	var unread, found Errors
@@ -98,11 +98,11 @@ func LoadChecked(src Source) (Config, error) {
 	return cfg, append(unread, found...).err()
 }
 
-// configFile is the key of what is wrong with the file as a whole.
+// configFile is the key of problems with the file as a whole.
 const configFile = "--config"
 
-// load also says where each setting comes from: the key of what is not there
-// has its default.
+// load also returns where each setting was set. A key that is not in the map has
+// its default.
 func load(src Source) (Config, map[string]string, error) {
 	ko := koanf.New(".")
 	from := map[string]string{}
@@ -144,7 +144,7 @@ func load(src Source) (Config, map[string]string, error) {
 	return cfg, from, problems.err()
 }
 
-// readYAML reads a file; a key without a value counts as not set.
+// readYAML reads a file. A key without a value counts as not set.
 func readYAML(path string) (map[string]any, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -153,7 +153,7 @@ func readYAML(path string) (map[string]any, error) {
 	var m, more map[string]any
 	file := yaml.NewDecoder(bytes.NewReader(b))
 	if err = file.Decode(&m); err == nil {
-		if file.Decode(&more) != io.EOF { //nolint:errorlint // it is returned as it is
+		if file.Decode(&more) != io.EOF { //nolint:errorlint // returned unwrapped
 			err = errors.New("yaml: a second document begins with ---, and only one is read")
 		}
 	}
@@ -164,8 +164,8 @@ func readYAML(path string) (map[string]any, error) {
 	return m, nil
 }
 
-// quoted are the parts of the parser's messages that repeat a value. It may be a secret
-// that is not in quotes.
+// quoted matches the parts of the parser's messages that repeat a value, since an
+// unquoted value may be a secret.
 var quoted = regexp.MustCompile("(anchor )'[^']*'|(invalid map key: ).*|`.*`")
 
 // yamlProblem is a message of the parser without the values in it.
@@ -188,12 +188,13 @@ func dropNil(m map[string]any) {
 	}
 }
 
-// commandEnv are variables of the command line that are no settings.
+// commandEnv lists the variables of the command line that are not settings.
 var commandEnv = [...]string{EnvPrefix + "CONFIG"}
 
-// environment maps SIGNIN_ENGINE_POLICY_DUPLICATE_WAIT to its key. A name
-// that no key has is a problem, unless Kubernetes made it: a Service called
-// signin-engine puts SIGNIN_ENGINE_SERVICE_HOST and the like into every pod.
+// environment maps each variable, for example
+// SIGNIN_ENGINE_POLICY_DUPLICATE_WAIT, to its key. A name without a key is a
+// problem, unless Kubernetes made it: a Service called signin-engine puts
+// SIGNIN_ENGINE_SERVICE_HOST and others into every pod.
 func environment(environ []string, from map[string]string, problems *Errors) koanf.Provider {
 	known, names := map[string]string{}, []string{}
 	for _, key := range keys(reflect.TypeFor[Config](), "") {
@@ -205,7 +206,7 @@ func environment(environ []string, from map[string]string, problems *Errors) koa
 		EnvironFunc: func() []string { return environ },
 		TransformFunc: func(name, value string) (string, any) {
 			key, ok := known[name]
-			value = strings.TrimSpace(value) // a file of variables may have the line ends of Windows
+			value = strings.TrimSpace(value) // a file of variables may have Windows line ends
 			switch {
 			case value == "", !ok && (slices.Contains(commandEnv[:], name) || kubernetes(name)):
 				return "", nil
@@ -232,7 +233,7 @@ func kubernetes(name string) bool {
 		rest == "SERVICE_HOST" || rest == "SERVICE_PORT" || strings.HasPrefix(rest, "SERVICE_PORT_")
 }
 
-// keys lists the settings of t that one value can set.
+// keys lists the settings of t that a single value can set.
 func keys(t reflect.Type, prefix string) []string {
 	var all []string
 	for f := range t.Fields() {
@@ -257,8 +258,8 @@ func keyOf(f reflect.StructField) string {
 	return snake(f.Name)
 }
 
-// snake is the key of a Go name: DuplicateWait is duplicate_wait, GroupSSO
-// is group_sso.
+// snake converts a Go name to a key: DuplicateWait to duplicate_wait, GroupSSO to
+// group_sso.
 func snake(name string) string {
 	var b strings.Builder
 	runes := []rune(name)
@@ -272,21 +273,22 @@ func snake(name string) string {
 	return b.String()
 }
 
-// decode fills cfg and says what did not fit.
+// decode fills cfg and reports what does not fit.
 func decode(ko *koanf.Koanf, cfg *Config) Errors {
 	var problems Errors
 	unknown(ko.Raw(), reflect.TypeFor[Config](), "", &problems)
 	explain(ko.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
 		DecodeHook:       mapstructure.ComposeDecodeHookFunc(exact, durations, mapstructure.TextUnmarshallerHookFunc()),
-		WeaklyTypedInput: true, // the environment has strings only
+		WeaklyTypedInput: true, // the environment has only strings
 		MatchName:        func(key, field string) bool { return key == snake(field) },
 	}}), &problems)
 	slices.SortStableFunc(problems, func(a, b *Error) int { return strings.Compare(a.Key, b.Key) })
 	return problems
 }
 
-// unknown finds the keys of v that t has not, all of them. (The decoder says so
-// only of what it could decode, and would take DuplicateWait for duplicate_wait.)
+// unknown reports every key of v that t does not have. The decoder alone would
+// not do: it reports only keys in the parts that it could decode, and it would
+// accept DuplicateWait for duplicate_wait.
 func unknown(v any, t reflect.Type, path string, problems *Errors) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -299,7 +301,7 @@ func unknown(v any, t reflect.Type, path string, problems *Errors) {
 			return
 		}
 		if t.Kind() != reflect.Struct {
-			return // the decoder says so
+			return // the decoder reports it
 		}
 		fields := map[string]reflect.Type{}
 		for f := range t.Fields() {
@@ -322,8 +324,8 @@ func unknown(v any, t reflect.Type, path string, problems *Errors) {
 	}
 }
 
-// meant are the keys that somebody may have had in mind: beside it, or of the same
-// name in another place.
+// meant suggests keys that the user may have meant: a similar one in the same
+// section, or one of the same name in another.
 func meant(path, key string, beside []string) []string {
 	near := operator.SpeltLike(key, beside)
 	for i := range near {
@@ -347,14 +349,15 @@ func didYouMean(near []string) string {
 	return ": did you mean " + strings.Join(near, " or ") + "?"
 }
 
-// isText: the type is written as one text.
+// isText reports whether a value of the type is written as one text.
 func isText(t reflect.Type) bool {
 	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// exact refuses what the decoder would change until it fits: 007 and true as a text,
-// 1.9 as a whole number, one section as a list. Texts go on, for the environment has
-// nothing else, but for the name of a variable, which nobody replaces.
+// exact refuses values that the decoder would convert until they fit: 007 or true
+// for a text, 1.9 for a whole number, one section for a list. A text passes for
+// any type, since the environment has nothing else. The name of a variable is
+// refused, since nobody replaces it by its value.
 func exact(from, to reflect.Type, data any) (any, error) {
 	whole := from.Kind() >= reflect.Int && from.Kind() <= reflect.Int64
 	scalar := from.Kind() >= reflect.Bool && from.Kind() <= reflect.Float64
@@ -371,11 +374,11 @@ func exact(from, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// variable is a text that a shell or a template would have replaced. $NAME may be
-// somebody's password.
+// variable matches a text that a shell or a template should have replaced. It
+// does not match $NAME, which may be a password.
 var variable = regexp.MustCompile(`^\$\{[^}]*\}$|^\{\{.*\}\}$`)
 
-// durations reads "3s"; a bare number would be nanoseconds, which nobody means.
+// durations parses "3s". It refuses a bare number, which would mean nanoseconds.
 func durations(from, to reflect.Type, data any) (any, error) {
 	if to != reflect.TypeFor[time.Duration]() || from == to {
 		return data, nil
@@ -391,12 +394,13 @@ func durations(from, to reflect.Type, data any) (any, error) {
 	return d, nil
 }
 
-// valueError says what is wrong with a value; it is shown to the user.
+// valueError says what is wrong with a value. It is shown to the user.
 type valueError string
 
 func (e valueError) Error() string { return string(e) }
 
-// explain finds the leaves of a decoding error: each knows its key.
+// explain reports each leaf of a decoding error, which knows its key. It returns
+// whether there was one.
 func explain(err error, problems *Errors) bool {
 	if err == nil {
 		return false
@@ -432,7 +436,7 @@ func explain(err error, problems *Errors) bool {
 
 var index = regexp.MustCompile(`\[\d+\]`)
 
-// kindOf is what a key's value has to be, in words.
+// kindOf describes what a key's value has to be.
 func kindOf(key string) string {
 	t := reflect.TypeFor[Config]()
 	for part := range strings.SplitSeq(key, ".") {
@@ -472,7 +476,7 @@ func kindOf(key string) string {
 	}
 }
 
-// keyPath turns "policy.DuplicateWait" into "policy.duplicate_wait".
+// keyPath converts "policy.DuplicateWait" to "policy.duplicate_wait".
 func keyPath(path string) string {
 	parts := strings.Split(path, ".")
 	for i, p := range parts {
@@ -481,12 +485,12 @@ func keyPath(path string) string {
 	return strings.Join(parts, ".")
 }
 
-// EnvName is the environment variable of a key.
+// EnvName returns the name of a key's environment variable.
 func EnvName(key string) string {
 	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// FlagKey is the key that a flag sets, if it sets one.
+// FlagKey returns the key that a flag sets, and whether it sets one.
 func FlagKey(flag string) (string, bool) {
 	switch flag {
 	case "app-id", "tenant-id", "cloud", "client-secret-file", "outbound-auth", "listen", "store", "token-service-url", "login-url",

@@ -1,7 +1,8 @@
 package config
 
-// checkFit compares settings of different groups with each other: a callback
-// must be through before another instance may try it.
+// checkFit checks settings of different groups against each other. A callback
+// must end before its lease does, or another instance could try it at the same
+// time.
 func (c *Config) checkFit(p *Errors) {
 	needs := c.Policy.CallbackBudget + c.Timeouts.Upstream
 	if c.Policy.CallbackBudget > 0 && c.Timeouts.Upstream > 0 && c.Timeouts.OutboxLease > 0 && c.Timeouts.OutboxLease <= needs {

@@ -18,17 +18,17 @@ const (
 	FromFlag    = "flag"
 )
 
-// Setting is one setting as it is.
+// Setting is a setting with its present value.
 type Setting struct {
-	Key     string `json:"key"` // of a connection with its number: connections[0].name
+	Key     string `json:"key"` // with an index for a connection: connections[0].name
 	Value   string `json:"value"`
 	Default string `json:"default"`
 	From    string `json:"from"`
-	Env     string `json:"env,omitempty"` // "" = can be set in the file only
+	Env     string `json:"env,omitempty"` // "" = can only be set in the file
 }
 
 // Settings lists every setting, in the order of the file, with its secrets
-// hidden. Errors are those of [Load].
+// hidden. Its errors are those of [Load].
 func Settings(src Source) ([]Setting, error) {
 	cfg, from, err := load(src)
 	if err != nil {
@@ -51,7 +51,8 @@ func Settings(src Source) ([]Setting, error) {
 	return all, nil
 }
 
-// origin is what set a setting. Connections are in the file or nowhere.
+// origin returns where a setting was set. Connections can be set in the file
+// only.
 func origin(s *Setting, from map[string]string) string {
 	where, ok := from[s.Key]
 	switch {
@@ -93,8 +94,8 @@ func values(v reflect.Value, prefix string, into *[]Setting) {
 	}
 }
 
-// valueText is a value as it is written. A secret says only that it is set; so
-// does an address with a password in it.
+// valueText formats a value. Of a secret, or an address that contains a password,
+// it says only that it is set.
 func valueText(v reflect.Value) string {
 	if v.Kind() == reflect.Pointer {
 		if v.IsNil() {

@@ -19,15 +19,15 @@ const (
 	Memory   Backend = "memory"
 )
 
-// Store says which backend, and where. Its text is bolt:PATH, memory: or a
-// Postgres URL, whose parameter schema names the schema.
+// Store names a backend and where its data is. Its text is bolt:PATH, memory: or
+// a Postgres URL, whose parameter schema names the schema.
 type Store struct {
 	Backend Backend         `koanf:"-"`
 	Path    string          `koanf:"-"` // of a bbolt file
-	Address tokensvc.Secret `koanf:"-"` // of a Postgres database: it may hold a password
+	Address tokensvc.Secret `koanf:"-"` // of a Postgres database; it may contain a password
 }
 
-// UnmarshalText reads the text of a store, and never repeats it.
+// UnmarshalText parses the text of a store. Its errors never repeat the text.
 func (s *Store) UnmarshalText(text []byte) error {
 	scheme, rest, ok := strings.Cut(string(text), ":")
 	switch {
@@ -46,7 +46,7 @@ func (s *Store) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String is the store's text, without the address of a Postgres database.
+// String returns the store's text, without the address of a Postgres database.
 func (s Store) String() string {
 	if s.Backend == Postgres {
 		return "postgres://" + s.Address.String()
@@ -94,7 +94,7 @@ func (c *Config) checkStore(p *Errors) {
 	}
 }
 
-// PostgresOptions are how the settings have a database opened.
+// PostgresOptions returns the options with which the settings open a database.
 func (c *Config) PostgresOptions() []pgstore.Option {
 	opts := []pgstore.Option{
 		pgstore.WithAutoMigrate(c.AutoMigrate), pgstore.WithListenAddress(c.ListenDSN.Reveal()),

@@ -27,7 +27,8 @@ import (
 //go:embed page
 var files embed.FS
 
-// contentPolicy is the console's; the sign-in window is another page.
+// contentPolicy is the same as the console's. The sign-in window is a separate
+// page.
 const contentPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -37,7 +38,8 @@ var failureCodes = []string{
 	"tokenmissing", "userconsentrequired", "interactionrequired", "somethingnew",
 }
 
-// operations are those whose trouble a sign-in meets.
+// operations are the operations of the emulator that a sign-in uses, and in which
+// the page can order trouble.
 var operations = []choice{
 	{string(emulator.OpExchange), "exchanging an SSO token"},
 	{string(emulator.OpGetToken), "looking up a token, redeeming a code"},
@@ -66,8 +68,7 @@ var repeats = []choice{{"1", "once"}, {"3", "three times"}, {"0", "until it is t
 
 var platforms = []string{"Windows", "Web", "iOS", "Android", "Mac"}
 
-// ServeHTTP serves the page at / and what belongs to it below /playground/ and
-// /assets/.
+// ServeHTTP serves the page at / and its parts below /playground/ and /assets/.
 func (p *Playground) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !local(r.Host) {
 		http.Error(w, "Open the playground at a loopback address, such as 127.0.0.1.", http.StatusForbidden)
@@ -87,7 +88,7 @@ func (p *Playground) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "GET /playground/playground.css":
 		p.file(w, "playground.css", "text/css; charset=utf-8")
 	case "GET " + ClientScript:
-		w.Header().Set("Access-Control-Allow-Origin", "*") // the popup is a page of the bot
+		w.Header().Set("Access-Control-Allow-Origin", "*") // the popup that loads it is a page of the bot
 		p.file(w, "teams.js", "text/javascript; charset=utf-8")
 	case "GET /playground/playground.js":
 		p.file(w, "playground.js", "text/javascript; charset=utf-8")
@@ -100,13 +101,13 @@ func (p *Playground) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Serves reports whether a path is the playground's.
+// Serves reports whether a path belongs to the playground.
 func Serves(path string) bool {
 	return path == "/" || strings.HasPrefix(path, "/playground/") || strings.HasPrefix(path, "/assets/")
 }
 
-// local reports whether a host is this machine, and no name that DNS could point
-// here.
+// local reports whether a host names this machine by address or as localhost. Any
+// other name could be one that an attacker points here by DNS.
 func local(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -124,7 +125,7 @@ func (p *Playground) file(w http.ResponseWriter, name, kind string) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	_, _ = w.Write(b) // whoever asked may be gone
+	_, _ = w.Write(b) // the client may have gone
 }
 
 // item is a line of the chat.
@@ -138,7 +139,7 @@ type item struct {
 	Took   string
 	Wait   bool
 	Card   *emulator.Card
-	Fresh  bool // the newest card: the one whose button counts
+	Fresh  bool // the newest card, the only one whose button works
 	For    string
 }
 
@@ -202,10 +203,10 @@ func (p *Playground) show(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	head.Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = w.Write(buf.Bytes()) // whoever asked may be gone
+	_, _ = w.Write(buf.Bytes()) // the client may have gone
 }
 
-// view is what the page shows of the chat.
+// view collects what the page shows of the chat.
 func (p *Playground) view() view {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -265,7 +266,7 @@ func (p *Playground) items() []item {
 	return items
 }
 
-// addAttempt asks the operator endpoint what has become of this user.
+// addAttempt adds the attempt that the operator endpoint has of this user.
 func (p *Playground) addAttempt(ctx context.Context, v *view, id string) {
 	list, err := p.cfg.Operator.List(ctx, operator.Query{User: v.User.ID, Limit: 20})
 	if err != nil {
@@ -345,7 +346,7 @@ var page = sync.OnceValues(func() (*template.Template, error) {
 	return t, nil
 })
 
-// problems are what the page can have to say of a form.
+// problems are the messages that the page shows about a form.
 var problems = map[string]string{
 	"form":    "That form cannot be read.",
 	"stopped": "The playground has stopped: start it again.",
@@ -354,7 +355,7 @@ var problems = map[string]string{
 
 var errForm = errors.New("form")
 
-// do carries out what a form asks for, and goes back to the page.
+// do carries out what a form asks for, and redirects to the page.
 func (p *Playground) do(w http.ResponseWriter, r *http.Request) {
 	const most = 64 << 10
 	r.Body = http.MaxBytesReader(w, r.Body, most)
@@ -380,7 +381,8 @@ func (p *Playground) do(w http.ResponseWriter, r *http.Request) {
 
 var errNoCard = errors.New("no card")
 
-// order changes what a form asks for, or returns what is to be sent for it.
+// order applies a form to the playground. If something has to be sent for it,
+// order returns a function that does so.
 func (p *Playground) order(f url.Values) (func(context.Context), error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -466,11 +468,11 @@ func (p *Playground) trouble(f url.Values) error {
 	return nil
 }
 
-// stream tells the page that something has changed.
+// stream sends an event to the page whenever something has changed.
 func (p *Playground) stream(w http.ResponseWriter, r *http.Request) {
 	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{})  // without it the server's own bound ends the stream
-	_ = out.SetWriteDeadline(time.Time{}) // the same
+	_ = out.SetReadDeadline(time.Time{})  // otherwise the server's timeout would end the stream
+	_ = out.SetWriteDeadline(time.Time{}) // for the same reason
 	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -1,7 +1,7 @@
 // Package playground is the page of `signin-engine dev`: a chat with the bot as
-// one Teams user on one or more devices, and beside it what the engine makes of
-// it. The chat speaks to the real bot over HTTP, as Teams does; the attempt comes
-// from the operator endpoint.
+// one Teams user on one or more devices, and beside it the user's attempt in the
+// engine. The chat sends activities to the real bot over HTTP, as Teams does. The
+// attempt is read from the operator endpoint.
 package playground
 
 import (
@@ -21,18 +21,18 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// Config says what a playground plays with.
+// Config names the services that a playground uses.
 type Config struct {
 	Emulator    *emulator.Server
 	BotURL      string          // the bot's messaging endpoint
 	Operator    operator.Reader // of the running bot
-	ConsoleURL  string          // of the console; "" = no links to it
+	ConsoleURL  string          // "" = no links to the console
 	Connections []string
 	Extension   bool // the bot has a message extension
 }
 
-// Playground is the page and the devices behind it. [Playground.Run] has to run
-// while it is served.
+// Playground is the page and the devices behind it. While it is served,
+// [Playground.Run] has to run.
 type Playground struct {
 	cfg    Config
 	origin *http.CrossOriginProtection
@@ -47,7 +47,7 @@ type Playground struct {
 	log     []entry
 	changes int
 	search  search
-	other   emulator.Account // who steals a code
+	other   emulator.Account // another user, who brings a stolen code
 	handled map[string]int64 // by conversation, the last card that the devices have seen
 }
 
@@ -57,7 +57,7 @@ type place struct {
 	ID   string
 }
 
-// device is a Teams client. All of them get every card.
+// device is a Teams client of the user. Every device gets every card.
 type device struct {
 	Name     string
 	Reaction string // what it does with a card, see reactions
@@ -65,14 +65,14 @@ type device struct {
 	last     *emulator.Incoming
 }
 
-// entry is a line of the chat that is not the bot's.
+// entry is a line of the chat that the bot did not write.
 type entry struct {
 	At     time.Time
 	Place  string
-	Mine   bool // the user wrote it; else a device did it
+	Mine   bool // the user wrote it; otherwise a device sent it
 	Device string
 	Text   string
-	Status int // that the bot answered; 0 = none yet
+	Status int // the bot's answer; 0 = none yet
 	Failed string
 	Took   time.Duration
 }
@@ -87,8 +87,8 @@ const (
 const (
 	deviceMost = 5
 	logMost    = 300
-	// deviceLag is what a client takes to answer a card, so that one sees the card
-	// before.
+	// deviceLag is how long a device waits before it answers a card, so that a
+	// person sees the card first.
 	deviceLag = 500 * time.Millisecond
 	look      = 100 * time.Millisecond
 	sendMost  = time.Minute
@@ -101,7 +101,7 @@ func New(cfg Config) *Playground {
 	return p
 }
 
-// startOver makes somebody new, whom neither bot nor Token Service knows.
+// startOver makes a new user, whom neither the bot nor the Token Service knows.
 func (p *Playground) startOver() {
 	key := strings.ToLower(rand.Text())
 	p.user = emulator.Account{ID: "29:1" + key, Name: emulator.DefaultUser().Name, AADObjectID: uuidOf(key)}
@@ -116,7 +116,8 @@ func uuidOf(key string) string {
 	return hex[:8] + "-" + hex[8:12] + "-4" + hex[13:16] + "-8" + hex[17:20] + "-" + hex[20:32]
 }
 
-// move goes to another place; each kind has one conversation per user.
+// move changes where the chat takes place. Each kind has one conversation per
+// user.
 func (p *Playground) move(kind string) {
 	id := p.user.ID[4:]
 	switch kind {
@@ -129,8 +130,8 @@ func (p *Playground) move(kind string) {
 	}
 }
 
-// Run lets the devices answer cards, and carries out what the page asks for, until
-// ctx is done.
+// Run lets the devices answer cards, and carries out what the page asks for,
+// until ctx is done.
 func (p *Playground) Run(ctx context.Context) error {
 	defer p.once.Do(func() { close(p.ended) })
 	var work errgroup.Group
@@ -150,13 +151,13 @@ func (p *Playground) Run(ctx context.Context) error {
 	}
 }
 
-// stopped is closed when Run has ended: streams end then.
+// stopped returns a channel that is closed when Run ends. Streams end then.
 func (p *Playground) stopped() <-chan struct{} { return p.ended }
 
 var errStopped = errors.New("the playground has stopped")
 
-// begin has Run carry out a task, and waits a moment for its end, so that a page
-// that is loaded next shows what came of it.
+// begin has Run carry out a task. It waits up to 1.5 s for the task to end, so
+// that the page which is loaded next shows the result.
 func (p *Playground) begin(ctx context.Context, task func(context.Context)) error {
 	done := make(chan struct{})
 	const moment = 1500 * time.Millisecond
@@ -179,7 +180,8 @@ func (p *Playground) begin(ctx context.Context, task func(context.Context)) erro
 	return nil
 }
 
-// answers are the tasks of the devices that see a card for the first time.
+// answers returns the tasks of the devices for cards that they have not seen
+// before.
 func (p *Playground) answers() []func(context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -220,7 +222,7 @@ func (p *Playground) react(ctx context.Context, who device, reaction string, car
 	}
 }
 
-// teams is the user on a device, where the chat is.
+// teams returns the user's client on a device, in the present conversation.
 func (p *Playground) teams(name string) *emulator.Teams {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,7 +232,8 @@ func (p *Playground) teams(name string) *emulator.Teams {
 	return t
 }
 
-// send delivers something, and keeps a line of it in the chat from the beginning.
+// send logs an entry in the chat, delivers, and then adds the answer to the
+// entry.
 func (p *Playground) send(ctx context.Context, e entry, deliver func(context.Context, *emulator.Teams) (emulator.Answer, error)) {
 	t := p.teams(e.Device)
 	began := time.Now()
@@ -262,7 +265,7 @@ func (p *Playground) send(ctx context.Context, e entry, deliver func(context.Con
 	}
 }
 
-// device is called with the lock held.
+// device returns the device of that name. The caller holds the lock.
 func (p *Playground) device(name string) *device {
 	for _, d := range p.devices {
 		if d.Name == name {
@@ -295,8 +298,7 @@ func (p *Playground) failure(ctx context.Context, who device, code string) {
 	})
 }
 
-// verify hands a code over, or with emulator.CancelledByUser that the window was
-// closed.
+// verify sends a code, or emulator.CancelledByUser if the window was closed.
 func (p *Playground) verify(ctx context.Context, device, code, card string) {
 	text := "signin/verifyState"
 	if code == emulator.CancelledByUser {
@@ -307,7 +309,7 @@ func (p *Playground) verify(ctx context.Context, device, code, card string) {
 	})
 }
 
-// again delivers a second time what a device sent last.
+// again sends the last invoke of a device a second time.
 func (p *Playground) again(ctx context.Context, name string) {
 	p.mu.Lock()
 	d := p.device(name)

@@ -40,7 +40,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// world is dev in small: the bot, the services around it, and the playground on
+// world is a small dev: the bot, the services around it, and the playground on
 // their listener.
 func world(t *testing.T) string {
 	t.Helper()
@@ -122,7 +122,7 @@ func world(t *testing.T) string {
 	return web.URL
 }
 
-// run runs something until the test ends.
+// run runs what until the test ends.
 func run(t *testing.T, what func(context.Context) error) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -146,7 +146,7 @@ func do(t *testing.T, base string, values url.Values) {
 	}
 }
 
-// wait loads the page until it shows all of these.
+// wait loads the page until it shows all of these texts.
 func wait(t *testing.T, base string, texts ...string) {
 	t.Helper()
 	const patience = 15 * time.Second
@@ -208,10 +208,11 @@ func TestPlayWithoutABrowser(t *testing.T) {
 	wait(t, base, "once more", "is signed in, silently")
 }
 
-// The message extension, as far as it goes without a browser.
+// TestSearchWithoutABrowser covers the message extension, as far as that needs no
+// browser.
 func TestSearchWithoutABrowser(t *testing.T) {
 	base := world(t)
-	do(t, base, url.Values{"do": {"search-again"}}) // of nothing
+	do(t, base, url.Values{"do": {"search-again"}}) // nothing was searched for yet
 	do(t, base, url.Values{"do": {"search"}, "q": {"lakers"}})
 	wait(t, base, "composeExtension/query", "<code>auth</code>", `data-extension="true"`, "/auth/start?")
 	do(t, base, url.Values{"do": {"search-code"}, "code": {"guessed"}})
@@ -243,7 +244,8 @@ func TestPlaygroundIsForThisMachine(t *testing.T) {
 	}
 }
 
-// The playground in a real Chromium: see testdata/playground.mjs.
+// TestPlaygroundInBrowser uses the playground in a real Chromium: see
+// testdata/playground.mjs.
 func TestPlaygroundInBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a browser is not for short runs")
@@ -251,7 +253,8 @@ func TestPlaygroundInBrowser(t *testing.T) {
 	browsertest.Run(t, "testdata/playground.mjs", "PLAYGROUND="+world(t))
 }
 
-// A person can look: go test -run TestLook -playground.look=127.0.0.1:9981.
+// TestLook keeps the playground up so that a person can look: go test -run
+// TestLook -playground.look=127.0.0.1:9981.
 func TestLook(t *testing.T) {
 	if *lookAt == "" {
 		t.Skip("only with -playground.look")

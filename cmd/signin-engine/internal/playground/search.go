@@ -14,32 +14,33 @@ import (
 )
 
 // The message extension: a search, the popup that its answer asks for, and the
-// search once more.
+// same search again.
 
-// searchCommand is the command of the extension that the box searches with.
+// searchCommand is the extension's command for the page's search box.
 const searchCommand = "search"
 
-// search is what was looked for last, and what came of it.
+// search is the last search and its result.
 type search struct {
 	Text, Device string
-	asked        *emulator.Incoming // nil = nothing yet
+	asked        *emulator.Incoming // nil = no search yet
 
-	Who    string // brought it; "" = the user
+	Who    string // who sent it; "" = the user
 	Status int
 	Failed string
-	Type   string // result, auth, silentAuth, message; "" if the answer is none
+	Type   string // result, auth, silentAuth, message; "" if there is no answer
 	Said   string
 	URL    string // of the popup
 	Title  string
 	Cards  []resultCard
 	Raw    string // the answer, as JSON
-	Code   string // with which the popup ended
-	Reason string // … or why it failed
+	Code   string // the popup ended with this code
+	Reason string // the popup failed for this reason
 }
 
 type resultCard struct{ Title, Text string }
 
-// bring is what Teams says when its popup has ended: CancelledByUser, or a code.
+// bring sends the search again, as Teams does when its popup has ended. The state
+// is a code or CancelledByUser. With other it comes from the other user.
 func (p *Playground) bring(ctx context.Context, state string, other bool) {
 	p.mu.Lock()
 	before, device, who := p.search.asked, p.search.Device, ""
@@ -65,7 +66,7 @@ func (p *Playground) bring(ctx context.Context, state string, other bool) {
 	})
 }
 
-// find searches as in Teams' box.
+// find sends a search, as Teams' search box does.
 func (p *Playground) find(ctx context.Context, device, text string) {
 	p.mu.Lock()
 	p.search = search{Text: text, Device: device}
@@ -79,7 +80,7 @@ func (p *Playground) find(ctx context.Context, device, text string) {
 	})
 }
 
-// look sends a search and keeps its answer.
+// look delivers a search and records its answer.
 func (p *Playground) look(ctx context.Context, device, text, who string, deliver func(context.Context, *emulator.Teams) (emulator.Answer, error)) {
 	p.send(ctx, entry{Device: device, Text: text}, func(ctx context.Context, t *emulator.Teams) (emulator.Answer, error) {
 		a, err := deliver(ctx, t)
@@ -115,7 +116,8 @@ func (s *search) read(a emulator.Answer) {
 	}
 }
 
-// searching is a form of the message extension; false = it is another's.
+// searching handles the forms of the message extension. It returns false for any
+// other form.
 func (p *Playground) searching(do string, value func(string) string, device string) (func(context.Context), bool) {
 	switch do {
 	case "search":
@@ -142,22 +144,22 @@ func (p *Playground) searching(do string, value func(string) string, device stri
 	}
 }
 
-// somebody is another user, who has the code of the first.
+// somebody makes another user, who has the first one's code.
 func somebody() emulator.Account {
 	key := strings.ToLower(rand.Text())
 	return emulator.Account{ID: "29:1" + key, Name: "Somebody else", AADObjectID: uuidOf(key)}
 }
 
-// ClientScript is the path below the playground of what stands in for the library
-// of the Teams client, in the windows that the playground opens. Nothing is asked of
-// another machine.
+// ClientScript is the path of a stand-in for the library of the Teams client, for
+// the windows that the playground opens. With it, no other machine is asked for
+// anything.
 const ClientScript = "/playground/teams.js"
 
-// ClientIntegrity is the hash of [ClientScript].
+// ClientIntegrity returns the integrity hash of [ClientScript].
 func ClientIntegrity() string {
 	b, err := files.ReadFile("page/teams.js")
 	if err != nil {
-		return "" // it is embedded
+		return "" // cannot happen, since the file is embedded
 	}
 	sum := sha512.Sum384(b)
 	return "sha384-" + base64.StdEncoding.EncodeToString(sum[:])

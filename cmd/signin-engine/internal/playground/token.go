@@ -9,11 +9,11 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// tokenGood is an SSO token as Teams makes it; the others are refused by the Token
-// Service, and the engine says what it saw of them.
+// tokenGood is an SSO token as Teams makes it. The Token Service refuses the
+// other kinds, and the engine reports what was wrong with them.
 const tokenGood = "good"
 
-// tokenKinds are the kinds of SSO tokens, with their words on the page.
+// tokenKinds are the kinds of SSO tokens, with their labels on the page.
 var tokenKinds = []choice{
 	{tokenGood, "as it should be"},
 	{"v1", "of version 1.0"},
