@@ -12,47 +12,50 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Refusal is why a token was refused at the operator endpoint; see
-// [HandlerConfig.OnRefused].
+// Refusal is the reason why the operator endpoint refused a token. It is passed
+// to [HandlerConfig.OnRefused].
 type Refusal string
 
-// The refusals.
+// The reasons for a refusal.
 const (
-	WrongToken   Refusal = "wrong_token"
+	// WrongToken means that the token matches neither token of the endpoint.
+	WrongToken Refusal = "wrong_token"
+	// TooManyTries means that too many wrong tokens came before: this one was not
+	// compared at all.
 	TooManyTries Refusal = "too_many_tries"
 )
 
-// Refusals lists them.
+// Refusals lists all reasons for a refusal.
 func Refusals() []Refusal { return []Refusal{WrongToken, TooManyTries} }
 
-// How fast tokens may be guessed. Only wrong ones count, so nobody who has the
-// right one meets these limits, unless he shares an address with somebody who
-// guesses.
+// These limits slow down callers that guess tokens. Only wrong tokens count, so
+// callers with the right one never meet the limits, unless they share an address
+// with somebody who guesses.
 const (
-	addressTries = 10 // wrong tokens of one address at once
-	addressEvery = 6 * time.Second
-	overallTries = 100 // of all addresses together
+	addressTries = 10              // burst of wrong tokens from one address
+	addressEvery = 6 * time.Second // then one in this time
+	overallTries = 100             // burst of wrong tokens from all addresses together
 	overallEvery = 600 * time.Millisecond
-	// rememberedAddresses have a count of their own; the one that was not heard of
-	// for the longest time makes room.
+	// rememberedAddresses is how many addresses have a limiter of their own. The
+	// least recently used one is evicted.
 	rememberedAddresses = 1 << 12
 	brakeLogEvery       = time.Minute
 )
 
-// brake slows down who tries tokens out.
+// brake limits the rate at which tokens can be guessed.
 type brake struct {
 	mu      sync.Mutex
 	clock   func() time.Time
 	overall *rate.Limiter
 	callers *simplelru.LRU[string, *caller]
-	told    rate.Sometimes // the log of who is over
+	told    rate.Sometimes // limits the log lines about callers over the limit
 }
 
-// caller is one address. Who had a right token from there lately is not stopped by
-// what other addresses do.
+// caller is one address. The overall limit does not apply to an address that has
+// sent a right token: guesses from elsewhere cannot lock its operators out.
 type caller struct {
 	tries *rate.Limiter
-	known bool
+	known bool // a right token came from here
 }
 
 func newBrake(clock func() time.Time) *brake {
@@ -63,8 +66,8 @@ func newBrake(clock func() time.Time) *brake {
 	}
 }
 
-// try judges a token of an address, unless there were too many wrong ones: then it
-// returns how long to wait, and the token is not looked at.
+// try calls right to compare the token that came from an address. After too many
+// wrong tokens it does not call right, and returns how long the caller has to wait.
 func (b *brake) try(remote string, right func() bool) (wait time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,7 +95,7 @@ func (b *brake) try(remote string, right func() bool) (wait time.Duration, ok bo
 	return 0, ok
 }
 
-// until is the time to the next whole token of a limiter.
+// until is the time until a limiter has its next whole token.
 func until(l *rate.Limiter, now time.Time) time.Duration {
 	if missing := 1 - l.TokensAt(now); missing > 0 {
 		return time.Duration(missing / float64(l.Limit()) * float64(time.Second))
@@ -100,12 +103,13 @@ func until(l *rate.Limiter, now time.Time) time.Duration {
 	return 0
 }
 
-// addressOf is who a connection comes from. A customer's network of IPv6 is one
-// caller: its owner has all the addresses in it.
+// addressOf is the key under which a remote address is limited: the IPv4 address,
+// or the /64 prefix of an IPv6 address, because one customer usually owns all the
+// addresses in it.
 func addressOf(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
-		return remote // a unix socket has no addresses
+		return remote // a unix socket has no host and port
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
@@ -119,8 +123,8 @@ func addressOf(remote string) string {
 	return ip.String()
 }
 
-// levelOf is what a token lets do. The error says why it is none; the token is in
-// neither error nor log.
+// levelOf is the access that a token gives. The error says why it gives none.
+// Neither the error nor the log contains the token.
 func (h *handler) levelOf(w http.ResponseWriter, r *http.Request, token string) (access, error) {
 	var level access
 	wait, ok := h.brake.try(r.RemoteAddr, func() (right bool) {

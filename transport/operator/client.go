@@ -16,16 +16,16 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Client asks a running process through its operator endpoint. It is a
-// [Reader], an [Actor] and a [Snapshotter].
+// Client queries a running process through its operator endpoint. It implements
+// [Reader], [Actor] and [Snapshotter].
 type Client struct {
 	endpoint Endpoint
 	token    tokensvc.Secret
 	http     *http.Client
 }
 
-// NewClient returns a client of the endpoint; token may be empty for a unix
-// socket. Nothing is dialled yet.
+// NewClient returns a client of the endpoint. The token may be empty for a unix
+// socket. NewClient does not connect.
 func NewClient(endpoint Endpoint, token tokensvc.Secret) *Client {
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	return &Client{
@@ -41,10 +41,11 @@ func NewClient(endpoint Endpoint, token tokensvc.Secret) *Client {
 	}
 }
 
-// maxAnswer bounds one JSON answer: a page of 1000 attempts is about 1 MB.
+// maxAnswer bounds one JSON answer, in bytes. A page of 1000 attempts is about
+// 1 MB.
 const maxAnswer = 64 << 20
 
-// Close drops idle connections.
+// Close closes idle connections. It always returns nil.
 func (c *Client) Close() error {
 	c.http.CloseIdleConnections()
 	return nil
@@ -80,7 +81,8 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	return i, c.get(ctx, "/info", nil, &i)
 }
 
-// Ready asks /readyz.
+// Ready returns nil if the process is ready (GET /readyz), and otherwise the error
+// that it reports.
 func (c *Client) Ready(ctx context.Context) error {
 	var s status
 	return c.get(ctx, "/readyz", nil, &s)
@@ -160,7 +162,8 @@ func (c *Client) json(ctx context.Context, method, path string, query url.Values
 	return nil
 }
 
-// do sends a request; only a 200 comes back as a response.
+// do sends a request. It returns a response only for status 200; every other
+// status becomes an error.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, body []byte) (*http.Response, error) {
 	u := "http://operator" + path
 	if c.endpoint.Network == "tcp" {
@@ -202,7 +205,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	return nil, p.asError(res.StatusCode)
 }
 
-// drain reads a body to its end, so that the connection is used again.
+// drain reads a body to its end, so that the connection can be reused.
 func drain(res *http.Response) error {
 	_, err := io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswer))
 	return errors.Join(err, res.Body.Close())

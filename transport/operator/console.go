@@ -19,16 +19,15 @@ import (
 //go:embed console
 var consoleFiles embed.FS
 
-// The console is the same endpoint for a browser: pages where the API has JSON,
-// chosen by what the request accepts. A client that does not ask for text/html
-// gets JSON.
+// The console and the API share one endpoint and its addresses. A request that
+// accepts text/html gets a page; every other request gets JSON.
 
-// contentPolicy lets a page load its own style sheet and script, and nothing
-// else from anywhere.
+// contentPolicy lets a page load the console's own style sheet, script and icon,
+// and nothing else.
 const contentPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// wantsPage reports whether a request is a browser's.
+// wantsPage reports whether a request accepts a page, as those of browsers do.
 func wantsPage(r *http.Request) bool { return accepts(r, "text/html") }
 
 func accepts(r *http.Request, kind string) bool {
@@ -48,7 +47,7 @@ func isForm(r *http.Request) bool {
 	return err == nil && (kind == "application/x-www-form-urlencoded" || kind == "multipart/form-data")
 }
 
-// or serves page to browsers and data to everybody else.
+// or serves page to browsers, and data as JSON to every other client.
 func (h *handler) or(page func(http.ResponseWriter, *http.Request) error, data func(*http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Vary", "Accept")
@@ -62,12 +61,12 @@ func (h *handler) or(page func(http.ResponseWriter, *http.Request) error, data f
 	})
 }
 
-// anyOf forgets the type of an answer.
+// anyOf adapts a handler of one result type to the type that [handler.or] takes.
 func anyOf[T any](data func(*http.Request) (T, error)) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) { return data(r) }
 }
 
-// pageFunc serves a page that has no JSON of its own.
+// pageFunc serves a page that has no JSON form.
 func (h *handler) pageFunc(page func(http.ResponseWriter, *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := page(w, r); err != nil {
@@ -76,28 +75,31 @@ func (h *handler) pageFunc(page func(http.ResponseWriter, *http.Request) error) 
 	})
 }
 
-// frame is what every page has around its content.
+// frame is the data of the layout template, which surrounds the content of every
+// page.
 type frame struct {
 	Title   string
-	Page    string // the template of the content
-	Search  string
+	Page    string // name of the content's template
+	Search  string // text in the search field
 	Visitor visitor
-	Form    string // token of the page's forms
-	Live    string // where the page hears of changes; "" = it stays as it is
+	Form    string // the token that forms of this page send (CSRF protection)
+	Live    string // event stream of the page; "" = the page is not live
 	Now     Time
-	Where   string
+	Where   string // the store: backend and location
 	Bot     string // version and instance
-	Open    bool   // nobody logs in here
+	Open    bool   // the endpoint has no tokens, so nobody logs in
 	AsksWho bool   // forms ask for the actor's name
 	NoActor bool   // the proxy did not say who acts
-	Again   string // where a visitor who came from elsewhere is sent once more
+	Again   string // where the login page sends the browser once more; see page
 	Content any
 }
 
-// live is content that changes while one looks at it.
+// live is content that is kept up to date while it is open. topic is the address
+// of its event stream.
 type live interface{ topic() string }
 
-// page renders a page. It is written whole or not at all.
+// page renders a page. It renders into a buffer first, so that a page is written
+// completely or not at all.
 func (h *handler) page(w http.ResponseWriter, r *http.Request, status int, name, title string, content any) {
 	f := frame{Title: title, Page: name, Visitor: visitorOf(r), Content: content, Open: h.Token.Empty() && h.ReadToken.Empty()}
 	f.Search = r.URL.Query().Get("q")
@@ -145,7 +147,8 @@ func secureHeaders(head http.Header) {
 	head.Set("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-// pages are the templates, each with the layout around it.
+// pages returns the page templates by name, each with the layout around it. The
+// name "" has the layout and the shared parts alone.
 var pages = sync.OnceValues(func() (map[string]*template.Template, error) {
 	base, err := template.New("base").Funcs(templateFuncs()).ParseFS(consoleFiles, "console/layout.html", "console/parts.html")
 	if err != nil {
@@ -170,7 +173,8 @@ var pages = sync.OnceValues(func() (map[string]*template.Template, error) {
 	return all, nil
 })
 
-// asset is the address of a file of the console; it changes with the file.
+// asset returns the address of a console file. The address has a hash of the
+// content, so that browsers may cache it for ever.
 var asset = func() func(name string) string {
 	var known sync.Map
 	return func(name string) string {
@@ -188,11 +192,13 @@ var asset = func() func(name string) string {
 	}
 }()
 
-// Asset is the address of a file that [Assets] serves; it changes with the file.
+// Asset returns the address of a file that [Assets] serves, such as
+// "/assets/console.css?v=…". It changes with the content of the file. The address
+// of an unknown file is empty.
 func Asset(name string) string { return asset(name) }
 
-// Assets serves the style sheet and the script of the console below /assets/,
-// for pages that are made of the same parts; see [WriteAttempt].
+// Assets serves the console's style sheet, script and icon below /assets/. Other
+// pages that use parts of the console need it too; see [WriteAttempt].
 func Assets() http.Handler {
 	kinds := map[string]string{"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -209,7 +215,7 @@ func Assets() http.Handler {
 	})
 }
 
-// pathOf is an address below this endpoint; each segment is taken as it is.
+// pathOf builds a path of this endpoint. It escapes every segment but the first.
 func pathOf(first string, more ...string) string {
 	p := "/" + first
 	for _, m := range more {

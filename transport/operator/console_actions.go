@@ -16,16 +16,16 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// action is what an operator can do to an attempt.
+// action is one of the actions that an operator can take on an attempt.
 type action struct {
 	Name, Label string
-	Does        string // what it does, in a sentence
-	Done        string
-	fits        func(View) bool
+	Does        string          // what it does, in a sentence
+	Done        string          // what has happened, shown afterwards
+	fits        func(View) bool // whether the attempt can be acted on
 	do          func(context.Context, Actor, string, machine.Operator) error
 }
 
-// actions are the three of them, the mildest first.
+// actions lists them, the least invasive first.
 var actions = []action{
 	{
 		Name: "reconcile", Label: "Reconcile",
@@ -90,14 +90,15 @@ func actionsOf(d Detail) []actionButton {
 	return all
 }
 
-// The fields of a form that say why. That of an action on many has another name
-// than the filter by reason beside it.
+// Names of the form field with the operator's reason. The form for many attempts
+// also carries the filter "reason", so its own field has another name.
 const (
 	fieldReason = "reason"
 	fieldWhy    = "why"
 )
 
-// formOrder reads who acts and why from a form.
+// formOrder reads from a form who acts and why. field is the name of the field
+// with the reason.
 func (h *handler) formOrder(r *http.Request, field string) (machine.Operator, error) {
 	r.Body = http.MaxBytesReader(nil, r.Body, maxBody)
 	if err := r.ParseForm(); err != nil {
@@ -122,7 +123,8 @@ func (h *handler) formOrder(r *http.Request, field string) (machine.Operator, er
 	return machine.Operator{Actor: actor, Reason: reason}, nil
 }
 
-// formOr takes a form as an action of the console, and everything else as JSON.
+// formOr handles a form as an action of the console, and passes every other
+// request to data, which reads JSON.
 func (h *handler) formOr(name string, data func(*http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !isForm(r) {
@@ -153,32 +155,32 @@ func (h *handler) actOnOne(w http.ResponseWriter, r *http.Request, name string) 
 	return h.showAttempt(w, r, status, attemptPage{Problem: p.Error.Message, Given: r.PostForm.Get(fieldReason)})
 }
 
-// Bounds of an action on many.
+// Limits of an action on many attempts.
 const (
-	mostCounted = 20_000
-	mostAtOnce  = 1000
-	shownOfMany = 20
+	mostCounted = 20_000 // attempts read to count those that match
+	mostAtOnce  = 1000   // attempts acted on in one request
+	shownOfMany = 20     // attempts shown before the action
 )
 
 type bulkPage struct {
 	action
 	Filter   url.Values
-	Words    []filterField // the filter as it was asked
-	Count    int
-	Capped   bool // there are more than were counted
+	Words    []filterField // the filter, for display
+	Count    int           // attempts that match
+	Capped   bool          // counting stopped at mostCounted
 	AtOnce   int
 	Sample   []View
 	Problem  string
 	Reason   string
-	Finished bool
+	Finished bool // the action was taken; Done, Left and Refused are valid
 	Done     int
 	Left     int
-	Refused  []bar
-	Back     string
-	Again    string
+	Refused  []bar  // failed actions by error code
+	Back     string // the list with the same filter
+	Again    string // this page once more, for those that are left
 }
 
-// bulkPage shows how many an action would be for, before anything is done.
+// bulkPage shows how many attempts an action would affect. It does nothing yet.
 func (h *handler) bulkPage(w http.ResponseWriter, r *http.Request) error {
 	a, q, p, err := h.bulk(r, withoutEmpty(r.URL.Query()))
 	if err != nil {
@@ -197,8 +199,9 @@ func (h *handler) bulkPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// bulk reads an action and the filter that it is for. Attempts that begin after
-// the count are not meant.
+// bulk reads an action and the filter of the attempts it applies to. A filter
+// without an end gets the current time as its end, so that attempts which begin
+// after the operator saw the count are not affected.
 func (h *handler) bulk(r *http.Request, values url.Values) (action, Query, bulkPage, error) {
 	a, ok := actionNamed(values.Get("action"))
 	if !ok {
@@ -234,8 +237,9 @@ func sortedKeys(v url.Values) []string {
 
 var errTooMany = errors.New("too many to count")
 
-// matching gives take the attempts that q selects and that fit, until it has
-// enough.
+// matching passes the attempts that q selects and fits accepts to take, until take
+// returns false. It returns errTooMany after it has read most attempts without
+// reaching the end.
 func (h *handler) matching(ctx context.Context, q Query, fits func(View) bool, most int, take func(View) bool) error {
 	q.Limit, q.Cursor = MaxLimit, ""
 	for read := 0; ; {
@@ -258,8 +262,9 @@ func (h *handler) matching(ctx context.Context, q Query, fits func(View) bool, m
 	}
 }
 
-// actOnMany does it: at most mostAtOnce at a time, so that the one who asked sees
-// how it goes.
+// actOnMany takes the action on up to mostAtOnce attempts, and then shows the
+// result with a link for the rest, so that the operator sees the effect before
+// going on.
 func (h *handler) actOnMany(w http.ResponseWriter, r *http.Request) error {
 	op, orderErr := h.formOrder(r, fieldWhy)
 	a, q, p, err := h.bulk(r, withoutEmpty(r.PostForm))
@@ -295,8 +300,9 @@ func (h *handler) actOnMany(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// each does it to one after the other, and says how many were refused and why. It
-// stops when the browser is gone.
+// each takes the action on one attempt after the other. It counts those that
+// succeeded, and the errors by their code. It stops when ctx ends, which it does
+// when the browser disconnects.
 func (h *handler) each(ctx context.Context, a action, ids []string, op machine.Operator) (done int, refused []bar) {
 	why := map[string]int{}
 	for _, id := range ids {
@@ -314,7 +320,8 @@ func (h *handler) each(ctx context.Context, a action, ids []string, op machine.O
 	return done, refused
 }
 
-// statusWord is a status for a list of codes.
+// statusWord is an HTTP status with its text, such as "404 Not Found", or "no
+// answer" for 0.
 func statusWord(status int) string {
 	if status == 0 {
 		return "no answer"
@@ -322,7 +329,7 @@ func statusWord(status int) string {
 	return strconv.Itoa(status) + " " + cmp.Or(http.StatusText(status), "status")
 }
 
-// ago is a duration as people say it.
+// ago formats a duration for people, with one unit: "3.2 s", "5 min", "2 days".
 func ago(d time.Duration) string {
 	switch {
 	case d < 0:

@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// Live pages are told that something has changed, and load themselves again: the
-// stream carries no data that a page would have to draw.
+// The event stream only tells a live page that something has changed. The page
+// then loads its content again: the stream itself carries no data to draw.
 
 const (
+	// livePause is the time between two looks for a change.
 	livePause = 2 * time.Second
-	// liveSpan ends a stream, so that a dead one does not stay; the browser opens
-	// the next by itself.
+	// liveSpan bounds one stream, so that dead connections do not pile up. The
+	// browser opens the next stream by itself.
 	liveSpan = 10 * time.Minute
 )
 
@@ -28,8 +29,8 @@ func stopping(ctx context.Context) <-chan struct{} {
 	return c
 }
 
-// stream serves GET /events to a browser: an event "change" whenever what the
-// page shows is different from before.
+// stream serves GET /events to a browser. It sends the event "change" when the
+// page has something new to show, and "trouble" when the store cannot be read.
 func (h *handler) stream(w http.ResponseWriter, r *http.Request) {
 	out := http.NewResponseController(w)
 	if err := out.SetReadDeadline(time.Time{}); err != nil {
@@ -50,7 +51,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return
-		case err != nil: // a page learns of the end of it by a change
+		case err != nil: // the end of the trouble is a "change", because now differs
 			text, now = "event: trouble\ndata: \n\n", "trouble"
 		case now != last && last != "":
 			text = "event: change\ndata: \n\n"
@@ -69,7 +70,8 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// fingerprint differs whenever a page has something new to show.
+// fingerprint returns a text that changes whenever a page has something new to
+// show: the page of one attempt, or, if attempt is empty, any other page.
 func (h *handler) fingerprint(ctx context.Context, attempt string) (string, error) {
 	if attempt != "" {
 		d, err := h.Reader.Get(ctx, attempt)
@@ -83,7 +85,8 @@ func (h *handler) fingerprint(ctx context.Context, attempt string) (string, erro
 		return fmt.Sprint(d.Version, d.State, len(d.Events), d.Callback, rules), nil
 	}
 	return h.pulse.get(func() (string, error) {
-		// What one of them asked for is for all: it does not end with the one.
+		// The answer is shared by all streams, so it does not end with the one whose
+		// request asked for it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bodyTimeout)
 		defer cancel()
 		o, err := h.Reader.Overview(ctx)
@@ -112,7 +115,8 @@ func (h *handler) fingerprint(ctx context.Context, attempt string) (string, erro
 	})
 }
 
-// pulse shares one look at the whole store between all who watch it.
+// pulse caches the fingerprint of the whole store for half of livePause, so that
+// many streams read it once.
 type pulse struct {
 	mu   sync.Mutex
 	at   time.Time

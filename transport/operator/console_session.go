@@ -31,18 +31,18 @@ const (
 	mayAct  access = "act"
 )
 
-// visitor is who sent a request.
+// visitor is the sender of a request.
 type visitor struct {
 	access access
-	Actor  string // "" = not known: a form asks for it
-	bound  string // what the form token is bound to; "" = nothing a browser sends by itself
-	cookie bool   // a cookie let the visitor in
+	Actor  string // name for the audit trail; "" = not known, and forms ask for it
+	bound  string // value that form tokens are bound to; "" = forms need no token (bearer)
+	cookie bool   // the session cookie gave the access
 }
 
-// Known reports whether the visitor may look.
+// Known reports whether the visitor may read.
 func (v visitor) Known() bool { return v.access != "" }
 
-// Acts reports whether the visitor may do more than look.
+// Acts reports whether the visitor may take actions.
 func (v visitor) Acts() bool { return v.access == mayAct }
 
 type visitorKey struct{}
@@ -57,8 +57,8 @@ const (
 	maxActor    = 80 // runes
 )
 
-// guard lets in who may look, and to an action who may act. A browser that may
-// not look is sent to the login page.
+// guard lets only visitors with access reach next: reading needs mayLook, actions
+// and snapshots need mayAct. A browser without access is sent to the login page.
 func (h *handler) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h.fromElsewhere(r); err != nil {
@@ -86,8 +86,9 @@ func (h *handler) guard(next http.Handler) http.Handler {
 
 func changes(r *http.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }
 
-// fromElsewhere refuses what another web page sends in the visitor's name. An
-// endpoint without a token also refuses host names that DNS could point here.
+// fromElsewhere refuses requests that another web site makes a browser send. An
+// endpoint without a token also refuses host names with a dot: a foreign site could
+// let its own name resolve to this address (DNS rebinding).
 func (h *handler) fromElsewhere(r *http.Request) error {
 	if err := h.origin.Check(r); err != nil {
 		return fmt.Errorf("%w: the request comes from another site", ErrForbidden)
@@ -105,8 +106,9 @@ func (h *handler) fromElsewhere(r *http.Request) error {
 	return fmt.Errorf("%w: an endpoint without a token is asked by a name without a dot, or by a loopback address", ErrForbidden)
 }
 
-// mayChange asks for the second level of access. What a browser sends by itself
-// is not enough: a form needs its token, and JSON the bearer.
+// mayChange checks that the visitor may act. Browsers send cookies by themselves,
+// so a cookie is not enough: a form also needs its form token, and JSON needs the
+// bearer token.
 func (h *handler) mayChange(r *http.Request, v visitor) error {
 	if !v.Acts() {
 		return fmt.Errorf("%w: this token only looks", ErrForbidden)
@@ -130,8 +132,9 @@ func (h *handler) mayChange(r *http.Request, v visitor) error {
 	return nil
 }
 
-// visitor finds out who sent a request: a bearer, a browser that has logged in,
-// or anybody where no token is asked for.
+// visitor identifies the sender of a request: by its bearer token, by its session
+// cookie, or, at an endpoint without tokens, as anybody. The actor's name comes from
+// TrustHeader if that is set.
 func (h *handler) visitor(w http.ResponseWriter, r *http.Request) (visitor, error) {
 	v, err := h.identify(w, r)
 	if err == nil && h.TrustHeader != "" {
@@ -144,7 +147,7 @@ func (h *handler) identify(w http.ResponseWriter, r *http.Request) (visitor, err
 	if h.Token.Empty() && h.ReadToken.Empty() {
 		return visitor{access: mayAct, bound: h.openSession(w, r)}, nil
 	}
-	// Another scheme is not for us: a proxy may pass on its own.
+	// Other schemes are ignored: a proxy may pass on its own credentials.
 	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		level, err := h.levelOf(w, r, token)
 		return visitor{access: level}, err
@@ -160,8 +163,8 @@ func (h *handler) identify(w http.ResponseWriter, r *http.Request) (visitor, err
 	return visitor{access: s.Access, Actor: s.Actor, bound: c.Value, cookie: true}, nil
 }
 
-// match compares hashes, so that not even a token's length shows in the time it
-// takes.
+// match finds the access level of a token. It compares hashes in constant time, so
+// that the time tells nothing about the token, not even its length.
 func (h *handler) match(token string) (access, bool) {
 	got := sha256.Sum256([]byte(token))
 	level, ok := mayLook, false
@@ -177,8 +180,9 @@ func (h *handler) match(token string) (access, bool) {
 	return level, ok
 }
 
-// session is what the cookie says, signed with the token that opened it: it ends
-// when that token is changed, and needs no memory here.
+// session is the content of the session cookie. It is signed with a key made of the
+// token that opened it, so the server stores nothing, and a changed token ends all
+// its sessions.
 type session struct {
 	Access  access    `json:"a"`
 	Actor   string    `json:"n"`
@@ -236,16 +240,18 @@ func (h *handler) readSession(value string) (session, error) {
 	return s, nil
 }
 
-// formToken is bound to the session, so that no other page can know it.
+// formToken is the token that the visitor's forms send. It is bound to the
+// visitor's cookie, so no other site can know it.
 func (h *handler) formToken(v visitor) string {
 	m := hmac.New(sha256.New, h.formKey(v.access))
 	m.Write([]byte(v.bound))
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-// formKey is made of the visitor's own token, so that it is the same on every
-// instance, and tells who only looks nothing about the token that acts. Where
-// there are no tokens it lasts as long as the process.
+// formKey is the key of form tokens. It is made of the visitor's own endpoint token:
+// it is then the same on every instance, and a visitor who may only read learns
+// nothing about the other token. An endpoint without tokens uses a random key, which
+// lasts as long as the process.
 func (h *handler) formKey(level access) []byte {
 	if key := h.key(level, "form"); key != nil {
 		return key
@@ -253,7 +259,9 @@ func (h *handler) formKey(level access) []byte {
 	return h.seed
 }
 
-// cookieName differs by endpoint: several on one host must not log each other out.
+// cookieName is the name of the session cookie. It differs between endpoints,
+// because cookies ignore ports: several endpoints on one host would otherwise log
+// each other out.
 func (h *handler) cookieName() string {
 	level := mayLook
 	if h.ReadToken.Empty() {
@@ -263,8 +271,8 @@ func (h *handler) cookieName() string {
 	return "signin_engine_" + hex.EncodeToString(sum[:4])
 }
 
-// openSession gives a browser something to bind its forms to where nobody logs
-// in.
+// openSession returns the cookie value that forms are bound to at an endpoint where
+// nobody logs in. It sets the cookie if the browser has none yet.
 func (h *handler) openSession(w http.ResponseWriter, r *http.Request) string {
 	if c, err := r.Cookie(h.cookieName()); err == nil && c.Value != "" {
 		return c.Value
@@ -278,19 +286,20 @@ func (h *handler) openSession(w http.ResponseWriter, r *http.Request) string {
 }
 
 func (h *handler) setCookie(w http.ResponseWriter, r *http.Request, value string, life time.Duration) {
-	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure follows how the browser speaks
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure is set if the browser uses https
 		Name: h.cookieName(), Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 		Secure: h.secure(r), MaxAge: int(life / time.Second),
 	})
 }
 
-// secure reports whether the browser speaks https. Only a proxy that is trusted
-// with the actor's name is believed.
+// secure reports whether the browser uses https. X-Forwarded-Proto counts only
+// behind a proxy that is trusted to name the actor.
 func (h *handler) secure(r *http.Request) bool {
 	return r.TLS != nil || h.TrustHeader != "" && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }
 
-// cleanActor makes a name fit for the audit trail.
+// cleanActor prepares a name for the audit trail: it drops control and format
+// characters, and cuts the name to maxActor runes.
 func cleanActor(name string) string {
 	name = strings.TrimSpace(strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
@@ -304,7 +313,7 @@ func cleanActor(name string) string {
 	return name
 }
 
-// loginFor is the login page that leads back to what was asked for.
+// loginFor is the address of the login page that leads back to the requested page.
 func loginFor(r *http.Request) string {
 	if r.URL.Path == "/" && r.URL.RawQuery == "" {
 		return "/login"
@@ -312,7 +321,8 @@ func loginFor(r *http.Request) string {
 	return "/login?" + url.Values{"next": {r.URL.RequestURI()}}.Encode()
 }
 
-// localPath is a path of this endpoint, whatever was asked for.
+// localPath returns next if it is a path of this endpoint, and "/" otherwise, so
+// that a login never redirects to another site.
 func localPath(next string) string {
 	u, err := url.Parse(next)
 	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.ContainsAny(next, "\\\r\n\t") {

@@ -11,27 +11,30 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Direct reads a store of this process.
+// Direct reads a store that this process has open. It implements [Reader] and
+// [Purger].
 type Direct struct {
 	store store.Store
 	rules Rules
 	about Info
 
-	refused  func() *Refused  // nil: nobody counts
-	circuits func() []Circuit // likewise
+	refused  func() *Refused  // nil: not counted
+	circuits func() []Circuit // nil: no circuits
 }
 
-// NewDirect reads st and judges by rules. What about says of the process is
-// passed on; what the store knows of itself is asked with every Info.
+// NewDirect returns a reader of st that finds stuck attempts by rules. The members
+// of about that describe the process are passed on with every [Info]. Those that
+// describe the store are read from it each time.
 func NewDirect(st store.Store, rules Rules, about Info) *Direct {
 	return &Direct{store: st, rules: rules, about: about}
 }
 
-// CountRefused has f asked with every Info what was refused. It is called
+// CountRefused makes every [Info] include the result of f. It must be called
 // before d is used.
 func (d *Direct) CountRefused(f func() *Refused) { d.refused = f }
 
-// CountCircuits has f asked with every Info how the upstreams fare. It is called
+// CountCircuits makes every [Info] include the circuits that f returns, and every
+// [Overview] a finding for each upstream that does not answer. It must be called
 // before d is used.
 func (d *Direct) CountCircuits(f func() []Circuit) { d.circuits = f }
 
@@ -77,7 +80,7 @@ func (d *Direct) List(ctx context.Context, q Query) (Page, error) {
 	return Page{Attempts: views, NextCursor: page.Next, Unreadable: unreadable(page.Corrupt)}, nil
 }
 
-// filter is the part of q that the store knows.
+// filter is the part of q that the store evaluates.
 func (q Query) filter() store.Filter {
 	return store.Filter{
 		User: q.User, Connection: q.Connection, Tenant: q.Tenant, Conversation: q.Conversation,
@@ -117,7 +120,8 @@ func (d *Direct) Get(ctx context.Context, id string) (Detail, error) {
 	}, nil
 }
 
-// Resolve returns the full id for an id or unique prefix.
+// Resolve returns the full id for an id or a unique prefix, in any case. Errors:
+// store.ErrNotFound, store.ErrCorrupt, ErrAmbiguous, ErrBadRequest for an empty id.
 func (d *Direct) Resolve(ctx context.Context, id string) (string, error) {
 	page, err := d.find(ctx, id)
 	if err != nil {
@@ -126,7 +130,7 @@ func (d *Direct) Resolve(ctx context.Context, id string) (string, error) {
 	return page.Attempts[0].ID, nil
 }
 
-// find returns a page with exactly one attempt.
+// find returns a page with the one attempt that id stands for.
 func (d *Direct) find(ctx context.Context, id string) (store.Page, error) {
 	if id == "" {
 		return store.Page{}, fmt.Errorf("%w: empty attempt id", ErrBadRequest)
@@ -149,7 +153,7 @@ func (d *Direct) find(ctx context.Context, id string) (store.Page, error) {
 	return page, nil
 }
 
-// trail reads all audit lines of an attempt.
+// trail reads all audit lines of one attempt.
 func (d *Direct) trail(ctx context.Context, id string) ([]EventView, error) {
 	var after int64
 	views := []EventView{}
@@ -180,7 +184,7 @@ func (d *Direct) Events(ctx context.Context, q EventQuery) (EventPage, error) {
 	return EventPage{Events: eventViews(events)}, nil
 }
 
-// follow reads the whole trail.
+// follow reads a page of the audit trail of all attempts.
 func (d *Direct) follow(ctx context.Context, q EventQuery) (EventPage, error) {
 	trail, err := d.store.Trail(ctx, store.TrailQuery{Since: q.Since, Cursor: q.Cursor, Limit: q.Limit})
 	switch {

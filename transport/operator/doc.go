@@ -1,12 +1,12 @@
-// Package operator is what people who run a bot look at and act through: the
-// attempts with their timelines, what is stuck and why, and the three actions
+// Package operator is the interface of the people who run a bot. It shows them
+// the attempts with their timelines, what is stuck and why, and lets them
 // reconcile, cancel and redeliver.
 //
-// The same questions are asked in two places, so they are one interface,
-// [Reader]. [Direct] answers from a store; [Client] asks a running process,
-// whose answers come from [NewHandler] over a unix socket beside the bbolt
-// file or over TCP with a bearer token. A bbolt file belongs to one process,
-// even for readers: the socket is the only way to look at a live bot.
+// The interface [Reader] has all queries. [Direct] answers them from a store;
+// [Client] sends them to a running process, which answers with [NewHandler] over
+// a unix socket beside the bbolt file or over TCP with a bearer token. A bbolt
+// file can be open in one process only, even for reading, so the socket is the
+// only way to look at a live bot that uses one.
 //
 // Routes, all JSON (docs/operations.md has the shapes):
 //
@@ -25,9 +25,10 @@
 //	POST /purge                        {older_than, dry_run, limit}
 //	POST /rotate-key                   {actor, reason}
 //
-// The same addresses are the console for a browser, which asks for text/html:
-// /, /attempts, /attempts/{id}, /users/{id}, /connections/{name}, /diagram,
-// /search, /login, and actions on many below /attempts/act. GET /events is a
-// stream of changes for whoever accepts text/event-stream. Two tokens are two
-// levels of access: one acts, one only looks. docs/console.md says the rest.
+// The same addresses serve the console to a browser, that is to requests that
+// accept text/html: /, /attempts, /attempts/{id}, /users/{id},
+// /connections/{name}, /diagram, /search, /login, and actions on many attempts at
+// /attempts/act. GET /events is a stream of changes for requests that accept
+// text/event-stream. There are two tokens for two levels of access: one may act,
+// the other may only read. See docs/console.md.
 package operator

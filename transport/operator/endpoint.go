@@ -23,7 +23,9 @@ type Endpoint struct {
 	Address string // path, or host:port
 }
 
-// ParseEndpoint reads unix:PATH, host:port or http://host:port.
+// ParseEndpoint reads unix:PATH, host:port or http://host:port. The error of
+// another text is a predicate, such as "is neither …", for the caller to put the
+// name of its setting in front.
 func ParseEndpoint(s string) (Endpoint, error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		if path == "" {
@@ -45,12 +47,13 @@ func ParseEndpoint(s string) (Endpoint, error) {
 	return Endpoint{Network: "tcp", Address: address}, nil
 }
 
-// SocketBeside is the unix socket that belongs to a bbolt file.
+// SocketBeside is the default unix socket of the process that has the bbolt file
+// dbPath open: dbPath + ".sock".
 func SocketBeside(dbPath string) Endpoint {
 	return Endpoint{Network: "unix", Address: dbPath + ".sock"}
 }
 
-// String is the form that ParseEndpoint reads.
+// String returns the form that [ParseEndpoint] reads.
 func (e Endpoint) String() string {
 	if e.Network == "unix" {
 		return "unix:" + e.Address
@@ -58,15 +61,16 @@ func (e Endpoint) String() string {
 	return "http://" + e.Address
 }
 
-// ErrInUse says that another process serves this endpoint.
+// ErrInUse means that another process serves the endpoint.
 var ErrInUse = errors.New("another process serves it")
 
-// dialTimeout bounds the look whether anybody is behind a socket.
+// dialTimeout bounds a connection attempt.
 const dialTimeout = time.Second
 
-// Listen opens the endpoint. A unix socket gets mode 0600 before it has its
-// name; one that a dead process left behind is replaced, a live one is
-// ErrInUse. Closing the listener removes the socket.
+// Listen opens the endpoint. A unix socket has mode 0600 from the moment it
+// appears at its path. Listen replaces a socket that a dead process left behind,
+// and returns ErrInUse if a process still answers there. Closing the listener
+// removes the socket.
 func (e Endpoint) Listen(ctx context.Context) (net.Listener, error) {
 	var lc net.ListenConfig
 	if e.Network != "unix" {
@@ -86,8 +90,8 @@ func (e Endpoint) Listen(ctx context.Context) (net.Listener, error) {
 	return l, nil
 }
 
-// replaceable fails if somebody answers at the socket, or if the path is no
-// socket at all.
+// replaceable returns an error if a process answers at the socket, or if the path
+// exists and is not a socket.
 func (e Endpoint) replaceable(ctx context.Context) error {
 	info, err := os.Lstat(e.Address)
 	switch {
@@ -108,9 +112,9 @@ func (e Endpoint) replaceable(ctx context.Context) error {
 	return err
 }
 
-// listenUnix binds in a directory that nobody else can enter, sets the mode,
-// and moves the socket to its place: it never lies there with a wider mode,
-// and it replaces a stale one in one step.
+// listenUnix binds the socket in a new directory that only this user can enter,
+// sets its mode, and renames it to its path. So the socket never has a wider mode
+// at its path, and a stale socket is replaced atomically.
 func (e Endpoint) listenUnix(ctx context.Context, lc net.ListenConfig) (net.Listener, error) {
 	dir, err := os.MkdirTemp(filepath.Dir(e.Address), ".s")
 	if err != nil {
@@ -142,7 +146,7 @@ func (e Endpoint) listenUnix(ctx context.Context, lc net.ListenConfig) (net.List
 }
 
 // unixListener removes its socket when it closes, unless another process has
-// put its own in the place.
+// replaced it by its own.
 type unixListener struct {
 	*net.UnixListener
 	path string
@@ -162,8 +166,8 @@ func (l *unixListener) Close() error {
 	return l.err
 }
 
-// Timeouts of the operator endpoint: it serves one machine's operators, and a
-// snapshot of a large store takes long to write.
+// Timeouts of the operator endpoint. There is none for writing, because the
+// snapshot of a large store takes long.
 const (
 	headerTimeout = 10 * time.Second
 	bodyTimeout   = 30 * time.Second
@@ -171,8 +175,9 @@ const (
 	stopTimeout   = 5 * time.Second
 )
 
-// Serve serves h on l until ctx is done, then finishes what is in flight and
-// closes l. It returns nil after a stop that ctx asked for.
+// Serve serves h on l until ctx is done. Then it closes l, gives the requests in
+// flight 5 s to finish, and returns nil. It returns an error if serving or
+// stopping fails.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout,

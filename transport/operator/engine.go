@@ -9,7 +9,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Engine is what the actions need of *machine.Engine.
+// Engine has the methods of *machine.Engine that the actions use.
 type Engine interface {
 	Ready(ctx context.Context) error
 	Reconcile(ctx context.Context, id string, op machine.Operator) (store.Attempt, error)
@@ -18,41 +18,49 @@ type Engine interface {
 	RotateKey(ctx context.Context, op machine.Operator) (machine.Rotation, error)
 }
 
-// Actor does what an operator asks for; id may be a unique prefix. Errors:
+// Actor takes an operator's actions. An id may be a unique prefix. Errors:
 // store.ErrNotFound, store.ErrConflict, ErrAmbiguous, machine.ErrTerminal,
 // machine.ErrLeaseHeld, machine.ErrKeysElsewhere.
 type Actor interface {
+	// Reconcile asks the Token Service whether the user has a token, moves an
+	// attempt in Exchanging or Verifying on accordingly, and returns it.
 	Reconcile(ctx context.Context, id string, op machine.Operator) (View, error)
+	// Cancel ends an open attempt as Failed, with the reason "operator", and
+	// returns it.
 	Cancel(ctx context.Context, id string, op machine.Operator) (View, error)
-	// Redeliver makes the attempt's dead and pending callbacks due now and
-	// says how many there are.
+	// Redeliver makes the attempt's pending, dead and undeliverable callbacks due
+	// now, and returns how many there are.
 	Redeliver(ctx context.Context, id string, op machine.Operator) (int, error)
-	// RotateKey adds a key for marks and seals to the store.
+	// RotateKey adds a new key for HMACs and sealed data to the store.
 	RotateKey(ctx context.Context, op machine.Operator) (Rotation, error)
 	Purger
 }
 
-// Rotation is what came of a new key; of the key itself it has the id.
+// Rotation is the result of [Actor.RotateKey]. It has the id of the new key, never
+// the key itself.
 type Rotation struct {
-	Key   string `json:"key"`   // id of the new one
-	From  Time   `json:"from"`  // when it is used first
-	Older int    `json:"older"` // keys that are still read
+	Key   string `json:"key"`   // id of the new key
+	From  Time   `json:"from"`  // when the instances begin to use it
+	Older int    `json:"older"` // number of older keys that are still accepted
 }
 
-// Purger deletes what is past its retention. [Direct] and [Client] are purgers.
+// Purger deletes attempts past their retention. [Direct] and [Client] implement
+// it.
 type Purger interface {
-	// Purge deletes at most limit attempts that ended longer than olderThan
-	// ago by the store's clock, or with dry counts them.
+	// Purge deletes at most limit attempts that ended longer than olderThan ago
+	// by the store's clock, and returns how many. With dry it only counts them.
 	Purge(ctx context.Context, olderThan time.Duration, limit int, dry bool) (int, error)
 }
 
-// DirectActor acts through an engine of this process.
+// DirectActor acts through an engine of this process. It implements [Reader] and
+// [Actor].
 type DirectActor struct {
 	*Direct
 	engine Engine
 }
 
-// NewDirectActor lets an operator act on what d reads.
+// NewDirectActor returns an actor on the attempts that d reads. engine must use
+// the same store.
 func NewDirectActor(d *Direct, engine Engine) *DirectActor {
 	return &DirectActor{Direct: d, engine: engine}
 }

@@ -9,22 +9,24 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Errors of this package; those of the store and the machine pass through,
-// also over the wire. Compared with errors.Is.
+// Errors of this package, for errors.Is. The errors of packages store and machine
+// are passed on too; [Client] returns the same errors as [Direct].
 var (
-	// ErrBadRequest: a parameter or body that cannot be read.
+	// ErrBadRequest means that a parameter or the body cannot be read.
 	ErrBadRequest = errors.New("bad request")
-	// ErrAmbiguous: several attempts begin with this prefix.
+	// ErrAmbiguous means that the ids of several attempts begin with the prefix.
 	ErrAmbiguous = errors.New("ambiguous id prefix")
-	// ErrUnauthorized: the bearer token is missing or wrong.
+	// ErrUnauthorized means that the bearer token is missing or wrong.
 	ErrUnauthorized = errors.New("operator token missing or wrong")
-	// ErrTooManyTries: so many wrong tokens came that no more are looked at for now.
+	// ErrTooManyTries means that too many wrong tokens came lately. For now no
+	// token of this caller is compared.
 	ErrTooManyTries = errors.New("too many wrong operator tokens")
-	// ErrForbidden: the token only looks, or the request comes from another site.
+	// ErrForbidden means that the token may only read, or that the request comes
+	// from another site.
 	ErrForbidden = errors.New("not allowed")
-	// ErrUnsupported: this process or backend does not offer it.
+	// ErrUnsupported means that this process or store backend does not offer it.
 	ErrUnsupported = errors.New("not supported here")
-	// ErrUnreachable: nobody answers at the operator endpoint.
+	// ErrUnreachable means that the operator endpoint gives no usable answer.
 	ErrUnreachable = errors.New("operator endpoint unreachable")
 
 	errUnknownParameter = errors.New("unknown parameter")
@@ -32,8 +34,8 @@ var (
 	errInternal         = errors.New("internal error")
 )
 
-// problems is the one table between errors and what the API says: the first
-// match counts.
+// problems maps errors to the codes and statuses of the API, in both directions.
+// The first match counts.
 var problems = [...]struct {
 	err    error
 	code   string
@@ -57,7 +59,7 @@ var problems = [...]struct {
 	{errInternal, "internal", http.StatusInternalServerError},
 }
 
-// problem is the JSON body of every refusal.
+// problem is the JSON body of every error response.
 type problem struct {
 	Error struct {
 		Code    string `json:"code"`
@@ -65,8 +67,8 @@ type problem struct {
 	} `json:"error"`
 }
 
-// describe finds status and body for err. An error that is in no table is
-// told as internal and without its text: it may name anything.
+// describe returns the status and the body for err. An error that the table does
+// not have becomes "internal" without its text, which might contain anything.
 func describe(err error) (int, problem) {
 	var p problem
 	for _, e := range problems {
@@ -79,8 +81,8 @@ func describe(err error) (int, problem) {
 	return http.StatusInternalServerError, p
 }
 
-// remoteError is a refusal that came over the wire: its text is the
-// server's, and errors.Is sees what the server saw.
+// remoteError is an error that the server returned. It has the server's text and
+// unwraps to the local error with the same code.
 type remoteError struct {
 	message string
 	cause   error
@@ -89,7 +91,7 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.message }
 func (e *remoteError) Unwrap() error { return e.cause }
 
-// asError turns a refusal back into an error.
+// asError turns an error response back into an error.
 func (p problem) asError(status int) error {
 	for _, e := range problems {
 		if e.code == p.Error.Code {

@@ -9,12 +9,12 @@ import (
 	"github.com/signin-engine/signin-engine/machine/diagram"
 )
 
-// Explanation says what a word means and what to do about it.
+// Explanation says what a word of this product means and what to do about it.
 type Explanation struct {
-	Code    string `json:"code"`
-	Kind    string `json:"kind"` // what sort of word it is, see the kinds
-	Meaning string `json:"meaning"`
-	Advice  string `json:"advice"`
+	Code    string `json:"code"`    // the word
+	Kind    string `json:"kind"`    // what sort of word it is, such as "reason" or "stuck rule"
+	Meaning string `json:"meaning"` // one or more sentences
+	Advice  string `json:"advice"`  // what to do; "Nothing to do." if all is well
 }
 
 // The kinds of words.
@@ -22,8 +22,8 @@ const (
 	kindClient     = "failure code"   // of signin/failure [S 004 §16]
 	kindService    = "service code"   // of the Token Service
 	kindConnector  = "connector code" // of the Bot Connector
-	kindOAuth      = "OAuth code"     // of Entra, as the bot asks for its own token
-	kindExchange   = "exchange code"  // of a connection with direct, as it exchanges a user's token
+	kindOAuth      = "OAuth code"     // of Entra, when the bot asks for its own token
+	kindExchange   = "exchange code"  // of Entra, when a direct connection exchanges a user's token
 	kindCircuit    = "upstream code"  // of the bot itself, about any upstream
 	kindSource     = "source"
 	kindReason     = "reason"
@@ -41,11 +41,12 @@ const (
 	kindSSO        = "SSO outcome"
 	kindResult     = "check result" // of doctor, and the levels of a rule
 	kindRefused    = "refused request"
-	kindPopup      = "popup reason" // as the popup of a message extension tells Teams
+	kindPopup      = "popup reason" // that the popup of a message extension sends to Teams
 )
 
-// Explain looks a word up, in any case: a code, a reason, a state, a stuck rule,
-// a row of the transition table, an HTTP status.
+// Explain returns the explanation of a word: a code, a reason, a state, a stuck
+// rule, a row of the transition table, an HTTP status. Upper and lower case are the
+// same. If a word has several meanings, it returns the first; see [ExplainAll].
 func Explain(word string) (Explanation, bool) {
 	word = strings.TrimSpace(word)
 	for _, e := range Explanations() {
@@ -72,7 +73,7 @@ func Explain(word string) (Explanation, bool) {
 	return explainStatus(word)
 }
 
-// explainEntra explains a code of Entra that has no text of its own.
+// explainEntra explains an Entra code (AADSTS…) that the table does not have.
 func explainEntra(word string) (Explanation, bool) {
 	code := strings.ToUpper(word)
 	number, ok := strings.CutPrefix(code, "AADSTS")
@@ -85,7 +86,7 @@ func explainEntra(word string) (Explanation, bool) {
 	}, true
 }
 
-// explainStatus explains an HTTP status that has no text of its own.
+// explainStatus explains an HTTP status that the table does not have.
 func explainStatus(word string) (Explanation, bool) {
 	n, err := strconv.Atoi(word)
 	if err != nil || http.StatusText(n) == "" {
@@ -123,27 +124,27 @@ func ExplainAll(word string) []Explanation {
 	return all
 }
 
-// nothing is what to do about a word that says that all is well.
+// nothingToDo is the advice for a word that says that all is well.
 const nothingToDo = "Nothing to do."
 
-// Suggest returns the known words that are spelt much like word.
+// Suggest returns the words that [Explain] knows and that are spelt like word.
 func Suggest(word string) []string {
 	word = strings.TrimSpace(word)
 	var words []string
 	for _, e := range Explanations() {
 		switch {
 		case e.Kind == kindRow && (word == "" || !strings.EqualFold(e.Code[:1], word[:1])):
-			continue // all rows are much alike
+			continue // the names of all rows are alike
 		case e.Kind == kindNote && !strings.Contains(word, " "):
-			continue // a note is a sentence, in which many words occur
+			continue // a note is a sentence and would match many words
 		}
 		words = append(words, e.Code)
 	}
 	return SpeltLike(word, words)
 }
 
-// SpeltLike returns those of the known words that are spelt much like word, or
-// have it inside them; capitals do not count.
+// SpeltLike returns those of the known words that contain word or are spelt like
+// it. Upper and lower case are the same.
 func SpeltLike(word string, known []string) []string {
 	if word = strings.ToLower(strings.TrimSpace(word)); word == "" {
 		return nil
@@ -159,13 +160,13 @@ func SpeltLike(word string, known []string) []string {
 	return near
 }
 
-// distance is the number of letters by which two words differ, or more than most.
-// Two neighbours that changed places count as one.
+// distance is the edit distance of two words in bytes, where a swap of two
+// neighbours counts as one edit. A distance above most may be returned as most+1.
 func distance(a, b string, most int) int {
 	if d := len(a) - len(b); d > most || -d > most {
 		return most + 1
 	}
-	var before []int // the row before the last
+	var before []int // the row before last
 	last := make([]int, len(b)+1)
 	for j := range last {
 		last[j] = j
@@ -209,7 +210,7 @@ func Explanations() []Explanation {
 	return slices.Concat(words[:], rules, rows, notes)
 }
 
-// rowAdvice is what to do about a row that says that something is wrong.
+// rowAdvice is the advice for a row of the transition table.
 func rowAdvice(name string) string {
 	switch name {
 	case "A4":
@@ -412,7 +413,8 @@ var words = [...]Explanation{
 	{"503", kindHTTPStatus, "Service Unavailable: an upstream is down, or, as the bot's own answer, the store is.", "Teams sends the invoke again. Check readiness: GET /readyz."},
 }
 
-// Explain says what in a diagnosis was not as it should be, and what to do.
+// Explain returns an explanation for every check of the diagnosis that failed. A
+// nil diagnosis has none.
 func (d *DiagnosisView) Explain() []Explanation {
 	if d == nil {
 		return nil

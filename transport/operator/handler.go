@@ -16,24 +16,27 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// HandlerConfig says what the operator endpoint serves.
+// HandlerConfig configures [NewHandler].
 type HandlerConfig struct {
-	Reader   Reader
-	Actor    Actor                       // nil: the actions are refused with ErrUnsupported
-	Ready    func(context.Context) error // nil: always ready
-	Snapshot Snapshotter                 // nil: the backend has none
-	Metrics  http.Handler                // of GET /metrics, for who may look; nil: there is none
-	Token    tokensvc.Secret             // acts; asked for when not empty; required on TCP, not on a unix socket
-	// ReadToken lets in who only looks. With neither token anybody acts.
+	Reader   Reader                      // answers the queries; required
+	Actor    Actor                       // takes the actions; nil: they are refused with ErrUnsupported
+	Ready    func(context.Context) error // answers GET /readyz; nil: always ready
+	Snapshot Snapshotter                 // answers GET /snapshot; nil: refused with ErrUnsupported
+	Metrics  http.Handler                // answers GET /metrics, which needs read access; nil: 404
+	// Token is the bearer token that may act. A TCP endpoint needs one; a unix
+	// socket is protected by its file mode.
+	Token tokensvc.Secret
+	// ReadToken is the bearer token that may only read. If both tokens are empty,
+	// every request may act.
 	ReadToken tokensvc.Secret
-	// TrustHeader names the header in which a proxy says who acts; "" = none is
-	// believed, and who logs in to the console says so.
+	// TrustHeader is the header in which a proxy names the person who acts. If it
+	// is empty, no header is trusted, and people name themselves as they log in.
 	TrustHeader string
-	// LinkLogin lets a link log in, /login?token=…: for a link that is printed on
-	// one's own machine. A token in an address ends up in histories.
+	// LinkLogin allows a login by link, /login?token=…, for a link that is printed
+	// on the operator's own machine. Browsers keep such addresses in their history.
 	LinkLogin bool
-	OnRefused func(Refusal)    // counts the tokens that were refused; nil = nobody does
-	Clock     func() time.Time // for relative times in queries; nil = time.Now
+	OnRefused func(Refusal)    // called for every refused token; nil = not called
+	Clock     func() time.Time // for relative times in queries and for sessions; nil = time.Now
 	Log       zerolog.Logger
 }
 
@@ -43,10 +46,11 @@ const (
 	maxPurgeStep = 10_000
 )
 
-// NewHandler serves the operator API and the console. Tokens are compared in
-// constant time. Of each address ten wrong ones are looked at, then one every 6 s;
-// of all addresses together a hundred, then one every 0.6 s. What comes faster is
-// answered 429 with Retry-After.
+// NewHandler serves the operator API and the console. It compares tokens in
+// constant time and limits guesses: one address may send ten wrong tokens, then
+// one every 6 s; all addresses together may send a hundred, then one every 0.6 s.
+// More are answered 429 with Retry-After. The limit for all addresses does not
+// apply to an address that has sent a right token.
 func NewHandler(cfg HandlerConfig) http.Handler {
 	h := &handler{HandlerConfig: cfg, origin: http.NewCrossOriginProtection(), seed: []byte(rand.Text())}
 	if h.Clock == nil {
@@ -105,20 +109,19 @@ func NewHandler(cfg HandlerConfig) http.Handler {
 type handler struct {
 	HandlerConfig
 	origin *http.CrossOriginProtection
-	seed   []byte // of the forms of this process
+	seed   []byte // key of form tokens if the endpoint has no tokens
 	pulse  pulse
 	brake  *brake
 }
 
-// nothing is what is served where there is nothing.
+// nothing answers 404.
 func nothing(*http.Request) (any, error) { return nil, errNoPage }
 
 type status struct {
 	Status string `json:"status"`
 }
 
-// reply writes what answer returns. It is the only place that chooses a
-// representation.
+// reply writes the value that answer returns as JSON, or its error with refuse.
 func (h *handler) reply(answer func(*http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v, err := answer(r)
@@ -241,7 +244,8 @@ func (h *handler) rotateKey(r *http.Request) (any, error) {
 	return h.Actor.RotateKey(r.Context(), op)
 }
 
-// order reads who acts and why: an action without both is refused.
+// order reads who acts and why. Both are required. A proxy's name for the actor
+// replaces the one in the body.
 func (h *handler) order(r *http.Request) (machine.Operator, error) {
 	var o order
 	if err := h.body(r, &o); err != nil {
@@ -287,8 +291,8 @@ func (h *handler) body(r *http.Request, v any) error {
 	return nil
 }
 
-// snapshot streams a copy of the store. Once bytes are out a failure can only
-// be told by cutting the connection.
+// snapshot streams a copy of the store. After the first bytes the status is sent,
+// and it can report a failure only by aborting the connection.
 func (h *handler) snapshot(w http.ResponseWriter, r *http.Request) {
 	if h.Snapshot == nil {
 		h.refuse(w, r, fmt.Errorf("%w: only a bbolt store has snapshots", ErrUnsupported))
@@ -309,7 +313,7 @@ func (h *handler) snapshot(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// counter knows whether anything was written.
+// counter counts the bytes that were written.
 type counter struct {
 	w io.Writer
 	n int64
