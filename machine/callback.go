@@ -97,7 +97,7 @@ func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 		h := of.complete.whole()
 		all = append(all, func(ctx context.Context, turn *Turn, token tokensvc.Token) error {
 			about := *turn
-			about.original = func() request { return r }
+			about.original = func() (request, error) { return r, nil }
 			return h(ctx, &about, token)
 		})
 	}
@@ -115,7 +115,7 @@ func (t *Turn) asked() (all []request, err error) {
 	if t.original == nil {
 		return all, nil
 	}
-	own := t.original()
+	own := t.opened()
 	// An attempt that carries on another one's card has its activity, too.
 	all = slices.DeleteFunc(all, func(r request) bool { return bytes.Equal(r.activity, own.activity) })
 	return append(all, own), nil
@@ -140,7 +140,11 @@ func (e *Engine) askedBefore(ctx context.Context, id string) (all []request, err
 			break
 		}
 		if a.Request != nil {
-			all = append(all, e.unsealed(ctx, a))
+			r, err := e.unsealed(ctx, a)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, r)
 		}
 		id = a.Supersedes
 	}
@@ -238,7 +242,7 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 		t.before = sync.OnceValues(func() ([]request, error) { return e.askedBefore(context.WithoutCancel(ctx), id) })
 	}
 	if a.Request != nil {
-		t.original = sync.OnceValue(func() request { return e.unsealed(context.WithoutCancel(ctx), a) })
+		t.original = sync.OnceValues(func() (request, error) { return e.unsealed(context.WithoutCancel(ctx), a) })
 	}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
@@ -246,13 +250,18 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 	return t
 }
 
-func (e *Engine) unsealed(ctx context.Context, a *store.Attempt) request {
+// unsealed opens what was kept of an attempt. An error is that of the keys, which may be
+// read later. What no key opens is logged and is empty: it never can be.
+func (e *Engine) unsealed(ctx context.Context, a *store.Attempt) (request, error) {
 	plain, err := e.open(ctx, a.Request)
-	if err != nil {
+	switch {
+	case errors.Is(err, errSealed):
 		e.logger(ctx).Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
-		return request{}
+		return request{}, nil
+	case err != nil:
+		return request{}, fmt.Errorf("open the kept activity: %w", err)
 	}
-	return parseRequest(plain)
+	return parseRequest(plain), nil
 }
 
 // handler returns the bot's handlers for a row: the bot-wide ones and those of its
@@ -261,6 +270,12 @@ func (e *Engine) unsealed(ctx context.Context, a *store.Attempt) request {
 func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token tokensvc.Token) outbox.Tell {
 	if flow != nil && row.Kind == store.DeliverComplete && !token.Token.Empty() {
 		turn.fetched = map[*Flow]tokensvc.Token{flow: token}
+	}
+	fails := func(err error) outbox.Tell { return func(context.Context, any) error { return err } }
+	if turn.original != nil {
+		if _, err := turn.original(); err != nil {
+			return fails(err)
+		}
 	}
 	who := []*handlers{&e.handlers} // the others run inside its middleware
 	switch {
@@ -275,7 +290,7 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 	if row.Kind == store.DeliverComplete {
 		purposed, err := e.purposed(turn)
 		if err != nil {
-			return func(context.Context, any) error { return err }
+			return fails(err)
 		}
 		run = called(who, func(h *handlers) *chain[tokensvc.Token] { return &h.complete }, turn, token, purposed...)
 	} else {

@@ -22,8 +22,13 @@ import (
 // store's keys cannot be rotated.
 var ErrKeysElsewhere = errors.New("the keys are kept outside of the store")
 
-// errUnknownKey means that a value was sealed with a key that is not in the ring.
-var errUnknownKey = errors.New("no such key")
+var (
+	// errSealed means that no key of the ring opens a value.
+	errSealed = errors.New("unseal")
+	// errUnknownKey is an errSealed: the value was sealed with a key that is not in the
+	// ring.
+	errUnknownKey = fmt.Errorf("%w: no such key", errSealed)
+)
 
 // spread is for how many sweeps a new key of the store is only read. After them
 // every instance has it.
@@ -106,11 +111,11 @@ func (r *ring) open(sealed []byte) ([]byte, error) {
 		}
 		plain, err := k.aead.Open(nil, sealed[len(k.id):n], sealed[n:], nil)
 		if err != nil {
-			return nil, fmt.Errorf("unseal: %w", err)
+			return nil, fmt.Errorf("%w: %w", errSealed, err)
 		}
 		return plain, nil
 	}
-	return nil, fmt.Errorf("unseal: %w", errUnknownKey)
+	return nil, errUnknownKey
 }
 
 // loadKeys reloads the keys.

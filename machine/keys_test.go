@@ -214,3 +214,83 @@ func TestKeysElsewhere(t *testing.T) {
 		t.Errorf("new: %v", err)
 	}
 }
+
+// A callback whose activities cannot be opened yet, since the keys cannot be read, is
+// made when they can be: no handler takes one for an activity that was not kept.
+func TestKeptActivityWaitsForItsKey(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		asks []string // by which instance, one message after the other
+		want []string
+	}{
+		{"its own activity", []string{"a"}, []string{`{"text":"by a"}`}},
+		{"one of a superseded attempt", []string{"a", "b"}, []string{`{"text":"by a"}`, `{"text":"by b"}`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newTwoEngines(t)
+			keyless := &keyless{Store: s.mem}
+			s.b = newDesk(t, func(cfg *machine.Config) { cfg.Store, cfg.Instance = keyless, "b" })
+			var ofAll, ofPurpose []string
+			s.b.eng.OnSignIn(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+				ofAll = append(ofAll, turn.Purpose()+string(turn.Request()))
+				return nil
+			})
+			err := s.b.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+				ofPurpose = append(ofPurpose, string(turn.Request()))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.a.eng.RotateKey(t.Context(), machine.Operator{Actor: "eve", Reason: "r"}); err != nil {
+				t.Fatal(err)
+			}
+			s.later(16 * time.Second) // three sweeps
+			if err := s.a.eng.LoadKeys(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for _, instance := range tt.asks { // b has not read the new key
+				act := message("by " + instance)
+				act.ID = instance
+				if _, err := map[string]*desk{"a": s.a, "b": s.b}[instance].eng.Turn(act).SignIn(t.Context(), machine.WithPurpose("report")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.b.tokens.IssueCode("111111", "29:alice", "graph")
+			keyless.down.Store(true)
+			if status := s.b.sendsCode("29:alice", "111111"); status != http.StatusOK {
+				t.Fatalf("code: %d", status)
+			}
+			s.b.drain()
+			if len(ofAll)+len(ofPurpose) > 0 {
+				t.Fatalf("called without the key: %q, %q", ofAll, ofPurpose)
+			}
+			keyless.down.Store(false)
+			s.later(2 * time.Second)
+			if err := s.b.eng.DeliverDue(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if want := "report" + tt.want[len(tt.want)-1]; !slices.Equal(ofAll, []string{want}) {
+				t.Errorf("the handler of every sign-in got %q, want %q", ofAll, want)
+			}
+			if !slices.Equal(ofPurpose, tt.want) {
+				t.Errorf("the handler of the purpose got %q, want %q", ofPurpose, tt.want)
+			}
+		})
+	}
+}
+
+// keyless is a store whose keys cannot be read while it is down.
+type keyless struct {
+	store.Store
+	down atomic.Bool
+}
+
+func (k *keyless) Keys(ctx context.Context) (store.KeyRing, error) {
+	if k.down.Load() {
+		return store.KeyRing{}, store.ErrUnavailable
+	}
+	return k.Store.Keys(ctx)
+}

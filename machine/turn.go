@@ -20,7 +20,7 @@ type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
 	to       store.Conversation
-	original func() request            // nil: none is kept
+	original func() (request, error)   // of a callback; nil: none is kept
 	before   func() ([]request, error) // of the attempts that were superseded; nil: there are none
 	fetched  map[*Flow]tokensvc.Token  // by Config.Prefetch, or by the sign-in of a callback
 	tx       any                       // of the callback, see Config.TxCallbacks
@@ -92,19 +92,23 @@ func (t *Turn) Origin() store.Origin { return t.origin }
 // Request is the activity with which the user first asked, unchanged
 // ([Policy.KeepRequest]); nil if it was not kept.
 func (t *Turn) Request() json.RawMessage {
-	if t.original == nil {
-		return nil
-	}
-	return t.original().activity
+	return t.opened().activity
 }
 
 // Purpose is the purpose of a callback's sign-in ([WithPurpose]); "" if it has none, or
 // if the activity was not kept.
 func (t *Turn) Purpose() string {
+	return t.opened().purpose
+}
+
+// opened is what was kept of a callback's attempt; zero if nothing was. A callback with
+// an error is not made, so there is none here.
+func (t *Turn) opened() request {
 	if t.original == nil {
-		return ""
+		return request{}
 	}
-	return t.original().purpose
+	r, _ := t.original()
+	return r
 }
 
 // Send sends a plain text: a reply in a live turn, else a proactive message.
