@@ -417,6 +417,44 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
+// The host of the library is written into a content security policy, where some
+// characters of a URL have another meaning.
+func TestTeamsJSHost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for url, want := range map[string]string{
+		"https://cdn.example/teams.js":              "",
+		"https://CDN-1.example:8443/a;b,c/teams.js": "",
+		"https://xn--bcher-kva.example/teams.js":    "",
+		"http://127.0.0.1:3979/teams.js":            "",
+		"https://cdn.example;x/teams.js":            `the host "cdn.example;x"`,
+		"https://cdn.example,x/teams.js":            `the host "cdn.example,x"`,
+		"https://'self'/teams.js":                   `the host "'self'"`,
+		`https://cdn"example/teams.js`:              `the host "cdn\"example"`,
+		"https://*.example/teams.js":                `the host "*.example"`,
+		"https://*/teams.js":                        `the host "*"`,
+		"https://cdn.example:/teams.js":             `the host "cdn.example:"`,
+		"https://bücher.example/teams.js":           `the host "bücher.example"`,
+		"http://[::1]:3979/teams.js":                "",
+		"https://cdn example/teams.js":              "no URL",
+		"https://cdn%20example/teams.js":            "no URL",
+		"https://cdn.example:*/teams.js":            "no URL",
+	} {
+		cfg := popup.Config{
+			AppID: "app", Connection: wiki, PublicURL: "https://bot.example.com", Store: w.store, Keys: [][]byte{make([]byte, 32)},
+			Provider:   popup.Provider{Issuer: "https://login.example.com", ClientID: "x"},
+			TeamsJSURL: url, TeamsJSIntegrity: popup.DefaultTeamsJSIntegrity,
+		}
+		_, err := popup.New(cfg)
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", url, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), "teamsjs_url: "+want)):
+			t.Errorf("%s: %v, want teamsjs_url: %s", url, err, want)
+		}
+	}
+}
+
 // On https no other host can set the cookie, and no other site can use it.
 func TestCookie(t *testing.T) {
 	t.Parallel()

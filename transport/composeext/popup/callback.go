@@ -65,7 +65,7 @@ func hashed(secret string) []byte {
 // leads it back to us, which Lax allows. On loopback http the cookie is not Secure:
 // browsers would drop it. Each popup has one of its own: two may be open.
 func (p *Popup) cookie(state, secret string, maxAge int) *http.Cookie {
-	return &http.Cookie{
+	return &http.Cookie{ //nolint:gosec // Secure follows the scheme of our own address
 		Name: p.cookieName(state), Value: secret, Path: "/", MaxAge: maxAge,
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: p.public.Scheme == "https",
 	}

@@ -159,7 +159,7 @@ func (c *Config) Validate() error {
 	}
 	errs = append(errs, c.Provider.check(), c.Limits.check())
 	if c.TeamsJSURL != "" && c.TeamsJSURL != DefaultTeamsJSURL {
-		if _, err := safeURL(c.TeamsJSURL); err != nil {
+		if _, err := scriptURL(c.TeamsJSURL); err != nil {
 			errs = append(errs, fmt.Errorf("teamsjs_url: %w", err))
 		}
 		if c.TeamsJSIntegrity == "" {
@@ -214,6 +214,23 @@ func safeURL(text string) (*url.URL, error) {
 	default:
 		return nil, errors.New("needs https, or http on a loopback host")
 	}
+}
+
+// policyHost is a host that means the same in a content security policy as in a URL,
+// where ; and , would end the directive, and * would allow many hosts.
+var policyHost = regexp.MustCompile(`^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:]+\])(:[0-9]+)?$`)
+
+// scriptURL is a URL of a script whose host is named in a content security policy.
+func scriptURL(text string) (*url.URL, error) {
+	u, err := safeURL(text)
+	if err != nil {
+		return nil, err
+	}
+	if !policyHost.MatchString(u.Host) {
+		return nil, fmt.Errorf("the host %q has no place in a Content-Security-Policy: "+
+			"it needs a name of letters (other than a to z: in its xn-- form), digits, - and ., and perhaps a port", u.Host)
+	}
+	return u, nil
 }
 
 func publicURL(text string) (*url.URL, error) {

@@ -6,7 +6,6 @@ import (
 	"html/template"
 	"math"
 	"net/http"
-	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -32,7 +31,7 @@ func pageTemplate() *template.Template {
 // Cross-Origin-Opener-Policy: it would cut the page off from the window that has
 // to hear of the result.
 func contentPolicy(teamsJS string) (string, error) {
-	u, err := url.Parse(teamsJS)
+	u, err := scriptURL(teamsJS)
 	if err != nil {
 		return "", err
 	}
