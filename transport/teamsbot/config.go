@@ -21,73 +21,75 @@ const (
 	DefaultGrace  = 10 * time.Second
 )
 
-// Config says what the bot is made of. Required are the members AppID, Store and
-// Connections of Engine, and, unless Engine has Tokens and Messenger of the
-// caller's own, one of ClientSecret and Credentials.
+// Config configures a bot. The members AppID, Store and Connections of Engine are
+// required. So is either ClientSecret or Credentials, unless Engine has the
+// caller's own Tokens and Messenger.
 type Config struct {
-	// Engine is the configuration of the engine. Tokens and Messenger are made
-	// here where they are nil.
+	// Engine is the configuration of the engine. New makes Tokens and Messenger
+	// if they are nil.
 	Engine machine.Config
 
-	// ClientSecret of the bot, at Tenant. Or Credentials, which give the bot's
-	// own token in another way; package transport/credentials has some.
+	// ClientSecret of the bot. Alternatively, Credentials give the bot's own
+	// token in another way; see package transport/credentials.
 	ClientSecret tokensvc.Secret
 	Credentials  tokensvc.TokenSource
-	// TokenAtStart has Serve fetch the bot's own token when it begins, so that no
-	// activity waits for it and a wrong credential is in the log at once. Serve goes
-	// on if there is none. Without it the first call to an upstream fetches the token.
+	// TokenAtStart makes Serve fetch the bot's own token when it starts. Then no
+	// activity waits for the token, and a wrong credential is logged at once.
+	// Serve continues if the fetch fails. false = the first call to an upstream
+	// fetches the token.
 	TokenAtStart bool
 	// Tenant of a single-tenant bot. "" = a multi-tenant bot.
 	Tenant string
 
-	// Cloud that the bot lives in. The zero Cloud is the public one.
+	// Cloud in which the bot is registered. The zero Cloud is the public one.
 	Cloud tokensvc.Cloud
-	// TokenServiceURL, such as that of a region. "" = the cloud's.
+	// TokenServiceURL, for example that of a region. "" = the cloud's.
 	TokenServiceURL string
 	// LoginURL of Entra. "" = the cloud's.
 	LoginURL string
 
-	// Listen is the host:port of the bot. "" = [DefaultListen]. TLS ends in
-	// front of it.
+	// Listen is the host:port of the bot. A proxy in front of it has to terminate
+	// TLS. "" = 127.0.0.1:3978.
 	Listen string
-	// InboundAuth is how requests are let in, one of teams.InboundAuthJWT,
-	// InboundAuthNone and InboundAuthCustom. "" = JWT.
+	// InboundAuth says how requests are authenticated: teams.InboundAuthJWT,
+	// InboundAuthNone or InboundAuthCustom. "" = JWT.
 	InboundAuth string
-	// Auth is for JWT. AppID, Cloud, ServiceURLs, Limits, Refusals and Log are
-	// filled in.
+	// Auth is the configuration for JWT. New sets its AppID, Cloud, ServiceURLs,
+	// Limits, Refusals and Log.
 	Auth teams.AuthConfig
 	// Authenticate is the bot's own authentication, for InboundAuthCustom; see
 	// teams.Config.
 	Authenticate func(next http.Handler) http.Handler
-	// ServiceURLs are hosts that activities may come from and messages go to,
-	// beside Microsoft's own: host, host:port or *.host.
+	// ServiceURLs are the hosts, besides Microsoft's own, from which activities
+	// may come and to which messages may go: host, host:port or *.host.
 	ServiceURLs []string
-	// Limits of what comes in. The zero value means the defaults.
+	// Limits of incoming requests. The zero value means the defaults.
 	Limits teams.Limits
-	// Refusals count and tell what was refused. nil = an own count.
+	// Refusals counts and logs what was refused. nil = a count of its own.
 	Refusals *teams.Refusals
-	// Upstreams are the ways out, with their breakers. nil = an own set.
+	// Upstreams holds the transports to the upstreams, with their breakers. nil =
+	// a set of its own.
 	Upstreams *upstream.Set
 
-	// OperatorAt is where operators look and act, such as
-	// operator.SocketBeside("signin.db"). The zero Endpoint means nowhere.
+	// OperatorAt is the endpoint for operators, for example
+	// operator.SocketBeside("signin.db"). The zero Endpoint means none.
 	OperatorAt operator.Endpoint
-	// Operator says who gets in there: on TCP its Token is required. What it
-	// looks at is filled in where it is nil.
+	// Operator configures that endpoint. On TCP its Token is required. New sets
+	// what the endpoint reads from, if it is nil.
 	Operator operator.HandlerConfig
-	// Metrics measures engine and store. *metrics.Metrics of transport/metrics
-	// does. nil = nothing does.
+	// Metrics measures engine and store; see transport/metrics. nil = nothing is
+	// measured.
 	Metrics Metrics
-	// Version of the program, for operators.
+	// Version of the program, shown to operators.
 	Version string
 
-	// Grace is how long activities in flight may take once Run is to end.
-	// 0 = [DefaultGrace].
+	// Grace is how long Run waits for activities in flight once its context has
+	// ended. 0 = 20 s.
 	Grace time.Duration
 }
 
-// Metrics stand between the engine and its store and hooks; package
-// transport/metrics has them for Prometheus.
+// Metrics wraps the hooks and the store of the engine. *metrics.Metrics of
+// package transport/metrics implements it for Prometheus.
 type Metrics interface {
 	Hooks(next machine.Hooks) machine.Hooks
 	Store(st store.Store) store.Store
@@ -95,7 +97,7 @@ type Metrics interface {
 	OperatorRefused(why operator.Refusal)
 }
 
-// complete is cfg with its defaults.
+// complete returns cfg with its defaults.
 func (cfg Config) complete() (Config, error) {
 	switch {
 	case cfg.Engine.Store == nil:
@@ -132,7 +134,7 @@ func (cfg *Config) timeout() time.Duration {
 	return cfg.Engine.Timeouts.Upstream
 }
 
-// credentials are how the bot proves who it is.
+// credentials returns the source of the bot's own tokens.
 func (cfg *Config) credentials() (tokensvc.TokenSource, error) {
 	if cfg.Credentials != nil {
 		return cfg.Credentials, nil
@@ -147,7 +149,8 @@ func (cfg *Config) credentials() (tokensvc.TokenSource, error) {
 	})
 }
 
-// authenticator knows the Bot Connector; nil where nobody is asked for its token.
+// authenticator makes the check of the connector's tokens, nil if InboundAuth
+// requires none.
 func (cfg *Config) authenticator(hosts *teams.AllowList) (*teams.Authenticator, error) {
 	if cfg.InboundAuth != teams.InboundAuthJWT {
 		return nil, nil //nolint:nilnil // there is none
@@ -161,7 +164,8 @@ func (cfg *Config) authenticator(hosts *teams.AllowList) (*teams.Authenticator, 
 	return teams.NewAuthenticator(auth)
 }
 
-// upstreams makes what the engine calls, where the caller has not.
+// upstreams makes the engine's clients of the upstreams, unless the caller has
+// set them.
 func (b *Bot) upstreams(engine *machine.Config) error {
 	if engine.Tokens != nil && engine.Messenger != nil {
 		return nil

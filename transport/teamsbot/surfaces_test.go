@@ -16,9 +16,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// TestSurfaces: a sign-in over HTTP where users meet bots beside a chat of their own:
-// what the card offers, who sees it, how it ends, and under which channel the user is
-// known to the store and to the Token Service.
+// TestSurfaces plays a sign-in over HTTP wherever users meet bots outside a
+// personal chat. It checks what the card offers, who sees it, how the sign-in
+// ends, and under which channel the store and the Token Service know the user.
 func TestSurfaces(t *testing.T) {
 	group := emulator.Conversation{ID: "19:meeting_ab@thread.v2", Type: "groupChat", IsGroup: true, TenantID: "host"}
 	channel := emulator.Conversation{ID: "19:ab@thread.tacv2;messageid=1", Type: "channel", IsGroup: true, TenantID: "host"}
@@ -41,7 +41,7 @@ func TestSurfaces(t *testing.T) {
 			name: "a shared channel", channel: "msteams", where: &channel, targeted: true, end: (*surface).code,
 			data: func(d *emulator.ChannelData) {
 				d.Team, d.Channel = &emulator.Place{ID: "19:team@thread.tacv2"}, &emulator.Place{ID: "19:ab@thread.tacv2", Type: "shared"}
-				d.Tenant.ID = "guest" // the user's own; the conversation's is the host's
+				d.Tenant.ID = "guest" // the user's own tenant; the conversation has the host's
 			},
 		},
 		{name: "Direct Line, a typed code", channel: "directline", sso: true, end: (*surface).typed},
@@ -87,7 +87,7 @@ func TestSurfaces(t *testing.T) {
 	}
 }
 
-// surface is a served bot that says Connected!, and a user of it.
+// surface is a running bot that says Connected!, and a user of it.
 type surface struct {
 	t     *testing.T
 	ctx   context.Context //nolint:containedctx // lives for one test

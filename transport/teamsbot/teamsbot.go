@@ -20,16 +20,16 @@ import (
 	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
-// Bot is an engine with everything around it.
+// Bot is an engine with everything that connects it to Teams and operators.
 type Bot struct {
 	cfg     Config
-	store   store.Store // as it was given
+	store   store.Store // as given, without metrics
 	hosts   *teams.AllowList
-	auth    *teams.Authenticator // nil: no token of the connector is asked for
-	own     tokensvc.TokenSource // gives the bot's own token; nil: the upstreams are the caller's
+	auth    *teams.Authenticator // nil: the connector's tokens are not checked
+	own     tokensvc.TokenSource // gives the bot's own token; nil: the caller has set the upstreams
 	engine  *machine.Engine
 	log     zerolog.Logger
-	release []func() // idle connections
+	release []func() // close idle connections
 }
 
 // New builds a bot. It starts nothing and connects to nothing.
@@ -58,36 +58,36 @@ func New(cfg Config) (*Bot, error) {
 	if b.engine, err = machine.New(engine); err != nil {
 		return nil, err
 	}
-	// What cannot be served is refused now, and not when the program listens.
+	// Refuse now what could not be served, rather than when the program listens.
 	if _, err = b.Handler(teams.BotFunc(nil)); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-// releases remembers a part that may keep connections open.
+// releases notes a part that may keep idle connections open.
 func (b *Bot) releases(part any) {
 	if p, ok := part.(interface{ CloseIdleConnections() }); ok {
 		b.release = append(b.release, p.CloseIdleConnections)
 	}
 }
 
-// CloseIdleConnections closes the connections to the upstreams that nobody uses.
-// Run does so at its end.
+// CloseIdleConnections closes idle connections to the upstreams. Run calls it at
+// its end.
 func (b *Bot) CloseIdleConnections() {
 	for _, release := range b.release {
 		release()
 	}
 }
 
-// Engine is the bot's engine. Its flows and handlers are the caller's to use.
+// Engine returns the bot's engine, on whose flows the caller registers handlers.
 func (b *Bot) Engine() *machine.Engine { return b.engine }
 
-// ErrNoKeys says that the keys which incoming tokens are checked with are not there.
+// ErrNoKeys means that there are no signing keys to verify incoming tokens with.
 var ErrNoKeys = errors.New("signing keys unavailable")
 
-// Ready reports whether activities can be let in and remembered: whether a commit
-// would work now, and whether there are keys to check tokens with ([ErrNoKeys]).
+// Ready reports whether the bot can accept activities now. Its error is the
+// store's if a commit would fail, or [ErrNoKeys].
 func (b *Bot) Ready(ctx context.Context) error {
 	if err := b.engine.Ready(ctx); err != nil {
 		return err
@@ -101,8 +101,8 @@ func (b *Bot) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Handler serves the bot: POST /api/messages with code behind the engine, and
-// GET /healthz and /readyz. Further routes may be added to it.
+// Handler serves the bot: POST /api/messages, with code behind the engine, GET
+// /healthz and GET /readyz. The caller may add further routes.
 func (b *Bot) Handler(code teams.Bot) (*http.ServeMux, error) {
 	messages, err := teams.NewHandler(b.engine, teams.Config{
 		InboundAuth: b.cfg.InboundAuth, Authenticator: b.auth, Authenticate: b.cfg.Authenticate,
@@ -134,11 +134,11 @@ func plain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text + "\n")) // whoever asked may be gone
+	_, _ = w.Write([]byte(text + "\n")) // the client may have gone
 }
 
-// Operators serves the operator API and the console over this bot. What cfg does
-// not say is filled in; who gets in is cfg's to say.
+// Operators serves the operator API and the console for this bot. It sets what
+// cfg reads from, where that is nil. Who may use it is up to cfg.
 func (b *Bot) Operators(cfg operator.HandlerConfig) http.Handler {
 	about := operator.Info{
 		Live: true, Version: b.cfg.Version, PID: os.Getpid(), Started: operator.Time{Time: time.Now()}, Listen: b.cfg.Listen,
@@ -173,8 +173,8 @@ func (b *Bot) Operators(cfg operator.HandlerConfig) http.Handler {
 	return operator.NewHandler(cfg)
 }
 
-// CountRefused is what a bot's listener did not let in, as operators and metrics
-// ask for it.
+// CountRefused returns a function that counts the requests which the bot's
+// listener refused, in the form that operators and metrics need.
 func CountRefused(refusals *teams.Refusals) func() *operator.Refused {
 	return func() *operator.Refused {
 		counted := refusals.Snapshot()
@@ -196,8 +196,8 @@ func CountRefused(refusals *teams.Refusals) func() *operator.Refused {
 	}
 }
 
-// CountCircuits is how a bot's upstreams fare, as operators and metrics ask for
-// it.
+// CountCircuits returns a function that lists the state of the upstreams'
+// breakers, in the form that operators and metrics need.
 func CountCircuits(ways *upstream.Set) func() []operator.Circuit {
 	return func() []operator.Circuit {
 		var all []operator.Circuit
@@ -211,15 +211,16 @@ func CountCircuits(ways *upstream.Set) func() []operator.Circuit {
 	}
 }
 
-// Door is a listener beside the bot's own, with what is served on it. It is open
-// until the engine has ended.
+// Door is another listener, with what it serves. It stays open until the engine
+// has stopped.
 type Door struct {
 	Listener net.Listener
 	Handler  http.Handler
 }
 
 // Run listens on Config.Listen and at Config.OperatorAt, and serves code until
-// ctx is done; see [Bot.Serve]. The listeners are open before the engine runs.
+// ctx is done; see [Bot.Serve]. It opens the listeners before it starts the
+// engine.
 func (b *Bot) Run(ctx context.Context, code teams.Bot) error {
 	h, err := b.Handler(code)
 	if err != nil {
@@ -237,8 +238,8 @@ func (b *Bot) Run(ctx context.Context, code teams.Bot) error {
 	return b.Serve(ctx, l, h, doors...)
 }
 
-// Doors opens the operator endpoint of Config.OperatorAt. Without one there are
-// none.
+// Doors opens the operator endpoint of Config.OperatorAt. It returns nil if there
+// is none.
 func (b *Bot) Doors(ctx context.Context) ([]Door, error) {
 	if b.cfg.OperatorAt == (operator.Endpoint{}) {
 		return nil, nil
@@ -249,17 +250,21 @@ func (b *Bot) Doors(ctx context.Context) ([]Door, error) {
 	}
 	at := b.cfg.OperatorAt
 	if at.Network == "tcp" {
-		at.Address = l.Addr().String() // the port that 0 became
+		at.Address = l.Addr().String() // the port that the system chose for 0
 	}
 	b.log.Info().Str("operator", at.String()).Msg("operator endpoint")
 	return []Door{{l, b.Operators(b.cfg.Operator)}}, nil
 }
 
-// Serve serves h on l, beside it the doors, and runs the engine, until ctx is done
-// or one of the servers fails. Each part outlives the one before it: first no more
-// activities come and those in flight are finished, for Config.Grace at most, then
-// the engine finishes what it holds, then the doors close. It closes the
-// listeners, and never the store.
+// Serve runs the engine, and serves h on l and each door on its own listener,
+// until ctx is done or a server fails. Then it stops the parts in this order:
+//
+//  1. It accepts no more activities, and waits at most Config.Grace for those in
+//     flight.
+//  2. The engine finishes what it has begun.
+//  3. The doors close.
+//
+// Serve closes the listeners, but not the store.
 func (b *Bot) Serve(ctx context.Context, l net.Listener, h http.Handler, doors ...Door) error {
 	work := context.WithoutCancel(ctx)
 	engine, stopEngine := context.WithCancel(work)
@@ -304,7 +309,7 @@ func (b *Bot) Serve(ctx context.Context, l net.Listener, h http.Handler, doors .
 	return err
 }
 
-// fetchToken has the bot's own token fetched before somebody needs it.
+// fetchToken fetches the bot's own token before anybody needs it.
 func (b *Bot) fetchToken(ctx context.Context) {
 	_, err := b.own.Token(ctx)
 	switch {

@@ -26,7 +26,7 @@ import (
 
 var _ teamsbot.Metrics = (*metrics.Metrics)(nil)
 
-// small is the least that makes a bot.
+// small is the smallest valid configuration.
 func small() teamsbot.Config {
 	return teamsbot.Config{
 		Engine: machine.Config{
@@ -40,7 +40,7 @@ func small() teamsbot.Config {
 
 var quiet = teams.BotFunc(func(context.Context, *machine.Turn) (*machine.Answer, error) { return nil, nil })
 
-// TestNewRefuses: what cannot be served is refused before anything listens.
+// TestNewRefuses checks that New refuses what cannot be served.
 func TestNewRefuses(t *testing.T) {
 	own := func(h http.Handler) http.Handler { return h }
 	for want, change := range map[string]func(*teamsbot.Config){
@@ -74,7 +74,8 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// TestLight: whoever takes this package does not get what the adapters pull in.
+// TestLight checks that this package does not depend on the heavy packages of the
+// adapters.
 func TestLight(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {
@@ -87,8 +88,8 @@ func TestLight(t *testing.T) {
 	}
 }
 
-// TestOwnParts: an upstream that the caller brings is used, and nobody asks for a
-// secret that nothing needs.
+// TestOwnParts checks that the caller's own upstreams are used, and that no
+// client secret is required then.
 func TestOwnParts(t *testing.T) {
 	cfg := small()
 	cfg.ClientSecret = tokensvc.Secret{}
@@ -108,7 +109,7 @@ func TestOwnParts(t *testing.T) {
 	}
 }
 
-// running is a bot that is served, and what it answers.
+// running is a bot that is served.
 type running struct {
 	address string
 	stop    context.CancelFunc
@@ -120,7 +121,7 @@ func serve(t *testing.T, cfg teamsbot.Config, code teams.Bot, doors ...teamsbot.
 	return serveWith(t, cfg, func(*machine.Engine) teams.Bot { return code }, doors...)
 }
 
-// serveWith serves code that needs the engine.
+// serveWith serves a bot whose code needs the engine.
 func serveWith(t *testing.T, cfg teamsbot.Config, code func(*machine.Engine) teams.Bot, doors ...teamsbot.Door) *running {
 	t.Helper()
 	b, err := teamsbot.New(cfg)
@@ -165,8 +166,8 @@ func get(t *testing.T, client *http.Client, url string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// TestOrder: an activity that is in flight when the end comes is answered, and
-// operators can look until the engine has ended.
+// TestOrder checks that an activity which is in flight at the shutdown is
+// answered, and that operators can read until the engine has stopped.
 func TestOrder(t *testing.T) {
 	emu := emulator.New(emulator.Config{Connections: []emulator.Connection{{Name: "graph", SSO: true}}})
 	azure := httptest.NewServer(emu)
@@ -220,7 +221,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestReady: without keys no request can be judged, so the bot is not ready.
+// TestReady checks that a bot without signing keys is not ready.
 func TestReady(t *testing.T) {
 	down := httptest.NewServer(http.NotFoundHandler())
 	defer down.Close()
@@ -241,8 +242,8 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// TestTokenAtStart: the token is asked for before anybody needs it, and a bot that gets
-// none says so and serves.
+// TestTokenAtStart checks that the bot's own token is fetched before anybody
+// needs it, and that a bot which gets none logs this and serves.
 func TestTokenAtStart(t *testing.T) {
 	for _, tt := range []struct{ name, secret, said string }{
 		{"right", "secret", "the bot's own token is there"},
@@ -277,7 +278,7 @@ func TestTokenAtStart(t *testing.T) {
 	}
 }
 
-// lines are those of a log.
+// lines receives the lines of a log.
 type lines chan string
 
 func (l lines) Write(b []byte) (int, error) {
@@ -285,7 +286,7 @@ func (l lines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestDoorFails: a door that cannot be served ends the whole.
+// TestDoorFails checks that Serve ends if a door cannot be served.
 func TestDoorFails(t *testing.T) {
 	closed := listen(t)
 	if err := closed.Close(); err != nil {

@@ -18,8 +18,8 @@ type broken struct{}
 
 func (broken) RoundTrip(*http.Request) (*http.Response, error) { return nil, errors.New("no network") }
 
-// TestNobodyAsks: an upstream that was dead and is asked no more is not called
-// dead for ever.
+// TestNobodyAsks checks that an upstream which was dead, and gets no more
+// requests, does not count as dead for ever.
 func TestNobodyAsks(t *testing.T) {
 	t.Parallel()
 	tr := New(Config{Name: Provider, Next: broken{}, OpenFor: time.Millisecond})
@@ -40,7 +40,7 @@ func TestNobodyAsks(t *testing.T) {
 	}
 }
 
-// next is a network whose requests the test answers.
+// next is a network whose answers the test makes.
 type next func(*http.Request) (*http.Response, error)
 
 func (n next) RoundTrip(r *http.Request) (*http.Response, error) { return n(r) }
@@ -65,7 +65,8 @@ func ask(t *testing.T, tr *Transport, method, url string, header http.Header) (e
 	return err
 }
 
-// TestOwnMistakes: a request that cannot be sent says nothing about the upstream.
+// TestOwnMistakes checks that a request which cannot be sent does not count
+// against the upstream.
 func TestOwnMistakes(t *testing.T) {
 	t.Parallel()
 	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -92,8 +93,8 @@ func TestOwnMistakes(t *testing.T) {
 	}
 }
 
-// TestPanicBelow: the request that is let through to a dead upstream panics; the next
-// one is let through in its place.
+// TestPanicBelow checks that if the probe of a dead upstream panics, the next
+// request is let through in its place.
 func TestPanicBelow(t *testing.T) {
 	t.Parallel()
 	answer := func(*http.Request) (*http.Response, error) { return nil, errors.New("no network") }
@@ -120,8 +121,8 @@ func TestPanicBelow(t *testing.T) {
 	}
 }
 
-// TestGivenUpWithACause: a caller who gives up with a cause of his own, before the
-// answer or in its middle, says nothing about the upstream.
+// TestGivenUpWithACause checks that a request which its caller cancels with a
+// cause, before or during the answer, does not count against the upstream.
 func TestGivenUpWithACause(t *testing.T) {
 	t.Parallel()
 	shutdown := errors.New("shutting down")

@@ -8,8 +8,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Set are the ways out of one process, by the names of the upstreams. Its methods
-// may be called from many goroutines.
+// Set holds the transports of one process, by the names of the upstreams. Its
+// methods may be called from many goroutines.
 type Set struct {
 	log  zerolog.Logger
 	wrap func(http.RoundTripper) http.RoundTripper
@@ -17,16 +17,18 @@ type Set struct {
 	ways []*Transport
 }
 
-// NewSet makes an empty set. wrap stands between each transport and its
-// connections, as one that adds headers to every try; nil = nothing does.
+// NewSet makes an empty set. wrap is applied to the connections of each
+// transport, for example to add headers to every try. nil = nothing is added.
 func NewSet(log zerolog.Logger, wrap func(http.RoundTripper) http.RoundTripper) *Set {
 	return &Set{log: log, wrap: wrap}
 }
 
-// To is the way to the upstream of that name, which is made when it is first
-// asked for. On the way to [Login] every request may be repeated, and two without
-// an answer open the breaker: of those for the bot's own token one at a time is
-// under way.
+// To returns the transport for the upstream of that name. The first call makes
+// it.
+//
+// On the transport for [Login] every request may be repeated, and its breaker
+// opens after two failures in a row, since at most one request for the bot's own
+// token is in flight at any time.
 func (s *Set) To(name string) *Transport {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,7 +47,7 @@ func (s *Set) To(name string) *Transport {
 	return t
 }
 
-// Circuits lists the breakers of every way.
+// Circuits lists the breakers of all transports.
 func (s *Set) Circuits() []Circuit {
 	s.mu.Lock()
 	ways := slices.Clone(s.ways)

@@ -1,17 +1,18 @@
-// Package upstream keeps a dead or ailing upstream from costing more than it
-// has to. A [Transport] stands between a client of an upstream (the Token
-// Service, the connector, Entra, a provider) and the network:
+// Package upstream limits the harm that a dead or ailing upstream does. A
+// [Transport] stands between the network and a client of an upstream: the Token
+// Service, the connector, Entra, or an identity provider.
 //
-//   - A request that only reads is made again, after a pause with jitter or the
-//     one that Retry-After asks for, as long as its deadline allows.
-//   - A circuit breaker knows an upstream that does not answer, and refuses
-//     further requests to it at once, with an [OpenError], until one request that
-//     is let through every few seconds has been answered. Any status but 502 and 504,
-//     which a gateway gives in its place, is an answer. A request that its caller gave
-//     up, or that cannot be sent, says nothing.
+//   - A request that only reads is repeated as long as its deadline allows. The
+//     pause has jitter, or is the one that Retry-After asks for.
+//   - A circuit breaker opens if the upstream does not answer. While it is open,
+//     requests fail at once with an [OpenError]. Every few seconds it lets one
+//     request through, and it closes once such a request is answered. Any status
+//     is an answer, except 502 and 504, which a gateway sends in the upstream's
+//     place. A request that its caller canceled, or that cannot be sent, does not
+//     count.
 //
-// Package teamsbot has it built in. Who wires a bot himself makes a [Set], and
-// hands its ways to the clients:
+// Package teamsbot uses it. A bot with its own wiring makes a [Set] and gives its
+// transports to the clients:
 //
 //	ways := upstream.NewSet(log, nil)
 //	tokens, err := tokensvc.New(tokensvc.Config{HTTPClient: ways.To(upstream.TokenService).Client(), …})
@@ -44,11 +45,11 @@ const (
 	TokenService = "token_service"
 	Connector    = "connector"
 	Login        = "login"        // Entra, for the bot's own token
-	SigningKeys  = "signing_keys" // of who sends activities
+	SigningKeys  = "signing_keys" // of the issuers of incoming tokens
 	Provider     = "provider"     // of a message extension's own sign-in
 )
 
-// CodeOpen is the code of an [OpenError], where failures have one.
+// CodeOpen is the error code of an [OpenError].
 const CodeOpen = "circuit_open"
 
 // The defaults of [Config].
@@ -61,20 +62,21 @@ const (
 const (
 	firstPause = 100 * time.Millisecond
 	maxPause   = 2 * time.Second
-	// longest is what an upstream may ask for with Retry-After and still be
-	// asked again.
+	// longest bounds the pause that Retry-After may ask for. If the upstream asks
+	// for a longer one, the request is not repeated.
 	longest = 10 * time.Second
-	// patience is how long an upstream may take before a caller who gives up
-	// says something about it.
+	// patience is how long an upstream may take. If a caller's deadline passes
+	// sooner, that does not count as a failure.
 	patience = time.Second
-	// window and few: of so many requests in the last minutes half have failed. A
-	// request that takes longer than the window would not be counted.
+	// The breaker opens if, of at least few requests within window, half have
+	// failed. The window is long because a request that takes longer would not be
+	// counted.
 	window, bucket = 2 * time.Minute, 10 * time.Second
 	few            = 20
-	// recent is how long after its last failure an upstream that nobody asks any
-	// more is still called dead.
+	// recent is how long after its last failure an upstream still counts as dead
+	// if it gets no more requests.
 	recent = 5 * time.Minute
-	// maxHosts bounds the breakers of one transport.
+	// maxHosts bounds the number of breakers in one transport.
 	maxHosts = 64
 
 	connectTimeout = 5 * time.Second
@@ -83,22 +85,23 @@ const (
 
 // Config of a [Transport].
 type Config struct {
-	// Name of the upstream, in errors, metrics and the log. Required.
+	// Name of the upstream, for errors, metrics and the log. Required.
 	Name string
-	// Next makes the requests. nil = an own pooled transport.
+	// Next makes the requests. nil = a pooled transport of its own.
 	Next http.RoundTripper
 	// Repeatable says which requests may be made more than once. nil = [Reads].
 	Repeatable func(*http.Request) bool
-	// Tries of a request that may be repeated. 0 = 3.
+	// Tries of a request that may be repeated, the first one included. 0 = 3.
 	Tries int
-	// Failures in a row open the breaker of a host; so does half of 20 requests or
-	// more within 2 min. A failure is no answer, or a gateway's word for that (502,
-	// 504): any other answer is a sign of life, and costs little. 0 = 5.
+	// Failures in a row open the breaker of a host. It also opens if half of 20
+	// or more requests within 2 min have failed. A failure is no answer, or a
+	// gateway's status for that (502, 504). Any other answer shows that the
+	// upstream lives. 0 = 5.
 	Failures int
-	// OpenFor is how long an open breaker refuses before it lets one request
+	// OpenFor is how long an open breaker refuses requests before it lets one
 	// through. 0 = 5 s.
 	OpenFor time.Duration
-	// Log gets a warning when a breaker opens, and a line when it closes.
+	// Log gets a warning when a breaker opens, and a message when it closes.
 	Log zerolog.Logger
 }
 
@@ -106,7 +109,7 @@ type Config struct {
 // may be called from many goroutines.
 type Transport struct {
 	cfg   Config
-	mu    sync.Mutex // of making a breaker
+	mu    sync.Mutex // held while a breaker is made
 	hosts *lru.Cache[string, *circuit]
 }
 
@@ -114,8 +117,8 @@ type Transport struct {
 type circuit struct {
 	*gobreaker.TwoStepCircuitBreaker[struct{}]
 	host             string
-	until            atomic.Int64 // Unix ns: when one request is let through
-	since            atomic.Int64 // Unix ns: when it opened the last time
+	until            atomic.Int64 // Unix ns: when the next request is let through
+	since            atomic.Int64 // Unix ns: when it last opened
 	opened           atomic.Int64
 	refused, retried atomic.Int64
 }
@@ -131,11 +134,11 @@ func New(cfg Config) *Transport {
 	if cfg.Next == nil {
 		cfg.Next = Pooled()
 	}
-	hosts, _ := lru.New[string, *circuit](maxHosts) // fails for a size below 1 only
+	hosts, _ := lru.New[string, *circuit](maxHosts) // fails only for a size below 1
 	return &Transport{cfg: cfg, hosts: hosts}
 }
 
-// Pooled is a transport that keeps connections to few hosts open.
+// Pooled returns a transport that keeps many connections to few hosts open.
 func Pooled() *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -147,8 +150,8 @@ func Pooled() *http.Transport {
 	}
 }
 
-// Reads reports whether a request only reads: GET and HEAD do, but for a GET that
-// carries a code, which the upstream spends.
+// Reads reports whether a request only reads: a GET or HEAD, unless its query has
+// a code, which the upstream would use up.
 func Reads(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
@@ -161,12 +164,12 @@ func Reads(r *http.Request) bool {
 	return true
 }
 
-// Always is for an upstream of which any request may be repeated: asking Entra
-// for the bot's own token changes nothing.
+// Always allows any request to be repeated. It serves for Entra: to ask for the
+// bot's own token changes nothing.
 func Always(*http.Request) bool { return true }
 
-// Client is a client that uses t and follows no redirect: what a request carries
-// goes to the host that it was made for.
+// Client returns a client that uses t. It follows no redirects, so that what a
+// request carries goes only to the host that it was made for.
 func (t *Transport) Client() *http.Client {
 	return &http.Client{
 		Transport:     t,
@@ -174,38 +177,39 @@ func (t *Transport) Client() *http.Client {
 	}
 }
 
-// CloseIdleConnections closes pooled connections that nobody uses.
+// CloseIdleConnections closes the idle connections of the pool.
 func (t *Transport) CloseIdleConnections() {
 	if pool, ok := t.cfg.Next.(interface{ CloseIdleConnections() }); ok {
 		pool.CloseIdleConnections()
 	}
 }
 
-// OpenError says that a request was not made: the upstream has not answered the
-// requests before it.
+// OpenError means that a request was not made, because the upstream did not
+// answer earlier ones.
 type OpenError struct {
 	Upstream string        // [Config.Name]
 	Wait     time.Duration // until the next request is let through
 }
 
-// Error names the upstream.
+// Error returns a text that names the upstream.
 func (e *OpenError) Error() string {
 	return fmt.Sprintf("not asked: %s does not answer, the next try is in %s", e.Upstream, e.Wait.Round(time.Millisecond))
 }
 
-// ErrorCode is [CodeOpen].
+// ErrorCode returns [CodeOpen].
 func (e *OpenError) ErrorCode() string { return CodeOpen }
 
-// RetryDelay is Wait.
+// RetryDelay returns Wait.
 func (e *OpenError) RetryDelay() time.Duration { return e.Wait }
 
-// NotSent says that the upstream has seen nothing of the request.
+// NotSent returns true: the upstream has received nothing of the request.
 func (e *OpenError) NotSent() bool { return true }
 
-// NonRetriable keeps Azure's SDK from trying again.
+// NonRetriable keeps Azure's SDK from retrying.
 func (e *OpenError) NonRetriable() {}
 
-// RoundTrip makes the request, if it may be made, and again if that may help.
+// RoundTrip makes the request if the breaker lets it through, and repeats it if
+// that may help.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	c := t.circuit(req.URL.Host)
 	if !t.cfg.Repeatable(req) || req.Body != nil && req.GetBody == nil {
@@ -230,7 +234,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, err
 		}
 		if resp != nil {
-			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is used again
+			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is reused
 			_ = resp.Body.Close()
 		}
 		if err := sleep(req.Context(), pause); err != nil {
@@ -241,7 +245,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// fresh is the request with its body from the beginning.
+// fresh returns the request with an unread body.
 func fresh(req *http.Request) (*http.Request, error) {
 	if req.Body == nil {
 		return req, nil
@@ -255,8 +259,8 @@ func fresh(req *http.Request) (*http.Request, error) {
 	return next, nil
 }
 
-// passing reports whether another try may fare better, and how long the upstream
-// wants to be left alone.
+// passing reports whether another try may succeed, and how long the upstream asks
+// to be left alone.
 func passing(resp *http.Response, err error) (time.Duration, bool) {
 	var open *OpenError
 	switch {
@@ -275,8 +279,8 @@ func passing(resp *http.Response, err error) (time.Duration, bool) {
 	}
 }
 
-// retryAfter reads seconds or an HTTP date (RFC 9110 §10.2.3); 0 if it is
-// neither or over.
+// retryAfter parses seconds or an HTTP date (RFC 9110 §10.2.3). It returns 0 for
+// anything else, and for a date that has passed.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
@@ -288,7 +292,7 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return 0
 }
 
-// fits reports whether a pause leaves time for the request after it.
+// fits reports whether the deadline leaves time for a pause and another request.
 func fits(ctx context.Context, pause time.Duration) bool {
 	deadline, bounded := ctx.Deadline()
 	return !bounded || time.Until(deadline) > pause+firstPause
@@ -305,7 +309,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// circuit is the breaker of a host.
+// circuit returns the breaker of a host.
 func (t *Transport) circuit(host string) *circuit {
 	if c, ok := t.hosts.Get(host); ok {
 		return c
@@ -351,7 +355,7 @@ var (
 	errDead       = errors.New("no answer")
 )
 
-// once makes one request, if the breaker lets it through.
+// once makes one request if the breaker lets it through.
 func (t *Transport) once(c *circuit, req *http.Request) (*http.Response, error) {
 	done, err := c.Allow()
 	if err != nil {
@@ -378,8 +382,9 @@ func (t *Transport) once(c *circuit, req *http.Request) (*http.Response, error) 
 	return resp, nil
 }
 
-// send makes the request. Whoever waits for the one that is let through must hear of
-// it also when something below panics.
+// send makes the request. If something below panics, it still tells the breaker,
+// which would otherwise wait for ever for the outcome of the request that it let
+// through.
 func (t *Transport) send(req *http.Request, done func(error)) (*http.Response, error) {
 	returned := false
 	defer func() {
@@ -392,7 +397,7 @@ func (t *Transport) send(req *http.Request, done func(error)) (*http.Response, e
 	return resp, err
 }
 
-// unsendable reports whether package net/http refuses to send such a request at all.
+// unsendable reports whether package net/http refuses to send such a request.
 func unsendable(req *http.Request) bool {
 	if req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
 		return true
@@ -408,8 +413,8 @@ func unsendable(req *http.Request) bool {
 	return false
 }
 
-// verdict is what an error says about the upstream. Package net/http gives the cause
-// of a context that is over, which may be any error.
+// verdict is what an error says about the upstream. If the context has ended,
+// package net/http returns its cause, which may be any error.
 func verdict(ctx context.Context, err error, begun time.Time) error {
 	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 		err = ctx.Err()
@@ -422,11 +427,11 @@ func verdict(ctx context.Context, err error, begun time.Time) error {
 	}
 }
 
-// body tells the breaker how an answer ended: one that stops in its middle is
+// body tells the breaker how an answer ended. An answer that breaks off counts as
 // none.
 type body struct {
 	io.ReadCloser
-	ctx   context.Context //nolint:containedctx // of the request, whose end is the end of its answer
+	ctx   context.Context //nolint:containedctx // the request's context also bounds its answer
 	begun time.Time
 	once  sync.Once
 	done  func(error)
@@ -450,25 +455,27 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// Circuit is the state of the breaker of one host.
+// Circuit is the state of one host's breaker.
 type Circuit struct {
 	Upstream, Host string
-	// Open says that requests are refused, but for the one that tries. Where nobody
-	// has asked for 5 min it is not known any more, and false.
+	// Open means that requests are refused, except the one that is let through
+	// now and then. It is false if nobody has sent a request for 5 min, since the
+	// state is not known any more.
 	Open bool
-	// Since is when it opened, zero if it is not open.
+	// Since is when the breaker opened. Zero if it is not open.
 	Since time.Time
-	// Opened, Refused and Retried count since the start: how often it opened, the
-	// requests that were refused, and those that were made again.
+	// Opened counts how often the breaker opened, Refused the requests that it
+	// refused, and Retried the repeats. All count from the start.
 	Opened, Refused, Retried int64
 }
 
-// dead reports whether requests are refused, or would have been until recently.
+// dead reports whether the breaker is open and the upstream's last failure is
+// recent.
 func (c *circuit) dead(now time.Time) bool {
 	return c.State() != gobreaker.StateClosed && now.UnixNano() < c.until.Load()+int64(recent)
 }
 
-// Circuits lists the breakers of t, by host.
+// Circuits lists the breakers of t, ordered by host.
 func (t *Transport) Circuits() []Circuit {
 	var all []Circuit
 	for _, c := range t.hosts.Values() {

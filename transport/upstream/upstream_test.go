@@ -22,7 +22,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/upstream"
 )
 
-// service is an upstream that answers as it is told.
+// service is an upstream whose answers the test sets.
 type service struct {
 	*httptest.Server
 	asked  atomic.Int64
@@ -43,7 +43,7 @@ func newService(t *testing.T) *service {
 
 func (s *service) answers(h http.HandlerFunc) { s.answer.Store(&h) }
 
-// then answers with the statuses one after the other, the last one for good.
+// then answers with the statuses in turn, and with the last one from then on.
 func (s *service) then(statuses ...int) {
 	var n atomic.Int64
 	s.answers(func(w http.ResponseWriter, r *http.Request) {
@@ -53,10 +53,10 @@ func (s *service) then(statuses ...int) {
 	})
 }
 
-// cut is a connection that ends without an answer.
+// cut closes the connection without an answer.
 func cut(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
-// hang answers when the client has gone.
+// hang does not answer until the client has gone.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 func newTransport(t *testing.T, cfg upstream.Config) *upstream.Transport {
@@ -69,7 +69,7 @@ func newTransport(t *testing.T, cfg upstream.Config) *upstream.Transport {
 	return tr
 }
 
-// do makes a request and returns its status, 0 for no answer.
+// do makes a request and returns its status, 0 without an answer.
 func do(ctx context.Context, t *testing.T, tr *upstream.Transport, method, url, body string) (status int, answer string, err error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
@@ -120,8 +120,8 @@ func TestWhatOnlyReadsIsRepeated(t *testing.T) {
 	}
 }
 
-// TestNoAnswerIsRepeated: a connection that ends is tried again, one that was
-// never there too.
+// TestNoAnswerIsRepeated checks that a request is repeated if its connection
+// breaks, or could not be made.
 func TestNoAnswerIsRepeated(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -136,8 +136,8 @@ func TestNoAnswerIsRepeated(t *testing.T) {
 	}
 }
 
-// TestRetryAfter: the upstream is left alone for as long as it asks, if the
-// deadline allows; otherwise its answer stands.
+// TestRetryAfter checks that the upstream is left alone for as long as it asks.
+// If the deadline does not allow that, its answer is returned.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -191,8 +191,9 @@ func open(t *testing.T, tr *upstream.Transport, url string) *upstream.OpenError 
 	return nil
 }
 
-// TestBreaker: a dead upstream is not asked; it is tried by one request at a
-// time, and used again once that is answered. Each change is one line.
+// TestBreaker checks that a dead upstream gets only one request at a time as a
+// probe, and that it is used again once a probe is answered. Each change writes
+// one line to the log.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	s, other := newService(t), newService(t)
@@ -245,8 +246,8 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
-// TestSlowIsDead: who gives up after a while, before the answer or in its
-// middle, has found the upstream dead; who gives up at once has not.
+// TestSlowIsDead checks that a deadline which passes after a while, before or
+// during the answer, counts as a failure. One that passes at once does not.
 func TestSlowIsDead(t *testing.T) {
 	t.Parallel()
 	half := func(w http.ResponseWriter, r *http.Request) {
@@ -283,8 +284,8 @@ func TestSlowIsDead(t *testing.T) {
 	}
 }
 
-// TestAnswersKeepItClosed: an upstream that answers is not dead, whatever it
-// says.
+// TestAnswersKeepItClosed checks that an upstream which answers does not count as
+// dead, whatever the status.
 func TestAnswersKeepItClosed(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -299,8 +300,8 @@ func TestAnswersKeepItClosed(t *testing.T) {
 	}
 }
 
-// TestWhoIsTold: the clients of the upstreams hand on the code of a refusal, and
-// a message that was refused has certainly not been sent.
+// TestWhoIsTold checks that the clients of the upstreams return the code of a
+// refusal, and that the connector reports a refused message as not sent.
 func TestWhoIsTold(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -348,7 +349,8 @@ func TestWhoIsTold(t *testing.T) {
 	}
 }
 
-// TestNobodyListens: a port without a listener is an upstream without an answer.
+// TestNobodyListens checks that a port on which nobody listens counts as an
+// upstream without an answer.
 func TestNobodyListens(t *testing.T) {
 	t.Parallel()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
