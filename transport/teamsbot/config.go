@@ -84,7 +84,7 @@ type Config struct {
 	Version string
 
 	// Grace is how long Run waits for activities in flight once its context has
-	// ended. 0 = 20 s.
+	// ended. 0 = 10 s.
 	Grace time.Duration
 }
 
