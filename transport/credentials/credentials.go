@@ -1,7 +1,7 @@
-// Package credentials are the ways to get a bot's own token that need Azure's
-// SDK: a certificate, a managed identity, and federated credentials. Each is a
-// [tokensvc.TokenSource]; a bot with a client secret uses
-// [tokensvc.ClientCredentials] and does without this package and the SDK.
+// Package credentials gets a bot's own token in the ways that need Azure's SDK:
+// by a certificate, a managed identity, or federated credentials. Each is a
+// [tokensvc.TokenSource]. A bot with a client secret uses
+// [tokensvc.ClientCredentials], and needs neither this package nor the SDK.
 package credentials
 
 import (
@@ -28,55 +28,56 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Bot says whose token it is.
+// Bot describes the bot whose token is fetched.
 type Bot struct {
-	// ClientID is the bot's app id. Required, but for a managed identity.
+	// ClientID is the bot's app id. Required, except for a managed identity.
 	ClientID string
-	// Tenant of a single-tenant bot. "" = the cloud's tenant of multi-tenant
-	// bots.
+	// Tenant of a single-tenant bot. "" = the tenant in which the cloud keeps
+	// multi-tenant bots.
 	Tenant string
-	// Cloud that the bot lives in. The zero Cloud is the public one.
+	// Cloud in which the bot is registered. The zero Cloud is the public one.
 	Cloud tokensvc.Cloud
-	// LoginURL of Entra, https. "" = the cloud's.
+	// LoginURL of Entra, with scheme https. "" = the cloud's.
 	LoginURL string
-	// Timeout of one fetch. 0 = [tokensvc.DefaultTimeout].
+	// Timeout of one fetch. 0 = 10 s.
 	Timeout time.Duration
-	// HTTPClient is used as it is. nil makes an own one that follows no
-	// redirect.
+	// HTTPClient makes the requests. nil = a client of its own, which follows no
+	// redirects.
 	HTTPClient *http.Client
 }
 
-// SystemAssigned names the identity that Azure made for the machine itself.
+// SystemAssigned names the system-assigned identity of the machine.
 const SystemAssigned = "system"
 
-// Source is a [tokensvc.TokenDropper]: a token is cached until 5 min before its
-// expiry and one request is in flight. Its errors are [*tokensvc.Error] with
-// the Op [tokensvc.OpAccessToken], the HTTP status and the OAuth error code.
+// Source gives the bot's own token. It implements [tokensvc.TokenDropper]. It
+// caches the token until 5 min before its expiry, and makes at most one request
+// at a time. Its errors are [*tokensvc.Error] with Op [tokensvc.OpAccessToken],
+// the HTTP status and the OAuth error code.
 //
-// Every fetch makes its credential anew, so a certificate or an assertion that
-// was replaced is found without a restart, and no second cache stands behind
-// this one.
+// Each fetch reads the credential again. Thus a certificate or an assertion can
+// be replaced without a restart, and there is no second cache behind this one.
 type Source struct {
 	*tokensvc.TokenCache
 	bot      Bot
 	scope    string
 	make     maker
-	behalf   behalfMaker // nil: these credentials cannot exchange users' tokens
-	bypasses bool        // the SDK has a cache of its own that claims get past
+	behalf   behalfMaker // nil: the credentials cannot exchange users' tokens
+	bypasses bool        // the SDK has a cache of its own, which a request with claims bypasses
 	renew    atomic.Bool
 }
 
 var _ tokensvc.TokenDropper = (*Source)(nil)
 
-// maker makes the credential of one fetch; seen learns what happens on the way.
+// maker makes the credential of one fetch; seen records what happens in it.
 type maker func(options azcore.ClientOptions, seen *witness) (azcore.TokenCredential, error)
 
 // behalfMaker makes the credential of one exchange of a user's token.
 type behalfMaker func(options azcore.ClientOptions, seen *witness, tenant, assertion string) (azcore.TokenCredential, error)
 
-// Certificate is the client credentials grant with a certificate: file holds it
-// and its private key as PEM, or both as PKCS#12 without a password. It is read
-// here, so that a file without use is found at once, and before every fetch.
+// Certificate uses the client credentials grant with a certificate. The file
+// contains the certificate and its private key, as PEM or as PKCS#12 without a
+// password. It is read once now, so that an unusable file is reported at once,
+// and again before every fetch.
 func Certificate(bot Bot, file string) (*Source, error) {
 	if _, err := certificate(bot, file, azcore.ClientOptions{}); err != nil {
 		return nil, err
@@ -124,8 +125,8 @@ func certificate(bot Bot, file string, options azcore.ClientOptions) (azcore.Tok
 	return cred, nil
 }
 
-// ManagedIdentity is the identity that Azure gives to the machine: identity is
-// [SystemAssigned], or the client id of a user-assigned one.
+// ManagedIdentity uses the identity that Azure gives to the machine:
+// [SystemAssigned], or the client id of a user-assigned identity.
 func ManagedIdentity(bot Bot, identity string) (*Source, error) {
 	if identity == "" {
 		return nil, errors.New("managed identity: system, or the client id of a user-assigned one, is required")
@@ -152,9 +153,9 @@ func managed(options azcore.ClientOptions, identity string) (azcore.TokenCredent
 	return cred, nil
 }
 
-// FederatedFile is a federated credential whose assertion another issuer keeps
-// in a file, as Kubernetes does with the token of a service account. The file
-// is read before every fetch.
+// FederatedFile uses a federated credential whose assertion another issuer keeps
+// in a file, as Kubernetes does with the token of a service account. The file is
+// read before every fetch.
 func FederatedFile(bot Bot, file string) (*Source, error) {
 	if _, err := assertion(file); err != nil {
 		return nil, err
@@ -176,8 +177,9 @@ func assertion(file string) (string, error) {
 	return token, nil
 }
 
-// FederatedIdentity is a federated credential whose assertion is the token of a
-// managed identity: [SystemAssigned], or the client id of a user-assigned one.
+// FederatedIdentity uses a federated credential whose assertion is the token of a
+// managed identity: [SystemAssigned], or the client id of a user-assigned
+// identity.
 func FederatedIdentity(bot Bot, identity string) (*Source, error) {
 	if identity == "" {
 		return nil, errors.New("federated credential: system, or the client id of a user-assigned identity, is required")
@@ -247,8 +249,8 @@ func (b *Bot) tenant() string {
 	return b.Tenant
 }
 
-// newSource tries the maker once: what is wrong with the settings shows here
-// and not in the first sign-in.
+// newSource calls make once, so that wrong settings are reported now, and not at
+// the first sign-in.
 func newSource(bot Bot, make maker) (*Source, error) {
 	if bot.LoginURL == "" {
 		bot.LoginURL = bot.cloud().LoginURL
@@ -273,13 +275,14 @@ func newSource(bot Bot, make maker) (*Source, error) {
 	return s, nil
 }
 
-// DropToken forgets a token that an upstream refused.
+// DropToken drops a token that an upstream refused. The next fetch also bypasses
+// the SDK's cache.
 func (s *Source) DropToken(token tokensvc.Secret) {
 	s.renew.Store(true)
 	s.TokenCache.DropToken(token)
 }
 
-// CloseIdleConnections closes pooled connections that nobody uses.
+// CloseIdleConnections closes the idle connections of the HTTP client.
 func (s *Source) CloseIdleConnections() { s.bot.HTTPClient.CloseIdleConnections() }
 
 func (s *Source) options(seen *witness) azcore.ClientOptions {
@@ -310,7 +313,8 @@ func (s *Source) fetch(ctx context.Context) (tokensvc.Secret, time.Time, error) 
 
 // OnBehalfOf exchanges a user's token for one with other scopes, as
 // [tokensvc.ClientCredentials.OnBehalfOf] does with a client secret. A managed
-// identity cannot; one behind a federated credential can.
+// identity cannot do that, but a federated credential with a managed identity's
+// assertion can.
 func (s *Source) OnBehalfOf(ctx context.Context, assertion tokensvc.Secret, scopes []string) (tokensvc.Token, error) {
 	if s.behalf == nil {
 		return tokensvc.Token{}, errors.New("on behalf of: a managed identity cannot exchange users' tokens: make it the assertion of a federated credential")
@@ -333,8 +337,8 @@ func (s *Source) OnBehalfOf(ctx context.Context, assertion tokensvc.Secret, scop
 	return tokensvc.Token{Token: tokensvc.NewSecret(token.Token), Expiration: token.ExpiresOn}, nil
 }
 
-// witness remembers what the last answer of one fetch was. The SDK's own errors
-// quote bodies and cannot be taken apart.
+// witness records the last answer of one fetch. Errors are made from it, since
+// the SDK's own errors quote bodies and have no parts to inspect.
 type witness struct {
 	assertion error
 	network   error
@@ -343,7 +347,7 @@ type witness struct {
 	body      []byte
 }
 
-// Do is a [policy.Policy].
+// Do implements [policy.Policy].
 func (w *witness) Do(req *policy.Request) (*http.Response, error) {
 	resp, err := req.Next()
 	w.network, w.status = err, 0
@@ -359,7 +363,7 @@ func (w *witness) Do(req *policy.Request) (*http.Response, error) {
 
 var errUnusable = errors.New("no token in the answer")
 
-// failures make the errors of one kind of fetch.
+// failures makes the errors of one kind of fetch.
 type failures struct {
 	op         string
 	unanswered func(error) *tokensvc.Error
@@ -371,7 +375,7 @@ var (
 	onBehalf = failures{tokensvc.OpOnBehalfOf, tokensvc.NewOnBehalfOfFailure, tokensvc.NewOnBehalfOfError}
 )
 
-// failure is what became of the fetch.
+// failure returns the error of a failed fetch.
 func (w *witness) failure(ctx context.Context, of failures) error {
 	switch {
 	case ctx.Err() != nil:
@@ -387,10 +391,10 @@ func (w *witness) failure(ctx context.Context, of failures) error {
 	}
 }
 
-// maxAnswer bounds what is read of an answer, in bytes.
+// maxAnswer bounds, in bytes, how much of an answer is read.
 const maxAnswer = 1 << 20
 
-// peek reads a body and puts it back.
+// peek reads a body, and replaces it by an unread copy.
 func peek(resp *http.Response) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if closed := resp.Body.Close(); err == nil {

@@ -142,7 +142,7 @@ func token(t *testing.T, s tokensvc.TokenSource, want string) tokensvc.Secret {
 	return got
 }
 
-// signedBy reports whether an assertion is a JWT of that certificate's key.
+// signedBy reports whether an assertion is a JWT signed by the certificate's key.
 func signedBy(t *testing.T, assertion string, cert *x509.Certificate) bool {
 	t.Helper()
 	parts := strings.Split(assertion, ".")
@@ -191,7 +191,7 @@ func TestCertificate(t *testing.T) {
 	if !signedBy(t, form.Get("client_assertion"), cert) {
 		t.Error("the assertion is not signed with the certificate's key")
 	}
-	// The certificate was replaced, and the token of the old one is refused.
+	// The certificate is replaced, and Entra refuses the token of the old one.
 	cert = newCertificate(t, file)
 	s.DropToken(first)
 	token(t, s, "t2")
@@ -246,7 +246,7 @@ func TestFederated(t *testing.T) {
 	if a, b := e.asked()[0].Get("client_assertion"), e.asked()[1].Get("client_assertion"); a != "assertion-1" || b != "assertion-2" {
 		t.Errorf("assertions %q, %q", a, b)
 	}
-	// Without its file it says so, as a failure of the credentials.
+	// If the file is missing, that is reported as a failure of the credentials.
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func TestFederated(t *testing.T) {
 	}
 }
 
-// identityEndpoint makes this process look like one of Azure's App Service.
+// identityEndpoint makes this process look as if it ran in Azure App Service.
 func identityEndpoint(t *testing.T) *entra {
 	t.Helper()
 	e := &entra{life: 3600}
@@ -284,8 +284,8 @@ func TestManagedIdentity(t *testing.T) {
 		if asked := e.asked()[before]; asked.Get("client_id") != id || asked.Get("resource") != "https://api.botframework.com" {
 			t.Errorf("%s: %v", identity, asked)
 		}
-		// The SDK keeps such tokens in a cache of its own, which a dropped
-		// token must not come from.
+		// The SDK has its own cache of such tokens. A new token must not come
+		// from there after the old one was dropped.
 		s.DropToken(first)
 		if second, err := s.Token(t.Context()); err != nil || second.Reveal() == first.Reveal() {
 			t.Errorf("%s: %q after %q, %v", identity, second.Reveal(), first.Reveal(), err)
@@ -314,7 +314,8 @@ func TestFederatedByManagedIdentity(t *testing.T) {
 	}
 }
 
-// What the SDK says of a refusal ends as an *Error without the body.
+// TestErrors checks that a refusal becomes a *tokensvc.Error that does not quote
+// the body.
 func TestErrors(t *testing.T) {
 	const secret = "s3cret-in-the-body"
 	e, identity := newEntra(t), identityEndpoint(t)
@@ -361,7 +362,8 @@ func TestErrors(t *testing.T) {
 	})
 }
 
-// One fetch is in flight, and its timeout is the source's own.
+// TestOneFetchInFlightAndATimeout checks that concurrent callers share one fetch,
+// and that Bot.Timeout bounds it.
 func TestOneFetchInFlightAndATimeout(t *testing.T) {
 	t.Parallel()
 	e := newEntra(t)

@@ -10,16 +10,16 @@ import (
 	"github.com/signin-engine/signin-engine/machine"
 )
 
-// User gives the turn's user's token of a connection to the clients of Azure's SDK
-// and of Graph's. The scopes that such a client asks for do not count: the
-// connection's own are what the token has. Who is not signed in has no token: the
-// error matches ErrNoToken of package tokensvc.
+// User returns a credential for clients of Azure's SDK or of Graph's. It gives
+// the token that the turn's user has on the flow's connection. The scopes that a
+// client asks for are ignored: the token has those of the connection. If the user
+// is not signed in, the error matches ErrNoToken of package tokensvc.
 func User(flow *machine.Flow, turn *machine.Turn) azcore.TokenCredential {
 	return &user{flow: flow, turn: turn}
 }
 
-// UserOnBehalfOf is [User] with the scopes that the client asks for: the
-// connection's token is exchanged for them, see [machine.WithScopes].
+// UserOnBehalfOf is like [User], but exchanges the connection's token for one
+// with the scopes that the client asks for; see [machine.WithScopes].
 func UserOnBehalfOf(flow *machine.Flow, turn *machine.Turn) azcore.TokenCredential {
 	return &user{flow: flow, turn: turn, exchange: true}
 }
@@ -30,7 +30,7 @@ type user struct {
 	exchange bool
 }
 
-// GetToken is [azcore.TokenCredential].
+// GetToken implements [azcore.TokenCredential].
 func (u *user) GetToken(ctx context.Context, asked policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	var opts []machine.TokenOption
 	if u.exchange {

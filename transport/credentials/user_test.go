@@ -22,17 +22,17 @@ import (
 	"github.com/signin-engine/signin-engine/transport/credentials"
 )
 
-// userTenant is another one than the bot's own.
+// userTenant differs from the bot's own tenant.
 const userTenant = "11111111-0000-4000-8000-00000000007e"
 
-// userToken is one that can be exchanged.
+// userToken is a token that can be exchanged.
 var userToken = tokensvc.NewSecret(jwtOf(userTenant))
 
 func jwtOf(tenant string) string {
 	return "h." + base64.RawURLEncoding.EncodeToString([]byte(`{"aud":"`+appID+`","tid":"`+tenant+`"}`)) + ".s"
 }
 
-// behalves are the sources that can exchange users' tokens.
+// behalves returns sources that can exchange users' tokens.
 func behalves(t *testing.T, e *entra) map[string]*credentials.Source {
 	t.Helper()
 	dir := t.TempDir()
@@ -94,7 +94,8 @@ func TestOnBehalfOfRefused(t *testing.T) {
 			if _, ok := tokensvc.CredentialsFailure(err); ok {
 				t.Error("it counts as a failure of the bot's own credentials")
 			}
-			// The token is the client's word: its tenant becomes part of an address.
+			// The token comes from the client, and its tenant becomes part of a
+			// URL.
 			asked := len(e.asked())
 			for what, forged := range map[string]string{"opaque": "opaque", "parent": jwtOf(".."), "name": jwtOf("contoso.example"), "path": jwtOf(tenant + "/x")} {
 				if _, err := s.OnBehalfOf(t.Context(), tokensvc.NewSecret(forged), []string{"a/.default"}); !errors.Is(err, tokensvc.ErrAudience) {
@@ -123,8 +124,8 @@ func TestManagedIdentityExchangesNothing(t *testing.T) {
 	}
 }
 
-// TestUser: the connection's own token whatever scopes are asked for, or one that
-// was exchanged for them.
+// TestUser checks that User gives the connection's own token, whatever scopes a
+// client asks for, and that UserOnBehalfOf exchanges it for those scopes.
 func TestUser(t *testing.T) {
 	e := newEntra(t)
 	tokens := machinetest.NewTokenService(func(string, ...any) {})
@@ -152,7 +153,7 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// fixed hands out one token.
+// fixed always returns the same token.
 type fixed struct{ machine.TokenService }
 
 func (fixed) GetToken(context.Context, tokensvc.UserConnection, tokensvc.Secret) (tokensvc.Token, error) {

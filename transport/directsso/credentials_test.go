@@ -17,7 +17,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/credentials"
 )
 
-// TestEveryCredential: whatever the bot proves itself with, its users sign in silently.
+// TestEveryCredential checks that users sign in silently with each kind of the
+// bot's credentials.
 func TestEveryCredential(t *testing.T) {
 	imds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -1,12 +1,14 @@
-// Package directsso signs users in to a connection without the Token Service: the SSO
-// token of the Teams client is exchanged on behalf of the user for scopes of the bot's
-// own. The attempt, its rows and its callbacks are those of any other connection; the
-// bot registers it as machine.Connection with [Service] as its Tokens.
+// Package directsso signs users in to a connection without the Token Service. It
+// exchanges the Teams client's SSO token, on behalf of the user, for a token with
+// the scopes that the bot needs. The attempt, its rows and its callbacks are the
+// same as for any other connection. The bot registers it as a machine.Connection
+// with a [Service] as its Tokens.
 //
-// The SDK v2 calls this SignIn(SSOOptions). It needs no OAuth connection in the Azure
-// Bot resource, but consent: where a user has not consented yet, the exchange is refused,
-// and the card's button opens [Config].SignInLink, a page of the bot's own that asks for
-// it. The next message of the user signs in silently.
+// The SDK v2 calls this SignIn(SSOOptions). It needs no OAuth connection in the
+// Azure Bot resource. It does need the user's consent: before that the exchange
+// is refused, and the card's button opens [Config].SignInLink, a page of the
+// bot's own that asks for consent. After that, the user's next message signs in
+// silently.
 package directsso
 
 import (
@@ -29,31 +31,34 @@ import (
 	"github.com/signin-engine/signin-engine/transport/internal/vault"
 )
 
-// Store is where the tokens are kept; every store of this module is one.
+// Store keeps the tokens. Every store of this module implements it.
 type Store interface {
 	Apply(ctx context.Context, commits []store.Commit) []error
 	Mark(ctx context.Context, name string) (store.Mark, error)
 	Secret() []byte
 }
 
-// Config of a [Service]. Everything but Resource, Tenant, Clock and Log is required.
+// Config configures a [Service]. All members are required except Resource,
+// Tenant, Clock and Log.
 type Config struct {
 	AppID      string
-	Connection string   // its name, as it is registered with the engine
-	Scopes     []string // of the token that the bot gets: "https://graph.microsoft.com/User.Read"
-	// SignInLink is the page behind the card's button, https or on a loopback host. It
-	// gets scope, clientId and tenantId in its query.
+	Connection string   // its name, as registered with the engine
+	Scopes     []string // of the token that the bot gets, for example "https://graph.microsoft.com/User.Read"
+	// SignInLink is the page behind the card's button. Its scheme is https,
+	// unless its host is a loopback one. New adds scope, clientId and tenantId to
+	// its query.
 	SignInLink string
-	// Resource is the Application ID URI for which Teams makes the SSO token. "" =
-	// "api://botid-" and the app id.
+	// Resource is the Application ID URI for which Teams makes the SSO token. ""
+	// = "api://botid-" followed by the app id.
 	Resource string
 	Tenant   string // of a single-tenant bot; "" = any
-	// OnBehalfOf exchanges the client's token, such as a source of
+	// OnBehalfOf exchanges the client's token, for example a source of
 	// transport/credentials.
 	OnBehalfOf machine.OnBehalfOf
 	Store      Store
-	// Keys seal the tokens: the first one seals, every one opens. They are asked for
-	// again when five seconds have passed, so that they can be rotated.
+	// Keys returns the keys of 32 bytes that protect the tokens. The first one
+	// seals, and each can open. Service calls it again after 5 s, so that keys
+	// can be rotated.
 	Keys  func() ([]store.SecretKey, error)
 	Clock func() time.Time // nil = time.Now
 	Log   zerolog.Logger
@@ -64,16 +69,16 @@ type Config struct {
 type Service struct {
 	cfg  Config
 	link string
-	macs []byte // key of the names of records
+	macs []byte // key for the names of records
 
 	mu    sync.Mutex
-	ring  *vault.Ring // of the keys as they were
+	ring  *vault.Ring // made of the keys that were read last
 	asked time.Time
 }
 
 var _ machine.TokenService = (*Service)(nil)
 
-// New checks cfg. It connects to nothing.
+// New checks cfg and makes a Service. It connects to nothing.
 func New(cfg Config) (*Service, error) {
 	var errs []error
 	missing := func(name string, is bool) {
@@ -104,10 +109,11 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// keysFor is how long the keys are used before they are asked for again.
+// keysFor is how long the keys are used before they are read again.
 const keysFor = 5 * time.Second
 
-// keys are those that count now. When they cannot be had, those before go on.
+// keys returns the present keys. If they cannot be read, it returns those that
+// were read last.
 func (s *Service) keys() (*vault.Ring, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +152,7 @@ func (s *Service) askKeys() (*vault.Ring, error) {
 	return vault.New(raw)
 }
 
-// page is the address of the card's button.
+// page returns the address that the card's button opens.
 func (cfg *Config) page() (string, error) {
 	at, err := url.Parse(cfg.SignInLink)
 	if err != nil || at.Host == "" || at.User != nil {
@@ -166,20 +172,21 @@ func (cfg *Config) page() (string, error) {
 	return at.String(), nil
 }
 
-// kept is a user's token as it is stored, sealed.
+// kept is a user's token as it is sealed and stored.
 type kept struct {
 	Access  string    `json:"access"`
 	Expires time.Time `json:"expires,omitzero"`
 }
 
-// name tells nothing about whose the token is.
+// name returns the name of a user's record, which does not reveal the user.
 func (s *Service) name(user string) string {
 	mac := vault.MAC(s.macs, s.cfg.AppID, strings.ToLower(s.cfg.Connection), user)
 	return "direct sso " + base64.RawURLEncoding.EncodeToString(mac)
 }
 
-// GetToken returns the user's token until it is over; then the next sign-in gets a new
-// one silently. A code is nobody's: there are none here.
+// GetToken returns the user's token until it expires. After that, the next
+// sign-in gets a new one silently. This connection has no codes, so with a code
+// it returns [tokensvc.ErrNoToken].
 func (s *Service) GetToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
 	if !code.Empty() {
 		return tokensvc.Token{}, tokensvc.ErrNoToken
@@ -213,9 +220,9 @@ func (s *Service) token(uc tokensvc.UserConnection, got kept) tokensvc.Token {
 	}
 }
 
-// Exchange exchanges the client's SSO token on behalf of the user and keeps the result.
-// Want of consent, and a token that cannot be exchanged, are refusals that the card's
-// button can mend.
+// Exchange exchanges the client's SSO token on behalf of the user and stores the
+// result. A missing consent, or a token that cannot be exchanged, is a refusal
+// after which the user can still use the card's button.
 func (s *Service) Exchange(ctx context.Context, uc tokensvc.UserConnection, ssoToken tokensvc.Secret) (tokensvc.Token, error) {
 	tok, err := s.cfg.OnBehalfOf.OnBehalfOf(ctx, ssoToken, s.cfg.Scopes)
 	switch {
@@ -231,12 +238,12 @@ func (s *Service) Exchange(ctx context.Context, uc tokensvc.UserConnection, ssoT
 	return s.token(uc, got), nil
 }
 
-// races bounds how often a write starts over because another device was faster.
+// races bounds how often a write is repeated because another device wrote first.
 const races = 20
 
 var errRaces = errors.New("others were always faster")
 
-// keep puts a token in the place of the one before it.
+// keep stores a token and replaces the one before it.
 func (s *Service) keep(ctx context.Context, user string, got kept) error {
 	ring, err := s.keys()
 	if err != nil {
@@ -252,8 +259,8 @@ func (s *Service) keep(ctx context.Context, user string, got kept) error {
 	})
 }
 
-// replace writes the mark that next makes of the version that is there, 0 for none; nil
-// writes nothing.
+// replace writes the mark that next makes. It passes next the stored version, 0
+// if there is none. If next returns nil, it writes nothing.
 func (s *Service) replace(ctx context.Context, name string, next func(before int64) *store.Mark) error {
 	for range races {
 		there, err := s.cfg.Store.Mark(ctx, name)
@@ -272,7 +279,8 @@ func (s *Service) replace(ctx context.Context, name string, next func(before int
 	return errRaces
 }
 
-// SignOut forgets the user's token. Entra is not told: what it gave ends by itself.
+// SignOut deletes the user's token. Entra is not told, since its token expires by
+// itself.
 func (s *Service) SignOut(ctx context.Context, uc tokensvc.UserConnection) error {
 	name := s.name(uc.UserID)
 	err := s.replace(ctx, name, func(before int64) *store.Mark {
@@ -287,8 +295,8 @@ func (s *Service) SignOut(ctx context.Context, uc tokensvc.UserConnection) error
 	return nil
 }
 
-// GetSignInResource is the page behind the button, and what Teams makes an SSO token
-// for.
+// GetSignInResource returns the page behind the card's button, and the resource
+// for which Teams makes an SSO token.
 func (s *Service) GetSignInResource(context.Context, tokensvc.State) (tokensvc.SignInResource, error) {
 	return tokensvc.SignInResource{
 		SignInLink:            tokensvc.NewSecret(s.link),
@@ -296,7 +304,8 @@ func (s *Service) GetSignInResource(context.Context, tokensvc.State) (tokensvc.S
 	}, nil
 }
 
-// GetTokenOrSignInResource is GetToken, and GetSignInResource if there is none.
+// GetTokenOrSignInResource returns GetToken's token, or GetSignInResource's
+// result if there is no token.
 func (s *Service) GetTokenOrSignInResource(ctx context.Context, uc tokensvc.UserConnection, state tokensvc.State, code tokensvc.Secret) (*tokensvc.Token, *tokensvc.SignInResource, error) {
 	tok, err := s.GetToken(ctx, uc, code)
 	switch {
@@ -309,7 +318,7 @@ func (s *Service) GetTokenOrSignInResource(ctx context.Context, uc tokensvc.User
 	return nil, &res, err
 }
 
-// GetTokenStatus says whether there is a token that is not over.
+// GetTokenStatus reports whether the user has a token that has not expired.
 func (s *Service) GetTokenStatus(ctx context.Context, userID, channelID string, _ ...string) ([]tokensvc.TokenStatus, error) {
 	_, err := s.GetToken(ctx, tokensvc.UserConnection{UserID: userID, ChannelID: channelID}, tokensvc.Secret{})
 	if err != nil && !errors.Is(err, tokensvc.ErrNoToken) {

@@ -26,12 +26,12 @@ import (
 
 const app = "00000000-0000-4000-8000-0000000000b0"
 
-// patience is how long a test waits for what the bot says.
+// patience bounds how long a test waits for a message of the bot.
 const patience = time.Minute
 
 var key = bytes.Repeat([]byte{7}, 32)
 
-// keys are keys that stay.
+// keys always returns the same keys.
 func keys(all ...[]byte) func() ([]store.SecretKey, error) {
 	return func() (out []store.SecretKey, err error) {
 		for _, k := range all {
@@ -41,7 +41,7 @@ func keys(all ...[]byte) func() ([]store.SecretKey, error) {
 	}
 }
 
-// bot is a served bot whose only connection is not the Token Service's.
+// bot is a running bot whose only connection bypasses the Token Service.
 type bot struct {
 	emu   *emulator.Server
 	user  *emulator.Teams
@@ -51,11 +51,11 @@ type bot struct {
 	mu    sync.Mutex
 	now   time.Time
 	marks []store.Mark
-	down  bool // the store takes and gives no tokens
+	down  bool // the store fails to read and write tokens
 }
 
-// Apply, Mark and Secret are the store as the service sees it, with a record of what
-// was written.
+// Apply, Mark and Secret make bot the store of the service. They record what is
+// written.
 func (b *bot) Apply(ctx context.Context, commits []store.Commit) []error {
 	b.mu.Lock()
 	down := b.down
@@ -104,7 +104,7 @@ func (b *bot) pass(d time.Duration) {
 	b.now = b.now.Add(d)
 }
 
-// source is how a bot proves who it is.
+// source gives the bot's own token and exchanges those of users.
 type source interface {
 	tokensvc.TokenSource
 	machine.OnBehalfOf
@@ -218,7 +218,7 @@ func (b *bot) say(t *testing.T, text, want string) {
 	}
 }
 
-// exchange sends what Teams sends by itself, and returns the status.
+// exchange sends the invoke that Teams sends for a card, and returns the status.
 func (b *bot) exchange(t *testing.T, card *emulator.Card) int {
 	t.Helper()
 	a, err := b.user.TokenExchange(t.Context(), card.ExchangeID(), "graph", b.emu.SSOToken(b.user.User.ID))
@@ -239,8 +239,9 @@ func (b *bot) card(t *testing.T, after int64) emulator.Card {
 	return card
 }
 
-// The whole way: a card of the bot's own, a silent exchange, a token that is kept until
-// it is over, and a sign-out. The Token Service hears of nothing.
+// TestDirectSSO plays a whole life: the bot's card, a silent exchange, a token
+// that is kept until it expires, and a sign-out. The Token Service gets no
+// request.
 func TestDirectSSO(t *testing.T) {
 	b := newBot(t)
 	b.say(t, "hello", "")
@@ -273,7 +274,7 @@ func TestDirectSSO(t *testing.T) {
 		t.Fatalf("%+v, %v", page.Attempts, err)
 	}
 
-	b.pass(2 * time.Hour) // the token is over: the next card signs in silently
+	b.pass(2 * time.Hour) // the token has expired, and the next card signs in silently
 	b.say(t, "hello", "")
 	second := b.card(t, card.Seq)
 	if got := b.exchange(t, &second); got != http.StatusOK {
@@ -293,8 +294,8 @@ func TestDirectSSO(t *testing.T) {
 	}
 }
 
-// Without consent the exchange is refused, and the button is there for it. Afterwards the
-// user is signed in silently.
+// TestConsent checks that the exchange is refused without consent, so that the
+// user can use the button. After consent, the user is signed in silently.
 func TestConsent(t *testing.T) {
 	b := newBot(t)
 	switches := b.emu.Switches()
@@ -314,9 +315,9 @@ func TestConsent(t *testing.T) {
 	}
 }
 
-// The page behind the button ends with notifySuccess, and Teams sends what the page gave
-// it: no connection takes that for a code, Teams hears of no failure, and the sign-in
-// goes on (C17).
+// TestPageEnds checks what happens when the page behind the button calls
+// notifySuccess. Teams sends what the page passed, but no connection treats it as
+// a code. The invoke is not answered as a failure, and the sign-in goes on (C17).
 func TestPageEnds(t *testing.T) {
 	b := newBot(t)
 	b.say(t, "hello", "")
@@ -330,7 +331,8 @@ func TestPageEnds(t *testing.T) {
 	}
 }
 
-// What the page gives is offered to no other connection whose card is out.
+// TestPageEndsBesideAnotherConnection checks that what the page passed is not
+// offered as a code to another connection whose card is in the chat.
 func TestPageEndsBesideAnotherConnection(t *testing.T) {
 	b := newBot(t, "github")
 	b.say(t, "github", "")
@@ -347,8 +349,8 @@ func TestPageEndsBesideAnotherConnection(t *testing.T) {
 	}
 }
 
-// While the store keeps no tokens nobody is signed in and nothing is lost: afterwards the
-// same card signs the user in.
+// TestStoreKeepsNothing checks that nobody is signed in while the store fails,
+// and that the same card signs the user in afterwards.
 func TestStoreKeepsNothing(t *testing.T) {
 	b := newBot(t)
 	b.say(t, "hello", "")
@@ -375,8 +377,8 @@ func TestStoreKeepsNothing(t *testing.T) {
 	b.say(t, "hello", "token")
 }
 
-// Another user's token is refused whatever the policy says: it would be kept for who
-// brought it.
+// TestAnotherUsersToken checks that another user's token is refused whatever the
+// policy says, since it would be stored as a token of whoever sent it.
 func TestAnotherUsersToken(t *testing.T) {
 	b := newBot(t)
 	b.say(t, "hello", "")
@@ -392,7 +394,8 @@ func TestAnotherUsersToken(t *testing.T) {
 	}
 }
 
-// What is kept is sealed, bound to its user, and of no use with another key.
+// TestTokensAreSealed checks that a stored token is sealed and bound to its user,
+// and does not open with another key.
 func TestTokensAreSealed(t *testing.T) {
 	b := newBot(t)
 	b.say(t, "hello", "")
@@ -436,8 +439,9 @@ func TestTokensAreSealed(t *testing.T) {
 	}
 }
 
-// Keys can be rotated while the bot runs: what was sealed with the older one opens, and
-// a file that is away for a moment harms nobody.
+// TestKeysAreReadAgain checks that keys can be rotated while the bot runs: an
+// older key still opens what it sealed. A key file that is missing for a moment
+// does no harm.
 func TestKeysAreReadAgain(t *testing.T) {
 	now := time.Now()
 	current, gone := keys(key), false

@@ -10,7 +10,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/directsso"
 )
 
-// A connection of the bot's own stands beside those of the Azure Bot resource.
+// A connection that bypasses the Token Service, besides one of the Azure Bot
+// resource.
 func ExampleNew() {
 	credentials, err := tokensvc.NewClientCredentials(tokensvc.ClientCredentialsConfig{
 		LoginURL: "https://login.microsoftonline.com", Tenant: "contoso.example", ClientID: app, ClientSecret: tokensvc.NewSecret("secret"),

@@ -1,4 +1,4 @@
-// Package logs hands the engine's log to log/slog, for a bot that does not use
+// Package logs sends the engine's log to log/slog, for a bot that does not use
 // zerolog:
 //
 //	machine.Config{Log: logs.To(slog.Default().Handler()), …}
@@ -19,13 +19,13 @@ import (
 // Levels beyond those of slog.
 const (
 	LevelTrace = slog.LevelDebug - 4
-	LevelFatal = slog.LevelError + 4 // also of a panic
+	LevelFatal = slog.LevelError + 4 // also for panics
 )
 
-// To is a logger whose lines go to h. What h does not take at that moment is not
-// even written. Each field is one attribute, in its order; durations are numbers
-// of milliseconds, objects and lists are what encoding/json makes of them.
-// Records have no context and no source.
+// To returns a logger whose lines go to h. Lines that h does not accept by their
+// level are not even formatted. Each field becomes one attribute, in order.
+// Durations become numbers of milliseconds; objects and lists become what
+// encoding/json makes of them. Records have no context and no source.
 func To(h slog.Handler) zerolog.Logger {
 	return zerolog.New(writer{h}).Sample(writer{h})
 }
@@ -37,7 +37,7 @@ func (w writer) Sample(l zerolog.Level) bool {
 	return w.h.Enabled(context.Background(), level(l))
 }
 
-// Write implements io.Writer, for a line without a level.
+// Write implements io.Writer. It handles a line without a level.
 func (w writer) Write(line []byte) (int, error) { return w.WriteLevel(zerolog.NoLevel, line) }
 
 // WriteLevel implements zerolog.LevelWriter.
@@ -88,7 +88,8 @@ func read(line []byte) ([]slog.Attr, error) {
 	return fields, nil
 }
 
-// plain is a number as one that slog knows, and any other value as it is.
+// plain converts a number to one that slog knows. It returns any other value
+// unchanged.
 func plain(value any) any {
 	n, ok := value.(json.Number)
 	if !ok {

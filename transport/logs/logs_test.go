@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/logs"
 )
 
-// text is a handler that does not show the time of a record.
+// text is a handler that leaves out the time of a record.
 func text(out *bytes.Buffer, level slog.Leveler) slog.Handler {
 	return slog.NewTextHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime {
@@ -54,7 +54,7 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestLevelMoves: the handler's own level decides, at each line.
+// TestLevelMoves checks that the handler's own level decides anew for each line.
 func TestLevelMoves(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
@@ -80,7 +80,7 @@ func Example() {
 		}
 		return a
 	}})
-	log := logs.To(h) // machine.Config.Log
+	log := logs.To(h) // to be set as machine.Config.Log
 	log.Warn().Str("connection", "graph").Int("status", 412).Msg("signin/tokenExchange refused")
 	// Output:
 	// level=WARN msg="signin/tokenExchange refused" connection=graph status=412

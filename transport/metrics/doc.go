@@ -1,18 +1,17 @@
-// Package metrics shows an engine to Prometheus. docs/operations.md lists the
-// metrics with their labels.
+// Package metrics exposes an engine's metrics to Prometheus. docs/operations.md
+// lists the metrics and their labels.
 //
-// What happens is counted by the engine's hooks, what is there now is read from
-// the store at each scrape. An embedder does four things:
+// The engine's hooks count events; gauges are read from the store at each scrape.
+// To use the package:
 //
-//  1. [New] with the store that the engine gets.
-//  2. machine.Config.Hooks is what [Metrics.Hooks] returns.
-//  3. machine.Config.Store is what [Metrics.Store] returns.
-//  4. [Metrics.Handler] is served, as HandlerConfig.Metrics of the operator
-//     endpoint or elsewhere; or the Metrics are registered with a
-//     prometheus.Registerer of his own.
+//  1. Call [New] with the store of the engine.
+//  2. Set machine.Config.Hooks to what [Metrics.Hooks] returns.
+//  3. Set machine.Config.Store to what [Metrics.Store] returns.
+//  4. Serve [Metrics.Handler], as HandlerConfig.Metrics of the operator endpoint or
+//     elsewhere. Alternatively, register the Metrics with a prometheus.Registerer.
 //
-// Labels have few values, all known before: a word of a client or of an upstream
-// that is not among them counts as "other". No user, tenant or conversation is
-// ever a label, and a connection only in teams_oauth_…, as Config.Connections
-// names it.
+// Each label has a small, fixed set of values. A word of a client or an upstream
+// that is not in the set counts as "other". Users, tenants and conversations are
+// never labels. A connection is a label only in teams_oauth_…, and only if
+// Config.Connections names it.
 package metrics

@@ -9,8 +9,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Hooks counts what the engine does. The hooks of next are called as well,
-// after the count.
+// Hooks returns hooks that count what the engine does and then call those of
+// next.
 func (m *Metrics) Hooks(next machine.Hooks) machine.Hooks {
 	onEvent, onSignIn := next.OnEvent, next.OnSignIn
 	next.OnEvent = func(ctx context.Context, e store.Event) {
@@ -56,7 +56,7 @@ func (m *Metrics) event(e *store.Event) {
 
 func (m *Metrics) transition(e *store.Event) {
 	if e.From == e.To {
-		return // changed in place: no edge
+		return // a change in place is no transition
 	}
 	m.transitions.WithLabelValues(state(e.From), state(e.To)).Inc()
 	if e.To == store.Failed {
@@ -65,15 +65,16 @@ func (m *Metrics) transition(e *store.Event) {
 	}
 }
 
-// clientFailure counts the line that an invoke signin/failure leaves, whatever
-// row it is. The lines on other attempts (D3) have no source.
+// clientFailure counts the audit line of a signin/failure invoke, whatever its
+// row. The lines that the same invoke leaves on other attempts (D3) have no
+// source, so they are not counted.
 func (m *Metrics) clientFailure(e *store.Event) {
 	if e.Source == store.SourceClient && strings.EqualFold(e.Invoke, machine.InvokeFailure) {
 		m.clientFailures.WithLabelValues(known(failureCodes, e.Code)).Inc()
 	}
 }
 
-// state names a state; that of an attempt before it is written is "new".
+// state returns the label of a state. An attempt that is not stored yet is "new".
 func state(s store.State) string {
 	switch {
 	case s == store.None:
@@ -85,7 +86,7 @@ func state(s store.State) string {
 	}
 }
 
-// status is an HTTP status as a label.
+// status returns an HTTP status as a label.
 func status(code int) string {
 	if code < 100 || code > 599 {
 		return other
@@ -93,7 +94,7 @@ func status(code int) string {
 	return strconv.Itoa(code)
 }
 
-// statusClass is 2xx to 5xx, and none where no answer came.
+// statusClass returns "2xx" to "5xx", or "none" without an answer.
 func statusClass(code int) string {
 	if code < 200 || code > 599 {
 		return "none"
@@ -101,8 +102,8 @@ func statusClass(code int) string {
 	return strconv.Itoa(code/100) + "xx"
 }
 
-// outcome is how one try of a callback ended. The line begins with the status
-// of the delivery, and goes on with the error if there was one.
+// outcome returns how one try of a callback ended. The detail of its audit line
+// begins with the status of the delivery; an error, if there was one, follows.
 func outcome(detail string) string {
 	word, _, hasError := strings.Cut(detail, ":")
 	switch s := store.DeliveryStatus(word); {

@@ -9,10 +9,10 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// other stands for every word that is not among those known.
+// other stands for every word that is not a known value.
 const other = "other"
 
-// words are the values that a label may have, by their lower case.
+// words holds the values that a label may have, by their lower case.
 type words map[string]string
 
 func list[S ~string](of ...S) words {
@@ -23,7 +23,7 @@ func list[S ~string](of ...S) words {
 	return w
 }
 
-// known returns the value for a word, whatever its case, or "other".
+// known returns the value that a word stands for in any case, or "other".
 func known(w words, word string) string {
 	if s, ok := w[strings.ToLower(word)]; ok {
 		return s
@@ -44,8 +44,8 @@ var (
 		"composeExtension/anonymousQueryLink", "composeExtension/fetchTask", "composeExtension/submitAction",
 		"composeExtension/selectItem", "composeExtension/setting", "composeExtension/querySettingUrl")
 
-	// operations are what the engine calls, as its audit lines name it, and what
-	// may have to come first.
+	// operations are the names of upstream calls in audit lines, including the
+	// calls that must sometimes precede them.
 	operations = list("GetToken", "GetToken with code", "GetToken again", "spend code", "GetSignInResource",
 		"POST card", "exchange", "SignOut", "SignOut again",
 		"CreateConversation", tokensvc.OpGetTokenOrSignInResource, tokensvc.OpAccessToken)
@@ -58,26 +58,26 @@ var (
 	stuckRules   = explained("stuck rule")
 )
 
-// failed is the outcome of a callback that is tried again, or that was to be
-// tried only once.
+// failed is the outcome of a try that will be repeated, or that was the only one
+// allowed.
 const failed = "failed"
 
-// How a repeat was answered without a call upstream.
+// The ways to answer a repeat without a call upstream.
 const (
-	waited   = "waited"   // as whoever was at it
-	complete = "complete" // the sign-in is over
-	recorded = "recorded" // as the same token was before
+	waited   = "waited"   // by the result of the device that was exchanging
+	complete = "complete" // because the sign-in has completed
+	recorded = "recorded" // by the recorded answer for the same token
 )
 
-// repeats are the rows of docs/state-machine.md §4 that answer an invoke
-// without a call upstream, by how.
+// repeats maps the rows of docs/state-machine.md §4 that answer an invoke without
+// a call upstream to the way in which they do so.
 var repeats = map[string]string{
 	"B6": waited, "C9": waited,
 	"B7": complete, "B11": complete, "B12": complete, "C11": complete,
 	"B9": recorded,
 }
 
-// explained are the words of a kind that operator.Explain knows.
+// explained lists the words of a kind that operator.Explain knows.
 func explained(kind string) []string {
 	var codes []string
 	for _, e := range operator.Explanations() {

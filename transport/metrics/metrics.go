@@ -16,24 +16,25 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// Config says what the metrics are made of.
+// Config configures [Metrics].
 type Config struct {
 	// Store is read at each scrape. Required.
 	Store store.Store
-	// Rules judge what is stuck; nil = operator.DefaultRules.
+	// Rules judge what is stuck. nil = operator.DefaultRules.
 	Rules *operator.Rules
-	// Refused says what the bot's listener did not let in. With nil there is no
-	// signin_refused_total.
+	// Refused returns the counts of requests that the bot's listener refused. nil
+	// = there is no signin_refused_total.
 	Refused func() *operator.Refused
-	// Circuits says how the upstreams fare. With nil there are no signin_circuit_*.
+	// Circuits returns the state of the upstreams' breakers. nil = there are no
+	// signin_circuit_* and no signin_upstream_retries_total.
 	Circuits func() []operator.Circuit
-	// Connections are the names that teams_oauth_… may have as oauth_connection; any
-	// other is "other".
+	// Connections are the values of the label oauth_connection in teams_oauth_….
+	// Any other connection counts as "other".
 	Connections []string
-	// Version of the program, for signin_build_info; "" = "unknown".
+	// Version of the program, for signin_build_info. "" = "unknown".
 	Version string
-	// Timeout bounds the reads of one scrape; 0 = 5 s. A scrape whose reads fail
-	// lacks their gauges and has the rest.
+	// Timeout bounds the reads of one scrape. If they fail, the scrape lacks the
+	// gauges that come from the store and has the rest. 0 = 5 s.
 	Timeout time.Duration
 	Log     zerolog.Logger
 }
@@ -41,7 +42,7 @@ type Config struct {
 // DefaultTimeout bounds the reads of one scrape.
 const DefaultTimeout = 5 * time.Second
 
-// fresh is how long one read of the store serves further scrapes.
+// fresh is how long the result of one read of the store serves later scrapes.
 const fresh = time.Second
 
 // Metrics is a prometheus.Collector. Its methods may be called from many
@@ -69,7 +70,7 @@ type Metrics struct {
 	build          prometheus.Gauge
 	oauth          *oauth
 
-	mu   sync.Mutex // of the reads of a scrape
+	mu   sync.Mutex // held during the reads of a scrape
 	read look
 }
 
@@ -124,8 +125,8 @@ func New(cfg Config) *Metrics {
 	return m
 }
 
-// begin shows a counter as zero, so that the first one that is counted is seen
-// as a change.
+// begin sets a counter to zero for each value. Without that, Prometheus would not
+// see the first count as an increase.
 func begin(c *prometheus.CounterVec, values words) {
 	for _, v := range values {
 		c.WithLabelValues(v)
@@ -140,7 +141,7 @@ func histogram(name, help string, buckets []float64, labels ...string) *promethe
 	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 }
 
-// counted are the metrics that are kept between scrapes.
+// counted are the metrics that accumulate between scrapes.
 func (m *Metrics) counted() []prometheus.Collector {
 	return append(m.oauth.collectors(),
 		m.transitions, m.completed, m.failed, m.clientFailures, m.answers, m.answerTime, m.upstreamTime,
@@ -167,12 +168,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectRead(ch)
 }
 
-// OperatorRefused counts a token that the operator endpoint refused; it is for
+// OperatorRefused counts a token that the operator endpoint refused. It fits
 // operator.HandlerConfig.OnRefused.
 func (m *Metrics) OperatorRefused(why operator.Refusal) { m.guesses.WithLabelValues(string(why)).Inc() }
 
-// Handler serves the metrics, beside them those of the Go runtime and of the
-// process.
+// Handler serves these metrics, and those of the Go runtime and of the process.
 func (m *Metrics) Handler() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -16,8 +16,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// TestForeignWords: what a client, an upstream or a bot's own code says is no
-// label unless it is known before.
+// TestForeignWords checks that a word of a client, an upstream or a bot's own
+// code becomes a label only if it is known.
 func TestForeignWords(t *testing.T) {
 	t.Parallel()
 	const foreign = "canary"
@@ -101,7 +101,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestCalls: every call that explain knows is a value of its own.
+// TestCalls checks that every call which explain knows is a value of the label
+// operation.
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	m := metrics.New(metrics.Config{Store: memstore.New(time.Now)})
@@ -118,7 +119,7 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// TestHooksChain: hooks that were there before are called as well.
+// TestHooksChain checks that the hooks of next are called as well.
 func TestHooksChain(t *testing.T) {
 	t.Parallel()
 	var seen []string
@@ -136,7 +137,7 @@ func TestHooksChain(t *testing.T) {
 	}
 }
 
-// stored is a memory store that may be down, slow or somebody's alone.
+// stored is a memory store that can hang, and can be exclusive.
 type stored struct {
 	store.Store
 	hangs, exclusive bool
@@ -145,7 +146,7 @@ type stored struct {
 
 func (s stored) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
 	s.reads.Add(1)
-	time.Sleep(10 * time.Millisecond) // so that others come meanwhile
+	time.Sleep(10 * time.Millisecond) // so that concurrent scrapes overlap
 	if s.hangs {
 		<-ctx.Done()
 		return store.Counts{}, ctx.Err()
@@ -155,8 +156,8 @@ func (s stored) Counts(ctx context.Context, since time.Time) (store.Counts, erro
 
 func (s stored) Exclusive() bool { return s.exclusive }
 
-// TestStoreHangs: a scrape does not wait for a store for longer than it may, and
-// has what needs no store.
+// TestStoreHangs checks that a scrape waits for the store no longer than its
+// timeout, and then has the metrics that need no store.
 func TestStoreHangs(t *testing.T) {
 	t.Parallel()
 	m := metrics.New(metrics.Config{Store: stored{Store: memstore.New(time.Now), hangs: true, reads: new(atomic.Int64)}, Timeout: 10 * time.Millisecond})
@@ -171,7 +172,8 @@ func TestStoreHangs(t *testing.T) {
 	has(t, page, `signin_callbacks_total{outcome="delivered"} 0`)
 }
 
-// TestScrapesShareARead: scrapes that come together cost the store one read.
+// TestScrapesShareARead checks that concurrent scrapes cost one read of the
+// store.
 func TestScrapesShareARead(t *testing.T) {
 	t.Parallel()
 	var reads atomic.Int64
@@ -222,8 +224,9 @@ func (giving) AckIn(context.Context, store.Delivery, func(context.Context, any) 
 	return store.ErrConflict
 }
 
-// TestStoreStaysWhatItIs: a measured store is exclusive and hands out
-// transactions if the store does, and its groups are measured.
+// TestStoreStaysWhatItIs checks that a measured store is exclusive, and hands out
+// transactions, exactly if the store does. It also checks that groups are
+// measured.
 func TestStoreStaysWhatItIs(t *testing.T) {
 	t.Parallel()
 	m := metrics.New(metrics.Config{Store: memstore.New(time.Now)})
@@ -244,7 +247,7 @@ func TestStoreStaysWhatItIs(t *testing.T) {
 	has(t, scrape(t, m), `signin_store_commit_seconds_count 1`, `signin_store_group_size_sum 3`)
 }
 
-// TestOAuth: the metrics of the .NET SDK, by what the lines of the engine say.
+// TestOAuth checks how audit lines become the metrics of the .NET SDK.
 func TestOAuth(t *testing.T) {
 	t.Parallel()
 	m := metrics.New(metrics.Config{Store: memstore.New(time.Now), Connections: []string{"graph"}})

@@ -11,10 +11,10 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// oauth are the metrics of the .NET SDK for Teams (teams.oauth.operations,
-// teams.oauth.operation.duration, teams.oauth.errors) under the names that
-// OpenTelemetry's exporter gives them in Prometheus: dashboards that were made
-// for that SDK show this engine too.
+// oauth holds the metrics of the .NET SDK for Teams (teams.oauth.operations,
+// teams.oauth.operation.duration, teams.oauth.errors), under the names that
+// OpenTelemetry's exporter gives them in Prometheus. Dashboards made for that SDK
+// therefore work with this engine, too.
 type oauth struct {
 	connections words
 	operations  *prometheus.CounterVec
@@ -22,7 +22,7 @@ type oauth struct {
 	errors      *prometheus.CounterVec
 }
 
-// The values of oauth_operation and oauth_result that an engine can tell.
+// The values of oauth_operation and oauth_result that the engine can tell apart.
 const (
 	oauthSignIn   = "signin"
 	oauthSignOut  = "signout"
@@ -41,7 +41,7 @@ const (
 	oauthHTTPError = "http_error"
 )
 
-// oauthBuckets are those of callBuckets in milliseconds.
+// oauthBuckets are callBuckets in milliseconds.
 var oauthBuckets = []float64{5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 15_000}
 
 func newOAuth(connections []string) *oauth {
@@ -59,8 +59,8 @@ func (o *oauth) collectors() []prometheus.Collector {
 	return []prometheus.Collector{o.operations, o.duration, o.errors}
 }
 
-// event counts one audit line. Each connection that a code was offered to is an
-// operation, as in the SDK.
+// event counts one audit line. As in the SDK, each connection that a code is
+// offered to counts as an operation.
 func (o *oauth) event(e *store.Event) {
 	switch {
 	case e.Kind == store.EventTransition && e.Row == "A6":
@@ -81,8 +81,9 @@ func (o *oauth) event(e *store.Event) {
 	}
 }
 
-// call counts what a call to the Token Service stands for. One without an answer,
-// or with one that the protocol does not expect, is an error too.
+// call counts the operation for which the Token Service was called. A call
+// without an answer, or with one that the protocol does not expect, also counts
+// as an error.
 func (o *oauth) call(e *store.Event) {
 	fine := e.Status >= 200 && e.Status < 300
 	operation := oauthSignIn
@@ -93,7 +94,7 @@ func (o *oauth) call(e *store.Event) {
 		}
 	case "GetSignInResource":
 	case "exchange":
-		operation = oauthExchange // counted with its answer
+		operation = oauthExchange // the operation is counted by its answer
 	case "GetToken with code":
 		operation = oauthVerify
 		switch {

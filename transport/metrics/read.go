@@ -10,7 +10,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// What is read at a scrape.
+// The metrics that are read at a scrape.
 var (
 	openDesc    = prometheus.NewDesc("signin_attempts_open", "Attempts that have not ended.", []string{"state"}, nil)
 	oldestDesc  = prometheus.NewDesc("signin_oldest_seconds", "How long the oldest of them has been in its state.", []string{"state"}, nil)
@@ -31,7 +31,7 @@ var readDescs = []*prometheus.Desc{
 	openDesc, oldestDesc, depthDesc, dueDesc, stuckDesc, upkeepDesc, refusedDesc, circuitDesc, skippedDesc, retriedDesc,
 }
 
-// look is what one read of the store saw.
+// look is the result of one read of the store.
 type look struct {
 	at       time.Time
 	overview operator.Overview
@@ -40,7 +40,8 @@ type look struct {
 	err      error
 }
 
-// now returns what the store holds. Scrapes that come together share one read.
+// now reads the store, or returns the result of a read that is less than a second
+// old. Concurrent scrapes thus share one read.
 func (m *Metrics) now() look {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,7 +91,8 @@ func (m *Metrics) collectRead(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectRefused shows how often the listener has refused for each reason.
+// collectRefused reports how often the listener has refused a request, for each
+// reason.
 func (m *Metrics) collectRefused(ch chan<- prometheus.Metric) {
 	if m.refused == nil {
 		return
@@ -101,7 +103,7 @@ func (m *Metrics) collectRefused(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectCircuits shows how the upstreams fare.
+// collectCircuits reports the state of the upstreams' breakers.
 func (m *Metrics) collectCircuits(ch chan<- prometheus.Metric) {
 	if m.circuit == nil {
 		return

@@ -23,7 +23,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// world is a bot with an engine and the emulator, over HTTP.
+// world is a bot with an engine, served over HTTP, and the emulator.
 type world struct {
 	t        *testing.T
 	emulator *emulator.Server
@@ -85,7 +85,7 @@ func no(t *testing.T, err error) {
 	}
 }
 
-// signIn signs the user in silently, and lets the client say it again.
+// signIn signs the user in silently. The client sends its invoke twice.
 func (w *world) signIn() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
@@ -115,7 +115,7 @@ func scrape(t *testing.T, m *metrics.Metrics) string {
 	return rec.Body.String()
 }
 
-// has checks samples, each as it stands in a scrape.
+// has checks that each sample is a line of the scrape.
 func has(t *testing.T, page string, samples ...string) {
 	t.Helper()
 	lines := strings.Split(page, "\n")
@@ -160,7 +160,7 @@ func TestSignIn(t *testing.T) {
 		`signin_circuit_refused_total{host="token.example",upstream="token_service"} 2`,
 		`signin_upstream_retries_total{host="token.example",upstream="token_service"} 3`,
 	)
-	if n := strings.Count(page, `="other"`); n != 1 { // that of signin_client_failures_total, which is 0
+	if n := strings.Count(page, `="other"`); n != 1 { // the zero of signin_client_failures_total
 		t.Errorf("an ordinary sign-in has a word that is not known: %d times other", n)
 	}
 }
@@ -174,8 +174,9 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// TestDocumented: the metrics of a scrape are those of the runbook, with its
-// labels and types, and rules and dashboard name no others.
+// TestDocumented checks that a scrape has exactly the metrics of the runbook,
+// with its labels and types, and that the alert rules and the dashboard use no
+// others.
 func TestDocumented(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

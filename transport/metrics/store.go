@@ -8,9 +8,9 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Store measures the groups of commits that an engine writes to st. What is
-// returned is for machine.Config.Store: it is exclusive or concurrent, and hands
-// out transactions, if st is and does.
+// Store returns st with the groups of commits measured that are written to it. It
+// is meant for machine.Config.Store. It is exclusive or concurrent, and hands out
+// transactions, exactly if st does.
 func (m *Metrics) Store(st store.Store) store.Store {
 	s := measured{Store: st, m: m}
 	if tx, ok := st.(machine.Transactor); ok {

@@ -1,16 +1,16 @@
-// Package traces makes OpenTelemetry spans of what an engine does: one for each
-// request to the bot, named after its invoke, and below it one for each call to
-// the Token Service and the connector. Transitions, callbacks, notes and
-// operators' actions are events of the span in which they happen.
+// Package traces makes OpenTelemetry spans of what an engine does. There is one
+// for each request to the bot, named after its invoke, and below it one for each
+// call to the Token Service and the connector. Transitions, callbacks, notes and
+// operators' actions become events of the span in which they happen.
 //
-// Nothing is exported unless the embedder's provider does. An embedder does three
-// things:
+// The package itself exports nothing; the caller's provider does. To use the
+// package:
 //
-//  1. machine.Config.Hooks is what [Traces.Hooks] returns.
-//  2. The handler of the bot is served through [Traces.Handler], or through
-//     otelhttp, whose span is taken as well.
-//  3. The upstreams are asked through [Transport], which hands the traceparent on:
-//     upstream.NewSet takes it.
+//  1. Set machine.Config.Hooks to what [Traces.Hooks] returns.
+//  2. Serve the bot's handler through [Traces.Handler], or through otelhttp, whose
+//     span is used then.
+//  3. Send requests to the upstreams through [Transport], which passes the
+//     traceparent on: give it to upstream.NewSet.
 //
 // A span has ids of attempts and activities, rows, statuses and error codes. It
 // has no user, tenant, conversation or text.
@@ -33,14 +33,14 @@ import (
 
 const scope = "github.com/signin-engine/signin-engine/transport/traces"
 
-// Traces are the spans of one engine.
+// Traces makes the spans of one engine.
 type Traces struct{ tracer trace.Tracer }
 
-// New makes spans with p.
+// New returns a Traces that makes its spans by p.
 func New(p trace.TracerProvider) *Traces { return &Traces{p.Tracer(scope)} }
 
-// Handler begins a span for each request that next answers, below the one that
-// a traceparent header names.
+// Handler begins a span for each request that next answers, as a child of the one
+// that a traceparent header names.
 func (t *Traces) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
@@ -50,12 +50,13 @@ func (t *Traces) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// Forward makes no spans. Its [Traces.Handler] and [Transport] hand the caller's
-// traceparent on to the upstreams, unchanged.
+// Forward returns a Traces that makes no spans. Its [Traces.Handler] and
+// [Transport] together pass the caller's traceparent on to the upstreams
+// unchanged.
 func Forward() *Traces { return New(noop.NewTracerProvider()) }
 
-// Transport adds the traceparent of its context to each request that next makes,
-// if there is one. It stands below whatever repeats requests.
+// Transport adds the traceparent of its context, if there is one, to each request
+// that it makes by next. It has to stand below whatever repeats requests.
 func Transport(next http.RoundTripper) http.RoundTripper { return transport{next} }
 
 type transport struct{ next http.RoundTripper }
@@ -69,14 +70,15 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(r)
 }
 
-// CloseIdleConnections closes pooled connections that nobody uses.
+// CloseIdleConnections closes the idle connections of the transport below.
 func (t transport) CloseIdleConnections() {
 	if pool, ok := t.next.(interface{ CloseIdleConnections() }); ok {
 		pool.CloseIdleConnections()
 	}
 }
 
-// Hooks shows what the engine does. The hooks of next are called as well.
+// Hooks returns hooks that record what the engine does and then call those of
+// next.
 func (t *Traces) Hooks(next machine.Hooks) machine.Hooks {
 	onEvent := next.OnEvent
 	next.OnEvent = func(ctx context.Context, e store.Event) {
@@ -92,7 +94,7 @@ func (t *Traces) event(ctx context.Context, e *store.Event) {
 	span := trace.SpanFromContext(ctx)
 	at := trace.WithTimestamp(e.Time)
 	switch e.Kind {
-	case store.EventReceived: // the span tells when it began
+	case store.EventReceived: // the span's own start says it
 	case store.EventUpstream:
 		t.call(ctx, e)
 	case store.EventAnswer:
@@ -113,8 +115,8 @@ func (t *Traces) event(ctx context.Context, e *store.Event) {
 	}
 }
 
-// call is the span of a call that is over. Its times are the engine's, by the
-// store's clock.
+// call makes the span of a finished call. Its times are those of the engine, by
+// the store's clock.
 func (t *Traces) call(ctx context.Context, e *store.Event) {
 	_, span := t.tracer.Start(ctx, e.Invoke, trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithTimestamp(e.Time.Add(-e.Duration)), trace.WithAttributes(about(e)...))
@@ -124,7 +126,7 @@ func (t *Traces) call(ctx context.Context, e *store.Event) {
 	span.End(trace.WithTimestamp(e.Time))
 }
 
-// about are the attributes of a line, as far as it has them.
+// about returns the attributes of an audit line, without empty ones.
 func about(e *store.Event) []attribute.KeyValue {
 	var all []attribute.KeyValue
 	for name, value := range map[string]string{

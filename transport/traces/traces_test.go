@@ -39,7 +39,8 @@ func has(s sdk.ReadOnlySpan, want ...attribute.KeyValue) bool {
 	return true
 }
 
-// TestInvoke: one span for the invoke, below the caller's, and one for its call.
+// TestInvoke checks that an invoke has one span below the caller's, and below
+// that one span for its upstream call.
 func TestInvoke(t *testing.T) {
 	t.Parallel()
 	tr, spans := recorded()
@@ -81,7 +82,7 @@ func TestInvoke(t *testing.T) {
 			moves++
 		}
 	}
-	if moves < 2 { // to Exchanging, and on
+	if moves < 2 { // at least to Exchanging and from there
 		t.Errorf("events: %v", invoke.Events())
 	}
 	if all := fmt.Sprint(tracetest.SpanStubsFromReadOnlySpans(ended)); strings.Contains(all, "canary") {
@@ -89,7 +90,8 @@ func TestInvoke(t *testing.T) {
 	}
 }
 
-// TestLines: what becomes of single lines, and that the hooks of before go on.
+// TestLines checks what single audit lines become, and that the hooks of next are
+// still called.
 func TestLines(t *testing.T) {
 	t.Parallel()
 	tr, spans := recorded()
@@ -129,7 +131,8 @@ func TestLines(t *testing.T) {
 		got[0].Attributes[0] != attribute.String("signin.outcome", "pending") {
 		t.Errorf("%s: %v", told.Name(), got)
 	}
-	// Without a span there is no harm, and a call of the sweeper stands alone.
+	// Without a span nothing fails, and a call of the sweeper becomes a root
+	// span.
 	h.OnEvent(t.Context(), store.Event{Kind: store.EventTransition, From: store.CardSent, To: store.Failed})
 	h.OnEvent(t.Context(), store.Event{Kind: store.EventUpstream, Time: at, Invoke: "GetToken again", Status: 200})
 	ended = spans.Ended()

@@ -1,10 +1,10 @@
-// Package usertoken hands a user's token to the clients of other APIs, as an
-// [oauth2.TokenSource] or as an [http.Client]. For clients of Azure's SDK package
-// transport/credentials has an azcore.TokenCredential.
+// Package usertoken gives a user's token to the clients of other APIs, as an
+// [oauth2.TokenSource] or as an [http.Client]. For clients of Azure's SDK,
+// package transport/credentials has an azcore.TokenCredential.
 //
-// The token is asked for whenever the client wants one, so it is the one that is
-// good now. Who is not signed in has none: the error matches ErrNoToken of package
-// tokensvc, and the bot's code calls SignIn.
+// The engine is asked for the token each time a client needs it, so the token is
+// always a valid one. If the user is not signed in, the error matches ErrNoToken
+// of package tokensvc. The bot should then call SignIn.
 package usertoken
 
 import (
@@ -17,9 +17,9 @@ import (
 	"github.com/signin-engine/signin-engine/machine"
 )
 
-// Source gives the token that the turn's user has on a connection, or with
-// [machine.WithScopes] one that was exchanged for it. ctx bounds each call of
-// Token.
+// Source returns a source of the token that the turn's user has on the flow's
+// connection. With [machine.WithScopes], that token is exchanged for one with
+// other scopes. ctx bounds each call of Token.
 func Source(ctx context.Context, flow *machine.Flow, turn *machine.Turn, opts ...machine.TokenOption) oauth2.TokenSource {
 	return &source{ctx, flow, turn, opts}
 }
@@ -31,7 +31,7 @@ type source struct {
 	opts []machine.TokenOption
 }
 
-// Token is [oauth2.TokenSource].
+// Token implements [oauth2.TokenSource].
 func (s *source) Token() (*oauth2.Token, error) {
 	tok, err := s.flow.Token(s.ctx, s.turn, s.opts...)
 	if err != nil {
@@ -40,10 +40,11 @@ func (s *source) Token() (*oauth2.Token, error) {
 	return &oauth2.Token{AccessToken: tok.Token.Reveal(), TokenType: "Bearer", Expiry: tok.Expiration}, nil
 }
 
-// Client is an HTTP client whose requests bear the user's token. An answer 401
-// drops the token from the engine's cache ([machine.Flow.TokenRejected]); the
-// answer is the caller's all the same. ctx is that of [Source], and as with
-// [oauth2.NewClient] its value [oauth2.HTTPClient] is the client beneath.
+// Client returns an HTTP client whose requests carry the user's token. An answer
+// 401 drops the token from the engine's cache ([machine.Flow.TokenRejected]); the
+// caller still gets the answer. ctx is used as in [Source]. As with
+// [oauth2.NewClient], its value [oauth2.HTTPClient] is the client that makes the
+// requests.
 func Client(ctx context.Context, flow *machine.Flow, turn *machine.Turn, opts ...machine.TokenOption) *http.Client {
 	own := http.DefaultClient
 	if c, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok {
@@ -63,7 +64,7 @@ type transport struct {
 	turn   *machine.Turn
 }
 
-// RoundTrip is [http.RoundTripper].
+// RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := t.bearer.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusUnauthorized {

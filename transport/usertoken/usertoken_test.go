@@ -24,7 +24,7 @@ import (
 
 const appID = "00000000-0000-4000-8000-0000000000b0"
 
-// robin is the emulator's user with the connection "graph".
+// robin is the emulator's user on the connection "graph".
 var robin = tokensvc.UserConnection{UserID: "29:1emulated-user", Connection: "graph", ChannelID: "msteams"}
 
 // world is an engine in front of the emulator.
@@ -35,7 +35,7 @@ type world struct {
 	turn  *machine.Turn
 }
 
-// newWorld makes one whose connection has tokens for an audience.
+// newWorld makes a world whose connection has tokens for an audience.
 func newWorld(audience string) (*world, func()) {
 	emu := emulator.New(emulator.Config{
 		ClientID: appID, ClientSecret: tokensvc.NewSecret("secret"),
@@ -92,7 +92,7 @@ func ExampleClient() {
 	// Output: Robin
 }
 
-// Nobody has a token who is not signed in.
+// Without a sign-in there is no token.
 func ExampleSource() {
 	w, done := newWorld("")
 	defer done()
@@ -101,8 +101,8 @@ func ExampleSource() {
 	// Output: true
 }
 
-// The connection's token is made for the bot's own app; Graph gets one that was
-// exchanged for it.
+// The connection's token is made for the bot's own app. It is exchanged for one
+// that Graph accepts.
 func ExampleClient_onBehalfOf() {
 	w, done := newWorld("api://" + appID)
 	defer done()
@@ -111,13 +111,13 @@ func ExampleClient_onBehalfOf() {
 	client := usertoken.Client(context.Background(), w.graph, w.turn, machine.WithScopes("https://graph.microsoft.com/User.Read"))
 	resp, err := client.Get(w.url + "/v1.0/me")
 	must(err)
-	defer resp.Body.Close() //nolint:errcheck // its status counts
+	defer resp.Body.Close() //nolint:errcheck // only the status matters
 	fmt.Println(resp.StatusCode, w.emu.Count(emulator.OpAccessToken))
 	// Output: 200 2
 }
 
-// TestRejectedTokenIsAskedForAgain: an API that answers 401 costs the cache its
-// token, and nothing else does.
+// TestRejectedTokenIsAskedForAgain checks that an answer 401 removes the token
+// from the cache, and that no other answer does.
 func TestRejectedTokenIsAskedForAgain(t *testing.T) {
 	w, done := newWorld("")
 	defer done()
@@ -130,7 +130,7 @@ func TestRejectedTokenIsAskedForAgain(t *testing.T) {
 	defer api.Close()
 	client := usertoken.Client(t.Context(), w.graph, w.turn)
 	for i, want := range []int{401, 200, 200} {
-		if i == 1 { // the Token Service has a new one by now
+		if i == 1 { // the Token Service has a new token by now
 			w.emu.DropToken(robin)
 			w.emu.PutToken(robin)
 		}
@@ -159,7 +159,7 @@ func TestOnBehalfOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := w.emu.Count(emulator.OpAccessToken); n != want+1 { // one is the bot's own
+		if n := w.emu.Count(emulator.OpAccessToken); n != want+1 { // one is for the bot's own token
 			t.Errorf("Entra was asked %d times, want %d", n, want+1)
 		}
 		return tok
@@ -181,7 +181,8 @@ func TestOnBehalfOf(t *testing.T) {
 	if second := exchanged(1); second.Token.Reveal() != first.Token.Reveal() {
 		t.Error("the second token is another one")
 	}
-	// The user signs out and in again: what was exchanged for the old token is gone.
+	// The user signs out and in again: the token that was exchanged for the old
+	// one must be gone.
 	if err := w.graph.SignOut(t.Context(), w.turn); err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,5 @@
-// Package vault seals what is stored and is not ours to show: credentials of users,
-// and what leads to them.
+// Package vault seals stored values that the store's readers must not see: users'
+// credentials and what leads to them.
 package vault
 
 import (
@@ -15,13 +15,13 @@ import (
 	"slices"
 )
 
-// Ring seals values with its first key and opens them with any. A sealed value
-// is
+// Ring seals values with its first key, and opens them with any of its keys. A
+// sealed value is
 //
 //	form 1 | key id 4 | nonce 12 | ciphertext and tag
 //
-// and bound to the name that it stands under: moved to another name it does not
-// open.
+// with lengths in bytes. It is bound to the name under which it is stored: under
+// another name it does not open.
 type Ring struct{ keys []sealKey }
 
 type sealKey struct {
@@ -35,10 +35,10 @@ const (
 	sealHeader = 1 + keyIDSize
 )
 
-// ErrSeal says that a value is sealed with another key, or damaged.
+// ErrSeal means that a value is damaged, or sealed with another key.
 var ErrSeal = errors.New("sealed value does not open")
 
-// New makes a ring of keys of 32 bytes; at least one.
+// New makes a ring of at least one key. Each key has 32 bytes.
 func New(keys [][]byte) (*Ring, error) {
 	var ring Ring
 	for _, k := range keys {
@@ -56,7 +56,7 @@ func New(keys [][]byte) (*Ring, error) {
 	return &ring, nil
 }
 
-// Seal seals v under a name.
+// Seal seals the JSON of v under a name.
 func (r *Ring) Seal(name string, v any) ([]byte, error) {
 	plain, err := json.Marshal(v)
 	if err != nil {
@@ -68,7 +68,7 @@ func (r *Ring) Seal(name string, v any) ([]byte, error) {
 	return k.aead.Seal(out, out[sealHeader:], plain, []byte(name)), nil
 }
 
-// Open opens what was sealed under a name, into v.
+// Open opens a value that was sealed under a name, and decodes it into v.
 func (r *Ring) Open(name string, sealed []byte, v any) error {
 	if len(sealed) < sealHeader || sealed[0] != sealForm {
 		return ErrSeal
@@ -83,7 +83,7 @@ func (r *Ring) Open(name string, sealed []byte, v any) error {
 			return ErrSeal
 		}
 		if err := json.Unmarshal(plain, v); err != nil {
-			return ErrSeal // its text would quote what was sealed
+			return ErrSeal // the error of Unmarshal would quote what was sealed
 		}
 		return nil
 	}
@@ -100,7 +100,8 @@ func Random(n int) []byte {
 // RandomText returns n random bytes as text for a URL.
 func RandomText(n int) string { return base64.RawURLEncoding.EncodeToString(Random(n)) }
 
-// MAC is an HMAC over parts that holds their borders.
+// MAC returns an HMAC-SHA256 over the parts and their lengths, so that parts
+// cannot be split differently with the same result.
 func MAC(key []byte, parts ...string) []byte {
 	h := hmac.New(sha256.New, key)
 	for _, p := range parts {
