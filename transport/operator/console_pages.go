@@ -14,7 +14,8 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// rulePage is a stuck rule with all that breaks it: the advice is said once.
+// rulePage is a stuck rule with its findings, so that the page gives the advice
+// once.
 type rulePage struct {
 	Rule, Level, Meaning, Advice string
 	Oldest                       time.Duration
@@ -22,7 +23,8 @@ type rulePage struct {
 	More                         int
 }
 
-// mostFindings of one rule are shown; the list of attempts has the others.
+// mostFindings is how many findings of one rule the page shows. The list of
+// attempts has the others.
 const mostFindings = 5
 
 type overviewPage struct {
@@ -36,11 +38,11 @@ type overviewPage struct {
 
 func (overviewPage) topic() string { return "/events" }
 
-// bar is a line of a small chart: a word, its count, its share of the largest.
+// bar is one line of a bar chart.
 type bar struct {
 	Word  string
 	Count int
-	Share float64 // per cent
+	Share float64 // of the largest count, in per cent
 }
 
 func barsOf(counts map[string]int) (bars []bar, total int) {
@@ -57,7 +59,7 @@ func barsOf(counts map[string]int) (bars []bar, total int) {
 	return bars, total
 }
 
-// chart is a list of bars that lead to the attempts they count.
+// chart is a bar chart. Each bar links to the attempts that it counts.
 type chart struct {
 	Tone string
 	Bars []linkedBar
@@ -68,8 +70,8 @@ type linkedBar struct {
 	URL string
 }
 
-// chartOf links each bar to the attempts with its word in a filter; more are
-// further parameters.
+// chartOf makes a chart. Each bar links to the list of attempts with its word as
+// the value of filter; more is appended to the query string of every link.
 func chartOf(bars []bar, filter, tone, more string) chart {
 	c := chart{Tone: tone}
 	for _, b := range bars {
@@ -102,8 +104,8 @@ func (h *handler) overviewPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// byRule gathers findings that are alike, in the order in which they come: the
-// worst first.
+// byRule groups findings by their rule. The rules keep the order of their first
+// findings, so the most serious comes first.
 func byRule(found []Finding) []rulePage {
 	var all []rulePage
 	at := map[string]int{}
@@ -125,7 +127,8 @@ func byRule(found []Finding) []rulePage {
 	return all
 }
 
-// search sends to the one attempt that an id stands for, or shows what there is.
+// search redirects to the attempt or the user that an id stands for. If there are
+// several matches or none, it shows the search page.
 func (h *handler) search(w http.ResponseWriter, r *http.Request) error {
 	id := strings.TrimSpace(r.URL.Query().Get("q"))
 	page, err := h.find(r)
@@ -172,7 +175,7 @@ func (h *handler) find(r *http.Request) (Page, error) {
 	return s.Search(r.Context(), r.URL.Query().Get("q"))
 }
 
-// filterField is a filter as the page asks for it.
+// filterField is one field of the filter form.
 type filterField struct {
 	Name, Label, Value, Hint string
 	Options                  []string
@@ -235,7 +238,8 @@ func allStates() []store.State {
 	return []store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying, store.Complete, store.Failed}
 }
 
-// filterFields are the filters of the command line.
+// filterFields are the fields of the filter form, with their values in v. They are
+// the filters of the command `list`.
 func filterFields(v url.Values) []filterField {
 	fields := []filterField{
 		{Name: "user", Label: "User", Hint: "MRI (29:…) or Entra object id"},
@@ -267,7 +271,8 @@ func namesOf(kind string) []string {
 	return names
 }
 
-// withoutEmpty drops what a form sends of the fields that were left blank.
+// withoutEmpty drops the empty values, which a form sends for fields that were left
+// blank.
 func withoutEmpty(v url.Values) url.Values {
 	c := url.Values{}
 	for name, list := range v {
@@ -296,13 +301,13 @@ func withValue(v url.Values, name, value string) url.Values {
 	return c
 }
 
-// line is an audit line with what a reader wants beside it.
+// line is an audit line as the timeline shows it.
 type line struct {
 	EventView
 	Since time.Duration // since the line before
 	First bool
-	Says  string
-	Bad   bool
+	Says  string // the line as a sentence
+	Bad   bool   // the line reports a failure
 }
 
 type attemptPage struct {
@@ -316,9 +321,9 @@ type attemptPage struct {
 	Steps   []diagram.Step
 	Chain   []View
 	Actions []actionButton
-	Did     string // what was done just now
-	Problem string
-	Given   string // the reason, where it has to be given again
+	Did     string // the action that was just taken, as a sentence
+	Problem string // the error of the action
+	Given   string // the operator's reason, to fill the form in again
 }
 
 func (p attemptPage) topic() string { return "/events?attempt=" + url.QueryEscape(p.ID) }
@@ -332,7 +337,8 @@ func (h *handler) attemptPage(w http.ResponseWriter, r *http.Request) error {
 	return h.showAttempt(w, r, http.StatusOK, attemptPage{Did: didText(r.URL.Query().Get("did"))})
 }
 
-// showAttempt fills p with the attempt of the request.
+// showAttempt shows the page of the attempt that the request names. Of p it takes
+// Problem, Did and Given.
 func (h *handler) showAttempt(w http.ResponseWriter, r *http.Request, status int, p attemptPage) error {
 	d, err := h.Reader.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
@@ -357,7 +363,8 @@ func (h *handler) showAttempt(w http.ResponseWriter, r *http.Request, status int
 	return nil
 }
 
-// pageOf is what a page says of an attempt: all of it comes from d.
+// pageOf builds the page of an attempt from d. show is "upstream" or "failures" to
+// show only those lines of the timeline.
 func pageOf(d Detail, show string) attemptPage {
 	p := attemptPage{Detail: d, Story: StoryOf(d), SVG: drawingOf(d), Steps: diagram.Steps(pathEvents(d))}
 	if show == "upstream" || show == "failures" {
@@ -373,7 +380,7 @@ func pageOf(d Detail, show string) attemptPage {
 	return p
 }
 
-// linesOf are audit lines as a timeline shows them.
+// linesOf turns audit lines into lines of a timeline.
 func linesOf(events []EventView) []line {
 	lines := make([]line, len(events))
 	for i, e := range events {
@@ -385,10 +392,11 @@ func linesOf(events []EventView) []line {
 	return lines
 }
 
-// longestChain bounds how far a chain is followed.
+// longestChain bounds how far a chain is followed in each direction.
 const longestChain = 20
 
-// chain are the attempts that belong together, oldest first; empty if it is one.
+// chain returns the attempts that superseded each other, oldest first. It is empty
+// if v superseded none and none superseded it.
 func (h *handler) chain(ctx context.Context, v View) []View {
 	all := []View{v}
 	seen := map[string]bool{v.ID: true}
@@ -397,7 +405,7 @@ func (h *handler) chain(ctx context.Context, v View) []View {
 			seen[id] = true
 			d, err := h.Reader.Get(ctx, id)
 			if err != nil {
-				return // purged, or not readable: the chain ends here
+				return // the attempt was purged or cannot be read: the chain ends here
 			}
 			add(d.View)
 			id = next(d.View)
@@ -415,10 +423,10 @@ type userPage struct {
 	ID   string
 	Name string
 	Page
-	Connections []View // the newest attempt of each
+	Connections []View // the newest attempt of each connection
 	Next        string
-	Story       Story // why there is no attempt
-	Lines       []line
+	Story       Story  // explains why the user has no attempt, if there is none
+	Lines       []line // the audit lines about the user, if there is no attempt
 }
 
 func (userPage) topic() string { return "/events" }
@@ -467,11 +475,11 @@ func (h *handler) user(r *http.Request) (Page, error) {
 type connectionPage struct {
 	Name string
 	Page
-	Known            bool
+	Known            bool // the process has a connection of this name
 	Done, Lost, Open int
 	Failed, Methods  []bar
 	Codes            []bar
-	Whole            bool // the last hour was read to its end
+	Whole            bool // the counts have all attempts of the last hour
 	Next             string
 }
 
@@ -543,7 +551,7 @@ type problemPage struct {
 	Todo    string
 }
 
-// problemPage says an error in words.
+// problemPage shows an error and what to do about it.
 func (h *handler) problemPage(w http.ResponseWriter, r *http.Request, status int, p problem) {
 	said := problemPage{Status: status, Title: "That did not work", Message: p.Error.Message}
 	switch status {

@@ -23,30 +23,30 @@ type Tone string
 
 // The tones.
 const (
-	ToneGood Tone = "good"
-	ToneWait Tone = "wait" // somebody has the next move, and nothing is wrong
-	ToneWarn Tone = "warn"
-	ToneBad  Tone = "bad"
+	ToneGood Tone = "good" // the user is signed in
+	ToneWait Tone = "wait" // nothing is wrong; the sign-in is going on or was ended on purpose
+	ToneWarn Tone = "warn" // something did not work, and the sign-in can still succeed or be repeated
+	ToneBad  Tone = "bad"  // something has to be repaired
 )
 
-// Story is an attempt in words: what happened, and what to do.
+// Story describes an attempt in sentences: what happened, and what to do.
 type Story struct {
 	Tone     Tone
-	Headline string
-	Facts    []string
-	Advice   []Advice
+	Headline string   // one or two sentences
+	Facts    []string // further sentences
+	Advice   []Advice // the most important first
 }
 
-// Advice is something to do, with its cause.
+// Advice is something to do, with its reason.
 type Advice struct {
-	Because string
+	Because string // the reason; may be empty
 	Do      string
-	Command string // to paste; "" = none
-	Word    string // that [Explain] knows; "" = none
+	Command string // shell command to paste; "" = none
+	Word    string // word for [Explain]; "" = none
 }
 
-// StoryOf tells what happened to an attempt, in words that a person without the
-// code understands.
+// StoryOf describes what happened to an attempt, in words for people who do not
+// know the code.
 func StoryOf(d Detail) Story {
 	s := Story{Tone: ToneWait}
 	switch d.State {
@@ -83,7 +83,7 @@ func StoryOf(d Detail) Story {
 	if d.SupersededBy != "" {
 		s.Facts = append(s.Facts, "The sign-in continues in a newer attempt: see the chain.")
 	}
-	var later []Advice // what is no error comes after the cause
+	var later []Advice // warnings: given only if nothing else explains the attempt
 	for _, f := range d.Findings {
 		one := Advice{Because: textOf(f.Rule).meaning, Do: f.Advice, Command: pasted(f), Word: f.Rule}
 		if f.Serious() {
@@ -105,7 +105,7 @@ func StoryOf(d Detail) Story {
 		}
 	}
 	s.Advice = append(s.Advice, failureAdvice(d)...)
-	if len(s.Advice) == 0 { // a warning only says that something is the matter
+	if len(s.Advice) == 0 { // warnings name a symptom; causes are better advice
 		s.Advice = later
 	}
 	if len(s.Advice) == 0 {
@@ -120,7 +120,8 @@ func StoryOf(d Detail) Story {
 	return s
 }
 
-// pasted is the command of a finding, unless it only shows what a page shows.
+// pasted is the command of a finding. It is empty for commands that only show what
+// the page shows already.
 func pasted(f Finding) string {
 	for _, word := range []string{"inspect", "list", "watch"} {
 		if strings.HasPrefix(f.Command, "signin-engine "+word+" ") {
@@ -130,7 +131,7 @@ func pasted(f Finding) string {
 	return f.Command
 }
 
-// who is the subject of a sentence.
+// who is the user as the subject of a sentence.
 func who(d Detail) string { return cmp.Or(d.UserName, "The user") }
 
 func completeWords(d Detail) string {
@@ -198,8 +199,10 @@ func cardWords(d Detail) string {
 	}
 }
 
-// lastSetback is what last brought an attempt back to its card. The flags of an
-// attempt say what happened, its audit trail what came last.
+// lastSetback is the reason for the last return of an attempt to CardSent: "popup"
+// (the user closed it), "exchange" (it was refused), "client" (the client reported
+// a failure), "code" (a wrong code), or "". The audit trail tells which came last.
+// Without a trail the flags of the attempt tell what has happened at all.
 func lastSetback(d Detail) string {
 	for _, e := range slices.Backward(d.Events) {
 		if e.Kind != store.EventTransition || e.To != store.CardSent {
@@ -229,7 +232,7 @@ func lastSetback(d Detail) string {
 	return ""
 }
 
-// failureWords are who refused what, in a sentence.
+// failureWords says in a sentence who refused what.
 func failureWords(f *FailureView) string {
 	var b strings.Builder
 	switch f.Source {
@@ -244,7 +247,7 @@ func failureWords(f *FailureView) string {
 	default:
 		b.WriteString(cmp.Or(f.Source, "Somebody") + asked(f) + answered(f))
 	}
-	if f.Message != "" && f.Source == store.SourceClient { // the others' repeats what was just said
+	if f.Message != "" && f.Source == store.SourceClient { // messages of the other sources repeat the above
 		b.WriteString(", saying “" + f.Message + "”")
 	}
 	return b.String() + "."
@@ -269,14 +272,15 @@ func answered(f *FailureView) string {
 		}
 	}
 	for _, code := range []string{f.Code, f.Kind} {
-		if code != "" && code != strings.ReplaceAll(http.StatusText(f.HTTPStatus), " ", "") { // it was just said
+		if code != "" && code != strings.ReplaceAll(http.StatusText(f.HTTPStatus), " ", "") { // "404 Not Found (NotFound)" repeats itself
 			return said + " (" + code + ")"
 		}
 	}
 	return said
 }
 
-// failureAdvice explains the last failure, or the reason where there is none.
+// failureAdvice explains the last failure of an attempt that is not complete, or
+// its reason if there was no failure. It explains the most specific word.
 func failureAdvice(d Detail) []Advice {
 	if d.State == store.Complete {
 		return nil
@@ -292,7 +296,7 @@ func failureAdvice(d Detail) []Advice {
 	if f := d.Failure; f != nil {
 		status := strconv.Itoa(f.HTTPStatus)
 		words = []string{f.Code, f.Kind, status, string(d.Reason)}
-		if f.HTTPStatus == 0 || f.HTTPStatus >= http.StatusInternalServerError { // says less than the reason
+		if f.HTTPStatus == 0 || f.HTTPStatus >= http.StatusInternalServerError { // such a status is less specific than the reason
 			words = []string{f.Code, f.Kind, string(d.Reason), status}
 		}
 	}
@@ -304,8 +308,9 @@ func failureAdvice(d Detail) []Advice {
 	return nil
 }
 
-// unknownThere reports whether the Token Service answered as one does that has
-// never heard of what it is asked for: without a word of its own.
+// unknownThere reports whether the failure means that the Token Service does not
+// know the connection. For such a GetSignInResource it answers 404 or 500 without a
+// code.
 func unknownThere(f *FailureView) bool {
 	return f.Source == store.SourceTokenService && f.Code == "" && f.Kind == "" && f.Operation == tokensvc.OpGetSignInResource &&
 		(f.HTTPStatus == http.StatusNotFound || f.HTTPStatus == http.StatusInternalServerError)
@@ -314,7 +319,7 @@ func unknownThere(f *FailureView) bool {
 // whom names the user in a title.
 func whom(d Detail) string { return cmp.Or(d.UserName, d.Key.User) }
 
-// clipped is shown with its first characters only.
+// clipped is [shown], cut to 44 characters.
 func clipped(s string) string {
 	const keep = 44
 	if r := []rune(shown(s)); len(r) > keep {
@@ -323,7 +328,7 @@ func clipped(s string) string {
 	return shown(s)
 }
 
-// says is an audit line as a sentence.
+// says puts an audit line into a sentence.
 func says(e EventView) string {
 	explained := func(otherwise string) string {
 		if x, ok := Explain(e.Row); ok && e.Row != "" {
@@ -359,7 +364,8 @@ func says(e EventView) string {
 	}
 }
 
-// callbackWords says how a callback went; its line begins with the status.
+// callbackWords says how a callback ended. detail is that of the audit line, which
+// begins with the delivery status.
 func callbackWords(detail string) string {
 	status, _, _ := strings.Cut(detail, ":")
 	switch store.DeliveryStatus(status) {
@@ -391,13 +397,13 @@ func receivedWords(invoke string) string {
 	}
 }
 
-// notSignedIn reports whether a line is of a GetToken that answered 404: nobody is
-// signed in, and nothing has failed.
+// notSignedIn reports whether a line is a GetToken that answered 404. That is not a
+// failure: the user is not signed in.
 func notSignedIn(e EventView) bool {
 	return e.Kind == store.EventUpstream && e.Status == http.StatusNotFound && strings.EqualFold(e.Invoke, tokensvc.OpGetToken)
 }
 
-// isBad reports whether a line is of a failure.
+// isBad reports whether a line reports a failure.
 func isBad(e EventView) bool {
 	switch {
 	case e.Kind == store.EventCallback:
@@ -424,8 +430,8 @@ func drawingOf(d Detail) string {
 	return drawing(diagram.Options{Path: pathEvents(d), Current: d.State})
 }
 
-// drawing is the machine as a page has it inline: without prologue, background
-// and size of its own.
+// drawing is the diagram of the state machine as inline SVG: without XML prologue,
+// background and size.
 func drawing(o diagram.Options) string {
 	svg := diagram.ClassSVG(diagrams.SVG, o)
 	at := strings.Index(svg, "<g id=")
@@ -451,9 +457,9 @@ func drawing(o diagram.Options) string {
 	return `<svg class="` + class + `" role="img" aria-label="The states of a sign-in and the ways between them" ` + view + `>` + body
 }
 
-// WriteAttempt writes an attempt as the console shows it, for another page of
-// this product: what happened and what to do, the diagram and the timeline. The
-// page brings the style sheet of [Assets].
+// WriteAttempt writes an attempt as HTML, as the console shows it: what happened
+// and what to do, the diagram and the timeline. It is for other pages of this
+// product, which need the style sheet of [Assets].
 func WriteAttempt(w io.Writer, d Detail) error {
 	t, err := pages()
 	if err != nil {
@@ -465,8 +471,8 @@ func WriteAttempt(w io.Writer, d Detail) error {
 	return nil
 }
 
-// WriteDiagram writes the state machine as [WriteAttempt] does, with nothing
-// marked.
+// WriteDiagram writes the diagram of the state machine as HTML, without a marked
+// path. The page needs the style sheet of [Assets].
 func WriteDiagram(w io.Writer) error {
 	t, err := pages()
 	if err != nil {
@@ -480,8 +486,8 @@ func WriteDiagram(w io.Writer) error {
 
 const mostText = 300
 
-// shown makes foreign text fit to be read: what would hide or reorder it is made
-// visible, and a long one is cut.
+// shown makes text from outside safe to read: characters that would hide or reorder
+// text become visible codes, and a long text is cut to mostText characters.
 func shown(s string) string {
 	var b strings.Builder
 	n := 0
@@ -503,7 +509,7 @@ func shown(s string) string {
 	return b.String()
 }
 
-// shortened is the beginning of an id, for a table.
+// shortened is the beginning of an id, for tables.
 func shortened(id string) string {
 	const keep = 14
 	if r := []rune(shown(id)); len(r) > keep+2 {

@@ -11,29 +11,29 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Bounds of one look for what is stuck: an overview stays cheap on a store with
-// millions of rows.
+// Bounds of one search for stuck attempts. They keep an overview cheap on a store
+// with millions of rows.
 const (
-	stuckPage  = 200
-	maxOpen    = 5000
-	maxOwed    = 10_000
-	maxRecent  = 5000
-	maxOrphans = 5000 // lines of no attempt, per window
-	maxTrails  = 20   // open attempts whose lines are read too
+	stuckPage  = 200    // attempts per page
+	maxOpen    = 5000   // open attempts
+	maxOwed    = 10_000 // attempts that owe a callback
+	maxRecent  = 5000   // attempts created within the window of the fleet rules
+	maxOrphans = 5000   // audit lines without an attempt, per window
+	maxTrails  = 20     // open attempts whose audit lines are read too
 )
 
-// found is what a walk through the store gathered.
+// found collects the pages that a walk through the store read.
 type found struct {
 	now        time.Time
 	attempts   []store.Attempt
 	deliveries map[string][]store.Delivery // by attempt, in the order of their rounds
 	corrupt    []store.Corrupt
-	seen       map[string]bool // attempts, by id
-	set        map[string]bool // records set aside, by id
+	seen       map[string]bool // ids in attempts
+	set        map[string]bool // ids in corrupt
 }
 
-// add takes over a page and returns how many callbacks of it are still to be
-// made or were given up.
+// add adds a page. It returns how many callbacks of the new attempts are pending or
+// dead.
 func (w *found) add(p *store.Page) (unsettled int) {
 	if w.seen == nil {
 		w.seen, w.set, w.deliveries = map[string]bool{}, map[string]bool{}, map[string][]store.Delivery{}
@@ -71,8 +71,8 @@ func inOrder(rows []store.Delivery) []store.Delivery {
 	return rows
 }
 
-// stuck lists everything that is stuck: open attempts, ended ones whose callback
-// has not got through, and what many attempts show together.
+// stuck returns the findings about open attempts, about ended attempts whose
+// callback was not delivered, and about many attempts together.
 func (d *Direct) stuck(ctx context.Context, counts store.Counts) ([]Finding, error) {
 	var w found
 	unsettled := 0
@@ -105,7 +105,7 @@ func (d *Direct) stuck(ctx context.Context, counts store.Counts) ([]Finding, err
 	return all, nil
 }
 
-// fleet gathers what the rules about many attempts look at.
+// fleet reads what the rules about many attempts need.
 func (d *Direct) fleet(ctx context.Context, counts store.Counts, open []store.Attempt, corrupt []store.Corrupt) (Fleet, error) {
 	now := counts.Now
 	var w found
@@ -128,10 +128,10 @@ func (d *Direct) fleet(ctx context.Context, counts store.Counts, open []store.At
 	return f, nil
 }
 
-// lines are the audit lines of no attempt in the longest window, and those of
-// the newest open attempts: a sign-in that is asked for again leaves its lines
-// there. The shorter windows are read by themselves, so that much trouble an hour
-// ago hides none of now.
+// lines returns the audit lines without an attempt of the longest window, and those
+// of the newest attempts in CardSent: a repeated sign-in leaves its lines at the
+// attempt that is open. It reads the recent part of the window separately, so that
+// the bound on many old lines cannot cut off the new ones.
 func (d *Direct) lines(ctx context.Context, now time.Time, open []store.Attempt) ([]store.Event, error) {
 	lately := now.Add(-max(d.rules.OrphansWindow, d.rules.LookupsWindow))
 	since := now.Add(-max(d.rules.OrphansWindow, d.rules.LookupsWindow, d.rules.CredentialsWindow))
@@ -160,7 +160,8 @@ func (d *Direct) lines(ctx context.Context, now time.Time, open []store.Attempt)
 	return out, nil
 }
 
-// orphans reads lines of no attempt from since on, until a time that may be zero.
+// orphans reads the audit lines without an attempt from since to until, which may
+// be zero for no end. It stops after about maxOrphans lines.
 func (d *Direct) orphans(ctx context.Context, since, until time.Time) ([]store.Event, error) {
 	var out []store.Event
 	for after := int64(0); len(out) < maxOrphans; {
@@ -181,9 +182,10 @@ func (d *Direct) orphans(ctx context.Context, since, until time.Time) ([]store.E
 	return out, nil
 }
 
-// showCredentials adds the attempts that failed for want of the bot's own token
-// before the window of the others, and then those that show that it was had
-// since. Most of the time there is nothing to add.
+// showCredentials adds to w what the credentials rule needs, whose window is longer
+// than those of the other rules: the attempts that failed because the bot could not
+// get its own token, and, if there are any, all attempts of the window, because a
+// later success ends the finding.
 func (d *Direct) showCredentials(ctx context.Context, counts store.Counts, open []store.Attempt, w *found, lines []store.Event) error {
 	since := counts.Now.Add(-d.rules.CredentialsWindow)
 	for i := range open {
@@ -216,7 +218,8 @@ func wants(a store.Attempt) bool {
 	return ok
 }
 
-// walk reads pages until next says that it has enough, or most rows were read.
+// walk reads pages of attempts until next returns false, the pages end, or about
+// most attempts were read.
 func (d *Direct) walk(ctx context.Context, f store.Filter, most int, next func(*store.Page) bool) error {
 	f.Limit = stuckPage
 	for read := 0; read < most; read += stuckPage {
@@ -232,10 +235,10 @@ func (d *Direct) walk(ctx context.Context, f store.Filter, most int, next func(*
 	return nil
 }
 
-// CallbackDue is how long the oldest callback that is pending has been due; zero
-// if none is. One that waits for an earlier round, for its next try, or for who
-// is trying it has no turn yet. It looks at the callbacks of the newest 10,000
-// attempts that owe one.
+// CallbackDue returns for how long the oldest pending callback has been due, or
+// zero if none is due. A callback is not due while it waits for an earlier round of
+// its attempt, for the time of its next try, or for the instance that is trying it.
+// CallbackDue reads the newest 10,000 attempts that owe a callback.
 func (d *Direct) CallbackDue(ctx context.Context) (time.Duration, error) {
 	var oldest time.Duration
 	err := d.walk(ctx, store.Filter{Owed: true}, maxOwed, func(p *store.Page) bool {
@@ -251,7 +254,7 @@ func (d *Direct) CallbackDue(ctx context.Context) (time.Duration, error) {
 	return oldest, err
 }
 
-// findings are the rules that one attempt breaks, the most serious first.
+// findings returns the findings about one attempt, the most serious first.
 func (d *Direct) findings(now time.Time, a *store.Attempt, deliveries []store.Delivery) []Finding {
 	own := make([]store.Delivery, 0, 1)
 	for i := range deliveries {
@@ -262,9 +265,9 @@ func (d *Direct) findings(now time.Time, a *store.Attempt, deliveries []store.De
 	return Stuck(now, a, inOrder(own), d.rules)
 }
 
-// listStuck lists the attempts that break a rule, newest first. Only those that
-// are open, or owe a callback, can: they are all looked at, and the cursor is the
-// id of the last one shown.
+// listStuck lists the attempts that break a stuck rule, newest first. Only an
+// attempt that is open or owes a callback can break one, so it reads all of those,
+// within the bounds above. The cursor is the id of the last attempt of the page.
 func (d *Direct) listStuck(ctx context.Context, f store.Filter) (Page, error) {
 	limit, below := cmp.Or(f.Limit, defaultLimit), f.Cursor
 	f.Cursor = ""

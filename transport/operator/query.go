@@ -11,45 +11,46 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Query selects attempts. Zero members do not filter.
+// Query selects attempts: those that match every member. A zero member selects all.
 type Query struct {
 	User         string // MRI or Entra object id
 	Connection   string
 	Tenant       string
 	Conversation string
-	States       []store.State
+	States       []store.State // one of these
 	Reason       store.Reason
-	FailureCode  string
+	FailureCode  string // code of the last failure
 	Method       store.Method
-	Platform     string
+	Platform     string        // the Teams client: Web, Windows, Mac, iOS, Android
 	Instance     string        // last owner of the lease
-	Since        time.Time     // created at or after
-	Until        time.Time     // created before
-	AgeGT        time.Duration // longer than this in its state
+	Since        time.Time     // created at or after this time
+	Until        time.Time     // created before this time
+	AgeGT        time.Duration // in its state for longer than this
 	Stuck        bool          // breaks a stuck rule
-	Limit        int           // 0 = 50
-	Cursor       string        // Page.NextCursor of the page before
+	Limit        int           // attempts per page, at most MaxLimit; 0 = 50
+	Cursor       string        // Page.NextCursor of the page before; "" = the first page
 }
 
-// EventQuery selects audit lines: those of one attempt or of none, oldest first,
-// or, with neither Attempt nor Orphans, the whole trail as it was written.
+// EventQuery selects audit lines: with Attempt those of one attempt, with Orphans
+// those without an attempt, both oldest first. With neither it selects the audit
+// trail of all attempts, in the order in which it was written.
 type EventQuery struct {
-	Attempt string // lines of this attempt, by its full id
-	Orphans bool   // lines of no attempt
-	Since   time.Time
-	After   int64  // Seq greater than this; not of the whole trail
-	Limit   int    // 0 = 1000
-	Cursor  string // of the whole trail: EventPage.NextCursor of the read before
+	Attempt string    // full id of the attempt
+	Orphans bool      // lines without an attempt
+	Since   time.Time // written at or after this time
+	After   int64     // only lines with a greater Seq; needs Attempt or Orphans
+	Limit   int       // lines per page, at most MaxLimit; 0 = 1000
+	Cursor  string    // EventPage.NextCursor of the page before; only without Attempt and Orphans
 }
 
 const (
 	defaultLimit = 50
-	// MaxLimit is the most that one page holds.
+	// MaxLimit is the highest Limit of a query.
 	MaxLimit          = 1000
 	defaultEventLimit = 1000
 )
 
-// Values is the query string of q.
+// Values returns q as a query string; [ParseQuery] reads it.
 func (q Query) Values() url.Values {
 	v := url.Values{}
 	set := func(name, value string) {
@@ -84,9 +85,9 @@ func (q Query) Values() url.Values {
 	return v
 }
 
-// ParseQuery reads a query string, the inverse of [Query.Values]. since and
-// until also take an age such as 24h, counted back from now. Errors match
-// [ErrBadRequest] and name the parameter.
+// ParseQuery reads a query string that [Query.Values] wrote, or a person: since
+// and until may also be a date or an age such as 24h, counted back from now. Errors
+// match [ErrBadRequest] and name the parameter. An unknown parameter is an error.
 func ParseQuery(v url.Values, now time.Time) (Query, error) {
 	p := params{Values: v, now: now}
 	q := Query{
@@ -112,7 +113,7 @@ func ParseQuery(v url.Values, now time.Time) (Query, error) {
 	return q, p.err
 }
 
-// Values is the query string of q.
+// Values returns q as a query string; [ParseEventQuery] reads it.
 func (q EventQuery) Values() url.Values {
 	v := url.Values{}
 	if q.Attempt != "" {
@@ -136,7 +137,9 @@ func (q EventQuery) Values() url.Values {
 	return v
 }
 
-// ParseEventQuery reads a query string, the inverse of [EventQuery.Values].
+// ParseEventQuery reads a query string that [EventQuery.Values] wrote. since may
+// also be a date or an age such as 24h, counted back from now. Errors match
+// [ErrBadRequest] and name the parameter. An unknown parameter is an error.
 func ParseEventQuery(v url.Values, now time.Time) (EventQuery, error) {
 	p := params{Values: v, now: now}
 	q := EventQuery{
@@ -151,7 +154,8 @@ func ParseEventQuery(v url.Values, now time.Time) (EventQuery, error) {
 	return q, p.err
 }
 
-// ParseStates reads states in any case, separated by commas.
+// ParseStates reads the names of states. A word may have several, separated by
+// commas. Upper and lower case are the same.
 func ParseStates(words ...string) ([]store.State, error) {
 	all := []store.State{store.Idle, store.CardSent, store.Exchanging, store.Verifying, store.Complete, store.Failed}
 	var states []store.State
@@ -181,8 +185,8 @@ func ParseTime(s string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%q is neither RFC 3339, nor a date, nor an age such as 24h", s)
 }
 
-// ParseAge reads a duration that is not negative, also in days and weeks: 90s,
-// 24h, 7d, 2w.
+// ParseAge reads a duration in the form of [time.ParseDuration], or a whole number
+// of days or weeks: 90s, 24h, 7d, 2w. A negative duration is an error.
 func ParseAge(s string) (time.Duration, error) {
 	const day = 24 * time.Hour
 	for unit, length := range map[string]time.Duration{"d": day, "w": 7 * day} {
@@ -212,7 +216,7 @@ func formatTime(t time.Time) string {
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
-// params reads parameters and keeps the first error.
+// params reads query parameters and keeps the first error.
 type params struct {
 	url.Values
 	now time.Time
@@ -285,7 +289,8 @@ func (p *params) number(name string, highest int64) int64 {
 	return n
 }
 
-// only refuses what nobody reads: a misspelt filter must not select everything.
+// only fails if there is a parameter with another name: a misspelt filter must not
+// select everything.
 func (p *params) only(names ...string) {
 	for name := range p.Values {
 		if !slices.Contains(names, name) {

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// The stuck rules (docs/state-machine.md §7). The first six are about one
-// attempt, the others about many, and the last one about the process that is asked.
+// The stuck rules (docs/state-machine.md §7). The first six are about one attempt;
+// flapping is about one attempt or one user; the others are about many attempts,
+// and the last one is about the upstreams of the process that answers.
 const (
 	RuleIdleOld        = "idle-old"
 	RuleWaiting        = "waiting"
@@ -23,37 +24,59 @@ const (
 	RuleUpstreamDead   = "upstream-dead"
 )
 
-// The levels of a finding. Only errors make `inspect --check` fail.
+// The levels of a finding. `inspect --check` fails for errors only.
 const (
 	LevelError = "error"
 	LevelWarn  = "warn"
 )
 
-// Rules are the thresholds of the stuck rules. Start from [DefaultRules].
+// Rules are the thresholds of the stuck rules. A zero Rules reports almost
+// everything: start from [DefaultRules].
 type Rules struct {
-	IdleOld          time.Duration // Idle for longer; default 30 s
-	Waiting          time.Duration // CardSent with SSO offered and no invoke at all for longer; default 2 min
-	PastExpiry       time.Duration // CardSent past its expiry by more; default 1 min
-	ConsentPending   time.Duration // CardSent after a 412 for longer; default 3 min
-	LeaseExpired     time.Duration // Exchanging or Verifying, the lease over for longer; default 5 s
-	FlappingRounds   int           // more exchange rounds in one open attempt; default 3
-	FlappingAttempts int           // more attempts of one key …; default 3
-	FlappingWindow   time.Duration // … created within; default 10 min
-	CallbackLag      time.Duration // a callback whose turn came longer ago; default 60 s
-	CallbackTries    int           // or that was tried as often; default 5
-	Orphans          int           // as many arriving signin/* invokes without an attempt …; default 20
-	OrphansWindow    time.Duration // … within; default 10 min
-	Lookups          int           // as many sign-ins that ended with a failed look-up (A4) …; default 5
-	LookupsWindow    time.Duration // … within; default 10 min
-	// CredentialsWindow is how far back the want of the bot's own token is looked
-	// for. Default 1 h.
+	// idle-old: Idle for longer than this. Default 30 s.
+	IdleOld time.Duration
+	// waiting: CardSent with SSO offered, without any invoke, for longer than this.
+	// Default 2 min.
+	Waiting time.Duration
+	// past-expiry: CardSent for longer than this after the expiry. Default 1 min.
+	PastExpiry time.Duration
+	// consent-pending: CardSent after a refused exchange (412) for longer than this.
+	// Default 3 min.
+	ConsentPending time.Duration
+	// lease-expired: Exchanging or Verifying for longer than this after the end of
+	// the lease. Default 5 s.
+	LeaseExpired time.Duration
+	// flapping: an open attempt with more exchange rounds than FlappingRounds, or
+	// more than FlappingAttempts attempts of one key created within FlappingWindow.
+	// Defaults 3, 3 and 10 min.
+	FlappingRounds   int
+	FlappingAttempts int
+	FlappingWindow   time.Duration
+	// callback-lag: a pending callback that has been due for longer than CallbackLag
+	// or was tried CallbackTries times. Defaults 60 s and 5. A dead callback breaks
+	// the rule too.
+	CallbackLag   time.Duration
+	CallbackTries int
+	// orphans: at least this many signin/* invokes without an attempt within
+	// OrphansWindow. Defaults 20 and 10 min.
+	Orphans       int
+	OrphansWindow time.Duration
+	// lookups-failing: at least this many sign-ins that ended because the look-up of
+	// the token failed (row A4) within LookupsWindow. Defaults 5 and 10 min.
+	Lookups       int
+	LookupsWindow time.Duration
+	// credentials: the bot could not get its own token within this time, and has not
+	// got it since. Default 1 h.
 	CredentialsWindow time.Duration
-	BurstShare        float64       // one failure code on more than this share of the attempts …; default 0.2
-	BurstMin          int           // … and on at least as many …; default 5
-	BurstWindow       time.Duration // … created within; default 15 min
+	// failure-burst: of the attempts created within BurstWindow, at least BurstMin
+	// and more than the share BurstShare have the same failure code. Defaults
+	// 15 min, 5 and 0.2.
+	BurstShare  float64
+	BurstMin    int
+	BurstWindow time.Duration
 }
 
-// DefaultRules are the thresholds that [Rules] names.
+// DefaultRules returns the defaults that [Rules] names.
 func DefaultRules() Rules {
 	return Rules{
 		IdleOld: 30 * time.Second, Waiting: 2 * time.Minute, PastExpiry: time.Minute,
@@ -67,7 +90,7 @@ func DefaultRules() Rules {
 	}
 }
 
-// ruleText says what a rule means and what to do when it hits.
+// ruleText is the level of a rule, what a finding of it means, and what to do.
 type ruleText struct {
 	rule, level     string
 	meaning, advice string
@@ -150,14 +173,14 @@ func textOf(rule string) ruleText {
 	return ruleText{rule: rule, level: LevelError}
 }
 
-// finding is a rule that hit, with its advice and the command that goes with
-// it.
+// finding returns a finding of a rule with the rule's advice. command is a
+// subcommand with its arguments.
 func finding(rule string, age time.Duration, command ...string) Finding {
 	t := textOf(rule)
 	return Finding{Rule: rule, Level: t.level, Age: Milliseconds(age), Advice: t.advice, Command: pasteable(command)}
 }
 
-// pasteable is a command as a shell takes it.
+// pasteable is a command line of this program, quoted for a shell.
 func pasteable(words []string) string {
 	quoted := make([]string, 0, len(words)+1)
 	quoted = append(quoted, "signin-engine")
@@ -167,7 +190,7 @@ func pasteable(words []string) string {
 	return strings.Join(quoted, " ")
 }
 
-// Quote makes a word one that a shell takes as it is.
+// Quote quotes a word for a POSIX shell, if it needs quotes.
 func Quote(word string) string {
 	plain := func(r rune) bool {
 		return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("-_./:@%+=,", r)

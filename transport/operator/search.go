@@ -8,15 +8,18 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Searcher finds attempts by any id that a person may have in hand. [Direct] and
-// [Client] are searchers.
+// Searcher finds attempts by any id that a person may have. [Direct] and [Client]
+// implement it.
 type Searcher interface {
-	// Search returns the attempts that an id stands for, newest first: the id of an
-	// attempt or its beginning, an exchange id, the activity id of a card or of the
-	// message that asked, a conversation, a user's MRI or Entra object id.
+	// Search returns up to 50 attempts that belong to an id, newest first. The id
+	// may be that of an attempt or its first 4 or more characters, an exchange id, a
+	// user's MRI or Entra object id, a conversation id, or the activity id of a card
+	// or of the message that asked for the sign-in. The page is empty if nothing
+	// matches; an empty id is ErrBadRequest.
 	Search(ctx context.Context, id string) (Page, error)
 }
 
+// minPrefix is the shortest beginning of an attempt's id that Search takes.
 const minPrefix = 4
 
 // Search implements [Searcher].
@@ -42,8 +45,8 @@ func (d *Direct) byPrefix(ctx context.Context, id string) (Page, error) {
 	return d.searchBy(ctx, store.Filter{IDPrefix: strings.ToUpper(id)})
 }
 
-// byExchange asks for each bot that the newest attempts belong to: an exchange id
-// is one bot's.
+// byExchange looks the exchange id up for every bot that the newest attempts belong
+// to: the store finds exchange ids within one bot only.
 func (d *Direct) byExchange(ctx context.Context, id string) (Page, error) {
 	newest, err := d.store.List(ctx, store.Filter{Limit: defaultLimit})
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Stuck applies the rules about one attempt: to it and to its callbacks, in the
-// order of their rounds. The most serious finding comes first.
+// Stuck applies the rules about one attempt to an attempt and its callbacks, which
+// are in the order of their rounds. It returns the findings, the most serious
+// first.
 //
-// Only an attempt that is open, or that has a callback which is owed, can break
-// one.
+// Only an attempt that is open or owes a callback can break such a rule.
 func Stuck(now time.Time, a *store.Attempt, callbacks []store.Delivery, r Rules) []Finding {
 	found := []Finding{}
 	hit := func(f Finding) {
@@ -60,9 +60,9 @@ func Stuck(now time.Time, a *store.Attempt, callbacks []store.Delivery, r Rules)
 	return found
 }
 
-// lagging judges the callbacks of an attempt. One that waits for an earlier
-// round has no turn yet, and one that no repeat could deliver is no fault of
-// anybody here.
+// lagging applies the callback-lag rule. A pending callback that waits for an
+// earlier round is not due yet. An undeliverable one breaks no rule, because nothing
+// on this side can be repaired.
 func lagging(now time.Time, id string, callbacks []store.Delivery, r Rules) (Finding, bool) {
 	waits := false
 	for i := range callbacks {
@@ -98,7 +98,7 @@ func lagging(now time.Time, id string, callbacks []store.Delivery, r Rules) (Fin
 	return Finding{}, false
 }
 
-// bySeriousness puts errors before warnings, and the older first.
+// bySeriousness sorts errors before warnings, and older findings before newer ones.
 func bySeriousness(a, b Finding) int {
 	if a.Serious() != b.Serious() {
 		if a.Serious() {
@@ -109,29 +109,29 @@ func bySeriousness(a, b Finding) int {
 	return cmp.Compare(b.Age, a.Age)
 }
 
-// Fleet is what the rules about many attempts look at.
+// Fleet is the input of the rules about many attempts.
 type Fleet struct {
 	Now time.Time
-	// Recent are the attempts of the longest window and, as far as they are
-	// known, older ones that show something of the bot's credentials, newest
-	// first.
+	// Recent has the attempts created within FlappingWindow or BurstWindow, whichever
+	// is longer, and those within CredentialsWindow that matter to the credentials
+	// rule, newest first.
 	Recent []store.Attempt
-	// Lines are the audit lines of no attempt and those of open attempts, within
+	// Lines has the audit lines without an attempt, and those of open attempts, within
 	// the longest window.
 	Lines []store.Event
-	// Corrupt are the records that were set aside.
+	// Corrupt has the records that cannot be decoded.
 	Corrupt []store.Corrupt
 }
 
-// StuckFleet applies the rules about many attempts. The most serious finding
-// comes first.
+// StuckFleet applies the rules about many attempts. It returns the findings, the
+// most serious first.
 func StuckFleet(f Fleet, r Rules) []Finding {
 	found := slices.Concat(f.unreadable(), f.credentials(r), f.lookups(r), f.orphans(r), f.burst(r), f.flapping(r))
 	slices.SortStableFunc(found, bySeriousness)
 	return found
 }
 
-// deadUpstreams are findings about the upstreams that do not answer this process.
+// deadUpstreams returns a finding for every open circuit.
 func deadUpstreams(circuits []Circuit, now time.Time) []Finding {
 	var found []Finding
 	for _, c := range circuits {
@@ -155,17 +155,17 @@ func (f *Fleet) unreadable() []Finding {
 	return found
 }
 
-// within reports whether a line is of a window.
+// within reports whether a line is at most window old.
 func (f *Fleet) within(e *store.Event, window time.Duration) bool { return f.Now.Sub(e.Time) <= window }
 
-// trouble is one way in which calls fail.
+// trouble is one way in which a call failed.
 type trouble struct {
 	operation string
 	status    int
 	code      string
 }
 
-// String is "GetToken: 503 ServiceUnavailable".
+// String returns a text such as "GetToken: 503 ServiceUnavailable".
 func (t trouble) String() string {
 	said := "no answer"
 	if t.status != 0 {
@@ -174,9 +174,9 @@ func (t trouble) String() string {
 	return t.operation + ": " + said + " " + cmp.Or(t.code, http.StatusText(t.status))
 }
 
-// tally counts how often each trouble occurred, and since when.
+// tally counts how often each trouble occurred, and when it occurred first.
 type tally struct {
-	order []trouble
+	order []trouble // in the order in which they were added
 	n     map[trouble]int
 	since map[trouble]time.Time
 }
@@ -203,7 +203,7 @@ func (t *tally) total() (n int, since time.Time) {
 	return n, since
 }
 
-// String names each trouble, the most frequent first.
+// String lists the troubles with their counts, the most frequent first.
 func (t *tally) String() string {
 	order := slices.Clone(t.order)
 	slices.SortStableFunc(order, func(a, b trouble) int { return cmp.Compare(t.n[b], t.n[a]) })
@@ -214,8 +214,9 @@ func (t *tally) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// lookups: sign-ins that ended with row A4. Those that ended for want of the
-// bot's own token are another rule's.
+// lookups applies the lookups-failing rule: it counts the sign-ins that ended with
+// row A4. It leaves those that ended because the bot could not get its own token to
+// the credentials rule.
 func (f *Fleet) lookups(r Rules) []Finding {
 	var seen tally
 	for i := range f.Lines {
@@ -233,8 +234,8 @@ func (f *Fleet) lookups(r Rules) []Finding {
 	return []Finding{hit}
 }
 
-// credentials: each way in which the bot's own token could not be had since it
-// was last had.
+// credentials applies the credentials rule. It returns a finding for each way in
+// which getting the bot's own token has failed since it last succeeded.
 func (f *Fleet) credentials(r Rules) []Finding {
 	type occurrence struct {
 		what trouble
@@ -293,12 +294,12 @@ func (f *Fleet) credentials(r Rules) []Finding {
 // operationToken is the operation of fetching the bot's own token.
 const operationToken = "AccessToken"
 
-// upstreamReasons are those of attempts that ended because a call failed.
+// upstreamReasons are the reasons of attempts that ended because a call failed.
 var upstreamReasons = [...]store.Reason{store.ReasonCardRejected, store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable}
 
-// wanted is when the bot's own token was wanting for an attempt, as far as that
-// is known and still what counts: an attempt that ended otherwise since keeps its
-// last failure, but not when that was.
+// wanted reports whether the last failure of an attempt was that the bot could not
+// get its own token, and when that was. An attempt that later ended for another
+// reason keeps the failure without its time, so it does not count.
 func wanted(a *store.Attempt) (time.Time, bool) {
 	if a.Failure == nil || a.Failure.Source != store.SourceCredentials {
 		return time.Time{}, false
@@ -306,11 +307,11 @@ func wanted(a *store.Attempt) (time.Time, bool) {
 	switch a.State {
 	case store.CardSent:
 		if at := a.AnswerAt; !at.IsZero() && at.Before(a.Entered) {
-			return at, true // a code has come since
+			return at, true // the user has sent a code since then
 		}
 		return a.Entered, true
 	case store.Exchanging, store.Verifying:
-		return a.Lease.Until, true // of the recovery that found out
+		return a.Lease.Until, true // the lease of the recovery that failed
 	case store.Failed:
 		if slices.Contains(upstreamReasons[:], a.Reason) {
 			return a.Entered, true
@@ -320,8 +321,8 @@ func wanted(a *store.Attempt) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// hadCard reports whether the Token Service was asked for the attempt's card and
-// answered, whatever it said.
+// hadCard reports whether the Token Service answered when it was asked for the
+// attempt's card. Any answer counts: it shows that the bot had its own token.
 func hadCard(a *store.Attempt) bool {
 	switch {
 	case a.Origin != store.OriginSignIn:
@@ -333,7 +334,8 @@ func hadCard(a *store.Attempt) bool {
 	}
 }
 
-// orphans counts the invokes that arrived, each once whatever lines it left.
+// orphans applies the orphans rule. It counts each invoke once, however many lines
+// it left.
 func (f *Fleet) orphans(r Rules) []Finding {
 	oldest := f.Now
 	arrived := map[string]bool{}
@@ -344,7 +346,8 @@ func (f *Fleet) orphans(r Rules) []Finding {
 		}
 		name := e.Activity
 		if name == "" {
-			// Without an id only the first of its lines can be told from others.
+			// Without an activity id the lines of one invoke cannot be matched, so count
+			// only the line that comes first.
 			if e.Kind != store.EventReceived && e.Row != "B0" && e.Row != "C0" {
 				continue
 			}
@@ -368,7 +371,7 @@ func isSignIn(invoke string) bool {
 	return len(invoke) > len(prefix) && strings.EqualFold(invoke[:len(prefix)], prefix)
 }
 
-// short is a duration without its zeroes: 10m.
+// short formats a duration without trailing zero units, such as 10m for 10m0s.
 func short(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -380,8 +383,8 @@ func short(d time.Duration) string {
 	return s
 }
 
-// burst: one failure code on many of the latest attempts. One that was got over
-// counts for nothing.
+// burst applies the failure-burst rule. A failure of an attempt that completed
+// afterwards does not count.
 func (f *Fleet) burst(r Rules) []Finding {
 	total := 0
 	hit := map[string]int{}
@@ -419,7 +422,8 @@ func (f *Fleet) burst(r Rules) []Finding {
 	return found
 }
 
-// flapping: many attempts of one key. It is over once the newest is complete.
+// flapping applies the part of the flapping rule about many attempts of one key. It
+// no longer holds once the newest of them is complete.
 func (f *Fleet) flapping(r Rules) []Finding {
 	byKey := map[string][]*store.Attempt{}
 	var keys []string

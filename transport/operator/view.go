@@ -7,17 +7,17 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// Schema is the version of the JSON shapes in this package. Members are
-// added under the same number; a member that changes its meaning raises it.
+// Schema is the version of the JSON shapes of this package. A new member does not
+// change it; a member that changes its meaning does.
 const Schema = 1
 
-// Time is a point in time as JSON: RFC 3339 in UTC with milliseconds; null
-// when there is none.
+// Time is a point in time. In JSON it is RFC 3339 in UTC with milliseconds, or null
+// for the zero time.
 type Time struct{ time.Time }
 
 const timeLayout = "2006-01-02T15:04:05.000Z07:00"
 
-// String is the JSON form without quotes, "" when there is none.
+// String returns the JSON form without quotes, or "" for the zero time.
 func (t Time) String() string {
 	if t.IsZero() {
 		return ""
@@ -33,11 +33,11 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	return strconv.AppendQuote(nil, t.String()), nil
 }
 
-// Milliseconds is a duration as JSON: a number of milliseconds, with a
-// fraction where there is one.
+// Milliseconds is a duration. In JSON it is a number of milliseconds, with a
+// fraction down to microseconds.
 type Milliseconds time.Duration
 
-// MarshalJSON writes the number.
+// MarshalJSON writes the number of milliseconds.
 func (m Milliseconds) MarshalJSON() ([]byte, error) {
 	ms := float64(time.Duration(m).Round(time.Microsecond)) / float64(time.Millisecond)
 	return strconv.AppendFloat(nil, ms, 'f', -1, 64), nil
@@ -56,15 +56,15 @@ func (m *Milliseconds) UnmarshalJSON(b []byte) error {
 // Duration returns m as a duration.
 func (m Milliseconds) Duration() time.Duration { return time.Duration(m) }
 
-// View is one attempt as operators see it, in JSON and everywhere else: no
-// secret, no mark, no sealed request (docs/operations.md).
+// View is one attempt as operators see it. It has no secrets, no HMACs and no sealed
+// data (docs/operations.md).
 type View struct {
 	Schema         int              `json:"schema"`
 	ID             string           `json:"id"`
 	Key            KeyView          `json:"key"`
 	Tenant         string           `json:"tenant"`
 	UserAAD        string           `json:"user_aad"`
-	UserName       string           `json:"user_name,omitempty"` // as the client said it
+	UserName       string           `json:"user_name,omitempty"` // display name that the activity had
 	State          store.State      `json:"state"`
 	Version        int64            `json:"version"`
 	Origin         store.Origin     `json:"origin"`
@@ -87,7 +87,7 @@ type View struct {
 	Stuck          *StuckView       `json:"stuck"`
 }
 
-// KeyView names whose sign-in it is.
+// KeyView is the key of an attempt: whose sign-in to which connection it is.
 type KeyView struct {
 	App        string `json:"app"`
 	Channel    string `json:"channel"`
@@ -101,7 +101,7 @@ type ConversationView struct {
 	ID   string `json:"id"`
 }
 
-// LeaseView is the claim on an attempt; Until is null when there never was one.
+// LeaseView is the lease of an attempt. Until is null if there never was one.
 type LeaseView struct {
 	Owner   string `json:"owner"`
 	Fence   int64  `json:"fence"`
@@ -109,50 +109,49 @@ type LeaseView struct {
 	Expired bool   `json:"expired"`
 }
 
-// FailureView is the last thing that went wrong.
+// FailureView is the last failure of an attempt or a callback.
 type FailureView struct {
-	Source     string `json:"source"`         // client, token_service, connector, credentials
-	Operation  string `json:"operation"`      // what was called, or the invoke that said so
-	HTTPStatus int    `json:"http_status"`    // 0 for no answer
-	Code       string `json:"code"`           // the upstream's or the client's own
-	Kind       string `json:"kind,omitempty"` // consent_required, where that is known
+	Source     string `json:"source"`         // who reported it: client, token_service, connector, credentials
+	Operation  string `json:"operation"`      // the call that failed, or the invoke that reported the failure
+	HTTPStatus int    `json:"http_status"`    // 0 = no answer
+	Code       string `json:"code"`           // the code of the upstream or the client
+	Kind       string `json:"kind,omitempty"` // what the code means, such as consent_required; "" = not known
 	Message    string `json:"message"`
 }
 
-// DiagnosisView is what the SSO token of the last refused exchange looked like.
-// A member is null where the token does not say.
+// DiagnosisView has the results of the checks of the SSO token whose exchange was
+// refused last. A member is null if the token does not have the claim.
 type DiagnosisView struct {
-	Audience *bool `json:"audience"` // is the card's resource, or the client id at its end
-	Version  *bool `json:"version"`  // is 2.0
-	Tenant   *bool `json:"tenant"`   // is the conversation's
-	User     *bool `json:"user"`     // is the sender
-	Client   *bool `json:"client"`   // is one of the two Teams clients
-	Fresh    *bool `json:"fresh"`    // had not expired
+	Audience *bool `json:"audience"` // the audience is the card's resource, or the client id at its end
+	Version  *bool `json:"version"`  // the version is 2.0
+	Tenant   *bool `json:"tenant"`   // the tenant is the conversation's
+	User     *bool `json:"user"`     // the user is the sender of the invoke
+	Client   *bool `json:"client"`   // the client is one of the two Teams clients
+	Fresh    *bool `json:"fresh"`    // the token had not expired
 }
 
-// CallbackView sums up what the bot's handlers were told: none, or the status
-// of the delivery that matters most (dead, then pending, then undeliverable,
-// then the latest).
+// CallbackView sums up the callbacks of an attempt. Status is that of the delivery
+// that matters most: a dead one, else a pending one, else an undeliverable one, else
+// the latest. It is "none" if there is no delivery.
 type CallbackView struct {
 	Status string `json:"status"`
 	Tries  int    `json:"tries"`
 }
 
-// callbackNone: no callback is owed yet.
+// callbackNone is the status of an attempt without deliveries.
 const callbackNone = "none"
 
-// StuckView is the most serious stuck rule that the attempt breaks.
+// StuckView is the most serious finding about an attempt.
 type StuckView struct {
 	Rule  string       `json:"rule"`
 	Level string       `json:"level"`
 	Age   Milliseconds `json:"age_ms"`
 }
 
-// Finding is a broken stuck rule with what to do about it. Attempt is the
-// newest of many, and empty for rules about the whole engine.
+// Finding is a broken stuck rule, with what to do about it.
 type Finding struct {
-	Attempt    string       `json:"attempt,omitempty"`
-	Subject    string       `json:"subject,omitempty"` // of a rule about many attempts: a key, a code
+	Attempt    string       `json:"attempt,omitempty"` // the newest of many; "" = the finding is about the whole engine
+	Subject    string       `json:"subject,omitempty"` // what many attempts have in common: a key, a code, an upstream
 	User       string       `json:"user,omitempty"`
 	UserName   string       `json:"user_name,omitempty"`
 	Connection string       `json:"connection,omitempty"`
@@ -160,17 +159,17 @@ type Finding struct {
 	Rule       string       `json:"rule"`
 	Level      string       `json:"level"`
 	Age        Milliseconds `json:"age_ms"`
-	Detail     string       `json:"detail,omitempty"`  // what was seen, in numbers and codes
+	Detail     string       `json:"detail,omitempty"`  // the evidence: counts, codes, names
 	Advice     string       `json:"advice"`            // the same for every finding of a rule
-	Command    string       `json:"command,omitempty"` // to paste, without the flags that name the store
+	Command    string       `json:"command,omitempty"` // shell command to paste, without the flags that name the store
 }
 
-// Serious reports whether the finding is an error and not a warning.
+// Serious reports whether the level of the finding is [LevelError].
 func (f Finding) Serious() bool { return f.Level == LevelError }
 
 // EventView is one line of the audit trail.
 type EventView struct {
-	Attempt    string          `json:"attempt"` // "" = orphan
+	Attempt    string          `json:"attempt"` // "" = the line belongs to no attempt
 	Seq        int64           `json:"seq"`
 	Time       Time            `json:"time"`
 	Instance   string          `json:"instance,omitempty"`
@@ -188,12 +187,12 @@ type EventView struct {
 	Platform   string          `json:"platform,omitempty"`
 	Detail     string          `json:"detail,omitempty"`
 	Actor      string          `json:"actor,omitempty"`
-	Key        *KeyView        `json:"key,omitempty"` // of orphans
+	Key        *KeyView        `json:"key,omitempty"` // only if Attempt is empty
 }
 
-// EventPage is a part of the audit trail. Of the whole trail NextCursor goes on
-// behind it, now or later: no line is missed and none comes twice. More says that
-// there is more to read now.
+// EventPage is a page of audit lines. NextCursor and More are set for the trail of
+// all attempts only. NextCursor continues after the page, now or later: no line is
+// missed and none comes twice. More means that there are further lines already.
 type EventPage struct {
 	Events     []EventView `json:"events"`
 	NextCursor string      `json:"next_cursor,omitempty"`
@@ -202,7 +201,7 @@ type EventPage struct {
 
 // DeliveryView is one row of the outbox.
 type DeliveryView struct {
-	Key     string               `json:"key"` // attempt/kind/round, as the handler sees it
+	Key     string               `json:"key"` // attempt/kind/round, the key that the handler gets
 	Kind    store.DeliveryKind   `json:"kind"`
 	Round   int                  `json:"round"`
 	Status  store.DeliveryStatus `json:"status"`
@@ -210,19 +209,19 @@ type DeliveryView struct {
 	Created Time                 `json:"created"`
 	NextAt  Time                 `json:"next_at"`
 	Owner   string               `json:"owner,omitempty"`
-	Failure *FailureView         `json:"failure"` // what the handler gets; null: on the server side
-	Refusal *FailureView         `json:"refusal,omitempty"`
+	Failure *FailureView         `json:"failure"`           // the client's failure, which the handler gets; null = none, or on the server side
+	Refusal *FailureView         `json:"refusal,omitempty"` // the failure of an upstream, which the handler does not get
 	Error   string               `json:"error,omitempty"`
 }
 
-// Detail is everything about one attempt.
+// Detail has everything about one attempt.
 type Detail struct {
 	View
 	Now             Time           `json:"now"`
 	Platform        string         `json:"platform"`
-	ActivityID      string         `json:"activity_id"` // that opened it
+	ActivityID      string         `json:"activity_id"` // the activity that opened the attempt
 	ResourceURI     string         `json:"resource_uri"`
-	NoSSOUntil      Time           `json:"no_sso_until"` // the next cards come without SSO
+	NoSSOUntil      Time           `json:"no_sso_until"` // until then, cards do not offer SSO
 	SSOOutcome      string         `json:"sso_outcome"`
 	DeliveryUnknown bool           `json:"delivery_unknown"`
 	PopupClosed     bool           `json:"popup_closed"`
@@ -233,15 +232,15 @@ type Detail struct {
 	Events          []EventView    `json:"events"`
 }
 
-// Page is a part of a list of attempts, newest first.
+// Page is a page of attempts, newest first.
 type Page struct {
 	Attempts   []View   `json:"attempts"`
-	NextCursor string   `json:"next_cursor"`          // "" = no more
+	NextCursor string   `json:"next_cursor"`          // "" = this is the last page
 	Unreadable []string `json:"unreadable,omitempty"` // ids of records that cannot be decoded
 }
 
-// NewView shows a at now: deliveries may hold rows of other attempts, and
-// findings are those of a, the most serious first.
+// NewView returns the view of a at the time now. deliveries may have rows of other
+// attempts too. findings are those about a, the most serious first.
 func NewView(now time.Time, a *store.Attempt, deliveries []store.Delivery, findings []Finding) View {
 	v := View{
 		Schema:         Schema,
@@ -312,7 +311,7 @@ func verdict(v store.Verdict) *bool {
 	return nil
 }
 
-// callbackView picks the delivery that an operator has to hear of.
+// callbackView picks the delivery that matters most to an operator.
 func callbackView(id string, deliveries []store.Delivery) CallbackView {
 	var pick *store.Delivery
 	for i := range deliveries {

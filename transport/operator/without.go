@@ -11,9 +11,9 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// StoryWithout tells of a user of whom there is no attempt, because sign-ins of the
-// last hour ended before there was a card (A4). It also returns the audit lines
-// that are about the user. The story is zero where there is nothing to tell.
+// StoryWithout explains why a user (an MRI) has no attempt: the user's sign-ins of
+// the last hour ended before a card was sent (row A4). It also returns the audit
+// lines about the user. The story is zero if the user had no such sign-in.
 func StoryWithout(ctx context.Context, r Reader, user string) (Story, []EventView, error) {
 	info, err := r.Info(ctx)
 	if err != nil {
@@ -66,7 +66,7 @@ func lookupFailed(asked int, since time.Duration, f FailureView) Story {
 	return s
 }
 
-// linesWithout are the lines of no attempt that are about a user.
+// linesWithout returns the audit lines about a user that belong to no attempt.
 func linesWithout(ctx context.Context, r Reader, user string, since time.Time) ([]EventView, error) {
 	var lines []EventView
 	q := EventQuery{Orphans: true, Since: since, Limit: defaultEventLimit}
