@@ -31,14 +31,15 @@ type ProviderConfig struct {
 	TokenLifetime time.Duration
 	NoRefresh     bool             // no refresh tokens are given out
 	BareIDToken   bool             // id tokens have no name: only /profile tells it
+	NoIssuer      bool             // answers of /authorize do not name the provider (RFC 9207)
 	Seed          uint64           // as in [Config]
 	Now           func() time.Time // nil = time.Now
 }
 
 // Provider is a small third-party provider: OAuth 2.0 and OpenID Connect with
 // PKCE required, codes that are good once, refresh tokens that rotate and whose
-// second use ends everything that came of the sign-in, revocation (RFC 7009), and
-// a profile. Whoever opens its page is its one user.
+// second use ends everything that came of the sign-in, revocation (RFC 7009),
+// answers that name their issuer (RFC 9207), and a profile. Whoever opens its page is its one user.
 //
 // It is an [net/http.Handler] of /authorize, /token, /revoke, /profile, /keys and
 // /.well-known/openid-configuration below any prefix. See [Server.Provider].
@@ -174,7 +175,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(path, "/.well-known/openid-configuration"):
 		p.discovery(w, "http://"+r.Host+strings.TrimSuffix(path, "/.well-known/openid-configuration"))
 	case strings.HasSuffix(path, "/authorize"):
-		p.authorize(w, r)
+		p.authorize(w, r, strings.TrimRight(base, "/"))
 	case strings.HasSuffix(path, "/token") && r.Method == http.MethodPost:
 		p.token(w, r, strings.TrimRight(base, "/"))
 	case strings.HasSuffix(path, "/revoke") && r.Method == http.MethodPost:
@@ -194,12 +195,13 @@ func (p *Provider) discovery(w http.ResponseWriter, base string) {
 		"revocation_endpoint": base + "/revoke", "userinfo_endpoint": base + "/profile", "jwks_uri": base + "/keys",
 		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
 		"id_token_signing_alg_values_supported": []string{"RS256"}, "code_challenge_methods_supported": []string{"S256"},
-		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post", "none"},
+		"token_endpoint_auth_methods_supported":          []string{"client_secret_basic", "client_secret_post", "none"},
+		"authorization_response_iss_parameter_supported": !p.cfg.NoIssuer,
 	})
 }
 
 // authorize shows the page, and takes its answer.
-func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
+func (p *Provider) authorize(w http.ResponseWriter, r *http.Request, issuer string) {
 	q := r.URL.Query()
 	// An address that is not registered gets no browser sent to it.
 	if q.Get("client_id") != p.cfg.ClientID || q.Get("redirect_uri") != p.redirectURL() {
@@ -213,15 +215,15 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	challenge, err := base64.RawURLEncoding.DecodeString(q.Get("code_challenge"))
 	switch {
 	case fail != nil:
-		p.back(w, r, url.Values{"error": {fail.Error}, "error_description": {fail.Description}})
+		p.back(w, r, issuer, url.Values{"error": {fail.Error}, "error_description": {fail.Description}})
 	case q.Get("response_type") != "code":
-		p.back(w, r, url.Values{"error": {"unsupported_response_type"}})
+		p.back(w, r, issuer, url.Values{"error": {"unsupported_response_type"}})
 	case q.Get("code_challenge_method") != "S256" || err != nil || len(challenge) != sha256.Size:
-		p.back(w, r, url.Values{"error": {"invalid_request"}, "error_description": {"PKCE with S256 is required"}})
+		p.back(w, r, issuer, url.Values{"error": {"invalid_request"}, "error_description": {"PKCE with S256 is required"}})
 	case r.Method == http.MethodGet:
 		p.ask(w, r)
 	case r.FormValue("answer") != "allow":
-		p.back(w, r, url.Values{"error": {"access_denied"}, "error_description": {"The user said no."}})
+		p.back(w, r, issuer, url.Values{"error": {"access_denied"}, "error_description": {"The user said no."}})
 	default:
 		code := "third-party-code-" + p.ids.hex(16)
 		p.mu.Lock()
@@ -230,11 +232,14 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 			openid: strings.Contains(" "+q.Get("scope")+" ", " openid "), expires: map[string]time.Time{},
 		}
 		p.mu.Unlock()
-		p.back(w, r, url.Values{"code": {code}})
+		p.back(w, r, issuer, url.Values{"code": {code}})
 	}
 }
 
-func (p *Provider) back(w http.ResponseWriter, r *http.Request, answer url.Values) {
+func (p *Provider) back(w http.ResponseWriter, r *http.Request, issuer string, answer url.Values) {
+	if !p.cfg.NoIssuer {
+		answer.Set("iss", issuer)
+	}
 	answer.Set("state", r.URL.Query().Get("state"))
 	http.Redirect(w, r, p.redirectURL()+"?"+answer.Encode(), http.StatusSeeOther)
 }

@@ -493,6 +493,9 @@ func TestAnswerOfAnotherProvider(t *testing.T) {
 		"code":  func(q url.Values) { q.Set("iss", "https://evil.example") },
 		"error": func(q url.Values) { q.Set("iss", "https://evil.example"); q.Set("error", "call 555-0100") },
 		"ours":  func(q url.Values) { q.Set("iss", w.issuer); q.Set("error", "access_denied") },
+		// The provider says that every answer of it names it.
+		"nobody's code":  func(q url.Values) { q.Del("iss") },
+		"nobody's error": func(q url.Values) { q.Del("iss"); q.Set("error", "call 555-0100") },
 	} {
 		at, err := b.Authorize(t.Context(), c.URL)
 		if err != nil {
@@ -513,6 +516,23 @@ func TestAnswerOfAnotherProvider(t *testing.T) {
 			t.Errorf("%s: %q, %v: %s", what, got.Reason, err, got.Page)
 		}
 	}
+}
+
+// A provider that does not say that it names itself (RFC 9207) need not do so.
+func TestAnswerWithoutIssuer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.oidc, w.noIssuer = true, true })
+	user, b := w.user(""), emulator.NewBrowser()
+	asked, c := w.query(user, "lakers")
+	at, err := b.Authorize(t.Context(), c.URL)
+	if err != nil || strings.Contains(at.Callback, "iss=") {
+		t.Fatalf("%q, %v", at.Callback, err)
+	}
+	got, err := b.Open(t.Context(), at.Callback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.reissue(user, asked, got.Code), "result")
 }
 
 // Methods that begin nothing, and pages that are none.

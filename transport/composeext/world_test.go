@@ -52,6 +52,7 @@ type world struct {
 	tokenLifetime time.Duration
 	service       string
 	noRefresh     bool
+	noIssuer      bool
 	configure     func(*popup.Config)
 	extend        func(*composeext.Config)
 }
@@ -89,7 +90,7 @@ func newWorld(t *testing.T, opts ...with) *world {
 	}
 	w.provider = emulator.NewProvider(emulator.ProviderConfig{
 		ClientID: "bot-client", ClientSecret: tokensvc.NewSecret("canary-client-secret"), Now: w.now,
-		TokenLifetime: w.tokenLifetime, NoRefresh: w.noRefresh, BareIDToken: w.bareIDToken,
+		TokenLifetime: w.tokenLifetime, NoRefresh: w.noRefresh, BareIDToken: w.bareIDToken, NoIssuer: w.noIssuer,
 	})
 	w.emu = emulator.New(emulator.Config{
 		Connections: []emulator.Connection{{Name: graph, SSO: true}}, Provider: w.provider, Now: w.now,

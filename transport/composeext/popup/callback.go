@@ -98,8 +98,13 @@ func (p *Popup) callback(w http.ResponseWriter, r *http.Request) ending {
 		return p.failed(http.StatusServiceUnavailable, reasonStore)
 	}
 	http.SetCookie(w, p.cookie(state, "", -1))
-	if iss := query.Get("iss"); iss != "" && p.provider.cfg.Issuer != "" && strings.TrimRight(iss, "/") != strings.TrimRight(p.provider.cfg.Issuer, "/") {
-		log.Warn().Msg("popup: the answer of another provider (RFC 9207)")
+	at, err := p.provider.find(r.Context())
+	if err != nil {
+		log.Error().Err(err).Msg("popup: the provider cannot be found")
+		return p.failed(http.StatusBadGateway, reasonDown)
+	}
+	if iss := query.Get("iss"); !at.sent(iss) {
+		log.Warn().Bool("iss", iss != "").Msg("popup: the answer does not name this provider (RFC 9207)")
 		return p.failed(http.StatusBadRequest, reasonOther)
 	}
 	if code := query.Get("error"); code != "" {

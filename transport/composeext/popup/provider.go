@@ -34,11 +34,21 @@ type provider struct {
 
 // endpoints are what is known of a provider once it was found.
 type endpoints struct {
-	oauth    *oauth2.Config
-	revoke   string
-	oidc     *oidc.Provider // nil for plain OAuth 2.0
-	verifier *oidc.IDTokenVerifier
-	issuer   string
+	oauth       *oauth2.Config
+	revoke      string
+	oidc        *oidc.Provider // nil for plain OAuth 2.0
+	verifier    *oidc.IDTokenVerifier
+	issuer      string // "" for plain OAuth 2.0
+	namesItself bool   // every answer names the issuer (RFC 9207)
+}
+
+// sent reports whether an answer that names an issuer ("" = none) is this provider's
+// (RFC 9207). With plain OAuth 2.0 nothing is known to compare it with.
+func (at *endpoints) sent(iss string) bool {
+	if iss == "" {
+		return !at.namesItself
+	}
+	return at.issuer == "" || strings.TrimRight(iss, "/") == strings.TrimRight(at.issuer, "/")
 }
 
 func newProvider(cfg Provider, redirect string, client *http.Client, clock func() time.Time) *provider {
@@ -110,8 +120,9 @@ func (p *provider) discover(ctx context.Context) (*endpoints, error) {
 		return nil, err
 	}
 	var more struct {
-		Revoke  string   `json:"revocation_endpoint"`
-		Methods []string `json:"token_endpoint_auth_methods_supported"`
+		Revoke      string   `json:"revocation_endpoint"`
+		Methods     []string `json:"token_endpoint_auth_methods_supported"`
+		NamesItself bool     `json:"authorization_response_iss_parameter_supported"`
 	}
 	if err := found.Claims(&more); err != nil {
 		return nil, err
@@ -128,7 +139,7 @@ func (p *provider) discover(ctx context.Context) (*endpoints, error) {
 		at.AuthStyle = oauth2.AuthStyleInParams
 	}
 	return &endpoints{
-		oauth: p.oauth(at), revoke: or(p.cfg.RevokeURL, more.Revoke), oidc: found, issuer: p.cfg.Issuer,
+		oauth: p.oauth(at), revoke: or(p.cfg.RevokeURL, more.Revoke), oidc: found, issuer: p.cfg.Issuer, namesItself: more.NamesItself,
 		verifier: found.Verifier(&oidc.Config{ClientID: p.cfg.ClientID, Now: p.clock}),
 	}, nil
 }
