@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -98,6 +99,9 @@ func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 		all = append(all, func(ctx context.Context, turn *Turn, token tokensvc.Token) error {
 			about := *turn
 			about.original = func() (request, error) { return r, nil }
+			if !bytes.Equal(r.activity, turn.opened().activity) {
+				about.part = fmt.Sprintf("/%x", sha256.Sum256(r.activity))[:17]
+			}
 			return h(ctx, &about, token)
 		})
 	}

@@ -2,6 +2,8 @@ package machine_test
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -76,9 +78,14 @@ func TestPurposesOfSupersededAttempts(t *testing.T) {
 		broken := &unreadable{}
 		d := newDesk(t, func(cfg *machine.Config) { broken.Store, cfg.Store = cfg.Store, broken })
 		var got []string
+		keys := map[string]bool{}
 		for _, purpose := range []string{"report", "mail"} {
 			err := d.eng.OnSignInFor(purpose, func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 				got = append(got, turn.Purpose()+" "+string(turn.Request()))
+				keys[turn.DeliveryKey()] = true
+				if len(got) == 3 {
+					return errors.New("once more")
+				}
 				return nil
 			})
 			if err != nil {
@@ -102,9 +109,14 @@ func TestPurposesOfSupersededAttempts(t *testing.T) {
 			t.Fatalf("the callback is not owed: %+v", rows)
 		}
 		d.deliver(2 * time.Second)
+		d.deliver(2 * time.Second)
 		want := []string{`report {"text":"one"}`, `mail {"text":"two"}`, `report {"text":"four"}`}
-		if !slices.Equal(got, want) {
-			t.Errorf("the handlers got %q, want %q", got, want)
+		if !slices.Equal(got, slices.Concat(want, want)) {
+			t.Errorf("the handlers got %q, want %q twice", got, want)
+		}
+		// Each activity has a key of its own, which is the same in the second try.
+		if own := d.rows()[0].String(); len(keys) != len(want) || !keys[own] {
+			t.Errorf("the keys are %q, want %d with %s", slices.Sorted(maps.Keys(keys)), len(want), own)
 		}
 	})
 }

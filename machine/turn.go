@@ -25,6 +25,7 @@ type Turn struct {
 	fetched  map[*Flow]tokensvc.Token  // by Config.Prefetch, or by the sign-in of a callback
 	tx       any                       // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
+	part     string // of the delivery: names an activity that came back with another one's sign-in
 	about    string // the connection of a callback
 	refusal  *Refusal
 	method   store.Method
@@ -62,12 +63,13 @@ func (t *Turn) Connection() string { return t.about }
 func (t *Turn) Attempt() string { return t.delivery.Attempt }
 
 // DeliveryKey is the stable key attempt/kind/round of a callback; "" outside
-// of one.
+// of one. If the callback brings several activities to [Engine.OnSignInFor], a fourth
+// part tells the others from the attempt's own.
 func (t *Turn) DeliveryKey() string {
 	if t.delivery.Attempt == "" {
 		return ""
 	}
-	return t.delivery.String()
+	return t.delivery.String() + t.part
 }
 
 // Tx is the store's transaction in which a callback runs ([Config.TxCallbacks]): a
