@@ -148,8 +148,8 @@ func (db *DB) open() error {
 }
 
 // checkUpTo is the size, in bytes, of the largest file whose pages are all checked
-// before bbolt opens it. Checking a larger one would take seconds, or minutes on a
-// slow disk, and a crash does not damage pages.
+// before bbolt opens it. Checking a larger one would keep a restarted bot waiting, and
+// a crash does not damage pages.
 const checkUpTo = 64 << 20
 
 func checkTree(path string, size int64) error {
