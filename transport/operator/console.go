@@ -108,7 +108,7 @@ func (h *handler) page(w http.ResponseWriter, r *http.Request, status int, name,
 	}
 	f.AsksWho = f.Visitor.Acts() && f.Visitor.Actor == "" && h.TrustHeader == ""
 	f.NoActor = f.Visitor.Acts() && f.Visitor.Actor == "" && h.TrustHeader != ""
-	if c, ok := content.(live); ok {
+	if c, ok := content.(live); ok && status == http.StatusOK { // a refusal stays as it is
 		f.Live = c.topic()
 	}
 	if c, ok := content.(loginData); ok && c.Problem == "" && r.Header.Get("Sec-Fetch-Site") == "cross-site" {

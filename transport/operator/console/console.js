@@ -19,46 +19,69 @@
     if (word.textContent !== text) word.textContent = text;
   };
 
-  // What has changed takes the place of what was there. Whoever is in the middle of
-  // it, with the keyboard or the pointer, keeps it: the next change comes soon.
+  // A press is a click only if the page stays as it is until it ends: a change that
+  // comes meanwhile is shown afterwards.
+  let pressed = false;
+  const press = () => { pressed = true; };
+  const release = () => {
+    pressed = false;
+    if (again && !busy) { again = false; setTimeout(renew); } // after the click
+  };
+  addEventListener("pointerdown", press);
+  addEventListener("keydown", (e) => { if (e.key === " ") press(); });
+  for (const end of ["pointerup", "pointercancel", "dragend", "contextmenu", "keyup", "blur"]) addEventListener(end, release);
+
   const renew = async () => {
-    if (busy) { again = true; return; }
+    if (busy || pressed) { again = true; return; }
     busy = true;
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
       if (answer.redirected && !answer.url.startsWith(location.href.split("#")[0])) { location.reload(); return; }
+      if (answer.status >= 500) throw new Error(answer.statusText);
       if (!answer.ok) return;
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (pressed) { again = true; return; }
       for (const old of document.querySelectorAll("[data-live]")) {
         const fresh = page.getElementById(old.id);
-        if (!fresh || fresh.innerHTML === old.innerHTML || hasSelection(old)) continue;
-        if ("append" in old.dataset) { append(old, fresh); continue; }
-        const focus = old.contains(document.activeElement) ? placeOf(old, document.activeElement) : null;
-        const scrolled = [...old.querySelectorAll(".drawing, [data-scroll]")].map((e) => [e.scrollLeft, e.scrollTop]);
-        old.innerHTML = fresh.innerHTML;
-        old.querySelectorAll(".drawing, [data-scroll]").forEach((e, i) => { if (scrolled[i]) [e.scrollLeft, e.scrollTop] = scrolled[i]; });
-        if (focus !== null) old.querySelectorAll("a, button, input, select, summary, [tabindex]")[focus]?.focus({ preventScroll: true });
+        if (fresh && !hasSelection(old)) turn(old, fresh);
       }
       const asOf = document.getElementById("as-of");
       const now = page.getElementById("as-of");
-      if (asOf && now) asOf.replaceWith(now);
+      if (asOf && now) turn(asOf, now);
       document.title = page.title;
       document.dispatchEvent(new CustomEvent("renewed"));
-    } catch { /* the stream says when it is back */ } finally {
+    } catch { setTimeout(() => { if (source) renew(); }, 2000); } finally {
       busy = false;
-      if (again) { again = false; renew(); }
+      if (again && !pressed) { again = false; renew(); }
     }
   };
-  // Of a list that grows, what is the same stays: a screen reader tells only the new.
-  const append = (old, fresh) => {
-    const is = [...old.children];
-    const will = [...fresh.children];
-    let same = 0;
-    while (same < is.length && same < will.length && is[same].outerHTML === will[same].outerHTML) same++;
-    for (const e of is.slice(same)) e.remove();
-    for (const e of will.slice(same)) old.append(document.importNode(e, true));
+  // Turns a node into one of its kind that the server has sent. What is the same is
+  // not touched: it keeps its focus, its scrolling, what is typed into it and whether
+  // it is open, and a screen reader tells only what is new.
+  const turn = (is, will) => {
+    if (is.nodeType !== Node.ELEMENT_NODE) { if (is.data !== will.data) is.data = will.data; return; }
+    const own = (name) => is.nodeName === "DETAILS" && name === "open"; // the reader's, not the server's
+    for (const { name } of [...is.attributes]) if (!will.hasAttribute(name) && !own(name)) is.removeAttribute(name);
+    for (const { name, value } of will.attributes) {
+      if (is.getAttribute(name) === value || own(name)) continue;
+      is.setAttribute(name, value);
+      if (name === "selected") is.selected = true;
+    }
+    // Lists grow at one of their ends: what is the same at both stays what it is.
+    const before = [...is.childNodes];
+    const after = [...will.childNodes];
+    let end = null;
+    while (before.length > 0 && after.length > 0 && before[0].isEqualNode(after[0])) { before.shift(); after.shift(); }
+    while (before.length > 0 && after.length > 0 && before.at(-1).isEqualNode(after.at(-1))) { end = before.pop(); after.pop(); }
+    for (const child of after) {
+      const at = before.findIndex((e) => alike(e, child));
+      if (at < 0) { is.insertBefore(document.importNode(child, true), before[0] ?? end); continue; }
+      for (const e of before.splice(0, at)) e.remove();
+      turn(before.shift(), child);
+    }
+    for (const e of before) e.remove();
   };
-  const placeOf = (box, e) => [...box.querySelectorAll("a, button, input, select, summary, [tabindex]")].indexOf(e);
+  const alike = (a, b) => a.nodeName === b.nodeName && a.id === b.id && a.className === b.className;
   const hasSelection = (box) => {
     const s = document.getSelection();
     return s && !s.isCollapsed && box.contains(s.anchorNode);
@@ -66,7 +89,7 @@
 
   const start = () => {
     source = new EventSource(main.dataset.topic);
-    source.addEventListener("open", () => say("Live"));
+    source.addEventListener("open", () => { say("Live"); renew(); }); // nobody has told what changed until now
     source.addEventListener("change", () => { say("Live"); renew(); });
     source.addEventListener("trouble", () => say("The store does not answer", "trouble"));
     source.addEventListener("error", () => { if (source) say("Connecting", "trouble"); });
@@ -84,7 +107,6 @@
     const paused = source !== null;
     try { sessionStorage.setItem(kept, paused ? "1" : "0"); } catch { /* remembered or not, it pauses */ }
     set(paused);
-    if (!paused) renew();
   });
   document.addEventListener("renew", renew); // another script has done something
   addEventListener("pagehide", stop);

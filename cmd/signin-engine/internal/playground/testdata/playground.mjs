@@ -83,8 +83,7 @@ await run({
     await talk(page, "CancelledByUser");
     await story(page, "closed the sign-in window");
     const window = await popup(page);
-    await window.getByRole("button", { name: "Cancel" }).click();
-    await window.waitForEvent("close").catch(() => undefined);
+    await Promise.all([window.waitForEvent("close"), window.getByRole("button", { name: "Cancel" }).click()]);
     await page.getByLabel("Type a code").fill("000000");
     await page.getByRole("button", { name: "Hand over" }).click();
     await story(page, "refused the code");
@@ -185,6 +184,54 @@ await run({
     equal(await page.locator("main img, main script").count(), 0, "foreign elements");
     check(!(await page.title()).startsWith("taken"), "a script ran");
     await fits(page, "a long message");
+    await page.context().close();
+  },
+
+  "what is in hand stays when the page changes: a text, what is open, the focus, a press; what it missed comes": async () => {
+    const page = await opened();
+    await fresh(page);
+    const another = (values) => page.request.post(base + "/playground/do", { form: values });
+    await search(page, "lakers");
+    await found(page, "auth");
+    await page.getByText("The answer", { exact: true }).click();
+    const code = page.getByLabel("Type a code");
+    await code.fill("1234");
+    await another({ do: "device-add", name: "iOS" });
+    await page.getByRole("group", { name: "iOS" }).waitFor();
+    equal(await code.first().inputValue(), "1234", "the text");
+    equal(await page.evaluate(() => document.activeElement.id), await code.first().getAttribute("id"), "the focus");
+    await another({ do: "search-code", code: "guessed", who: "other" });
+    await found(page, "to Somebody else");
+    check(await page.locator("#found details").evaluate((d) => d.open), "what was open is closed");
+
+    const other = await page.context().newPage();
+    await go(other, base + "/");
+    const cancel = page.locator("#found").getByRole("button", { name: "Cancel" });
+    await cancel.hover();
+    await page.mouse.down();
+    await another({ do: "search-failed", reason: "denied" });
+    await found(other, "denied");
+    await page.waitForTimeout(700); // each page has a stream of its own
+    check(!(await page.locator("#found").innerText()).includes("denied"), "the page changes under a press");
+    await page.mouse.up();
+    await found(page, "An empty list");
+    await page.locator("#extension").hover(); // a press that does nothing
+    await page.mouse.down();
+    await another({ do: "search-failed", reason: "late" });
+    await found(other, "late");
+    await page.waitForTimeout(700);
+    await page.mouse.up();
+    await found(page, "late");
+
+    page.expected = other.expected = /ERR_INTERNET_DISCONNECTED/;
+    await page.context().setOffline(true);
+    await another({ do: "search-failed", reason: "unheard" });
+    await page.waitForTimeout(700);
+    await page.context().setOffline(false);
+    await found(page, "unheard");
+    await page.route("**/playground/events", async (route) => { await another({ do: "search-failed", reason: "before the stream" }); await route.continue(); });
+    await go(page, base + "/");
+    await found(page, "before the stream");
     await page.context().close();
   },
 
