@@ -14,7 +14,7 @@ import (
 // ErrMalformed means that a body is no activity. It never contains the body.
 var ErrMalformed = errors.New("teams: malformed activity")
 
-// The activity types that the handler tells apart.
+// The activity types that the handler distinguishes.
 const (
 	typeMessage = "message"
 	typeInvoke  = "invoke"
@@ -22,11 +22,12 @@ const (
 )
 
 // maxMember bounds every id and name of an activity, in bytes. Those of Teams
-// stay below 300; ids become part of a store's keys, which are bounded too.
+// have fewer than 300. Ids become part of a store's keys, whose length is
+// bounded, too.
 const maxMember = 1024
 
-// The wire form of what comes in (docs/protocol.md §1). encoding/json compares names
-// without regard to case, which is what both spellings ask for.
+// The wire form of an incoming activity (docs/protocol.md §1). encoding/json
+// matches names without regard to case, so that both spellings are read.
 type (
 	activityJSON struct {
 		Type         string           `json:"type"`
@@ -105,8 +106,8 @@ func DecodeActivity(body []byte) (*machine.Activity, error) {
 	}
 	var wire activityJSON
 	if err := json.Unmarshal(body, &wire); err != nil {
-		// After a wrong type the decoder goes on with the next member: what
-		// is needed and missing is found out below.
+		// After a wrong type the decoder continues with the next member. The
+		// checks below report a required member that is missing for that reason.
 		var wrongType *json.UnmarshalTypeError
 		if !errors.As(err, &wrongType) {
 			return nil, fmt.Errorf("%w: invalid JSON", ErrMalformed)
@@ -122,7 +123,7 @@ func DecodeActivity(body []byte) (*machine.Activity, error) {
 	return wire.activity(body), nil
 }
 
-// fillFromAddress takes from the older envelope what the newer members lack.
+// fillFromAddress copies members that are missing from the older envelope.
 func (w *activityJSON) fillFromAddress() {
 	fillText(&w.ID, w.Address.ID)
 	fillText(&w.ChannelID, w.Address.ChannelID)
@@ -148,8 +149,8 @@ func fillText[S ~string](to *S, from S) {
 	}
 }
 
-// plausible: ids become keys of a store, segments of a path and fields of a
-// log.
+// plausible reports whether the ids can be used in keys of a store, in a path and
+// in a log.
 func (w *activityJSON) plausible() bool {
 	for _, id := range [...]string{
 		w.Type, w.Name, string(w.ID), string(w.ReplyToID), w.ChannelID, w.ServiceURL,
@@ -212,7 +213,7 @@ func (w *activityJSON) activity(body []byte) *machine.Activity {
 	return a
 }
 
-// short leaves out what is too long to be a name.
+// short returns a name, or "" if it is too long to be one.
 func short(name string) string {
 	if len(name) > maxMember {
 		return ""

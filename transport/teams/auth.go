@@ -26,10 +26,11 @@ import (
 const (
 	// tokenSkew is how far the clocks of bot and issuer may differ.
 	tokenSkew = 300 * time.Second
-	// maxToken bounds a bearer token, in bytes. Those of the connector stay
-	// below 2,000.
+	// maxToken bounds the length of a bearer token, in bytes. Those of the
+	// connector have fewer than 2,000.
 	maxToken = 16 << 10
-	// keysRetryAfter is for who comes before the first keys.
+	// keysRetryAfter is the Retry-After of a request that arrives before any keys
+	// were fetched.
 	keysRetryAfter = 5 * time.Second
 )
 
@@ -80,18 +81,18 @@ type Agentic struct {
 // many goroutines. It makes no request before it needs one.
 type Authenticator struct {
 	channel  issuer
-	agentic  *issuer  // nil: no
+	agentic  *issuer  // nil: their tokens are not accepted
 	tenant   string   // of agentic tokens
-	callers  []string // of agentic tokens; none: any
+	callers  []string // of agentic tokens; empty: any
 	allowed  *AllowList
 	intake   *intake
 	refusals *Refusals
 	now      func() time.Time
 }
 
-// issuer is somebody whose tokens are believed.
+// issuer is an issuer whose tokens are accepted.
 type issuer struct {
-	names     []string // as iss
+	names     []string // accepted values of iss
 	audiences []string
 	keys      *keySource
 }
@@ -167,7 +168,7 @@ func (a *Authenticator) addAgentic(cfg AuthConfig) error {
 	return nil
 }
 
-// audiences are the forms of rule 3.
+// audiences returns the accepted forms of an app id (rule 3).
 func audiences(appID string) []string {
 	return []string{appID, "api://" + appID, "api://botid-" + appID}
 }
@@ -184,7 +185,7 @@ func (a *Authenticator) Ready(ctx context.Context) error {
 // Refusals returns the count of refused requests.
 func (a *Authenticator) Refusals() *Refusals { return a.refusals }
 
-// CloseIdleConnections closes pooled connections that nobody uses.
+// CloseIdleConnections closes idle connections to the issuers.
 func (a *Authenticator) CloseIdleConnections() {
 	a.channel.keys.http.CloseIdleConnections()
 	if a.agentic != nil {
@@ -260,7 +261,7 @@ func (a *Authenticator) admit(w http.ResponseWriter, r *http.Request) ([]byte, f
 	return body, release, caller, nil
 }
 
-// pass is a token that is good; its activity has yet to fit it.
+// pass is a valid token that still has to match its activity.
 type pass struct {
 	agentic      bool
 	tenant, app  string
@@ -272,8 +273,8 @@ func unauthorized(why Why, err error) *refusal {
 	return &refusal{why: why, status: http.StatusUnauthorized, err: err}
 }
 
-// authenticate applies the rules that need no activity. Nothing of the body is
-// read.
+// authenticate applies the rules that need no activity. It does not read the
+// body.
 func (a *Authenticator) authenticate(r *http.Request) (*pass, *refusal) {
 	p, f := a.check(r)
 	if f != nil {
@@ -299,7 +300,8 @@ func (a *Authenticator) check(r *http.Request) (*pass, *refusal) {
 	case err != nil:
 		return nil, unauthorized(WhyKeyUnknown, fmt.Errorf("key %q: %w", short(id), err))
 	}
-	// It holds the header to RS256 once more, and refuses critical members.
+	// VerifyCompactFast also requires RS256 in the header, and refuses critical
+	// header members.
 	payload, err := jws.VerifyCompactFast(key.public, token, jwa.RS256())
 	if err != nil {
 		return nil, unauthorized(WhySignature, fmt.Errorf("key %q", short(id)))
@@ -321,8 +323,8 @@ func (a *Authenticator) check(r *http.Request) (*pass, *refusal) {
 	return p, nil
 }
 
-// bearerOf is rule 1. Two headers, or two tokens in one, are nobody's way to
-// ask.
+// bearerOf applies rule 1. It refuses two headers, and two tokens in one header,
+// since no honest client sends them.
 func bearerOf(r *http.Request) ([]byte, *refusal) {
 	headers := r.Header["Authorization"]
 	if len(headers) == 0 {
@@ -335,7 +337,7 @@ func bearerOf(r *http.Request) ([]byte, *refusal) {
 	return []byte(token), nil
 }
 
-// isCompact: three parts of base64url (RFC 7515 §7.1).
+// isCompact reports whether a token has three parts of base64url (RFC 7515 §7.1).
 func isCompact(token string) bool {
 	dots := 0
 	for i := range len(token) {
@@ -350,9 +352,9 @@ func isCompact(token string) bool {
 	return dots == 2
 }
 
-// issuerOf reads what the token says of itself: rule 4, the key that rule 6
-// asks for, and the issuer, which decides whose key that is. Nothing of it is
-// believed yet.
+// issuerOf reads what the token claims about itself: the algorithm (rule 4), the
+// id of its key (rule 6), and the issuer, who decides which keys are valid. None
+// of this is trusted yet.
 func (a *Authenticator) issuerOf(token []byte) (*issuer, string, *refusal) {
 	var header struct {
 		Algorithm string `json:"alg"`
@@ -379,7 +381,7 @@ func (a *Authenticator) issuerOf(token []byte) (*issuer, string, *refusal) {
 		}
 	}
 	f := unauthorized(WhyIssuer, fmt.Errorf("%q", short(claims.Issuer)))
-	f.caller = cmp.Or(claims.Azp, claims.AppID) // so it says
+	f.caller = cmp.Or(claims.Azp, claims.AppID) // as claimed; not verified
 	return nil, "", f
 }
 
@@ -391,7 +393,7 @@ func decodePart(encoded []byte, into any) error {
 	return json.Unmarshal(decoded, into)
 }
 
-// judge is rules 2, 3 and 5, on claims whose signature is good.
+// judge applies rules 2, 3 and 5 to claims whose signature is valid.
 func (a *Authenticator) judge(by *issuer, claims jwt.Token) *refusal {
 	if name, _ := claims.Issuer(); !slices.Contains(by.names, name) {
 		return unauthorized(WhyIssuer, fmt.Errorf("%q", short(name)))
@@ -418,12 +420,12 @@ func (a *Authenticator) judge(by *issuer, claims jwt.Token) *refusal {
 	}
 }
 
-// judgeAgent holds an agentic token to its tenant and to who may bring it. A token that was given out in
-// a user's name, such as the SSO token that Teams brings, has the same issuer,
-// tenant and audience; its scope tells it apart.
+// judgeAgent checks the tenant of an agentic token, and the app to which it was
+// issued. A token that was issued in a user's name, such as the SSO token that
+// Teams sends, has the same issuer, tenant and audience. Its scope gives it away.
 func (a *Authenticator) judgeAgent(p *pass, claims jwt.Token) *refusal {
 	if claims.Get("azp", &p.app) != nil {
-		_ = claims.Get("appid", &p.app) // "" for a token without either
+		_ = claims.Get("appid", &p.app) // stays "" if the token has neither
 	}
 	refuse := func(why Why, err error) *refusal {
 		f := unauthorized(why, err)
@@ -441,7 +443,7 @@ func (a *Authenticator) judgeAgent(p *pass, claims jwt.Token) *refusal {
 	return nil
 }
 
-// admit is rules 7 and 8: the activity must be one that the token may bring.
+// admit applies rules 7 and 8: the token must be valid for this activity.
 func (p *pass) admit(channel, serviceURL string) (Caller, *refusal) {
 	caller := Caller{Agentic: p.agentic, Tenant: p.tenant, App: p.app, ServiceURL: serviceURL, Channel: channel}
 	if p.agentic {

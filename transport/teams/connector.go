@@ -29,12 +29,13 @@ const (
 const (
 	// DefaultConnectorTimeout is the limit of one call to the connector.
 	DefaultConnectorTimeout = 10 * time.Second
-	// idleConnsPerHost stay open: a bot talks to very few hosts, and Go's
-	// default of two would reconnect on every burst.
+	// idleConnsPerHost is the number of idle connections kept open. A bot talks
+	// to very few hosts, and with Go's default of two it would reconnect on every
+	// burst.
 	idleConnsPerHost = 256
-	// maxAnswer bounds what is read of an answer, in bytes.
+	// maxAnswer bounds, in bytes, how much of an answer is read.
 	maxAnswer = 1 << 20
-	// maxCode bounds the error code that is taken from an answer, in bytes.
+	// maxCode bounds the length of an error code in an answer, in bytes.
 	maxCode = 64
 )
 
@@ -93,14 +94,14 @@ func NewConnector(cfg ConnectorConfig) (*Connector, error) {
 		timeout: cfg.Timeout,
 		http: &http.Client{
 			Transport: cfg.Transport,
-			// The bearer token and the sign-in link go to the host that was
-			// checked and to no other.
+			// The bearer token and the sign-in link must go only to the host that
+			// was checked.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
 }
 
-// CloseIdleConnections closes pooled connections that nobody uses.
+// CloseIdleConnections closes the idle connections of the transport.
 func (c *Connector) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
 // Send posts m, as a reply if m.ReplyTo is set, and returns the id of the new activity,
@@ -160,16 +161,16 @@ var (
 	errSegment   = errors.New("conversation or activity id is missing or no segment of a path")
 )
 
-// request is what is asked of the connector.
+// request is one call to the connector.
 type request struct {
 	op, method string
 	serviceURL string
 	path       []string // segments below /v3/conversations
-	targeted   bool     // the activity is for its recipient alone
+	targeted   bool     // only its recipient sees the activity
 	body       []byte
 }
 
-// call sends a request and returns the id in its answer, or "".
+// call sends a request. It returns the id in the answer, "" if there is none.
 func (c *Connector) call(ctx context.Context, r *request) (string, error) {
 	if err := c.allowed.Check(r.serviceURL); err != nil {
 		return "", unsent(r.op, http.StatusForbidden, err)
@@ -191,7 +192,8 @@ func (c *Connector) call(ctx context.Context, r *request) (string, error) {
 	if fail.Status != http.StatusUnauthorized {
 		return "", fail
 	}
-	// The message was not taken. What was wrong may be the token alone.
+	// The message was not accepted. The token alone may be the reason, so try
+	// once more with a new one.
 	next, err := tokensvc.RenewToken(ctx, c.tokens, bearer)
 	switch {
 	case err != nil:
@@ -205,7 +207,7 @@ func (c *Connector) call(ctx context.Context, r *request) (string, error) {
 	return id, nil
 }
 
-// send makes one request with a bearer token.
+// send makes one request with the given bearer token.
 func (c *Connector) send(ctx context.Context, r *request, target string, bearer tokensvc.Secret) (string, *ConnectorError) {
 	req, err := http.NewRequestWithContext(ctx, r.method, target, bytes.NewReader(r.body))
 	if err != nil {
@@ -219,9 +221,9 @@ func (c *Connector) send(ctx context.Context, r *request, target string, bearer 
 	if err != nil {
 		return "", noAnswer(r.op, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing depends on it: the body was read or given up
-	// The status alone is the answer: a message that was accepted stays
-	// accepted, whatever becomes of the body.
+	defer resp.Body.Close() //nolint:errcheck // the body was read, or is not needed
+	// Only the status matters: a message that was accepted stays accepted, even
+	// if the body cannot be read.
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return "", &ConnectorError{
@@ -234,7 +236,7 @@ func (c *Connector) send(ctx context.Context, r *request, target string, bearer 
 	return answerID(answer), nil
 }
 
-// bounded is ctx with a timeout, or ctx itself if that ends sooner.
+// bounded returns ctx with a timeout, or ctx itself if that ends sooner.
 func bounded(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= timeout {
 		return ctx, func() {}
@@ -242,7 +244,7 @@ func bounded(ctx context.Context, timeout time.Duration) (context.Context, conte
 	return context.WithTimeout(ctx, timeout)
 }
 
-// url joins the service URL, with or without its trailing slash, and the path.
+// url joins the service URL, with or without a trailing slash, and the path.
 func (r *request) url() (string, error) {
 	var b strings.Builder
 	b.WriteString(strings.TrimRight(r.serviceURL, "/"))
@@ -260,8 +262,9 @@ func (r *request) url() (string, error) {
 	return b.String(), nil
 }
 
-// escapeSegment leaves only RFC 3986's unreserved characters, as the published
-// clients do: url.PathEscape would leave the colon of "a:1x…" too.
+// escapeSegment escapes everything but RFC 3986's unreserved characters, as
+// Microsoft's clients do. url.PathEscape would not do: it leaves the colon of
+// "a:1x…".
 func escapeSegment(s string) string {
 	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
 }
@@ -276,8 +279,8 @@ func answerID(answer []byte) string {
 	return string(wire.ID)
 }
 
-// errorCode takes the code out of an answer, if it looks like one: error.code,
-// or code in the older form.
+// errorCode returns the error code of an answer: error.code, or code in the older
+// form. It returns "" for a value that does not look like a code.
 func errorCode(answer []byte) string {
 	var wire struct {
 		Error json.RawMessage `json:"error"`
@@ -303,8 +306,8 @@ func errorCode(answer []byte) string {
 	return string(wire.Code)
 }
 
-// retryAfter reads seconds or an HTTP date (RFC 9110 §10.2.3); 0 if it is
-// neither or over.
+// retryAfter parses seconds or an HTTP date (RFC 9110 §10.2.3). It returns 0 for
+// anything else, and for a date that has passed.
 func retryAfter(value string, now time.Time) time.Duration {
 	const longest = 24 * time.Hour
 	var wait time.Duration
@@ -316,8 +319,8 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return min(max(wait, 0), longest)
 }
 
-// withoutURL takes the URL off an error of net/http: it names the
-// conversation.
+// withoutURL unwraps an error of net/http, which contains the URL and thus the id
+// of the conversation.
 func withoutURL(err error) error {
 	var located *url.Error
 	if errors.As(err, &located) {

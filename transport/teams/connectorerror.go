@@ -20,14 +20,15 @@ type ConnectorError struct {
 	refused int // never sent: the status that stands for that
 }
 
-// unsent is the error of what never left the process, which is as clear an
-// answer as a refusal.
+// unsent makes the error of a message that never left the process. It is as
+// definite as a refusal.
 func unsent(op string, status int, err error) *ConnectorError {
 	return &ConnectorError{Op: op, Err: err, refused: status}
 }
 
-// noAnswer is the error of a request that the transport failed to make, or did
-// not want to: then its error has a code and says so.
+// noAnswer makes the error of a request to which the transport returned an error.
+// If that error has a code and says that the request was not sent, as that of an
+// open circuit breaker does, the result says so, too.
 func noAnswer(op string, err error) *ConnectorError {
 	var own interface {
 		error

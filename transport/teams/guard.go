@@ -80,15 +80,15 @@ func RequireSignIn(eng *machine.Engine, bot Bot, connections []string, opts ...G
 	return g, nil
 }
 
-// purposeOf is what a guard signs users in for.
+// purposeOf returns the purpose of a guard's sign-ins.
 func purposeOf(name string) string { return "guard " + name }
 
-// passage is the way of an activity through guards that stand behind each other.
+// passage is what an activity carries through nested guards.
 type passage struct {
-	purpose string                    // of the first one, which takes the activity up again
-	tokens  map[string]tokensvc.Token // by the names of connections, in lower case
-	asks    *bool                     // set by a guard that keeps the activity back
-	again   bool                      // the activity is taken up after a sign-in
+	purpose string                    // of the first guard, to which the activity returns after a sign-in
+	tokens  map[string]tokensvc.Token // by the connections' names in lower case
+	asks    *bool                     // set by a guard that holds the activity back
+	again   bool                      // the activity has returned after a sign-in
 }
 
 type passageKey struct{}
@@ -109,8 +109,8 @@ func (g *Guard) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.An
 	return g.bot.OnActivity(context.WithValue(ctx, passageKey{}, p), turn)
 }
 
-// ask adds the tokens of the guard's connections. When one is missing it asks for that
-// one and reports false: the activity waits for its user.
+// ask adds the tokens of the guard's connections. If one is missing, it asks the
+// user to sign in to that connection and returns false: the activity has to wait.
 func (g *Guard) ask(ctx context.Context, turn *machine.Turn, p *passage) (through bool, err error) {
 	tokens := maps.Clone(p.tokens)
 	if tokens == nil {
@@ -119,8 +119,8 @@ func (g *Guard) ask(ctx context.Context, turn *machine.Turn, p *passage) (throug
 	for _, f := range g.flows {
 		got, err := f.SignIn(ctx, turn, machine.WithPurpose(p.purpose))
 		if err == nil && p.again && got.Pending == machine.CardOut {
-			// The callback of another connection sent a card for this activity. The user may
-			// have signed in since it looked.
+			// The callback of another connection sent a card for this activity.
+			// The user may have signed in after SignIn looked for a token.
 			got.Token, err = f.Token(ctx, turn)
 			if errors.Is(err, tokensvc.ErrNoToken) {
 				err = nil
@@ -139,18 +139,22 @@ func (g *Guard) ask(ctx context.Context, turn *machine.Turn, p *passage) (throug
 	return true, nil
 }
 
-// errAsks: the activity waits behind a guard again, so the bot has not had it.
+// errAsks means that a guard holds the activity back again, so that the bot has
+// not received it.
 var errAsks = errors.New("another sign-in is asked for")
 
-// resume takes up the activity with which the user came. Every sign-in that it has
-// led to kept it, and the callback of each may be made again after a crash, so what
-// runs once is the bot's own code for that activity.
+// resume is the callback of a sign-in. It takes up the activity that the user's
+// sign-in began with.
+//
+// Several sign-ins may have kept the same activity, and the callback of each may
+// be repeated after a crash. Therefore Once records that the bot's own code has
+// run for that activity.
 func (g *Guard) resume(ctx context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 	act, err := DecodeActivity(turn.Request())
 	if err != nil {
 		return machine.Permanent(fmt.Errorf("resume what the user asked: %w", err))
 	}
-	// Where the user can be reached may have moved meanwhile.
+	// The service URL of the conversation may have changed in the meantime.
 	act.Conversation.ServiceURL = turn.Conversation().ServiceURL
 	key := "resume " + turn.DeliveryKey()
 	if act.ID != "" {

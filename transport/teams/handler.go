@@ -162,7 +162,7 @@ func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {
 		refusals: cfg.Refusals,
 		timeout:  cfg.TurnTimeout,
 		log:      cfg.Log,
-		logs:     cfg.Log.Log().Enabled(), //nolint:zerologlint // nothing is said: only asked whether it could be
+		logs:     cfg.Log.Log().Enabled(), //nolint:zerologlint // writes nothing; only asks whether it could
 	}
 	h.post = http.HandlerFunc(h.serve)
 	if cfg.Authenticate != nil {
@@ -171,7 +171,8 @@ func NewHandler(eng Engine, cfg Config, bot Bot) (http.Handler, error) {
 	return h, nil
 }
 
-// checkAuth: nobody is let in by accident.
+// checkAuth returns an error unless the kind of authentication is explicit and
+// complete.
 func (cfg *Config) checkAuth() error {
 	jwt, custom := cfg.InboundAuth == InboundAuthJWT, cfg.InboundAuth == InboundAuthCustom
 	switch {
@@ -192,8 +193,8 @@ func (cfg *Config) checkAuth() error {
 type handler struct {
 	engine   Engine
 	bot      Bot
-	auth     *Authenticator // nil: no token is asked for here
-	post     http.Handler   // serve, behind the bot's own authentication
+	auth     *Authenticator // nil: the handler checks no tokens
+	post     http.Handler   // serve, behind Config.Authenticate if that is set
 	allowed  *AllowList
 	origins  *http.CrossOriginProtection
 	intake   *intake
@@ -202,10 +203,10 @@ type handler struct {
 	refusals *Refusals
 	timeout  time.Duration
 	log      zerolog.Logger
-	logs     bool // log goes somewhere
+	logs     bool // the log is written somewhere
 }
 
-// ServeHTTP does what [NewHandler] says.
+// ServeHTTP implements http.Handler; see [NewHandler].
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
@@ -218,7 +219,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve lets one activity in and has it answered.
+// serve receives one activity and answers it.
 func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	begun := time.Now()
 	in, f := h.receive(w, r)
@@ -232,8 +233,8 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer h.gate.leave()
-	// A caller who hangs up sends again. What was begun goes on, so that the
-	// repeat finds an outcome.
+	// A caller who hangs up sends the activity again. Work on it continues
+	// nevertheless, so that the repeat finds a result.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.context), h.timeout)
 	defer cancel()
 	a := in.activity
@@ -243,24 +244,24 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	if a.ExpectReplies {
 		ctx, expected = expecting(ctx, a)
 	}
-	answer := h.answer(ctx, a) //nolint:contextcheck // it is the context of the request, without its end
+	answer := h.answer(ctx, a) //nolint:contextcheck // the request's context, except that it does not end with the request
 	if expected != nil {
 		answer = expected.answer(a, answer)
 	}
-	status := h.write(ctx, w, answer) //nolint:contextcheck // likewise
-	said := zerolog.Ctx(ctx)          //nolint:contextcheck // likewise
+	status := h.write(ctx, w, answer) //nolint:contextcheck // the same
+	said := zerolog.Ctx(ctx)          //nolint:contextcheck // the same
 	said.Debug().Str("type", a.Type).Str("name", a.Name).Int("status", status).
 		Dur("duration", time.Since(begun)).Msg("activity")
 }
 
-// maxCorrelation bounds a correlation id of Teams in the log, in bytes.
+// maxCorrelation bounds the length, in bytes, of a correlation id that is logged.
 const maxCorrelation = 128
 
-// logged is ctx with a logger whose lines say which activity they belong to: its
-// id, and the MS-CV header with which Teams and its support find it again.
+// logged returns ctx with a logger whose lines have the id of the activity, and
+// the MS-CV header, by which Teams and its support identify the request.
 func (h *handler) logged(ctx context.Context, r *http.Request, a *machine.Activity) context.Context {
 	if !h.logs {
-		return ctx // the engine has a log of its own
+		return ctx // the engine uses its own log
 	}
 	with := h.log.With()
 	if a.ID != "" {
@@ -278,15 +279,15 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, f *refusal, beg
 	f.answer(w, r)
 }
 
-// received is an activity that may be answered.
+// received is an activity that passed all checks.
 type received struct {
 	activity *machine.Activity
 	context  context.Context //nolint:containedctx // of the request, with its caller
 	release  func()
 }
 
-// receive reads and checks an activity. The token is judged before a byte of
-// the body is read.
+// receive reads and checks an activity. It checks the token before it reads any
+// of the body.
 func (h *handler) receive(w http.ResponseWriter, r *http.Request) (*received, *refusal) {
 	var p *pass
 	if h.auth != nil {
@@ -339,7 +340,7 @@ func (h *handler) decode(in *received, body []byte, p *pass) *refusal {
 	return nil
 }
 
-// asksUpstream reports whether the Token Service may be asked because of an activity.
+// asksUpstream reports whether an activity may cause a call to the Token Service.
 func asksUpstream(a *machine.Activity) bool {
 	switch a.Type {
 	case typeMessage:
@@ -357,14 +358,15 @@ func malformed(err error) *refusal {
 	return &refusal{why: WhyBodyMalformed, status: http.StatusBadRequest, err: err}
 }
 
-// missingMember names the first member without which nothing can be done: no
-// user's row may be another's, and no answer can be sent to nowhere.
+// missingMember names the first missing member that is required. Without from.id
+// one user's attempt could become another's, and without the other two no message
+// can be sent.
 func missingMember(a *machine.Activity) string {
 	if a.Conversation.UserID == "" {
 		return "from.id"
 	}
 	if a.Type == typeInvoke && strings.HasPrefix(a.Name, composePrefix) {
-		return "" // answered in the response alone
+		return "" // its answer goes into the response only
 	}
 	if a.Conversation.ID == "" {
 		return "conversation.id"
@@ -375,7 +377,7 @@ func missingMember(a *machine.Activity) string {
 	return ""
 }
 
-// answer routes an activity: the engine first, then the bot.
+// answer passes an activity to the engine and then to the bot.
 func (h *handler) answer(ctx context.Context, a *machine.Activity) machine.Answer {
 	answer, err := h.route(ctx, a)
 	if err == nil {
@@ -417,10 +419,10 @@ func (h *handler) route(ctx context.Context, a *machine.Activity) (answer machin
 	}
 }
 
-// answerTo is the invoke answer to an error.
+// answerTo returns the answer to an invoke that failed with err.
 func answerTo(err error) machine.Answer {
 	if errors.Is(err, store.ErrUnavailable) {
-		return machine.Answer{Status: http.StatusServiceUnavailable, RetryAfter: time.Second} // S
+		return machine.Answer{Status: http.StatusServiceUnavailable, RetryAfter: time.Second} // row S
 	}
 	return machine.Answer{Status: http.StatusInternalServerError}
 }

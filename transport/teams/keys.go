@@ -19,12 +19,12 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// When keys are fetched (docs/protocol.md §1, rule 6).
+// Times of the fetches of keys (docs/protocol.md §1, rule 6).
 const (
-	keysLife       = 24 * time.Hour // they are refreshed after that, and serve until it has worked
-	unknownKeyWait = time.Hour      // between two fetches that an unknown key caused
+	keysLife       = 24 * time.Hour // keys older than this are fetched again, but serve until that succeeds
+	unknownKeyWait = time.Hour      // between two fetches for the sake of an unknown key
 	keysTimeout    = 5 * time.Second
-	retryFirst     = time.Second // after a fetch that failed, doubled each time
+	retryFirst     = time.Second // after a failed fetch, doubled each time
 	retryEmpty     = 15 * time.Second
 	retryStale     = 5 * time.Minute
 )
@@ -32,7 +32,7 @@ const (
 const (
 	maxKeys      = 256
 	maxKeySetLen = 1 << 20
-	// Weaker keys prove nothing; longer ones would make a check cost
+	// Weaker keys prove nothing. With longer ones a check would take
 	// milliseconds.
 	minModulus = 2048
 	maxModulus = 8192
@@ -46,10 +46,10 @@ var (
 // signingKey is a key of an issuer.
 type signingKey struct {
 	public       *rsa.PublicKey
-	endorsements []string // channels that it may speak for; none = any
+	endorsements []string // channels for which it may sign; none = any
 }
 
-// keySource keeps the keys of one issuer, found by way of its OpenID metadata.
+// keySource keeps the keys of one issuer, which its OpenID metadata locates.
 type keySource struct {
 	metadata string
 	http     *http.Client
@@ -57,22 +57,21 @@ type keySource struct {
 	log      zerolog.Logger
 
 	mu       sync.Mutex
-	keys     map[string]*signingKey // nil: none yet
-	fetched  time.Time              // when keys came
+	keys     map[string]*signingKey // nil: never fetched
+	fetched  time.Time              // when keys were last fetched
 	unknown  time.Time              // when an unknown key last caused a fetch
-	retryAt  time.Time              // no fetch before that
+	retryAt  time.Time              // no fetch before this time
 	failures int                    // in a row
 	running  *keyFetch
 }
 
-// keyFetch is one fetch that callers wait for; err is set before done is
-// closed.
+// keyFetch is a fetch that callers wait for. err is set before done is closed.
 type keyFetch struct {
 	done chan struct{}
 	err  error
 }
 
-// newKeySource checks where the keys are to come from.
+// newKeySource checks that the metadata URL can be trusted.
 func newKeySource(metadata string, client *http.Client, now func() time.Time, log zerolog.Logger) (*keySource, error) {
 	if err := trustworthy(metadata); err != nil {
 		return nil, fmt.Errorf("teams: OpenID metadata URL: %w", err)
@@ -87,12 +86,13 @@ func newKeySource(metadata string, client *http.Client, now func() time.Time, lo
 		}}
 	}
 	own := *client
-	// The keys come from where they were said to be, and from nowhere else.
+	// A redirect could lead to somebody else's keys.
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &keySource{metadata: metadata, http: &own, now: now, log: log}, nil
 }
 
-// trustworthy: who can change what comes over the wire could sign anything.
+// trustworthy requires https, except on loopback. Whoever could change the keys
+// on their way could sign any token.
 func trustworthy(address string) error {
 	u, err := url.Parse(address)
 	switch {
@@ -107,8 +107,8 @@ func trustworthy(address string) error {
 	}
 }
 
-// key returns the key with that id. Its errors are errNoKeys and
-// errUnknownKey; it waits no longer than ctx and keysTimeout.
+// key returns the key with that id. Its errors are errNoKeys and errUnknownKey.
+// It waits until ctx ends, and at most for keysTimeout.
 func (s *keySource) key(ctx context.Context, id string) (*signingKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,15 +131,15 @@ func (s *keySource) key(ctx context.Context, id string) (*signingKey, error) {
 		s.unknown = now
 		s.start(ctx)
 	}
-	_ = s.wait(ctx) // what is wrong with the fetch changes nothing here
+	_ = s.wait(ctx) // a failed fetch means that the key stays unknown
 	if k := s.keys[id]; k != nil {
 		return k, nil
 	}
 	return nil, errUnknownKey
 }
 
-// firstFetch waits for the first keys. It is called, and returns, with the
-// lock held.
+// firstFetch waits for the first keys. The caller holds the lock. It is released
+// during the wait.
 func (s *keySource) firstFetch(ctx context.Context) error {
 	if s.running == nil {
 		if s.now().Before(s.retryAt) {
@@ -153,7 +153,7 @@ func (s *keySource) firstFetch(ctx context.Context) error {
 	return nil
 }
 
-// ready reports whether there are keys, after an attempt to get them.
+// ready returns nil if there are keys. If there are none, it tries to fetch them.
 func (s *keySource) ready(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,7 +163,7 @@ func (s *keySource) ready(ctx context.Context) error {
 	return s.firstFetch(ctx)
 }
 
-// wait waits for the running fetch without the lock.
+// wait waits for the running fetch. It releases the lock meanwhile.
 func (s *keySource) wait(ctx context.Context) error {
 	running := s.running
 	s.mu.Unlock()
@@ -176,8 +176,9 @@ func (s *keySource) wait(ctx context.Context) error {
 	}
 }
 
-// start begins a fetch unless one is running. It belongs to all who need it,
-// whoever of them gives up; its timeout ends it.
+// start begins a fetch unless one is running. The fetch serves all callers who
+// wait for it, so it does not end when one of them gives up. It ends at its
+// timeout.
 func (s *keySource) start(ctx context.Context) {
 	if s.running != nil {
 		return
@@ -208,7 +209,7 @@ func (s *keySource) fetch(ctx context.Context, f *keyFetch) {
 			longest = retryEmpty
 		}
 		wait := min(retryFirst<<min(s.failures, 16), longest)
-		s.retryAt = now.Add(wait/2 + rand.N(wait/2)) //nolint:gosec // a jitter needs no secrecy
+		s.retryAt = now.Add(wait/2 + rand.N(wait/2)) //nolint:gosec // jitter needs no secure randomness
 		s.failures++
 		f.err = err
 	}
@@ -259,8 +260,8 @@ func (s *keySource) get(ctx context.Context, address string) ([]byte, error) {
 	return body, nil
 }
 
-// parseKeys reads a key set. A key that is of no use is left out; a set
-// without any other is none.
+// parseKeys parses a key set and leaves out keys that cannot be used. A set
+// without any other key is an error.
 func parseKeys(document []byte) (map[string]*signingKey, error) {
 	set, err := jwk.Parse(document, jwk.WithIgnoreParseError(true), jwk.WithMaxKeys(maxKeys))
 	if err != nil {
@@ -299,8 +300,8 @@ func parseKey(key jwk.Key) (string, *signingKey) {
 	return id, &signingKey{public: &public, endorsements: endorsements}
 }
 
-// parseEndorsements reads the member that only the connector's keys have.
-// Endorsements that nobody can read are no permission.
+// parseEndorsements reads a member that only the connector's keys have. It
+// returns false if the member is malformed: such a key must not be used.
 func parseEndorsements(key jwk.Key) ([]string, bool) {
 	b, err := json.Marshal(key)
 	if err != nil {

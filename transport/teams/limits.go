@@ -52,21 +52,23 @@ const (
 )
 
 const (
-	// Activities of Teams are far below smallBody. What is above it shares
-	// largeBodies, so that many senders of large ones cannot fill the memory.
+	// Activities of Teams are far smaller than smallBody. All bodies above it
+	// share largeBodies of memory, so that many senders of large bodies cannot
+	// exhaust it.
 	smallBody   = 64 << 10
 	largeBodies = 32 << 20
-	// trustedLength is allocated on a sender's word; a larger length has to
-	// be proven by sending it.
+	// trustedLength is the largest Content-Length for which memory is allocated
+	// at once. For a larger one, memory is allocated as the bytes arrive.
 	trustedLength = 16 << 10
-	// rememberedUsers have a count of their own; the one that was not heard
-	// of for the longest time makes room.
+	// rememberedUsers is the number of users with a count of their own. A new
+	// user replaces the one that was inactive for the longest time.
 	rememberedUsers = 1 << 14
-	// busyRetryAfter is for who finds no place.
+	// busyRetryAfter is the Retry-After of a request that is refused because the
+	// bot is busy.
 	busyRetryAfter = time.Second
 )
 
-// withDefaults is l with every member set.
+// withDefaults returns l with every member set.
 func (l Limits) withDefaults() (Limits, error) {
 	if err := l.Validate(); err != nil {
 		return Limits{}, fmt.Errorf("teams: limits: %w", err)
@@ -122,7 +124,7 @@ func (l Limits) Validate() error {
 	return errors.Join(errs...)
 }
 
-// intake reads the bodies of one endpoint.
+// intake reads the bodies of requests to one endpoint.
 type intake struct {
 	limits Limits
 	large  *semaphore.Weighted
@@ -132,8 +134,8 @@ func newIntake(limits Limits) *intake {
 	return &intake{limits: limits, large: semaphore.NewWeighted(max(largeBodies, int64(limits.Body)))}
 }
 
-// read returns a body within the limits. The caller calls release when nothing
-// of the body is used any more.
+// read returns a body within the limits. The caller calls release when the body
+// is not used any more.
 func (in *intake) read(w http.ResponseWriter, r *http.Request) (body []byte, release func(), f *refusal) {
 	in.setDeadline(w, r)
 	var buf bytes.Buffer
@@ -170,17 +172,19 @@ func (in *intake) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	return nil, release, f
 }
 
-// setDeadline cuts off a slow body on a server that does not do so itself.
+// setDeadline bounds the time of reading the body, unless the server does so
+// itself.
 func (in *intake) setDeadline(w http.ResponseWriter, r *http.Request) {
 	if srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && srv.ReadTimeout > 0 {
 		return
 	}
-	// A writer without deadlines is one of a test or of another middleware.
+	// A writer that supports no deadlines belongs to a test or to another
+	// middleware.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(in.limits.BodyTimeout))
 }
 
-// tooDeep reports whether JSON is nested deeper than limit. What is no JSON is
-// for the decoder to find out.
+// tooDeep reports whether JSON is nested deeper than limit. It does not check
+// whether body is JSON; the decoder does.
 func tooDeep(body []byte, limit int) bool {
 	if bytes.Count(body, []byte{'{'})+bytes.Count(body, []byte{'['}) <= limit {
 		return false
@@ -204,7 +208,8 @@ func tooDeep(body []byte, limit int) bool {
 	return false
 }
 
-// gate lets so many through at a time, and so many wait for that.
+// gate lets a fixed number of activities through at a time. A fixed number of
+// others may wait.
 type gate struct {
 	places  chan struct{}
 	waiting atomic.Int64
@@ -216,7 +221,7 @@ func newGate(l Limits) *gate {
 	return &gate{places: make(chan struct{}, l.Concurrent), queue: int64(l.Queue), wait: l.QueueWait}
 }
 
-// enter returns false if there is no place, or not in time.
+// enter returns false if the queue is full, or no place becomes free in time.
 func (g *gate) enter(ctx context.Context) bool {
 	select {
 	case g.places <- struct{}{}:
@@ -240,7 +245,7 @@ func (g *gate) enter(ctx context.Context) bool {
 
 func (g *gate) leave() { <-g.places }
 
-// userLimits is a bucket of tokens per user.
+// userLimits has a token bucket for each user.
 type userLimits struct {
 	perMinute int
 
@@ -248,7 +253,7 @@ type userLimits struct {
 	users *simplelru.LRU[string, *rate.Limiter]
 }
 
-// newUserLimits returns nil, which limits nobody, for 0.
+// newUserLimits returns nil for 0, which limits nobody.
 func newUserLimits(perMinute int) *userLimits {
 	if perMinute == 0 {
 		return nil
@@ -260,7 +265,8 @@ func newUserLimits(perMinute int) *userLimits {
 	return &userLimits{perMinute: perMinute, users: users}
 }
 
-// take takes a token of the user's, or says how long it is until the next.
+// take takes a token from the user's bucket. If it is empty, take returns the
+// time until the next token.
 func (u *userLimits) take(user string, now time.Time) (time.Duration, bool) {
 	if u == nil {
 		return 0, true

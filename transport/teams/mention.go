@@ -7,12 +7,14 @@ import (
 	"golang.org/x/net/html"
 )
 
-// withoutMention takes the mention of the bot out of a message's text, so that
-// commands match on the rest. An <at>…</at> is the bot's if it shows a name
-// that a mention entity gives the bot, or the name that the bot is addressed
-// by. Where none does, it is the first one that is nobody else's: the bot may
-// have been renamed. Without any entity only a leading one is taken for the
-// bot's: in a team or group a message reaches a bot only if it was mentioned.
+// withoutMention removes the mention of the bot from a message's text, so that
+// commands match the rest.
+//
+// An <at>…</at> is the bot's if it shows a name that a mention entity gives the
+// bot, or the name by which the activity addresses the bot. If none is, the bot
+// may have been renamed, and the first one that is nobody else's counts. If no
+// entity mentions anybody, only a leading one counts, since a message in a team
+// or a group reaches a bot only if it mentions the bot.
 func withoutMention(text string, bot *accountJSON, entities []entityJSON) string {
 	mentions := findMentions(text)
 	if len(mentions) == 0 {
@@ -44,7 +46,7 @@ func withoutMention(text string, bot *accountJSON, entities []entityJSON) string
 	return cutOut(text, cut)
 }
 
-// firstUnknown returns the first mention that is nobody else's, or none.
+// firstUnknown returns the first mention that is nobody else's, if there is one.
 func firstUnknown(text string, mentions []mention, bots, others names) []mention {
 	for i, m := range mentions {
 		switch {
@@ -59,14 +61,14 @@ func firstUnknown(text string, mentions []mention, bots, others names) []mention
 	return nil
 }
 
-// mention is one <at>…</at> of a text.
+// mention is one <at>…</at> in a text.
 type mention struct {
 	begin, end int
 	name       string // as shown returns it
 }
 
-// findMentions reads the text as HTML, which knows of escapes, attributes and
-// either case. An <at> that is never closed is none.
+// findMentions parses the text as HTML, since tags may have escapes, attributes
+// and any case. It ignores an <at> that is not closed.
 func findMentions(text string) []mention {
 	if !strings.Contains(text, "<") {
 		return nil
@@ -109,11 +111,11 @@ func isAt(z *html.Tokenizer) bool {
 	return string(tag) == "at"
 }
 
-// names are names of one account, as shown returns them.
+// names holds the names of one or more accounts, as shown returns them.
 type names map[string]bool
 
-// addEntity takes the name and the text of a mention, which may be an <at>…</at>
-// or a plain name.
+// addEntity adds the name and the text of a mention entity. The text may be an
+// <at>…</at> or a plain name.
 func (n names) addEntity(e *entityJSON) {
 	n[shown(html.UnescapeString(e.Mentioned.Name))] = true
 	mentions := findMentions(e.Text)
@@ -125,7 +127,8 @@ func (n names) addEntity(e *entityJSON) {
 	}
 }
 
-// shown is what two spellings of a name that look alike have in common.
+// shown returns the form that all spellings of a name that look alike have in
+// common.
 func shown(name string) string {
 	name = strings.Map(func(r rune) rune {
 		if invisible(r) {
@@ -136,15 +139,15 @@ func shown(name string) string {
 	return strings.ToLower(strings.Join(strings.Fields(name), " "))
 }
 
-// cutOut returns the text without the mentions, and with one space in the place
-// of each that is inside it.
+// cutOut returns the text without the mentions. A mention inside the text leaves
+// one space.
 func cutOut(text string, mentions []mention) string {
 	if len(mentions) == 0 {
 		return trim(text)
 	}
 	var kept []string
 	keep := func(part string) {
-		// A text with a mention is markup.
+		// A text that contains a mention is markup.
 		if part = trim(strings.ReplaceAll(part, noBreakSpace, " ")); part != "" {
 			kept = append(kept, part)
 		}
@@ -158,15 +161,15 @@ func cutOut(text string, mentions []mention) string {
 	return strings.Join(kept, " ")
 }
 
-// noBreakSpace is what Teams puts behind a mention.
+// noBreakSpace is what Teams puts after a mention.
 const noBreakSpace = "&nbsp;"
 
-// zeroWidth are the characters that only say where a line may break. They come
-// with what was pasted, and no command has them.
+// zeroWidth removes characters that only mark where a line may break. They come
+// with pasted text, and no command contains them.
 var zeroWidth = strings.NewReplacer("\u200b", "", "\u2060", "", "\ufeff", "")
 
-// trim takes the zero-width characters out, and white space and whatever cannot
-// be seen off both ends.
+// trim removes zero-width characters, and any white space or invisible characters
+// at both ends.
 func trim(text string) string {
 	text = zeroWidth.Replace(text)
 	for {
@@ -180,7 +183,8 @@ func trim(text string) string {
 	}
 }
 
-// invisible characters steer a line's breaks, joins and direction.
+// invisible reports whether r only controls line breaks, joins or the direction
+// of text.
 func invisible(r rune) bool {
 	switch {
 	case r == '\u00ad', r >= '\u200b' && r <= '\u200f', r >= '\u202a' && r <= '\u202e',

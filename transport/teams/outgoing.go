@@ -14,13 +14,13 @@ import (
 // OAuthCardType is the content type of the card that starts a sign-in.
 const OAuthCardType = "application/vnd.microsoft.card.oauth"
 
-// What a card says unless the connection says otherwise [S 004].
+// The texts of a card, unless the connection sets others [S 004].
 const (
 	defaultCardText   = "Please Sign In"
 	defaultCardButton = "Sign In"
 )
 
-// The order of the members is that of the recorded trace [S 001 steps 4, 7].
+// The members have the order of the recorded trace [S 001 steps 4, 7].
 type (
 	outgoingJSON struct {
 		From         partyJSON        `json:"from"`
@@ -28,7 +28,7 @@ type (
 		Conversation threadJSON       `json:"conversation"`
 		Attachments  []attachmentJSON `json:"attachments,omitempty"`
 		Type         string           `json:"type"`
-		ID           string           `json:"id,omitempty"` // of an update only
+		ID           string           `json:"id,omitempty"` // only in an update
 		ChannelID    string           `json:"channelId,omitempty"`
 		ServiceURL   string           `json:"serviceUrl,omitempty"`
 		ReplyToID    string           `json:"replyToId,omitempty"`
@@ -44,7 +44,7 @@ type (
 		IsTargeted  bool   `json:"isTargeted,omitempty"` // of a recipient: nobody else sees the message
 	}
 
-	// threadJSON is the conversation that a message goes to.
+	// threadJSON is the conversation to which a message goes.
 	threadJSON struct {
 		TenantID         string `json:"tenantId,omitempty"`
 		ConversationType string `json:"conversationType,omitempty"`
@@ -89,8 +89,8 @@ type (
 
 var errNoObject = errors.New("raw message is no JSON object")
 
-// encodeMessage makes the body of a message to a conversation; updates is the
-// id of the activity that it replaces, or "".
+// encodeMessage makes the body of a message to a conversation. updates is the id
+// of the activity that the message replaces, "" for a new one.
 func encodeMessage(to *store.Conversation, m *machine.Message, updates string) ([]byte, error) {
 	out := outgoingJSON{
 		From: partyJSON{ID: to.BotID, Name: to.BotName},
@@ -107,7 +107,7 @@ func encodeMessage(to *store.Conversation, m *machine.Message, updates string) (
 		ReplyToID:  m.ReplyTo,
 	}
 	if m.Card != nil || m.Targeted {
-		// SSO needs to know whom the card is for.
+		// Teams needs to know the card's user for silent SSO.
 		out.Recipient = &partyJSON{ID: to.UserID, Name: to.UserName, AADObjectID: to.UserAAD, IsTargeted: m.Targeted}
 	}
 	if m.Raw != nil {
@@ -145,13 +145,13 @@ func newOAuthCard(card *machine.OAuthCard) oauthCardJSON {
 	return content
 }
 
-// encodeRaw lays the address of out over the members of an activity: where a
-// message goes is not for its author to say. Members that are null are
-// omitted.
+// encodeRaw replaces the address members of a raw activity by those of out, since
+// the author of a message must not choose where it goes. It omits members that
+// are null.
 func encodeRaw(out *outgoingJSON, raw json.RawMessage) ([]byte, error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &members); err != nil || members == nil {
-		return nil, errNoObject // the decoder's own words quote the message
+		return nil, errNoObject // the decoder's error would quote the message
 	}
 	for name, value := range members {
 		if string(value) == "null" {
@@ -178,7 +178,7 @@ func encodeRaw(out *outgoingJSON, raw json.RawMessage) ([]byte, error) {
 	return encodeJSON(members)
 }
 
-// encodeJSON leaves &, < and > as they are: links stay what they were.
+// encodeJSON does not escape &, < and >, so that links stay unchanged.
 func encodeJSON(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)

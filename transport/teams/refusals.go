@@ -56,8 +56,8 @@ func Whys() []Why {
 	}
 }
 
-// maxHosts bounds the memory of refused hosts: who may send activities may
-// name any host in them.
+// maxHosts bounds how many refused hosts are kept in memory, since an activity
+// may name any host.
 const maxHosts = 64
 
 // Refusals counts the requests that a bot's endpoint refused. It logs one warning per
@@ -70,7 +70,7 @@ type Refusals struct {
 	mu      sync.Mutex
 	reasons map[Why]*Refused
 	hosts   map[string]*Refused
-	others  int64               // refusals of further hosts
+	others  int64               // refusals of hosts beyond maxHosts
 	callers map[string]*Refused // app ids of agentic tokens
 }
 
@@ -132,18 +132,18 @@ func (r *Refusals) Count(why Why) int64 {
 	return 0
 }
 
-// refusal is why a request is not let in, and what it is answered.
+// refusal is the reason for which a request is refused, and its answer.
 type refusal struct {
 	why        Why
 	status     int
-	err        error         // for the log; nothing of it is answered
-	host       string        // of WhyServiceHost
-	caller     string        // app id that an agentic token names, "" for others
-	retryAfter time.Duration // of a 429 and a 503
-	unread     bool          // the body was not read to its end
+	err        error         // for the log; the answer does not show it
+	host       string        // for WhyServiceHost
+	caller     string        // app id that an agentic token names, "" for other tokens
+	retryAfter time.Duration // of a 429 or a 503
+	unread     bool          // the body was not read completely
 }
 
-// Error is the reason and its detail.
+// Error returns the reason and its detail.
 func (f *refusal) Error() string {
 	if f.err == nil {
 		return string(f.why)
@@ -154,10 +154,10 @@ func (f *refusal) Error() string {
 // Unwrap returns the detail.
 func (f *refusal) Unwrap() error { return f.err }
 
-// linger is how long the rest of a body that was refused is read.
+// linger is how long the rest of a refused body is read.
 const linger = time.Second
 
-// answer sends the status and nothing that says why.
+// answer sends the status, without a reason.
 func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	if f.status == http.StatusUnauthorized {
@@ -167,17 +167,18 @@ func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
 		header.Set("Retry-After", wholeSeconds(f.retryAfter))
 	}
 	if f.unread && r.ContentLength != 0 && r.ProtoMajor == 1 {
-		// The server would wait for the rest of the body before it answers, and
-		// for as long as it comes before it lets go of the connection. Not to
-		// read it at all would reset the connection, and an honest sender would
-		// lose the answer.
+		// Before it answers, the server would wait for the rest of the body; and
+		// it would keep the connection for as long as the body comes. But if it
+		// read nothing at all, the connection would be reset, and an honest
+		// sender would lose the answer. Hence it reads for a while and then
+		// closes.
 		header.Set("Connection", "close")
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // not every writer has one
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // some writers support no deadline
 	}
 	w.WriteHeader(f.status)
 }
 
-// unlisted is the refusal of a service URL.
+// unlisted makes the refusal of a service URL that is not allowed.
 func unlisted(err error) *refusal {
 	f := &refusal{why: WhyServiceHost, status: http.StatusForbidden, err: err}
 	var about *ServiceURLError
@@ -190,7 +191,7 @@ func unlisted(err error) *refusal {
 // Note counts a request that other code than this package's handler has refused.
 func (r *Refusals) Note(why Why, status int) { r.add(&refusal{why: why, status: status}) }
 
-// add counts a refusal and warns of the first of its kind.
+// add counts a refusal, and logs a warning if it is the first of its kind.
 func (r *Refusals) add(f *refusal) {
 	if r == nil {
 		return
@@ -243,7 +244,7 @@ func (r *Refusals) addHost(f *refusal) {
 	}
 }
 
-// count reports whether it was the first.
+// count counts a refusal, and reports whether it is the first for this reason.
 func (r *Refusals) count(why Why) bool {
 	now := r.now()
 	one := r.reasons[why]

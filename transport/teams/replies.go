@@ -10,13 +10,14 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// expectReplies is the delivery mode in which the caller takes what the bot says from
-// the answer to its request. A bot that calls this one as a skill sends it, and so does
-// whoever cannot be called back.
+// expectReplies is the delivery mode of a caller who reads the bot's replies from
+// the answer to the request. Bots that call this one as a skill use it, and so do
+// callers who cannot be called back.
 const expectReplies = "expectReplies"
 
-// replies collects what is sent to the conversation of a turn until the turn is
-// answered. What is sent elsewhere, or later, goes to the connector.
+// replies collects what the bot sends to the conversation of a turn, until the
+// turn is answered. What the bot sends later, or elsewhere, goes to the
+// connector.
 type replies struct {
 	conversation string
 
@@ -27,13 +28,13 @@ type replies struct {
 
 type repliesKey struct{}
 
-// expecting is ctx for a turn whose replies go into the answer.
+// expecting returns ctx for a turn whose replies go into the answer.
 func expecting(ctx context.Context, a *machine.Activity) (context.Context, *replies) {
 	r := &replies{conversation: a.Conversation.ID, activities: []json.RawMessage{}}
 	return context.WithValue(ctx, repliesKey{}, r), r
 }
 
-// collected reports whether the turn of ctx has taken an activity into its answer.
+// collected reports whether the turn of ctx has added the activity to its answer.
 func collected(ctx context.Context, to *store.Conversation, activity []byte) bool {
 	r, ok := ctx.Value(repliesKey{}).(*replies)
 	if !ok || r.conversation != to.ID {
@@ -48,9 +49,12 @@ func collected(ctx context.Context, to *store.Conversation, activity []byte) boo
 	return true
 }
 
-// answer is the answer of the turn with what was collected. That of an invoke is one
-// more activity. While the store is down a turn that has said nothing stays a 503, so
-// that the caller sends again; what was said must not be lost.
+// answer returns the turn's answer with the collected replies. The answer to an
+// invoke becomes one more activity.
+//
+// If the store is unavailable, a turn without replies keeps its 503, so that the
+// caller sends the activity again. A turn with replies gets 200, so that they are
+// not lost.
 func (r *replies) answer(a *machine.Activity, given machine.Answer) machine.Answer {
 	r.mu.Lock()
 	defer r.mu.Unlock()

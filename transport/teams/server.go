@@ -14,8 +14,8 @@ const (
 	headerTimeout = 10 * time.Second
 	bodyTimeout   = 30 * time.Second
 	idleTimeout   = 2 * time.Minute
-	// maxHeader bounds the headers of a request, in bytes: a connection must
-	// not cost more before anybody knows whose it is.
+	// maxHeader bounds the headers of a request, in bytes. A connection must not
+	// cost more before its sender is known.
 	maxHeader = 32 << 10
 )
 
@@ -60,7 +60,7 @@ func CheckListener(addr string) error {
 	return nil
 }
 
-// wholeSeconds is a Retry-After, rounded up.
+// wholeSeconds formats a Retry-After, rounded up to seconds.
 func wholeSeconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }

@@ -29,7 +29,8 @@ func (e *ServiceURLError) Error() string { return ErrServiceURL.Error() + ": " +
 // Is matches [ErrServiceURL].
 func (e *ServiceURLError) Is(target error) bool { return target == ErrServiceURL }
 
-// builtinRules are the connector's hosts (docs/protocol.md §1). They need https.
+// builtinRules returns rules for the connector's hosts (docs/protocol.md §1),
+// which need https.
 func builtinRules() []hostRule {
 	hosts := tokensvc.ServiceHosts()
 	rules := make([]hostRule, 0, len(hosts))
@@ -46,19 +47,19 @@ func builtinRules() []hostRule {
 type AllowList struct {
 	rules    []hostRule
 	loopback bool
-	// passed are URLs that were found good, each in the place of its hash: a
-	// bot hears of very few.
+	// passed caches URLs that passed the check, each at its hash, since a bot
+	// sees very few different ones.
 	passed [64]atomic.Pointer[string]
 }
 
 var hashSeed = maphash.MakeSeed()
 
-// hostRule is one pattern, taken apart.
+// hostRule is a parsed pattern.
 type hostRule struct {
-	host      string // lower case; with its leading dot if subdomain
-	subdomain bool   // "*." was in front: any name below host, host itself not
+	host      string // in lower case; begins with a dot if subdomain is set
+	subdomain bool   // the pattern began with "*.": it matches any name below host, but not host itself
 	port      string // "" = any
-	plain     bool   // http is as good as https
+	plain     bool   // http is allowed, too
 }
 
 // NewAllowList makes a list of the connector's own hosts and of hosts, each host[:port]
@@ -121,8 +122,8 @@ func parseRule(pattern string) (hostRule, error) {
 	return rule, nil
 }
 
-// isName accepts DNS names in their ASCII form, and the underscore of
-// container networks.
+// isName accepts DNS names in their ASCII form, and underscores as in container
+// networks.
 func isName(host string) bool {
 	for label := range strings.SplitSeq(host, ".") {
 		if label == "" || len(label) > 63 {
@@ -203,7 +204,8 @@ func (r *hostRule) matches(host, port string) bool {
 	return host == r.host
 }
 
-// isLoopback: ip is host as an address, or nil.
+// isLoopback reports whether a host is a loopback one. ip is host parsed as an
+// address, nil if it is a name.
 func isLoopback(host string, ip net.IP) bool {
 	if ip != nil {
 		return ip.IsLoopback()

@@ -10,15 +10,15 @@ import (
 	"github.com/signin-engine/signin-engine/machine"
 )
 
-// looseString is a string that some clients send as a number. Of any other type
-// it reads nothing, as encoding/json does after a wrong type.
+// looseString is a string that some clients send as a number. A value of any
+// other type is ignored, as encoding/json ignores a wrong type.
 type looseString string
 
-// UnmarshalJSON takes a string as it is and a number as its decimal text.
+// UnmarshalJSON accepts a string, and a number as its decimal text.
 func (s *looseString) UnmarshalJSON(b []byte) error {
 	switch {
 	case b[0] == '"' && bytes.IndexByte(b, '\\') < 0 && utf8.Valid(b):
-		*s = looseString(b[1 : len(b)-1]) // as nearly all are
+		*s = looseString(b[1 : len(b)-1]) // the common case
 	case b[0] == '"':
 		return json.Unmarshal(b, (*string)(s))
 	case isNumber(b):
@@ -27,13 +27,13 @@ func (s *looseString) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// isNumber says of valid JSON whether it is a number.
+// isNumber reports whether valid JSON is a number.
 func isNumber(b []byte) bool {
 	return len(b) > 0 && (b[0] == '-' || b[0] >= '0' && b[0] <= '9')
 }
 
-// decimal writes a number without an exponent. Digits stay what they are, for
-// ids are longer than a float64 is exact.
+// decimal writes a number without an exponent. It keeps digits as they are, since
+// ids have more digits than a float64 holds exactly.
 func decimal(number []byte) string {
 	text := string(number)
 	if !strings.ContainsAny(text, "eE") {
@@ -46,7 +46,7 @@ func decimal(number []byte) string {
 	return strconv.FormatFloat(f, 'f', -1, 64)
 }
 
-// invokes are the names that are known, by their lower case.
+// invokes maps the lower case of each known name to its usual spelling.
 var invokes = byLowerCase(
 	machine.InvokeTokenExchange, machine.InvokeVerifyState, machine.InvokeFailure,
 	"adaptiveCard/action", "task/fetch", "task/submit",
@@ -63,8 +63,8 @@ func byLowerCase(names ...string) map[string]string {
 	return m
 }
 
-// invokeName returns the usual spelling of a name that is known. Of a name
-// below composeExtension/ or task/ that is not, the folder alone is spelt so.
+// invokeName returns the usual spelling of a known name. For an unknown name
+// below composeExtension/ or task/, it corrects only that prefix.
 func invokeName(name string) string {
 	if known, ok := invokes[strings.ToLower(name)]; ok {
 		return known
@@ -78,7 +78,7 @@ func invokeName(name string) string {
 }
 
 // readValue returns the value of an activity, nil for null. Mobile clients send
-// an object as JSON in a string.
+// an object as JSON inside a string; readValue unwraps it.
 func readValue(raw json.RawMessage) json.RawMessage {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil
@@ -92,9 +92,9 @@ func readValue(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// conversationType falls back on what else is known of the conversation: only
-// what happens in a team has a team or a channel, and Teams says in an id what
-// kind of thread it is.
+// conversationType returns the type, or infers it if the activity gives none.
+// Only an activity in a team has a team or a channel, and the id of a Teams
+// conversation shows its kind of thread.
 func (w *activityJSON) conversationType() string {
 	id := string(w.Conversation.ID)
 	switch {

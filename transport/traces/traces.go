@@ -3,7 +3,7 @@
 // call to the Token Service and the connector. Transitions, callbacks, notes and
 // operators' actions become events of the span in which they happen.
 //
-// The package itself exports nothing; the caller's provider does. To use the
+// Whether and where spans are exported is up to the caller's provider. To use the
 // package:
 //
 //  1. Set machine.Config.Hooks to what [Traces.Hooks] returns.
