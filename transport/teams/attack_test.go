@@ -28,8 +28,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// realActivities are those of the recorded traces, and what the same client
-// sends for the invokes that were not recorded.
+// realActivities returns the recorded activities, and those that the same client
+// sends for invokes which were not recorded.
 func realActivities(tb testing.TB) map[string][]byte {
 	tb.Helper()
 	all := map[string][]byte{}
@@ -53,7 +53,7 @@ func realActivities(tb testing.TB) map[string][]byte {
 	return all
 }
 
-// pieces are what mutations put in: what parsers and stores trip over.
+// pieces are inserted by mutations. Parsers and stores may trip over them.
 var pieces = []string{
 	`null`, `true`, `[]`, `{}`, `""`, `-0`, `1e999`, `-1e-999`, `123456789012345678901234567890`, `"\u0000"`, `"\ud800"`, `"\udfff\ud800"`,
 	`"` + "\xff\xfe" + `"`, "\x00", "\x1f", "\x7f", `\`, `\u`, `"`, `{`, `}`, `[`, `]`, `:`, `,`, `"id":`, `"value":`, `"type":"invoke",`,
@@ -73,21 +73,21 @@ func mutate(r *rand.Rand, body []byte) []byte {
 		from := r.IntN(len(out))
 		to := min(len(out), from+1+r.IntN(40))
 		switch r.IntN(9) {
-		case 0: // a bit
+		case 0: // flip a bit
 			out[from] ^= 1 << r.IntN(8)
-		case 1: // a byte
+		case 1: // change a byte
 			out[from] = byte(r.IntN(256))
-		case 2: // something is gone
+		case 2: // remove a part
 			out = slices.Delete(out, from, to)
-		case 3: // something is there twice
+		case 3: // repeat a part
 			out = slices.Insert(out, at(), slices.Clone(out[from:to])...)
-		case 4: // something new
+		case 4: // insert something
 			out = slices.Insert(out, at(), []byte(pieces[r.IntN(len(pieces))])...)
-		case 5: // the end is missing
+		case 5: // cut off the end
 			out = out[:from]
-		case 6, 7: // another value
+		case 6, 7: // change a value
 			out = otherValue(r, out)
-		case 8: // another case
+		case 8: // change the case
 			for i := from; i < to; i++ {
 				if c := out[i] | 0x20; c >= 'a' && c <= 'z' {
 					out[i] ^= 0x20
@@ -98,7 +98,7 @@ func mutate(r *rand.Rand, body []byte) []byte {
 	return out
 }
 
-// otherValue replaces what follows one of the colons.
+// otherValue replaces the value after one of the colons.
 func otherValue(r *rand.Rand, body []byte) []byte {
 	var colons []int
 	for i, c := range body {
@@ -163,8 +163,8 @@ func realBot(tb testing.TB, log zerolog.Logger, change ...func(*teams.Config)) h
 	}, change...)
 }
 
-// Mutations of every real activity, through the whole way in and a real
-// engine: never a panic, never 5xx.
+// TestMutations sends mutations of every real activity through the handler to a
+// real engine. None may cause a panic or a 5xx.
 func TestMutations(t *testing.T) {
 	t.Parallel()
 	each := 10_000
@@ -192,11 +192,11 @@ func TestMutations(t *testing.T) {
 				seen := map[int]int{}
 				n := each
 				if how == "jwt" {
-					n /= 10 // the way in is another one, the engine is the same
+					n /= 10 // only the checks in front differ; the engine is the same
 				}
 				var h http.Handler
 				for i := range n {
-					if i%250 == 0 { // one user's attempts are not to pile up
+					if i%250 == 0 { // so that one user's attempts do not pile up
 						h = realBot(t, failures, auth)
 					}
 					mutated := mutate(r, body)
@@ -215,10 +215,10 @@ func TestMutations(t *testing.T) {
 	}
 }
 
-// A thousand hostile connections of every kind: honest invokes are all
-// answered, and memory stays bounded. How fast they are, against a quiet run, is
-// in the test's log: attackers and server share the machine, and others do, so
-// that only a stall is a failure.
+// TestHostileConnections opens a thousand hostile connections of every kind. All
+// honest invokes must be answered, and memory must stay bounded. The test logs
+// how fast they are, compared with a quiet run. It fails only if they stall,
+// since attackers, server and other programs share the machine.
 func TestHostileConnections(t *testing.T) {
 	hostile, honest := 1000, 2000
 	if testing.Short() {
@@ -327,7 +327,7 @@ func attack(ctx context.Context, addr string, n int, token string, connections, 
 			first = false
 		}
 		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-		go func() { // answers
+		go func() { // read answers
 			if k, _ := io.Copy(io.Discard, c); k > 0 {
 				refused.Add(1)
 			}
@@ -341,14 +341,14 @@ func attack(ctx context.Context, addr string, n int, token string, connections, 
 			}
 		}
 		switch n % 6 {
-		case 0: // says nothing
+		case 0: // silence
 			wait(ctx, 30*time.Second)
-		case 1: // headers, a byte at a time
+		case 1: // headers, one byte at a time
 			slowly(head + "X: " + strings.Repeat("x", 1000))
 		case 2: // garbage
 			_, _ = c.Write(bytes.Repeat([]byte{0x16, 0x03, 0xff, '\n'}, 1000))
 			wait(ctx, time.Second)
-		case 3: // a token that is none, and a body that never comes
+		case 3: // an invalid token, and a body that never comes
 			_, _ = io.WriteString(c, head+"Authorization: Bearer a.b.c\r\nContent-Length: 1000000\r\n\r\n{")
 			wait(ctx, time.Second)
 		case 4: // a stolen token, and a large body that comes slowly
@@ -370,8 +370,8 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// FuzzToken: whatever stands in the header, nobody gets in without a good
-// signature, and nothing breaks.
+// FuzzToken checks that nobody gets in without a valid signature, whatever the
+// header contains.
 func FuzzToken(f *testing.F) {
 	keys := newJWKS(f)
 	a := newAuthenticator(f, keys)

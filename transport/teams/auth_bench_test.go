@@ -15,9 +15,9 @@ import (
 	"github.com/signin-engine/signin-engine/machine"
 )
 
-// BenchmarkCheckToken is what one request costs: the handler with and without
-// a token, and the RSA operation alone, which no check can do without. The
-// metric is checks per second and core.
+// BenchmarkCheckToken measures one request: the handler with a token and without,
+// and the RSA operation alone, which every check needs. Its metric is checks per
+// second and core.
 func BenchmarkCheckToken(b *testing.B) {
 	keys := newJWKS(b)
 	a := newAuthenticator(b, keys)

@@ -23,13 +23,13 @@ import (
 type attempt struct {
 	name    string
 	change  func(t *jwt)
-	headers func(token string) []string // nil = Bearer token
+	headers func(token string) []string // nil = one header with the token
 	body    string                      // "" = the recorded message
-	why     teams.Why                   // "" = it is let in
+	why     teams.Why                   // "" = it is accepted
 	status  int                         // 0 = 200 or 401
 }
 
-// matrix is every rule of docs/protocol.md §1, right and wrong.
+// matrix covers every rule of docs/protocol.md §1, kept and broken.
 func matrix(t *testing.T, now time.Time) []attempt {
 	t.Helper()
 	claim := func(name string, value any) func(*jwt) {
@@ -111,7 +111,7 @@ func matrix(t *testing.T, now time.Time) []attempt {
 			return p[0] + "." + b64([]byte(strings.Repeat("[", 8000))) + "." + p[2]
 		}), why: teams.WhyTokenMalformed},
 
-		// Rule 4, and every way around it.
+		// Rule 4, and the known ways around it.
 		{name: "no algorithm", change: head("alg", nil), why: teams.WhyAlgorithm},
 		{name: "none", change: signedWith("none", nil), why: teams.WhyAlgorithm},
 		{name: "None", change: signedWith("None", nil), why: teams.WhyAlgorithm},
@@ -253,7 +253,7 @@ func matrix(t *testing.T, now time.Time) []attempt {
 		{name: "service URL twice, the last counts", body: strings.Replace(message("zz", "y"), `"zz"`, `"SERVICEURL":"https://evil.example/","zz"`, 1), why: teams.WhyServiceURLClaim},
 		{name: "query of an older SDK without service URL", body: `{"type":"invoke","name":"composeExtension/query","channelId":"msteams","from":{"id":"29:u"}}`, why: teams.WhyServiceURLClaim},
 
-		// Beside rule 8: the allow-list.
+		// The allow-list, which applies besides rule 8.
 		{
 			name: "host that is not listed", change: claim("serviceurl", "https://evil.example/"),
 			body: message("serviceUrl", "https://evil.example/"), why: teams.WhyServiceHost, status: 403,
@@ -263,7 +263,7 @@ func matrix(t *testing.T, now time.Time) []attempt {
 			body: message("serviceUrl", "http://smba.trafficmanager.net/amer/"), why: teams.WhyServiceHost, status: 403,
 		},
 
-		// What is no activity, behind a good token and behind none.
+		// Bodies that are no activity, with a valid token and without.
 		{name: "no JSON", body: "x", why: teams.WhyBodyMalformed, status: 400},
 		{name: "no activity", body: "{}", why: teams.WhyBodyMalformed, status: 400},
 		{name: "no JSON, no token", headers: sent(), body: "x", why: teams.WhyTokenMissing},
@@ -274,7 +274,8 @@ func matrix(t *testing.T, now time.Time) []attempt {
 	}
 }
 
-// The matrix, in front of a handler of one's own and inside the bot's.
+// TestTokenMatrix plays the matrix in front of a plain handler and inside the
+// bot's.
 func TestTokenMatrix(t *testing.T) {
 	t.Parallel()
 	now := newClock()
@@ -337,7 +338,7 @@ func TestTokenMatrix(t *testing.T) {
 	}
 }
 
-// Each cloud believes its own issuer and no other.
+// TestIssuersOfTheClouds checks that each cloud accepts only its own issuer.
 func TestIssuersOfTheClouds(t *testing.T) {
 	t.Parallel()
 	keys := newJWKS(t)
@@ -359,7 +360,8 @@ func TestIssuersOfTheClouds(t *testing.T) {
 	}
 }
 
-// A token that was good once is good for what it was made for and no more.
+// TestReplay checks that a valid token can be used again, but only for what it
+// was issued for.
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	now := newClock()
@@ -376,7 +378,7 @@ func TestReplay(t *testing.T) {
 	}
 	message := string(recorded(t, "step1_message.json"))
 	play(200, message)
-	play(200, message) // the connector sends many activities with one token
+	play(200, message) // the connector uses one token for many activities
 	play(401, change(t, "step1_message.json", "serviceUrl", "https://evil.example/"))
 	play(401, change(t, "step1_message.json", "serviceUrl", "https://smba.trafficmanager.net/emea/"))
 	play(401, change(t, "step1_message.json", "channelId", "directline"))
@@ -399,7 +401,7 @@ func agenticConfig(login string) func(*teams.AuthConfig) {
 	}
 }
 
-// agenticToken is one of Entra for an agent: no service URL in it.
+// agenticToken is Entra's token for an agent, which contains no service URL.
 func agenticToken(tb testing.TB, now time.Time) *jwt {
 	tb.Helper()
 	token := goodToken(tb, now)
@@ -409,11 +411,11 @@ func agenticToken(tb testing.TB, now time.Time) *jwt {
 	return token
 }
 
-// agentID is the app of an agent.
+// agentID is the app id of an agent.
 const agentID = "5f0a6e3c-0f57-4f4f-9d0e-1f0c5d1f7a11"
 
-// TestRefusedCallers: of apps whose agentic token was refused it is known which
-// they are, also where no agent is let in.
+// TestRefusedCallers checks that the apps whose agentic tokens were refused are
+// recorded, even if no agents are accepted.
 func TestRefusedCallers(t *testing.T) {
 	t.Parallel()
 	keys, entra := newJWKS(t), newJWKS(t)
@@ -507,7 +509,7 @@ func TestAgenticTokens(t *testing.T) {
 			a := newAuthenticator(t, keys, configure)
 			var caller teams.Caller
 			eng := &fakeEngine{}
-			var seen teams.Caller // by the bot
+			var seen teams.Caller // as the bot sees it
 			bot := func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 				seen, _ = teams.CallerOf(ctx)
 				return silent(ctx, turn)
@@ -529,7 +531,8 @@ func TestAgenticTokens(t *testing.T) {
 	}
 }
 
-// Without keys nobody can be judged: 503, and not ready, until they come.
+// TestNoKeysYet checks that requests are answered 503, and the bot is not ready,
+// until there are signing keys.
 func TestNoKeysYet(t *testing.T) {
 	t.Parallel()
 	now := newClock()
@@ -550,7 +553,7 @@ func TestNoKeysYet(t *testing.T) {
 	if metadata, fetched := keys.counts(); metadata != 1 || fetched != 0 {
 		t.Errorf("%d and %d fetches: a flood must not reach the issuer", metadata, fetched)
 	}
-	// A token that is wrong on the face of it needs no keys to be refused.
+	// A malformed token is refused even without keys.
 	if w := postAs(t, h, recorded(t, "step1_message.json"), "Bearer x"); w.Code != http.StatusUnauthorized {
 		t.Errorf("%d", w.Code)
 	}
@@ -564,7 +567,9 @@ func TestNoKeysYet(t *testing.T) {
 	}
 }
 
-// One warning per reason, one per host, no content, and a count of all.
+// TestRefusalsAreToldOnce checks that there is one warning for each reason and
+// each host, that no warning quotes an activity, and that all refusals are
+// counted.
 func TestRefusalsAreToldOnce(t *testing.T) {
 	t.Parallel()
 	keys := newJWKS(t)
@@ -607,7 +612,8 @@ func TestRefusalsAreToldOnce(t *testing.T) {
 	}
 }
 
-// Who may send activities may name any host: what is remembered stays small.
+// TestRefusedHostsAreBounded checks that memory stays bounded although an
+// activity may name any host.
 func TestRefusedHostsAreBounded(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -625,7 +631,8 @@ func TestRefusedHostsAreBounded(t *testing.T) {
 	}
 }
 
-// A bot's own authentication, said by name.
+// TestCustomAuthentication covers a bot's own authentication, which has to be
+// configured expressly.
 func TestCustomAuthentication(t *testing.T) {
 	t.Parallel()
 	own := func(next http.Handler) http.Handler {
@@ -651,13 +658,13 @@ func TestCustomAuthentication(t *testing.T) {
 	if w.Code != http.StatusOK || len(eng.turns) != 1 {
 		t.Errorf("%d, %d turns", w.Code, len(eng.turns))
 	}
-	// GET and HEAD touch nothing, and no authentication either.
+	// GET and HEAD need no authentication, and do nothing.
 	w = httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodHead, "/", nil))
 	if w.Code != http.StatusOK {
 		t.Errorf("HEAD: %d", w.Code)
 	}
-	// The library's middleware is one, too.
+	// The package's own middleware can be used in that place, too.
 	keys := newJWKS(t)
 	h = newHandler(t, eng, silent, func(c *teams.Config) {
 		c.InboundAuth, c.Authenticate = teams.InboundAuthCustom, newAuthenticator(t, keys).Middleware
@@ -667,7 +674,8 @@ func TestCustomAuthentication(t *testing.T) {
 	}
 }
 
-// The emulator's tokens are those of a connector.
+// TestEmulatorsTokens checks that the emulator's tokens pass as those of a
+// connector.
 func TestEmulatorsTokens(t *testing.T) {
 	t.Parallel()
 	emu := emulator.New(emulator.Config{ClientID: appID})

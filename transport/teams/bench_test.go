@@ -22,14 +22,14 @@ func BenchmarkDecodeActivity(b *testing.B) {
 	}
 }
 
-// bareEngine costs nothing itself.
+// bareEngine is an engine that costs nothing itself.
 type bareEngine struct{ fakeEngine }
 
 func (*bareEngine) HandleInvoke(context.Context, *machine.Activity) (machine.Answer, bool) {
 	return machine.Answer{Status: http.StatusOK}, true
 }
 
-// discard is a response without a memory.
+// discard is a response that forgets what is written.
 type discard struct{ header http.Header }
 
 func (d *discard) Header() http.Header         { return d.header }

@@ -15,8 +15,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// A 401 of the connector drops the bot's token and is tried once more: a 401
-// means that the message was not taken.
+// TestConnectorRenewsARefusedToken checks that a 401 of the connector makes the
+// bot drop its token and send once more. That is safe, since a 401 means that the
+// message was not accepted.
 func TestConnectorRenewsARefusedToken(t *testing.T) {
 	t.Parallel()
 	var valid atomic.Value
@@ -60,8 +61,8 @@ func TestConnectorRenewsARefusedToken(t *testing.T) {
 	}
 }
 
-// What Entra says of the bot's credentials is found behind the connector's
-// error.
+// TestConnectorTellsBadCredentials checks that the connector's error wraps what
+// Entra said of the bot's credentials.
 func TestConnectorTellsBadCredentials(t *testing.T) {
 	t.Parallel()
 	entra := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

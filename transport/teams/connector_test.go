@@ -26,12 +26,12 @@ const (
 	sasURL     = "https://token.botframework.com/api/sas/postToken?expiry=1776827583&id=key2&state=02706e367e884e8ea4e86472cbd71932&hmac=..."
 )
 
-// sent is a request as it came over the wire.
+// sent is a request as it was on the wire.
 type sent struct {
 	method, target, bearer, contentType, body string
 }
 
-// recorder answers every request in the same way and keeps the requests.
+// recorder gives every request the same answer and keeps the requests.
 type recorder struct {
 	status int
 	body   string
@@ -98,7 +98,7 @@ func seedCardMessage() machine.Message {
 	}}
 }
 
-// toTrace sends m into the recorded conversation.
+// toTrace sends m to the recorded conversation.
 func toTrace(t *testing.T, m machine.Message) sent {
 	t.Helper()
 	return toConversation(t, seedReference(), m)
@@ -115,7 +115,7 @@ func toConversation(t *testing.T, to store.Conversation, m machine.Message) sent
 	if !ok {
 		t.Fatal("no *http.Transport")
 	}
-	transport.TLSClientConfig.ServerName = "example.com" // of httptest's certificate
+	transport.TLSClientConfig.ServerName = "example.com" // the name in httptest's certificate
 	dial := transport.DialContext
 	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return dial(ctx, network, srv.Listener.Addr().String())
@@ -160,7 +160,8 @@ func TestSendOfTheTrace(t *testing.T) {
 	}
 }
 
-// A targeted card is the trace's, but for a group chat and the two marks.
+// TestSendTargetedCard compares a targeted card with the recorded one. They
+// differ in the group chat and in the two marks of a targeted message.
 func TestSendTargetedCard(t *testing.T) {
 	t.Parallel()
 	to := seedReference()
@@ -406,7 +407,7 @@ func TestConnectorAnswers(t *testing.T) {
 	}
 }
 
-// tokenFunc is a function as a token source.
+// tokenFunc is a function that serves as a token source.
 type tokenFunc func(ctx context.Context) (tokensvc.Secret, error)
 
 func (f tokenFunc) Token(ctx context.Context) (tokensvc.Secret, error) { return f(ctx) }

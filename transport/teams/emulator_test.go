@@ -15,9 +15,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// popup is the trace's sign-in without an engine: a message sends the card, and
-// the code that comes back is redeemed at once. It checks what a real engine
-// needs from this package.
+// popup plays the recorded sign-in without an engine: a message sends the card,
+// and the code that comes back is redeemed at once. It uses what a real engine
+// needs of this package.
 type popup struct {
 	t         *testing.T
 	tokens    *tokensvc.Client
@@ -109,7 +109,7 @@ func TestPopupAgainstTheEmulator(t *testing.T) {
 		t.Error(err)
 	}
 
-	// What the rest of the connector is for.
+	// The other operations of the connector.
 	to := bot.last.Conversation
 	chat, err := bot.connector.CreateConversation(ctx, to)
 	if err != nil {
@@ -128,8 +128,9 @@ func TestPopupAgainstTheEmulator(t *testing.T) {
 	}
 }
 
-// The troubles of a connector that bots meet in the field, as the emulator plays
-// them and the connector reports them.
+// TestConnectorTroubleAgainstTheEmulator covers the troubles of a connector that
+// bots meet in the field: the emulator plays them, and the connector has to
+// report them.
 func TestConnectorTroubleAgainstTheEmulator(t *testing.T) {
 	t.Parallel()
 	emu := emulator.New(emulator.Config{})
@@ -155,7 +156,7 @@ func TestConnectorTroubleAgainstTheEmulator(t *testing.T) {
 	for _, tt := range []struct {
 		fault  emulator.Fault
 		call   func(context.Context) error
-		others func(context.Context) error // the fault leaves alone
+		others func(context.Context) error // calls that the fault does not affect
 		want   teams.ConnectorError
 	}{
 		{
@@ -198,7 +199,8 @@ func TestConnectorTroubleAgainstTheEmulator(t *testing.T) {
 	}
 }
 
-// The mentions of field reports that no command matched.
+// TestMentionsAgainstTheEmulator covers the mentions of field reports that kept
+// commands from matching.
 func TestMentionsAgainstTheEmulator(t *testing.T) {
 	t.Parallel()
 	emu := emulator.New(emulator.Config{BaseURL: "http://127.0.0.1"})

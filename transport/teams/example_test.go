@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// The connector's tokens can be checked in front of any handler.
+// The middleware checks the connector's tokens in front of any handler.
 func ExampleAuthenticator_Middleware() {
 	cloud, _ := tokensvc.CloudNamed(tokensvc.CloudGCCHigh)
 	auth, err := teams.NewAuthenticator(teams.AuthConfig{
@@ -32,7 +32,7 @@ func ExampleAuthenticator_Middleware() {
 	}
 	messages := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, _ := teams.CallerOf(r.Context())
-		_, _ = fmt.Fprintln(w, "an activity of", caller.Channel) // its body is there to be read
+		_, _ = fmt.Fprintln(w, "an activity of", caller.Channel) // the body is still unread
 	})
 	mux := http.NewServeMux()
 	mux.Handle("POST /api/messages", auth.Middleware(messages))
@@ -67,12 +67,12 @@ func ExampleNewAllowList() {
 	// teams: service host "*": * must be the leftmost label of a longer name
 }
 
-// bot is code behind the engine: it answers messages, and nothing else.
+// bot is code behind the engine that only answers messages.
 type bot struct{}
 
 func (bot) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 	if turn.Activity().Type != "message" {
-		return nil, nil //nolint:nilnil // an invoke that nobody knows is answered 501
+		return nil, nil //nolint:nilnil // the handler answers an unknown invoke with 501
 	}
 	return nil, turn.Send(ctx, "hello")
 }
@@ -85,7 +85,7 @@ func ExampleBot() {
 	// true <nil>
 }
 
-// A function is a bot too.
+// A function can be a bot.
 func ExampleBotFunc() {
 	code := teams.BotFunc(func(_ context.Context, turn *machine.Turn) (*machine.Answer, error) {
 		return &machine.Answer{Status: http.StatusOK, Body: turn.Activity().Type}, nil
@@ -96,7 +96,7 @@ func ExampleBotFunc() {
 	// 200 invoke <nil>
 }
 
-// deaf is an engine that has no part in any sign-in.
+// deaf is an engine that answers no invokes.
 type deaf struct{ teams.Engine }
 
 func (deaf) HandleInvoke(context.Context, *machine.Activity) (machine.Answer, bool) {
@@ -122,7 +122,8 @@ func ExampleEngine() {
 	// 200 "my/invoke"
 }
 
-// Doing without authentication is asked for by name, and on loopback alone.
+// A handler without authentication has to be configured expressly, and works on
+// loopback only.
 func ExampleConfig() {
 	_, err := teams.NewHandler(deaf{engine()}, teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "0.0.0.0:3978"}, bot{})
 	fmt.Println(err)
@@ -140,7 +141,7 @@ func ExampleLimits() {
 	// <nil> 127.0.0.1:3978
 }
 
-// Bots of one process may share a count of what was refused.
+// Several bots in one process can share a count of refused requests.
 func ExampleRefusals() {
 	refusals := teams.NewRefusals(zerolog.Nop())
 	refusals.Note(teams.WhyTokenMissing, http.StatusUnauthorized)
@@ -189,7 +190,8 @@ func ExampleServiceURLError() {
 	// true true evil.example
 }
 
-// Authentication by tokens of the connector, in front of another host as well.
+// An allow-list for the connector's tokens, with another host besides
+// Microsoft's.
 func ExampleAuthConfig() {
 	list, err := teams.NewAllowList([]string{"*.bots.example.net"}, false)
 	if err != nil {
@@ -204,7 +206,7 @@ func ExampleAuthConfig() {
 	// true <nil>
 }
 
-// Agents of one tenant, and of one app, are let in beside the connector.
+// Agents of one tenant and one app are accepted besides the connector.
 func ExampleAgentic() {
 	_, err := teams.NewAuthenticator(teams.AuthConfig{
 		AppID: "00000000-0000-0000-0000-000000000000", Log: zerolog.Nop(),
@@ -218,7 +220,7 @@ func ExampleAgentic() {
 	// <nil>
 }
 
-// Who a request came from is in its context, once its token was checked.
+// Once a request's token was checked, its context tells who sent it.
 func ExampleCaller() {
 	_, checked := teams.CallerOf(context.Background())
 	fmt.Println(checked)
@@ -226,8 +228,8 @@ func ExampleCaller() {
 	// false
 }
 
-// connector is a connector that refuses everything, with a messenger that is
-// pointed at it.
+// connector returns a messenger, and the address of a connector that refuses
+// everything.
 func connector() (messenger *teams.Connector, to store.Conversation, end func()) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
@@ -244,7 +246,7 @@ func connector() (messenger *teams.Connector, to store.Conversation, end func())
 	return messenger, store.Conversation{ServiceURL: web.URL, Channel: "msteams", ID: "a:1xH4"}, func() { messenger.CloseIdleConnections(); web.Close() }
 }
 
-// The bot's own token goes to hosts that are allowed, and to no other.
+// The bot's own token goes to allowed hosts only.
 func ExampleConnector() {
 	messenger, to, end := connector()
 	defer end()
@@ -275,7 +277,7 @@ func ExampleConnectorError() {
 	// true Send 403 BotNotInConversationRoster
 }
 
-// engine is one with the connection "graph", whose users are known to nobody.
+// engine has the connection "graph". No user has a token.
 func engine() *machine.Engine {
 	tokens, err := tokensvc.New(tokensvc.Config{BaseURL: tokensvc.PublicCloud().TokenServiceURL, Credentials: tokensvc.Static(tokensvc.NewSecret("bot"))})
 	if err != nil {
@@ -295,19 +297,20 @@ func engine() *machine.Engine {
 	return eng
 }
 
-// Behind a guard the bot's code runs signed in, and finds the token in its context.
+// Behind a guard the bot's code runs only for users who are signed in, and finds
+// the token in its context.
 func ExampleGuard() {
 	code := teams.BotFunc(func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 		token, _ := teams.TokenOf(ctx, "graph")
 		return nil, turn.Send(ctx, "Your token is "+token.Token.String())
 	})
 	guard, err := teams.RequireSignIn(engine(), code, []string{"graph"})
-	fmt.Println(guard != nil, err) // it goes to NewHandler in the place of code
+	fmt.Println(guard != nil, err) // give it to NewHandler in place of code
 	// Output:
 	// true <nil>
 }
 
-// Only some messages need a user who is signed in.
+// Only some messages require a sign-in.
 func ExampleGuardOption() {
 	guard, err := teams.RequireSignIn(engine(), bot{}, []string{"graph"}, teams.GuardWhen(func(a *machine.Activity) bool {
 		return strings.HasPrefix(a.Text, "my ")

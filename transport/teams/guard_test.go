@@ -20,17 +20,17 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// guarded is a bot behind a guard for two connections, against the emulator.
+// guarded is a bot behind a guard for two connections, with the emulator.
 type guarded struct {
 	emu *emulator.Server
 	url string
 	st  store.Store
 
-	beside machine.CompleteHandler // of graph, after the guard's own; nil: none
+	beside machine.CompleteHandler // another callback for graph, after the guard's own; nil: none
 
 	all    bool // the guard names no connections
-	nested bool // a guard for each connection, one behind the other
-	routes bool // a guard for each of two routes, and a route without one
+	nested bool // one guard for each connection, nested
+	routes bool // one guard for each of two routes, and a route without a guard
 
 	mu    sync.Mutex
 	heard []string
@@ -47,7 +47,7 @@ func newGuarded(t *testing.T) *guarded {
 	return g
 }
 
-// start is one process of the bot; the caller ends it with the returned function.
+// start starts one process of the bot. The caller calls stop to end it.
 func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, stop func()) {
 	t.Helper()
 	bearer := tokensvc.Static(tokensvc.NewSecret("bot"))
@@ -123,8 +123,9 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 	return bot, func() { bot.Close(); cancel(); <-done }
 }
 
-// routed is a bot whose messages about mail go through a guard for graph, those about
-// issues through another bot, and those that log in through none.
+// routed is a bot with three routes: messages about mail pass through a guard for
+// graph, those about issues through another bot, and those that log in through
+// none.
 func (g *guarded) routed(t *testing.T, eng *machine.Engine, issues teams.Bot) teams.Bot {
 	t.Helper()
 	mail, err := teams.RequireSignIn(eng, teams.BotFunc(func(_ context.Context, turn *machine.Turn) (*machine.Answer, error) {
@@ -161,7 +162,7 @@ func (g *guarded) said() []string {
 	return slices.Clone(g.heard)
 }
 
-// ask says something that takes a sign-in with graph, and returns the card for it.
+// ask sends a message that requires a sign-in with graph, and returns its card.
 func (g *guarded) ask(t *testing.T, user *emulator.Teams, text string) emulator.Card {
 	t.Helper()
 	if a, err := user.SendMessage(t.Context(), text); err != nil || a.Status != http.StatusOK {
@@ -170,7 +171,7 @@ func (g *guarded) ask(t *testing.T, user *emulator.Teams, text string) emulator.
 	return g.card(t, user, 0)
 }
 
-// card is the first one that came after another.
+// card returns the first card that came after another.
 func (g *guarded) card(t *testing.T, user *emulator.Teams, after int64) emulator.Card {
 	t.Helper()
 	c, err := g.emu.WaitForCard(t.Context(), user.Conversation.ID, after)
@@ -180,7 +181,7 @@ func (g *guarded) card(t *testing.T, user *emulator.Teams, after int64) emulator
 	return c
 }
 
-// exchange signs in with graph by SSO.
+// exchange signs in to graph by SSO.
 func (*guarded) exchange(t *testing.T, user *emulator.Teams, c emulator.Card) {
 	t.Helper()
 	if a, err := user.TokenExchange(t.Context(), c.ExchangeID(), "graph", "sso"); err != nil || a.Status != http.StatusOK {
@@ -200,7 +201,8 @@ func (*guarded) redeem(t *testing.T, user *emulator.Teams, c emulator.Card) {
 	}
 }
 
-// A message, two sign-ins, each on another process: the bot gets the message once.
+// TestGuardOverRestarts sends one message that requires two sign-ins, each on
+// another process. The bot must get the message once.
 func TestGuardOverRestarts(t *testing.T) {
 	g := newGuarded(t)
 	bot, stop := g.start(t, "a")
@@ -228,7 +230,7 @@ func TestGuardOverRestarts(t *testing.T) {
 	if said := g.said(); !slices.Equal(said, want) {
 		t.Errorf("the bot heard %q, want %q", said, want)
 	}
-	// From now on messages go straight through.
+	// From now on messages pass straight through.
 	if a, err := user.SendMessage(t.Context(), "again"); err != nil || a.Status != http.StatusOK {
 		t.Fatalf("message: %+v, %v", a, err)
 	}
@@ -237,8 +239,8 @@ func TestGuardOverRestarts(t *testing.T) {
 	}
 }
 
-// The callback of the first sign-in is made again after the second one: the bot has had
-// the message by then, and does not get it twice.
+// TestGuardRunsOnce repeats the callback of the first sign-in after the second
+// one. By then the bot has received the message, and must not get it twice.
 func TestGuardRunsOnce(t *testing.T) {
 	g := newGuarded(t)
 	made := make(chan struct{})
@@ -266,8 +268,8 @@ func TestGuardRunsOnce(t *testing.T) {
 	}
 }
 
-// A guard behind a guard takes the activity up by itself: what the first one has let
-// through once is not done yet.
+// TestGuardBehindAGuard checks that a nested guard takes up the activity, too:
+// when the outer guard lets it through, the activity has not reached the bot yet.
 func TestGuardBehindAGuard(t *testing.T) {
 	g := newGuarded(t)
 	g.nested = true
@@ -277,14 +279,15 @@ func TestGuardBehindAGuard(t *testing.T) {
 	g.exchange(t, user, graph)
 	github := g.card(t, user, graph.Seq)
 	g.redeem(t, user, github)
-	stop() // what is owed is made
+	stop() // makes the callbacks that are owed
 	if said := g.said(); !slices.Equal(said, []string{"a: show my issues"}) {
 		t.Errorf("the bot heard %q", said)
 	}
 }
 
-// A guard in front of each route: what the user asked reaches the route that it was
-// for, and a sign-in that the bot asked for by itself brings nothing back.
+// TestGuardsOfRoutes has a guard in front of each route. A message must reach the
+// route that it was for. A sign-in that the bot itself asked for brings no
+// message back.
 func TestGuardsOfRoutes(t *testing.T) {
 	for text, want := range map[string][]string{
 		"mail of today":    {"mail: mail of today"},
@@ -301,15 +304,15 @@ func TestGuardsOfRoutes(t *testing.T) {
 			github := g.card(t, user, graph.Seq)
 			g.redeem(t, user, github)
 		}
-		stop() // what is owed is made
+		stop() // makes the callbacks that are owed
 		if said := g.said(); !slices.Equal(said, want) {
 			t.Errorf("%s: the bot heard %q, want %q", text, said, want)
 		}
 	}
 }
 
-// A callback that is made again when the bot has had the activity asks for nothing,
-// whatever has become of the user's tokens.
+// TestGuardAsksNoMore checks that a callback which is repeated after the bot got
+// the activity asks for no sign-in, even if the user's tokens are gone.
 func TestGuardAsksNoMore(t *testing.T) {
 	g := newGuarded(t)
 	made, gone := make(chan struct{}), false
@@ -346,8 +349,9 @@ func TestGuardAsksNoMore(t *testing.T) {
 	}
 }
 
-// A guard that names no connections requires all, and one that names an unknown
-// connection is refused. What it does not stand for goes through.
+// TestGuardOfAll checks that a guard which names no connections requires all of
+// them, and that an unknown connection is an error. Activities that need no
+// sign-in pass.
 func TestGuardOfAll(t *testing.T) {
 	g := newGuarded(t)
 	g.all = true
@@ -362,21 +366,22 @@ func TestGuardOfAll(t *testing.T) {
 	graph := g.ask(t, user, "show my issues")
 	g.exchange(t, user, graph)
 	g.redeem(t, user, g.card(t, user, graph.Seq))
-	stop() // what is owed is made
+	stop() // makes the callbacks that are owed
 	if said := g.said(); len(said) != 2 || said[1] != "a: show my issues" {
 		t.Errorf("the bot heard %q", said)
 	}
 }
 
-// Two callbacks that take the same message up may meet: one looks before the user has
-// signed in and sends a card, and the other one has the token all the same.
+// TestGuardCardThatCameTooLate has two callbacks that take up the same message at
+// the same time. One looks for a token before the user has signed in, and sends a
+// card. The other finds the token and must let the message through nevertheless.
 func TestGuardCardThatCameTooLate(t *testing.T) {
 	g := newGuarded(t)
 	tries := 0
 	var user *emulator.Teams
 	g.beside = func(context.Context, *machine.Turn, tokensvc.Token) error {
 		if tries++; tries == 1 {
-			return errors.New("once more") // the guard comes next, and sends the card for github
+			return errors.New("once more") // the guard's callback is next and sends the card for github
 		}
 		g.emu.PutToken(tokensvc.UserConnection{UserID: user.User.ID, Connection: "github", ChannelID: "msteams"})
 		return nil
@@ -393,8 +398,9 @@ func TestGuardCardThatCameTooLate(t *testing.T) {
 	}
 }
 
-// A user who says more while a sign-in is pending gets an answer to each message, in
-// order and once, after one sign-in.
+// TestGuardKeepsEveryMessage checks that a user who sends more messages while a
+// sign-in is pending gets an answer to each, in order and once, after one
+// sign-in.
 func TestGuardKeepsEveryMessage(t *testing.T) {
 	g := newGuarded(t)
 	bot, stop := g.start(t, "a")
@@ -409,7 +415,7 @@ func TestGuardKeepsEveryMessage(t *testing.T) {
 	graph := g.card(t, user, first.Seq)
 	g.exchange(t, user, graph)
 	g.redeem(t, user, g.card(t, user, graph.Seq))
-	stop() // what is owed is made
+	stop() // makes the callbacks that are owed
 	if said := g.said(); !slices.Equal(said, []string{"b: show my issues", "b: and my mail"}) {
 		t.Errorf("the bot heard %q", said)
 	}

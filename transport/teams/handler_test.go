@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// fakeEngine answers invokes as told and remembers whom it was asked about.
+// fakeEngine answers invokes as the test sets, and records the activities.
 type fakeEngine struct {
 	handle  func(ctx context.Context, a *machine.Activity) (machine.Answer, bool)
 	invokes []*machine.Activity
@@ -46,7 +46,7 @@ func answering(answer machine.Answer) func(context.Context, *machine.Activity) (
 	return func(context.Context, *machine.Activity) (machine.Answer, bool) { return answer, true }
 }
 
-func silent(context.Context, *machine.Turn) (*machine.Answer, error) { return nil, nil } //nolint:nilnil // a bot that knows nothing
+func silent(context.Context, *machine.Turn) (*machine.Answer, error) { return nil, nil } //nolint:nilnil // ignores everything
 
 func newHandler(tb testing.TB, eng teams.Engine, bot teams.BotFunc, change ...func(*teams.Config)) http.Handler {
 	tb.Helper()
@@ -69,7 +69,7 @@ func post(tb testing.TB, h http.Handler, body string) *httptest.ResponseRecorder
 	return w
 }
 
-// change sets one member of a recorded activity; nil takes it out.
+// change sets one member of a recorded activity; nil removes it.
 func change(tb testing.TB, file, member string, value any) string {
 	tb.Helper()
 	var activity map[string]any
@@ -280,7 +280,7 @@ func TestHandlerTakesChunkedBodiesUpToTheLimit(t *testing.T) {
 	url := serve(t, newHandler(t, &fakeEngine{}, silent))
 	for size, want := range map[int]int{1000: 200, teams.MaxBody - 4096: 200, teams.MaxBody + 1: 413} {
 		body := change(t, "step1_message.json", "text", strings.Repeat("x", size))
-		// A reader of unknown length is sent in chunks.
+		// A body of unknown length is sent in chunks.
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, io.MultiReader(strings.NewReader(body)))
 		if err != nil {
 			t.Fatal(err)
@@ -346,8 +346,8 @@ func TestHandlerTimesOutASlowBody(t *testing.T) {
 	}
 }
 
-// A caller who hangs up does not cancel what was begun; the turn's own
-// deadline ends it.
+// TestHandlerContext checks that a caller who hangs up does not cancel the turn,
+// and that the turn ends at its own deadline.
 func TestHandlerContext(t *testing.T) {
 	t.Parallel()
 	type key struct{}
@@ -366,7 +366,7 @@ func TestHandlerContext(t *testing.T) {
 				deadline, ok := ctx.Deadline()
 				if left := time.Until(deadline); !ok || left > timeout {
 					t.Errorf("deadline in %v, %v", left, ok)
-					return // nothing would end the wait
+					return // otherwise the wait would not end
 				}
 				<-ctx.Done()
 				if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -379,7 +379,7 @@ func TestHandlerContext(t *testing.T) {
 			}}
 			bot := func(ctx context.Context, _ *machine.Turn) (*machine.Answer, error) {
 				check(ctx)
-				return nil, nil //nolint:nilnil // a bot that knows nothing
+				return nil, nil //nolint:nilnil // ignores everything
 			}
 			h := newHandler(t, eng, bot, func(c *teams.Config) { c.TurnTimeout = timeout })
 			r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/", bytes.NewReader(recorded(t, file)))
@@ -455,9 +455,9 @@ func TestNewHandlerRefuses(t *testing.T) {
 	}
 }
 
-// TestLogOfATurn: the context of a turn has the handler's logger with the ids of
-// the activity, and no logger where the handler has none: the engine's own lines
-// go to its own then.
+// TestLogOfATurn checks that the context of a turn has the handler's logger with
+// the ids of the activity. If the handler logs nothing, the context has no
+// logger, so that the engine uses its own.
 func TestLogOfATurn(t *testing.T) {
 	t.Parallel()
 	var level zerolog.Level

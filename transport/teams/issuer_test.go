@@ -39,7 +39,7 @@ const (
 	blueprintID = "0b1e0001-0000-4000-8000-000000000001"
 )
 
-// rsaKey makes keys once: each takes a moment.
+// rsaKey makes each key only once, since that takes a moment.
 var rsaKey = func() func(tb testing.TB, n int) *rsa.PrivateKey {
 	var mu sync.Mutex
 	var made []*rsa.PrivateKey
@@ -58,7 +58,7 @@ var rsaKey = func() func(tb testing.TB, n int) *rsa.PrivateKey {
 	}
 }()
 
-// jwks is a fake issuer: OpenID metadata and keys over HTTP.
+// jwks is a fake issuer that serves OpenID metadata and keys over HTTP.
 type jwks struct {
 	*httptest.Server
 	mu       sync.Mutex
@@ -66,7 +66,7 @@ type jwks struct {
 	metadata string                    // "" = the right one
 	set      string                    // "" = of keys
 	status   int                       // 0 = 200
-	hold     chan struct{}             // answers wait for it, nil = they do not
+	hold     chan struct{}             // answers wait until it is closed; nil = they do not wait
 	fetches  int                       // of the key set
 	asked    int                       // of the metadata
 }
@@ -156,14 +156,14 @@ func (s *jwks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// jwt is a token in the making.
+// jwt is a token to be signed.
 type jwt struct {
 	header, claims map[string]any
 	key            any // *rsa.PrivateKey, []byte, *ecdsa.PrivateKey, nil
 	raw            string
 }
 
-// goodToken is one of the connector for the recorded conversation.
+// goodToken is a token of the connector for the recorded conversation.
 func goodToken(tb testing.TB, now time.Time) *jwt {
 	tb.Helper()
 	return &jwt{
@@ -244,7 +244,7 @@ func ecKey(tb testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-// clock is a time that tests move.
+// clock is a time that the test sets.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -278,7 +278,7 @@ func newAuthenticator(tb testing.TB, keys *jwks, change ...func(*teams.AuthConfi
 	return a
 }
 
-// authenticated is a handler that asks for tokens.
+// authenticated is a handler that requires tokens.
 func authenticated(tb testing.TB, a *teams.Authenticator, eng teams.Engine, change ...func(*teams.Config)) http.Handler {
 	tb.Helper()
 	return newHandler(tb, eng, silent, append([]func(*teams.Config){func(c *teams.Config) {
@@ -286,7 +286,7 @@ func authenticated(tb testing.TB, a *teams.Authenticator, eng teams.Engine, chan
 	}}, change...)...)
 }
 
-// postAs posts a body with these Authorization headers.
+// postAs posts a body with the given Authorization headers.
 func postAs(tb testing.TB, h http.Handler, body []byte, authorization ...string) *httptest.ResponseRecorder {
 	tb.Helper()
 	w := httptest.NewRecorder()
@@ -298,7 +298,7 @@ func postAs(tb testing.TB, h http.Handler, body []byte, authorization ...string)
 	return w
 }
 
-// silentEngine takes everything, from many goroutines.
+// silentEngine accepts everything, from many goroutines.
 type silentEngine struct{}
 
 func (silentEngine) HandleInvoke(context.Context, *machine.Activity) (machine.Answer, bool) {

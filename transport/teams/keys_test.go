@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// door is an authenticated handler on a clock.
+// door is an authenticated handler whose clock the test sets.
 type door struct {
 	t    *testing.T
 	now  *clock
@@ -30,7 +30,7 @@ type door struct {
 	log  lockedBuffer
 }
 
-// lockedBuffer may be read while it is written.
+// lockedBuffer can be read while it is written.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -58,7 +58,8 @@ func newDoor(t *testing.T) *door {
 	return d
 }
 
-// knock sends a message with a good token of that key, which is the n-th.
+// knock sends a message with a token that is signed by the n-th key under the id
+// kid.
 func (d *door) knock(kid string, n int) int {
 	d.t.Helper()
 	token := goodToken(d.t, d.now.Now())
@@ -80,7 +81,8 @@ func (d *door) wantFetches(what string, want int) {
 	}
 }
 
-// eventually asks until it is so: a fetch in the background takes its time.
+// eventually polls until so returns true, since keys are fetched in the
+// background.
 func (d *door) eventually(what string, so func() bool) {
 	d.t.Helper()
 	for range 2000 {
@@ -102,8 +104,8 @@ func TestKeysAreRefreshedDaily(t *testing.T) {
 	d.now.add(24*time.Hour - time.Second)
 	d.want("a second before", d.knock(goodKey, 0), 200)
 	d.wantFetches("a second before", 1)
-	// The issuer took the key back. The last good ones serve while the new
-	// ones are on their way.
+	// The issuer has withdrawn the key. The last good keys serve while new ones
+	// are fetched.
 	d.keys.drop(goodKey)
 	d.now.add(time.Second)
 	d.want("a day later", d.knock(goodKey, 0), 200)
@@ -140,7 +142,7 @@ func TestUnknownKeysCauseOneFetchAnHour(t *testing.T) {
 	d.wantFetches("an hour later", 3)
 	d.want("good", d.knock(goodKey, 0), 200)
 
-	// The same with the issuer away.
+	// The same while the issuer does not answer.
 	d.now.add(time.Hour)
 	d.keys.change(func(s *jwks) { s.status = http.StatusInternalServerError })
 	before, _ := d.keys.counts()
@@ -151,8 +153,8 @@ func TestUnknownKeysCauseOneFetchAnHour(t *testing.T) {
 	d.want("good", d.knock(goodKey, 0), 200)
 }
 
-// A key that the issuer has just begun to use is found, at once and once an
-// hour.
+// TestRotationIsFound checks that a key which the issuer has just begun to use is
+// fetched at once, but that unknown keys cause at most one fetch an hour.
 func TestRotationIsFound(t *testing.T) {
 	t.Parallel()
 	d := newDoor(t)
@@ -167,8 +169,8 @@ func TestRotationIsFound(t *testing.T) {
 	d.want("newer", d.knock("newer", 3), 200)
 }
 
-// Keys are rotated while honest requests come in: none of them fails, and one
-// fetch finds the new key for all.
+// TestRotationUnderLoad rotates keys while honest requests come in. None may
+// fail, and one fetch finds the new key for all.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	d := newDoor(t)
@@ -210,8 +212,9 @@ func TestRotationUnderLoad(t *testing.T) {
 	d.wantFetches("two keys", 2)
 }
 
-// The issuer is away for a week: the last good keys serve, are asked for again
-// at decent intervals, and one warning tells of it.
+// TestLastGoodKeysServe has an issuer that does not answer for a week. The last
+// good keys serve, fetches are tried at decent intervals, and there is one
+// warning.
 func TestLastGoodKeysServe(t *testing.T) {
 	t.Parallel()
 	d := newDoor(t)
@@ -253,8 +256,8 @@ func TestLastGoodKeysServe(t *testing.T) {
 	})
 }
 
-// Many come at once before there are keys: one fetch, and all of them wait for
-// it.
+// TestOneFetchInFlight checks that many requests which come before there are keys
+// wait for the same fetch.
 func TestOneFetchInFlight(t *testing.T) {
 	t.Parallel()
 	d := newDoor(t)
@@ -271,7 +274,7 @@ func TestOneFetchInFlight(t *testing.T) {
 		}()
 	}
 	d.eventually("a fetch", func() bool { asked, _ := d.keys.counts(); return asked > 0 })
-	time.Sleep(50 * time.Millisecond) // for those who would ask once more
+	time.Sleep(50 * time.Millisecond) // time for a second fetch to begin, which must not happen
 	if asked, _ := d.keys.counts(); asked != 1 {
 		t.Errorf("%d fetches in flight", asked)
 	}
@@ -288,8 +291,9 @@ func TestOneFetchInFlight(t *testing.T) {
 	}
 }
 
-// An issuer that answers nothing holds nobody for longer than five seconds, and
-// nobody twice.
+// TestIssuerThatHangs checks that an issuer which does not answer delays a
+// request by no more than about five seconds, and the requests after it not at
+// all.
 func TestIssuerThatHangs(t *testing.T) {
 	t.Parallel()
 	d := newDoor(t)
@@ -308,7 +312,8 @@ func TestIssuerThatHangs(t *testing.T) {
 	}
 }
 
-// What an issuer may say that is of no use: the keys before it serve on.
+// TestOddKeySets checks that the last good keys serve if an issuer returns keys
+// that cannot be used.
 func TestOddKeySets(t *testing.T) {
 	t.Parallel()
 	small, err := rsa.GenerateKey(rand.Reader, 1024)
@@ -390,7 +395,7 @@ func TestOddKeySets(t *testing.T) {
 	}
 }
 
-// canned answers by host, and remembers who was asked.
+// canned gives fixed answers by host, and records which hosts were asked.
 type canned struct {
 	mu      sync.Mutex
 	answers map[string]string
@@ -410,8 +415,8 @@ func (c *canned) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Keys are asked for where the metadata says, over https, and not where a
-// redirect leads.
+// TestWhereKeysComeFrom checks that keys are fetched from the URL in the
+// metadata, over https, and that redirects are not followed.
 func TestWhereKeysComeFrom(t *testing.T) {
 	t.Parallel()
 	set, err := json.Marshal(map[string]any{"keys": []any{func() any {

@@ -22,7 +22,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// slowEngine says when it is entered, and leaves when it is told to.
+// slowEngine reports when it is entered, and returns when the test says so.
 func slowEngine() (eng teams.Engine, entered, leave chan struct{}) {
 	entered, leave = make(chan struct{}), make(chan struct{})
 	return invokeEngine{func(context.Context, *machine.Activity) (machine.Answer, bool) {
@@ -32,7 +32,8 @@ func slowEngine() (eng teams.Engine, entered, leave chan struct{}) {
 	}}, entered, leave
 }
 
-// So many at a time, so many wait, the others are told at once to come again.
+// TestBusy checks that a limited number of requests is handled at a time, that a
+// limited number waits, and that all others are refused at once.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	eng, entered, leave := slowEngine()
@@ -46,7 +47,7 @@ func TestBusy(t *testing.T) {
 	go send()
 	<-entered
 	<-entered
-	for range 10 { // three of them wait
+	for range 10 { // three of them will wait
 		go send()
 	}
 	for range 7 {
@@ -70,7 +71,7 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// Nobody waits for longer than that.
+// TestQueueWait checks that a request waits no longer than QueueWait.
 func TestQueueWait(t *testing.T) {
 	t.Parallel()
 	eng, entered, leave := slowEngine()
@@ -89,8 +90,8 @@ func TestQueueWait(t *testing.T) {
 	}
 }
 
-// TestWhatAnInvokeHasWaited: the engine learns how long a request took until it
-// was its turn, its token and the queue included.
+// TestWhatAnInvokeHasWaited checks that the engine learns how long a request took
+// to reach it. That includes the check of its token and the queue.
 func TestWhatAnInvokeHasWaited(t *testing.T) {
 	t.Parallel()
 	const slow = 200 * time.Millisecond
@@ -109,7 +110,7 @@ func TestWhatAnInvokeHasWaited(t *testing.T) {
 	}
 }
 
-// late is a body that takes its time.
+// late is a body whose first byte comes late.
 type late struct {
 	io.Reader
 	wait time.Duration
@@ -161,13 +162,14 @@ func TestSignInsPerUser(t *testing.T) {
 		}
 	}
 	want("another user", of(message, "29:b"), 200)
-	// What begins no sign-in is not counted.
+	// An activity that cannot begin a sign-in is not counted.
 	typing := strings.Replace(of(message, "29:a"), `"type":"message"`, `"type":"typing"`, 1)
 	want("typing", typing, 200)
 	want("query", `{"type":"invoke","name":"composeExtension/query","from":{"id":"29:a"}}`, 200)
-	// The name of an invoke in another case is the same invoke.
+	// Invokes are counted whatever the case of their names.
 	want("verifystate", strings.Replace(of(invoke, "29:a"), "signin/verifyState", "SignIn/VERIFYSTATE", 1), http.StatusTooManyRequests)
-	// An event that has the Token Service asked is counted, any other is not.
+	// An event that causes a call to the Token Service is counted; other events
+	// are not.
 	event := `{"type":"event","name":"NAME","from":{"id":"29:a"},"conversation":{"id":"a:1"},"serviceUrl":"https://smba.trafficmanager.net/amer/"}`
 	want("tokens/response", strings.Replace(event, "NAME", machine.EventTokensResponse, 1), http.StatusTooManyRequests)
 	want("another event", strings.Replace(event, "NAME", "application/vnd.microsoft.meetingStart", 1), 200)
@@ -176,8 +178,9 @@ func TestSignInsPerUser(t *testing.T) {
 	}
 }
 
-// The one who was not heard of for the longest makes room: a flood of made-up
-// users costs no more memory than a few.
+// TestUsersAreBounded checks that a new user replaces the one that was inactive
+// for the longest time, so that a flood of invented users costs a bounded amount
+// of memory.
 func TestUsersAreBounded(t *testing.T) {
 	t.Parallel()
 	h := newHandler(t, silentEngine{}, silent, func(c *teams.Config) { c.Limits.SignInsPerMinute = 1 })
@@ -200,7 +203,7 @@ func TestUsersAreBounded(t *testing.T) {
 	}
 }
 
-// start serves h as serve does.
+// start serves h on a loopback listener, as serve does, with other limits.
 func start(tb testing.TB, h http.Handler, limits teams.Limits) string {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -234,7 +237,7 @@ func dial(tb testing.TB, addr, text string) net.Conn {
 	return c
 }
 
-// status reads the status of an answer, 0 when the connection was cut.
+// status reads the status of an answer, 0 if the connection was cut.
 func status(tb testing.TB, c net.Conn, patience time.Duration) int {
 	tb.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -280,8 +283,8 @@ func TestSlowSenders(t *testing.T) {
 			}
 		})
 	}
-	// On somebody else's server, which has no timeouts, the handler sees to
-	// the body.
+	// On a server of the caller's own without timeouts, the handler bounds the
+	// time of reading the body.
 	t.Run("other server", func(t *testing.T) {
 		t.Parallel()
 		addr := strings.TrimPrefix(serve(t, h), "http://")
@@ -291,8 +294,8 @@ func TestSlowSenders(t *testing.T) {
 	})
 }
 
-// Who is not let in is told so before his body is there, and his connection
-// is closed.
+// TestRefusedBeforeTheBody checks that a refused request is answered before its
+// body arrives, and that its connection is closed.
 func TestRefusedBeforeTheBody(t *testing.T) {
 	t.Parallel()
 	keys := newJWKS(t)
@@ -307,7 +310,8 @@ func TestRefusedBeforeTheBody(t *testing.T) {
 	}
 }
 
-// Headers cannot be made large, folded, or smuggled into one another.
+// TestHeaderInjection checks that headers cannot be oversized, folded or smuggled
+// into one another.
 func TestHeaderInjection(t *testing.T) {
 	t.Parallel()
 	keys := newJWKS(t)
@@ -328,7 +332,7 @@ func TestHeaderInjection(t *testing.T) {
 		"blank before the colon": {"Authorization : Bearer " + token + "\r\n" + length, 400},
 		"underscore":             {"Authorization_: Bearer " + token + "\r\n" + length, 401},
 		"behind a proxy's name":  {"X-Forwarded-Authorization: Bearer " + token + "\r\n" + length, 401},
-		"bare line feed":         {"X: y\nAuthorization: Bearer " + token + "\r\n" + length, 200}, // net/http takes it for a line end
+		"bare line feed":         {"X: y\nAuthorization: Bearer " + token + "\r\n" + length, 200}, // net/http accepts it as the end of a line
 		"zero byte":              {"Authorization: Bearer " + token + "\x00\r\n" + length, 400},
 		"two lengths":            {"Authorization: Bearer " + token + "\r\nContent-Length: 1\r\n" + length, 400},
 		"length and chunks":      {"Authorization: Bearer " + token + "\r\nTransfer-Encoding: chunked\r\n" + length, 400},
@@ -351,15 +355,15 @@ func TestHeaderInjection(t *testing.T) {
 	}
 }
 
-// Who is refused before the whole body is there gets the answer all the same: the
-// connection is not reset under him.
+// TestRefusedSenderGetsTheAnswer checks that a sender who is refused before the
+// whole body has arrived gets the answer. The connection must not be reset.
 func TestRefusedSenderGetsTheAnswer(t *testing.T) {
 	t.Parallel()
 	addr := strings.TrimPrefix(serve(t, newHandler(t, &fakeEngine{}, silent)), "http://")
 	const size = 100 << 10
 	c := dial(t, addr, "POST / HTTP/1.1\r\nHost: bot\r\nOrigin: https://evil.example\r\nContent-Type: application/json\r\nContent-Length: "+strconv.Itoa(size)+"\r\n\r\n")
 	for range 4 {
-		time.Sleep(50 * time.Millisecond) // a reset would be here by now
+		time.Sleep(50 * time.Millisecond) // time for a reset to arrive
 		if _, err := io.WriteString(c, strings.Repeat("x", size/4)); err != nil {
 			t.Error(err)
 		}
@@ -369,7 +373,8 @@ func TestRefusedSenderGetsTheAnswer(t *testing.T) {
 	}
 }
 
-// Many senders of large bodies share so much memory; small ones go on.
+// TestLargeBodiesShareTheirMemory checks that large bodies share a fixed amount
+// of memory, and that small ones are still accepted when it is used up.
 func TestLargeBodiesShareTheirMemory(t *testing.T) {
 	t.Parallel()
 	addr := start(t, newHandler(t, silentEngine{}, silent), teams.Limits{})
@@ -377,7 +382,7 @@ func TestLargeBodiesShareTheirMemory(t *testing.T) {
 	large := head + `{"type":"` + strings.Repeat("x", 70<<10)
 	var open []net.Conn
 	refused := make(chan int, 64)
-	for range 40 { // eight more than there is memory for
+	for range 40 { // eight more than fit into that memory
 		c := dial(t, addr, large)
 		open = append(open, c)
 		go func() {
@@ -461,7 +466,7 @@ func TestLimitsValidate(t *testing.T) {
 	}
 }
 
-// A body's limit may be changed either way.
+// TestBodyLimit checks that the limit of a body can be lowered and raised.
 func TestBodyLimit(t *testing.T) {
 	t.Parallel()
 	for limit, sizes := range map[int]map[int]int{

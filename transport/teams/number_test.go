@@ -9,7 +9,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// A code that a client sends as a number has lost the zeros that it began with.
+// TestCodeAsANumber covers a code that a client sends as a number, which has lost
+// its leading zeros.
 func TestCodeAsANumber(t *testing.T) {
 	g := newGuarded(t)
 	bot, stop := g.start(t, "a")

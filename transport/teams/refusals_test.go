@@ -9,7 +9,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// TestWhys: every reason is listed, in the order in which they are declared.
+// TestWhys checks that every reason is listed, in the order of the declarations.
 func TestWhys(t *testing.T) {
 	source, err := os.ReadFile("refusals.go")
 	if err != nil {

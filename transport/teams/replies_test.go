@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// reply is what a test looks at in an activity of an answer.
+// reply holds the members of a reply that the tests check.
 type reply struct {
 	Type, Text, ReplyToID string
 	Value                 struct{ Status int }
@@ -43,8 +43,9 @@ func repliesIn(t *testing.T, a emulator.Answer, err error) []reply {
 	return all
 }
 
-// Whoever expects replies gets cards and messages in the answer, and an invoke's own
-// answer as the last of them. The connector hears of nothing.
+// TestExpectReplies checks that a caller who expects replies gets cards and
+// messages in the answer, and after them the answer to the invoke. The connector
+// gets no request.
 func TestExpectReplies(t *testing.T) {
 	g := newGuarded(t)
 	bot, stop := g.start(t, "a")
@@ -73,8 +74,8 @@ func TestExpectReplies(t *testing.T) {
 	}
 }
 
-// What a bot says after its answer, or in another conversation, goes to the
-// connector.
+// TestExpectRepliesEndsWithTheTurn checks that what a bot sends after its answer,
+// or to another conversation, goes to the connector.
 func TestExpectRepliesEndsWithTheTurn(t *testing.T) {
 	g := newGuarded(t)
 	connector := newConnector(t, teams.ConnectorConfig{ServiceURLs: loopback(t)})
@@ -118,7 +119,8 @@ func TestExpectRepliesEndsWithTheTurn(t *testing.T) {
 	}
 }
 
-// While the store is down nothing was done, and the caller is to send again.
+// TestExpectRepliesWithoutAStore checks that a turn which did nothing, because
+// the store is unavailable, is answered 503. The caller then sends again.
 func TestExpectRepliesWithoutAStore(t *testing.T) {
 	engine := &fakeEngine{handle: answering(machine.Answer{Status: http.StatusServiceUnavailable, RetryAfter: time.Second})}
 	w := post(t, newHandler(t, engine, silent), `{"type":"invoke","name":"signin/tokenExchange","deliveryMode":"expectReplies","from":{"id":"29:a"},
@@ -128,7 +130,8 @@ func TestExpectRepliesWithoutAStore(t *testing.T) {
 	}
 }
 
-// What a turn has said is not lost, even if the store goes away at its end.
+// TestExpectRepliesKeepsWhatWasSaid checks that the replies of a turn are not
+// lost if the store becomes unavailable at its end.
 func TestExpectRepliesKeepsWhatWasSaid(t *testing.T) {
 	g := newGuarded(t)
 	connector := newConnector(t, teams.ConnectorConfig{ServiceURLs: loopback(t)})

@@ -10,7 +10,7 @@ import (
 	"github.com/signin-engine/signin-engine/store"
 )
 
-// The identities of the recorded trace [S 001].
+// The ids in the recorded trace [S 001].
 const (
 	seedUser         = "29:1cgsv1oFLAoTflZ-AxCZ_erWK6f4AqDSzZGpJOS7FuyfB8gn-g9bWmVM8usvvrv2e0atWV6wxZOQCn-xntjVrrQ"
 	seedConversation = "a:1xH4HncZ6lyZnMVYp9rTKoRyS44qDCikYZ1u-Q0VNmZqyceL6nKfe5ZKG9CqOi2WuXNDJyLBAaDgVChKMxKFPlAZ5bsy0_8RhvPYYi5ZJJKCiia_SEd_e8WJVlSHOIM3Z"
@@ -37,7 +37,7 @@ func seedReference() store.Conversation {
 	}
 }
 
-// recorded reads a file of the trace as it is.
+// recorded reads a file of the trace unchanged.
 func recorded(tb testing.TB, name string) []byte {
 	tb.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", name))
@@ -47,8 +47,8 @@ func recorded(tb testing.TB, name string) []byte {
 	return b
 }
 
-// golden reads a file of the trace without the white space between tokens: the
-// bytes on the wire.
+// golden reads a file of the trace without the white space between its tokens,
+// that is, the bytes on the wire.
 func golden(tb testing.TB, name string) string {
 	tb.Helper()
 	var b bytes.Buffer

@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// instantUpstream is Token Service and connector at once, without a network.
+// instantUpstream is both Token Service and connector, without a network.
 type instantUpstream struct {
 	machine.TokenService
 	machine.Messenger
@@ -53,7 +53,7 @@ func (*instantUpstream) Send(context.Context, store.Conversation, machine.Messag
 	return "1776827524158", nil
 }
 
-// signInBot is a handler, a real engine and a store in memory: everything
+// signInBot is a handler with a real engine and a store in memory: everything
 // between the listener and the network.
 func signInBot(b *testing.B, up *instantUpstream) http.Handler {
 	b.Helper()
@@ -77,8 +77,8 @@ func signInBot(b *testing.B, up *instantUpstream) http.Handler {
 	})
 }
 
-// wire makes the bytes of the activities of ever new users: everything in them
-// that changes is replaced within one recorded activity.
+// wire makes the activities of ever new users. It replaces what changes inside
+// one recorded activity, so that the benchmark does not measure encoding.
 type wire struct {
 	message, exchange []byte
 	reader            bytes.Reader
@@ -116,7 +116,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// of is a body for the n-th user.
+// of returns a body for the n-th user.
 func (*wire) of(body []byte, n int, card string) []byte {
 	user := fmt.Appendf(nil, "29:%09d", n)
 	return bytes.Replace(bytes.Replace(body, []byte(somebody), user, 1), []byte(someCard), []byte(card), 1)
@@ -138,8 +138,8 @@ type statusOnly struct {
 
 func (s *statusOnly) WriteHeader(status int) { s.status = status }
 
-// BenchmarkSSO is one whole sign-in: the message, the card, the exchange, the
-// callback. bare is the same without an engine.
+// BenchmarkSSO measures one whole sign-in: message, card, exchange and callback.
+// The variant bare does the same without an engine.
 func BenchmarkSSO(b *testing.B) {
 	up := &instantUpstream{}
 	for _, bot := range []struct {
@@ -161,7 +161,7 @@ func BenchmarkSSO(b *testing.B) {
 	}
 }
 
-// BenchmarkSilent is a message of a user who is signed in.
+// BenchmarkSilent measures a message of a user who is signed in.
 func BenchmarkSilent(b *testing.B) {
 	up := &instantUpstream{signedIn: true}
 	for _, bot := range []struct {
@@ -180,7 +180,7 @@ func BenchmarkSilent(b *testing.B) {
 	}
 }
 
-// bareBot makes the same calls and remembers nothing, like the ceiling of
+// bareBot makes the same calls and stores nothing. It shows the ceiling, as in
 // package bench.
 func bareBot(up *instantUpstream) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -12,8 +12,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Web Chat says by an event that the user has signed in. What the event says is not
-// believed: the Token Service is asked.
+// TestTokensResponse covers Web Chat, which reports by an event that the user has
+// signed in. The engine does not trust the event, and asks the Token Service.
 func TestTokensResponse(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
