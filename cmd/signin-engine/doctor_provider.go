@@ -73,7 +73,7 @@ func clientHealth(found *popup.Probe) health {
 	case found.Code == "invalid_grant":
 		return health{check, healthOK, "the token endpoint knows the client"}
 	case found.Status == http.StatusUnauthorized, found.Code == "invalid_client", found.Code == "unauthorized_client":
-		return health{check, healthFail, fmt.Sprintf("the token endpoint answers %s: check client_id and client_secret of message_extension.provider", answeredWith(found))}
+		return health{check, healthFail, fmt.Sprintf("the token endpoint answers %s: check client_id, client_secret and token_endpoint_auth_method of message_extension.provider", answeredWith(found))}
 	case found.Status >= http.StatusInternalServerError:
 		return health{check, healthFail, fmt.Sprintf("the token endpoint answers %s", answeredWith(found))}
 	default:

@@ -7,11 +7,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/memstore"
@@ -533,6 +536,101 @@ func TestAnswerWithoutIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want(w.reissue(user, asked, got.Code), "result")
+}
+
+// shown is how each request to a provider shows the client's secret.
+type shown struct {
+	mu      sync.Mutex
+	by      map[string][]string // way by the end of the path
+	refused bool                // the provider refuses all of them
+	listed  string              // in its discovery document; "" = what the emulator lists
+}
+
+const (
+	inHeader = "header"
+	inBody   = "body"
+	nowhere  = "nowhere"
+)
+
+func (s *shown) front(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch page := path.Base(r.URL.Path); {
+		case page == "token" || page == "revoke":
+			way := nowhere
+			if _, _, ok := r.BasicAuth(); ok {
+				way = inHeader
+			} else if r.PostFormValue("client_secret") != "" {
+				way = inBody
+			}
+			s.mu.Lock()
+			s.by[page] = append(s.by[page], way)
+			s.mu.Unlock()
+			if s.refused {
+				http.Error(w, `{"error":"invalid_client"}`, http.StatusUnauthorized)
+				return
+			}
+		case page == "openid-configuration" && s.listed != "":
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, r)
+			var document map[string]any
+			_ = json.Unmarshal(rec.Body.Bytes(), &document)
+			document["token_endpoint_auth_methods_supported"] = strings.Fields(s.listed)
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(document)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// A code is sent once, in the way that the settings or the discovery document name.
+// A refusal is not followed by a try in the other way.
+func TestTokenAuthMethod(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		oidc, public, refused bool
+		listed, method        string
+		want                  string
+	}{
+		"plain":                         {want: inHeader},
+		"plain, refused":                {refused: true, want: inHeader},
+		"plain, set to post":            {method: popup.AuthPost, want: inBody},
+		"plain, public":                 {public: true, want: nowhere},
+		"discovered":                    {oidc: true, want: inHeader},
+		"discovered, refused":           {oidc: true, refused: true, want: inHeader},
+		"discovered, post":              {oidc: true, listed: popup.AuthPost, want: inBody},
+		"discovered, no methods":        {oidc: true, listed: " ", want: inHeader},
+		"discovered, set to post":       {oidc: true, method: popup.AuthPost, want: inBody},
+		"discovered post, set to basic": {oidc: true, listed: popup.AuthPost, method: popup.AuthBasic, want: inHeader},
+		"discovered, public":            {oidc: true, public: true, want: nowhere},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &shown{by: map[string][]string{}, refused: c.refused, listed: c.listed}
+			w := newWorld(t, func(w *world) {
+				w.oidc, w.publicClient, w.front = c.oidc, c.public, s.front
+				w.configure = func(cfg *popup.Config) { cfg.Provider.TokenAuthMethod = c.method }
+			})
+			user := w.user("")
+			asked, answer := w.query(user, "lakers")
+			got := w.open(emulator.NewBrowser(), answer.URL)
+			want := map[string][]string{"token": {c.want}}
+			if c.refused {
+				if got.Reason != "provider_error" {
+					t.Errorf("reason %q, want provider_error", got.Reason)
+				}
+			} else {
+				w.want(w.reissue(user, asked, got.Code), "result")
+				w.signOut(user)
+				want["revoke"] = []string{c.want, c.want} // refresh token, access token
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if diff := cmp.Diff(want, s.by); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }
 
 // Methods that begin nothing, and pages that are none.

@@ -53,6 +53,8 @@ type world struct {
 	service       string
 	noRefresh     bool
 	noIssuer      bool
+	publicClient  bool
+	front         func(http.Handler) http.Handler // before the emulator
 	configure     func(*popup.Config)
 	extend        func(*composeext.Config)
 }
@@ -76,6 +78,13 @@ func (w *world) freeze(at time.Time) { w.frozen.Store(&at) }
 
 func (w *world) advance(d time.Duration) { w.skew.Add(int64(d)) }
 
+func (w *world) clientSecret() tokensvc.Secret {
+	if w.publicClient {
+		return tokensvc.Secret{}
+	}
+	return tokensvc.NewSecret("canary-client-secret")
+}
+
 // with changes a world before it begins.
 type with func(*world)
 
@@ -89,13 +98,17 @@ func newWorld(t *testing.T, opts ...with) *world {
 		w.store = memstore.New(w.now)
 	}
 	w.provider = emulator.NewProvider(emulator.ProviderConfig{
-		ClientID: "bot-client", ClientSecret: tokensvc.NewSecret("canary-client-secret"), Now: w.now,
+		ClientID: "bot-client", ClientSecret: w.clientSecret(), Now: w.now,
 		TokenLifetime: w.tokenLifetime, NoRefresh: w.noRefresh, BareIDToken: w.bareIDToken, NoIssuer: w.noIssuer,
 	})
 	w.emu = emulator.New(emulator.Config{
 		Connections: []emulator.Connection{{Name: graph, SSO: true}}, Provider: w.provider, Now: w.now,
 	})
-	azure := httptest.NewServer(w.emu)
+	upstream := http.Handler(w.emu)
+	if w.front != nil {
+		upstream = w.front(upstream)
+	}
+	azure := httptest.NewServer(upstream)
 	t.Cleanup(azure.Close)
 	w.emu.SetBaseURL(azure.URL)
 	w.azure, w.issuer = azure.URL, azure.URL+"/provider"
@@ -122,12 +135,12 @@ func (w *world) start() *instance {
 		Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, Log: zerolog.New(&w.logs),
 		Provider: popup.Provider{
 			AuthorizeURL: w.issuer + "/authorize", TokenURL: w.issuer + "/token", ProfileURL: w.issuer + "/profile",
-			RevokeURL: w.issuer + "/revoke", ClientID: "bot-client", ClientSecret: tokensvc.NewSecret("canary-client-secret"),
+			RevokeURL: w.issuer + "/revoke", ClientID: "bot-client", ClientSecret: w.clientSecret(),
 		},
 	}
 	if w.oidc {
 		cfg.Provider = popup.Provider{
-			Issuer: w.issuer, ClientID: "bot-client", ClientSecret: tokensvc.NewSecret("canary-client-secret"),
+			Issuer: w.issuer, ClientID: "bot-client", ClientSecret: w.clientSecret(),
 			Scopes: []string{"profile"},
 		}
 	}

@@ -91,10 +91,21 @@ type Provider struct {
 
 	ClientID     string
 	ClientSecret tokensvc.Secret // empty for a public client
-	Scopes       []string
+	// TokenAuthMethod is how the client shows its secret: [AuthBasic] or [AuthPost].
+	// "" = AuthBasic, which every server of OAuth 2.0 takes (RFC 6749 §2.3.1), unless the
+	// discovery document lists its methods without it. The other way is never tried:
+	// a code is good for one request.
+	TokenAuthMethod string
+	Scopes          []string
 	// Params are added to the authorization request.
 	Params map[string]string
 }
+
+// How a client shows its secret at the token endpoint, in the words of RFC 7591.
+const (
+	AuthBasic = "client_secret_basic" // in a header
+	AuthPost  = "client_secret_post"  // in the body
+)
 
 // check names what is wrong, by its key in the configuration file.
 func (p *Provider) check() error {
@@ -107,6 +118,9 @@ func (p *Provider) check() error {
 		errs = append(errs, errors.New("provider.issuer: stands alone, authorize_url, token_url and profile_url are found by it"))
 	case p.Issuer == "" && (p.AuthorizeURL == "" || p.TokenURL == ""):
 		errs = append(errs, errors.New("provider: issuer, or authorize_url and token_url, are missing"))
+	}
+	if m := p.TokenAuthMethod; m != "" && m != AuthBasic && m != AuthPost {
+		errs = append(errs, fmt.Errorf("provider.token_endpoint_auth_method: %q is neither %s nor %s", m, AuthBasic, AuthPost))
 	}
 	for _, u := range []struct{ key, value string }{
 		{"issuer", p.Issuer},

@@ -61,16 +61,24 @@ func newProvider(cfg Provider, redirect string, client *http.Client, clock func(
 	p := &provider{cfg: cfg, redirect: redirect, http: &own, clock: clock}
 	if cfg.Issuer == "" {
 		p.known = &endpoints{
-			oauth:  p.oauth(oauth2.Endpoint{AuthURL: cfg.AuthorizeURL, TokenURL: cfg.TokenURL}),
+			oauth:  p.oauth(oauth2.Endpoint{AuthURL: cfg.AuthorizeURL, TokenURL: cfg.TokenURL}, nil),
 			revoke: cfg.RevokeURL,
 		}
 	}
 	return p
 }
 
-func (p *provider) oauth(at oauth2.Endpoint) *oauth2.Config {
-	if p.cfg.ClientSecret.Empty() {
-		at.AuthStyle = oauth2.AuthStyleInParams
+// oauth is the client at an endpoint that lists these methods of authentication, if it
+// lists any. The style is never left to be found out: that shows a code, which
+// is good once, to the provider twice.
+func (p *provider) oauth(at oauth2.Endpoint, methods []string) *oauth2.Config {
+	method := p.cfg.TokenAuthMethod
+	if method == "" && (len(methods) == 0 || slices.Contains(methods, AuthBasic)) {
+		method = AuthBasic
+	}
+	at.AuthStyle = oauth2.AuthStyleInParams
+	if method == AuthBasic && !p.cfg.ClientSecret.Empty() {
+		at.AuthStyle = oauth2.AuthStyleInHeader
 	}
 	scopes := p.cfg.Scopes
 	if p.cfg.Issuer != "" && !slices.Contains(scopes, oidc.ScopeOpenID) {
@@ -133,13 +141,8 @@ func (p *provider) discover(ctx context.Context) (*endpoints, error) {
 			return nil, fmt.Errorf("an endpoint %w", err)
 		}
 	}
-	// Trying both ways would show the code to the provider twice.
-	at.AuthStyle = oauth2.AuthStyleInHeader
-	if len(more.Methods) > 0 && !slices.Contains(more.Methods, "client_secret_basic") {
-		at.AuthStyle = oauth2.AuthStyleInParams
-	}
 	return &endpoints{
-		oauth: p.oauth(at), revoke: or(p.cfg.RevokeURL, more.Revoke), oidc: found, issuer: p.cfg.Issuer, namesItself: more.NamesItself,
+		oauth: p.oauth(at, more.Methods), revoke: or(p.cfg.RevokeURL, more.Revoke), oidc: found, issuer: p.cfg.Issuer, namesItself: more.NamesItself,
 		verifier: found.Verifier(&oidc.Config{ClientID: p.cfg.ClientID, Now: p.clock}),
 	}, nil
 }

@@ -42,7 +42,7 @@ func extension(setting string) string {
 func TestMessageExtension(t *testing.T) {
 	for name, yaml := range map[string]string{
 		"popup":             good + extension("code_lifetime: 1m"),
-		"plain OAuth 2.0":   good + extension("provider: {authorize_url: https://l.example/a, token_url: https://l.example/t, profile_url: https://l.example/p, revoke_url: https://l.example/r, client_id: x, client_secret: y, scopes: [a, b]}"),
+		"plain OAuth 2.0":   good + extension("provider: {authorize_url: https://l.example/a, token_url: https://l.example/t, profile_url: https://l.example/p, revoke_url: https://l.example/r, client_id: x, client_secret: y, token_endpoint_auth_method: client_secret_post, scopes: [a, b]}"),
 		"only an extension": strings.ReplaceAll(good, "connections: [{name: teamsgraph}]", "") + extension("width: 400"),
 		"Token Service":     good + "message_extension: {token_service_connection: teamsgraph}",
 		"two keys":          good + extension("encryption_key: "+strings.Repeat("A", 43)+" "+strings.Repeat("B", 43)+"="),
@@ -390,6 +390,7 @@ func TestMistakes(t *testing.T) {
 		"extension: both":         {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, token_url: https://login.example/t}"), want: "message_extension.provider.issuer: stands alone"},
 		"extension: header":       {yaml: good + extension("client_header: X Forwarded For"), want: `message_extension.client_header: "X Forwarded For" is no name of a header`},
 		"extension: issuer":       {yaml: good + extension("provider: {client_id: x, issuer: http://login.example}"), want: "message_extension.provider.issuer: needs https"},
+		"extension: auth method":  {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, token_endpoint_auth_method: basic}"), want: `message_extension.provider.token_endpoint_auth_method: "basic" is neither client_secret_basic nor client_secret_post`},
 		"extension: secrets":      {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, client_secret: hunter2, client_secret_file: x}"), want: "message_extension.provider.client_secret_file: is set together"},
 	} {
 		t.Run(name, func(t *testing.T) {

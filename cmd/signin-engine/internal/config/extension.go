@@ -39,6 +39,7 @@ type Provider struct {
 	ClientID         string          `koanf:"client_id"`
 	ClientSecret     tokensvc.Secret `koanf:"client_secret"`
 	ClientSecretFile string          `koanf:"client_secret_file"`
+	TokenAuthMethod  string          `koanf:"token_endpoint_auth_method"`
 	Scopes           []string        `koanf:"scopes"`
 }
 
@@ -60,7 +61,8 @@ func (m *MessageExtension) Popup(appID string) (popup.Config, error) {
 		Provider: popup.Provider{
 			Issuer: m.Provider.Issuer, AuthorizeURL: m.Provider.AuthorizeURL, TokenURL: m.Provider.TokenURL,
 			ProfileURL: m.Provider.ProfileURL, RevokeURL: m.Provider.RevokeURL,
-			ClientID: m.Provider.ClientID, ClientSecret: m.Provider.ClientSecret, Scopes: m.Provider.Scopes,
+			ClientID: m.Provider.ClientID, ClientSecret: m.Provider.ClientSecret,
+			TokenAuthMethod: m.Provider.TokenAuthMethod, Scopes: m.Provider.Scopes,
 		},
 	}
 	var problems Errors
