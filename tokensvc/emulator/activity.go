@@ -10,11 +10,11 @@ type Account struct {
 	ID          string `json:"id"`
 	Name        string `json:"name,omitempty"`
 	AADObjectID string `json:"aadObjectId,omitempty"`
-	// IsTargeted marks a recipient: the activity is for it alone.
+	// IsTargeted marks a recipient that alone sees the activity.
 	IsTargeted bool `json:"isTargeted,omitempty"`
 }
 
-// Conversation is where an activity belongs.
+// Conversation is the conversation of an activity.
 type Conversation struct {
 	ID       string `json:"id"`
 	Type     string `json:"conversationType,omitempty"` // personal, groupChat, channel
@@ -43,7 +43,7 @@ type Incoming struct {
 	Value        json.RawMessage `json:"value,omitempty"`
 }
 
-// Entity is clientInfo or mention.
+// Entity is an entity of an activity: of type clientInfo or mention.
 type Entity struct {
 	Type      string   `json:"type"`
 	Locale    string   `json:"locale,omitempty"`
@@ -54,7 +54,7 @@ type Entity struct {
 	Text      string   `json:"text,omitempty"`
 }
 
-// ChannelData is what only Teams has.
+// ChannelData is the part of an activity that is specific to Teams.
 type ChannelData struct {
 	Tenant *struct {
 		ID string `json:"id"`
@@ -86,7 +86,7 @@ func channelData(tenant string) *ChannelData {
 	return d
 }
 
-// ofCard marks what a card in a message caused.
+// ofCard marks an activity that a card in a message caused.
 func (d *ChannelData) ofCard(legacyID string) {
 	d.Source = &struct {
 		Name string `json:"name"`

@@ -1,6 +1,6 @@
 package emulator
 
-// bounded is a map that forgets its oldest keys.
+// bounded is a map of at most limit keys. A new key replaces the oldest one.
 type bounded[V any] struct {
 	values map[string]V
 	order  []string // ring of keys in order of insertion
@@ -36,7 +36,7 @@ func (b *bounded[V]) clear() {
 	b.order, b.next = nil, 0
 }
 
-// ring keeps the last values it was given; a limit of 0 keeps none.
+// ring keeps the last limit values.
 type ring[V any] struct {
 	values []V
 	next   int
@@ -54,7 +54,7 @@ func (r *ring[V]) add(v V) {
 	}
 }
 
-// all returns a copy, oldest first.
+// all returns a copy of the values, oldest first.
 func (r *ring[V]) all() []V {
 	out := make([]V, 0, len(r.values))
 	out = append(out, r.values[r.next:]...)

@@ -13,41 +13,42 @@ const (
 	DefaultCodeLifetime  = 10 * time.Minute
 	DefaultTokenLifetime = time.Hour
 	DefaultRecord        = 1000
-	// remembered bounds what is kept of links, codes and cards each: enough
-	// for any test, and a load test does not eat the machine.
+	// remembered is how many links, codes, bearer tokens and cards are kept, each.
+	// It is enough for any test, and it bounds the memory of a load test.
 	remembered = 1 << 16
 )
 
-// Config of a [Server]. The zero value works.
+// Config configures a [Server]. The zero value works.
 type Config struct {
 	// BaseURL is the server's own URL as bots and browsers see it; see
-	// [Server.SetBaseURL]. "" = taken from each request's Host header.
+	// [Server.SetBaseURL]. "" = the Host header of each request.
 	BaseURL string
-	// Connections are the bot's OAuth connection settings. None = every name
-	// is a connection, without SSO.
+	// Connections are the bot's OAuth connection settings. If it is empty, every
+	// name is a connection, without SSO.
 	Connections []Connection
-	// Users are known to Graph; anybody else gets a made-up profile.
+	// Users have a profile in Graph. Every other user gets that of [DefaultUser].
 	Users []User
-	// ClientID and ClientSecret are checked by the Entra endpoint unless empty.
+	// ClientID and ClientSecret are what the Entra endpoint accepts from the bot.
+	// An empty one is not checked.
 	ClientID     string
 	ClientSecret tokensvc.Secret
-	// Bearer says who may call the Token Service and the connector.
+	// Bearer is which bearer tokens the Token Service and the connector accept.
 	Bearer BearerPolicy
-	// CodeLifetime of a verification code; 0 = [DefaultCodeLifetime].
+	// CodeLifetime is the lifetime of a verification code; 0 = 10 min.
 	CodeLifetime time.Duration
-	// TokenLifetime of a user token; 0 = [DefaultTokenLifetime].
+	// TokenLifetime is the lifetime of a user token; 0 = 1 h.
 	TokenLifetime time.Duration
-	// Record is how many requests and how many activities are kept; 0 =
-	// [DefaultRecord], negative = none (counts and the last card of a
-	// conversation are kept all the same).
+	// Record is how many requests and how many activities are kept; 0 = 1000,
+	// negative = none. The counts and the last card of each conversation are kept
+	// in any case.
 	Record int
 	// Seed makes ids, tokens and codes repeatable; 0 = random.
 	Seed uint64
-	// Switches at the start.
+	// Switches are the switches at the start and after [Server.Reset].
 	Switches Switches
 	// Now is the clock; nil = time.Now.
 	Now func() time.Time
-	// Provider is served below /provider/; nil = there is none.
+	// Provider is served below /provider/; nil = none.
 	Provider *Provider
 }
 
@@ -56,11 +57,11 @@ type Connection struct {
 	Name        string
 	DisplayName string // serviceProviderDisplayName; "" = Name
 	SSO         bool   // has a token exchange URL
-	URI         string // of the token exchange; "" = api://botid-{app id}
-	ProviderID  string // "" = that of Entra
-	// Audience is for whom the connection's tokens are made, JSON Web Tokens: the
-	// bot's client id for tokens that can be exchanged on behalf of their user, the
-	// URL of an API for its own. "" = tokens that nobody can read.
+	URI         string // token exchange URL; "" = api://botid-{app id}
+	ProviderID  string // "" = Azure Active Directory v2
+	// Audience makes the connection's tokens JSON Web Tokens for this audience: the
+	// bot's client id for tokens that can be exchanged on behalf of the user, or the
+	// URL of an API. "" = opaque tokens.
 	Audience string
 }
 
@@ -76,31 +77,32 @@ type User struct {
 	JobTitle    string
 }
 
-// BearerPolicy says which bearer tokens of a bot are taken.
+// BearerPolicy is which bearer tokens of a bot are accepted.
 type BearerPolicy string
 
 // The policies.
 const (
-	BearerAny      BearerPolicy = ""         // any that is not empty
-	BearerOptional BearerPolicy = "optional" // any, also none
-	BearerIssued   BearerPolicy = "issued"   // only those of the Entra endpoint
+	BearerAny      BearerPolicy = ""         // any token that is not empty
+	BearerOptional BearerPolicy = "optional" // any token, or none
+	BearerIssued   BearerPolicy = "issued"   // only tokens that the Entra endpoint issued
 )
 
-// Switches are the behaviours that nobody has verified against the live
-// service, or that a test wants otherwise.
+// Switches change how the emulator behaves: where the behaviour of the live service
+// is not known for certain, or to make a test's case happen. All are off in the zero
+// value.
 type Switches struct {
-	// WrongConnectionSpendsCode: asking with a code on another connection of
-	// the same user uses the code up.
+	// WrongConnectionSpendsCode makes a code unusable after it was redeemed for
+	// another connection of the same user.
 	WrongConnectionSpendsCode bool `json:"wrongConnectionSpendsCode"`
-	// WrongCodeReturnsStored: a wrong code gets the token that is already
-	// there instead of 404.
+	// WrongCodeReturnsStored answers a wrong code with the token that the service
+	// already holds, instead of 404.
 	WrongCodeReturnsStored bool `json:"wrongCodeReturnsStored"`
-	// SSO is the status that an exchange is answered by connection name; 0,
-	// 200 or absent accepts.
+	// SSO has the status that token exchanges are answered with, by connection name.
+	// Exchanges on other connections, and those with 0 or 200, succeed.
 	SSO map[string]int `json:"sso,omitempty"`
-	// SSOTokens is the same by SSO token, and comes first.
+	// SSOTokens has the status by SSO token. It takes precedence over SSO.
 	SSOTokens map[string]int `json:"ssoTokens,omitempty"`
-	// NoConsent: the users have not consented to what is asked on their behalf.
+	// NoConsent answers on-behalf-of requests as if the user had not consented.
 	NoConsent bool `json:"noConsent"`
 	// Down answers everything with 503.
 	Down bool `json:"down"`
@@ -120,7 +122,7 @@ func cloneMap(m map[string]int) map[string]int {
 	return c
 }
 
-// exchangeStatus is what an exchange is to be answered.
+// exchangeStatus is the status that a token exchange is answered with.
 func (s *Switches) exchangeStatus(connection, token string) int {
 	if status, ok := s.SSOTokens[token]; ok {
 		return cmp.Or(status, statusOK)

@@ -26,7 +26,7 @@ type postedActivity struct {
 	} `json:"attachments"`
 }
 
-// readActivity returns nil for what cannot be read.
+// readActivity returns nil if the body is not an activity.
 func readActivity(body []byte) *postedActivity {
 	var posted postedActivity
 	if json.Unmarshal(body, &posted) != nil || posted.Type == "" {
@@ -44,8 +44,8 @@ func (a *postedActivity) hasCard() bool {
 	return false
 }
 
-// card returns the last OAuth card, nil if there is none; false says that Teams
-// would refuse one of them.
+// card returns the last OAuth card of the activity, or nil if it has none. It
+// returns false if Teams would refuse one of its cards.
 func (a *postedActivity) card() (*Card, bool) {
 	var found *Card
 	for _, attachment := range a.Attachments {
@@ -76,7 +76,7 @@ type idAnswer struct {
 	ID string `json:"id"`
 }
 
-// postActivity is a send, a reply or an update (docs/protocol.md §4).
+// postActivity handles a send, a reply or an update (docs/protocol.md §4).
 func (s *Server) postActivity(w http.ResponseWriter, in *incoming) {
 	posted := in.posted
 	if posted == nil {
@@ -90,7 +90,7 @@ func (s *Server) postActivity(w http.ResponseWriter, in *incoming) {
 	}
 	card, ok := posted.card()
 	if !ok {
-		// Teams refuses an explicit null in the card in these very words [S 001].
+		// This is how Teams refuses a card with an explicit null [S 001].
 		refuse(w, http.StatusBadRequest, "ServiceError", "Unknown")
 		return
 	}
@@ -133,7 +133,7 @@ func (c *cardContent) card() *Card {
 	return card
 }
 
-// hasNull looks for a null at any depth.
+// hasNull reports whether a JSON value has a null at any depth.
 func hasNull(raw []byte) bool {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	for {
@@ -147,8 +147,8 @@ func hasNull(raw []byte) bool {
 	}
 }
 
-// createConversation opens the one personal chat of a bot and a user, as Teams
-// does: asking again gives the same id.
+// createConversation opens the personal chat of a bot and a user. As in Teams there
+// is one such chat, so every call for the same two returns the same id.
 func (s *Server) createConversation(w http.ResponseWriter, in *incoming) {
 	var asked struct {
 		Bot     idAnswer   `json:"bot"`

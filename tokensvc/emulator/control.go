@@ -15,11 +15,11 @@ import (
 
 const controlPath = "/emulator/"
 
-// longestWait of GET /emulator/card.
+// longestWait bounds the wait of GET /emulator/card.
 const longestWait = time.Minute
 
-// control is the emulator's own API, for tests in other processes. A web page
-// of another origin may not use it to change anything.
+// control handles the emulator's own API, for tests in other processes. It refuses
+// changes that a web page of another origin requests.
 func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 	if err := s.origin.Check(r); err != nil {
 		refuse(w, http.StatusForbidden, "Forbidden", "another origin")
@@ -79,14 +79,15 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// tokenRequest is a tokensvc.UserConnection on the wire.
+// tokenRequest is the JSON form of a tokensvc.UserConnection.
 type tokenRequest struct {
 	UserID     string `json:"userId"`
 	Connection string `json:"connection"`
 	ChannelID  string `json:"channelId"`
 }
 
-// Counts returns the requests by operation, without those that never came.
+// Counts returns how many requests of each operation came in since the start or
+// [Server.ResetRequests]. It has no operations without requests.
 func (s *Server) Counts() map[Operation]int64 {
 	counts := make(map[Operation]int64)
 	for op, n := range s.counts {
@@ -119,8 +120,9 @@ func (s *Server) controlCard(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, statusOK, card)
 }
 
-// readControl answers itself if the body is no good. Unknown members are
-// refused: a misspelt switch would be a test that tests nothing.
+// readControl decodes the body into v. If it cannot, it answers the request with an
+// error and returns false. Unknown members are errors: with a misspelt switch a test
+// would test nothing.
 func readControl(w http.ResponseWriter, r *http.Request, v any) bool {
 	dec := json.NewDecoder(io.LimitReader(r.Body, maxBody))
 	dec.DisallowUnknownFields()

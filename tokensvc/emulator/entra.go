@@ -10,7 +10,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// botTokenLifetime is what Entra says, in seconds.
+// botTokenLifetime is the lifetime of the bot's own token, in seconds, as in Entra.
 const botTokenLifetime = 3599
 
 type oauthError struct {
@@ -24,8 +24,8 @@ type oauthToken struct {
 	AccessToken string `json:"access_token"`
 }
 
-// SetClientSecrets are the secrets of the bot that Entra takes from now on: two
-// while the bot changes from one to the other.
+// SetClientSecrets replaces the client secrets that the Entra endpoint accepts. A
+// bot that rotates its secret has two for a while.
 func (s *Server) SetClientSecrets(secrets ...tokensvc.Secret) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -35,7 +35,8 @@ func (s *Server) SetClientSecrets(secrets ...tokensvc.Secret) {
 	}
 }
 
-// DropBearers forgets the tokens that Entra gave the bot, as if they were over.
+// DropBearers makes all tokens of the bot itself invalid, as if they had expired.
+// That matters with [BearerIssued] only.
 func (s *Server) DropBearers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +51,7 @@ func (s *Server) takesSecret(given string) bool {
 	})
 }
 
-// accessToken is the client credentials grant (docs/protocol.md §2), and the
+// accessToken handles the client credentials grant (docs/protocol.md §2) and the
 // on-behalf-of grant.
 func (s *Server) accessToken(w http.ResponseWriter, in *incoming) {
 	form, err := url.ParseQuery(string(in.body))
@@ -79,12 +80,13 @@ func (s *Server) accessToken(w http.ResponseWriter, in *incoming) {
 	answerJSON(w, statusOK, oauthToken{"Bearer", botTokenLifetime, token})
 }
 
-// tenantMetadata ends the path of a tenant's OpenID metadata.
+// tenantMetadata is the end of the path of a tenant's OpenID metadata.
 const tenantMetadata = "/v2.0/.well-known/openid-configuration"
 
-// tenant says where a tenant gives out tokens. Azure's SDK asks for it first, and only
-// over TLS: a bot with a certificate or federated credentials needs a listener with a
-// certificate that it trusts in front of the emulator.
+// tenant answers with the OpenID metadata of a tenant, which has the address of its
+// token endpoint. Azure's SDK asks for it before the first token, and only over TLS:
+// a bot with a certificate or federated credentials needs a TLS listener, with a
+// certificate that the bot trusts, in front of the emulator.
 func (s *Server) tenant(w http.ResponseWriter, in *incoming) {
 	scheme := "http://"
 	if in.request.TLS != nil {

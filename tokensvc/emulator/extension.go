@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// The part of a Teams client that message extensions and Adaptive Cards need.
+// This file has the part of a Teams client that message extensions and Adaptive
+// Cards need.
 
 // Compose is the answer to an invoke of a message extension.
 type Compose struct {
@@ -21,11 +22,12 @@ type Compose struct {
 	Layout      string
 	Attachments []json.RawMessage
 	Text        string
-	URL         string // of the action of auth and silentAuth
-	Title       string
+	URL         string // of the openUrl action; auth and silentAuth have one
+	Title       string // of that action
 }
 
-// Compose reads an answer; the error says in what it is none.
+// Compose decodes the answer of a message extension. It returns an error if the
+// status is not 200, or if Teams could not use the answer.
 func (a Answer) Compose() (Compose, error) {
 	if a.Status != http.StatusOK {
 		return Compose{}, fmt.Errorf("emulator: status %d", a.Status)
@@ -59,7 +61,7 @@ func (a Answer) Compose() (Compose, error) {
 	return c, nil
 }
 
-// Query sends composeExtension/query with one parameter, as while a user types.
+// Query sends composeExtension/query with text as its one parameter.
 func (t *Teams) Query(ctx context.Context, command, text string) (Answer, error) {
 	return t.Invoke(ctx, "composeExtension/query", "", map[string]any{
 		"commandId":    command,
@@ -68,7 +70,8 @@ func (t *Teams) Query(ctx context.Context, command, text string) (Answer, error)
 	})
 }
 
-// Type sends a query for every keystroke of a text, and returns the answers.
+// Type sends the queries that a client sends while the user types a text: one after
+// every character. It returns the answers so far, and the first error.
 func (t *Teams) Type(ctx context.Context, command, text string) ([]Answer, error) {
 	var all []Answer
 	for i := range []rune(text) {
@@ -81,8 +84,8 @@ func (t *Teams) Type(ctx context.Context, command, text string) ([]Answer, error
 	return all, nil
 }
 
-// Reissue sends an invoke again, as Teams does when its popup has ended: with the
-// popup's result in value.state and the rest as it was.
+// Reissue sends an invoke again with a state in value.state, as Teams does with the
+// result of its popup.
 func (t *Teams) Reissue(ctx context.Context, before Incoming, state string) (Answer, error) {
 	again, err := t.with(before, "state", state)
 	if err != nil {
@@ -103,8 +106,8 @@ func (t *Teams) ReissueWithToken(ctx context.Context, before Incoming, exchangeI
 	return t.Send(ctx, again)
 }
 
-// with is an invoke once more, by this user and on this device, with one more
-// member in its value.
+// with makes a new invoke of this user and device with the name and value of before.
+// It adds a member to the value, in place of an earlier state or authentication.
 func (t *Teams) with(before Incoming, member string, v any) (Incoming, error) {
 	value := map[string]json.RawMessage{}
 	if err := json.Unmarshal(before.Value, &value); err != nil {
@@ -125,8 +128,9 @@ func (t *Teams) with(before Incoming, member string, v any) (Incoming, error) {
 	return again, nil
 }
 
-// Search is a whole sign-in: a query, the popup that its answer asks for, and the
-// query once more. A user who is signed in gets the first answer.
+// Search does a whole sign-in: it sends a query, goes through the popup that the
+// answer asks for, and sends the query again. If the first answer asks for no popup,
+// Search returns it.
 func (t *Teams) Search(ctx context.Context, b *Browser, command, text string) (Answer, error) {
 	asked, err := t.Query(ctx, command, text)
 	if err != nil {
@@ -146,30 +150,30 @@ func (t *Teams) Search(ctx context.Context, b *Browser, command, text string) (A
 	return t.Reissue(ctx, asked.Sent, ended.Code)
 }
 
-// Browser is what a Teams client opens its popups in. It has cookies and runs no
-// script.
+// Browser is the browser in which a Teams client opens popups. It keeps cookies and
+// runs no scripts.
 type Browser struct {
-	HTTP *http.Client // with a cookie jar
-	Deny bool         // the provider's button to press
+	HTTP *http.Client // has a cookie jar
+	Deny bool         // presses Deny on the provider's page, not Allow
 }
 
-// NewBrowser has no cookies yet.
+// NewBrowser returns a browser without cookies. Its requests time out after 30 s.
 func NewBrowser() *Browser {
 	jar, _ := cookiejar.New(nil) // never fails without options
 	return &Browser{HTTP: &http.Client{Jar: jar, Timeout: 30 * time.Second}}
 }
 
-// PopupResult is how a popup ended: with a code, or with a reason.
+// PopupResult is the result of a popup: a code if it succeeded, else a reason.
 type PopupResult struct {
-	Code   string // of notifySuccess
-	Reason string // of notifyFailure
-	Status int    // of the last page
-	Page   string // its source
-	Header http.Header
+	Code   string      // what the last page passes to notifySuccess
+	Reason string      // what the last page passes to notifyFailure
+	Status int         // status of the last page
+	Page   string      // source of the last page
+	Header http.Header // header of the last page
 }
 
-// Popup opens an address and goes through the provider's page to the page that
-// tells Teams the result.
+// Popup opens an address, goes through the provider's page, and returns the result
+// that the last page reports to Teams.
 func (b *Browser) Popup(ctx context.Context, address string) (PopupResult, error) {
 	at, err := b.Authorize(ctx, address)
 	if err != nil || at.Callback == "" {
@@ -178,16 +182,17 @@ func (b *Browser) Popup(ctx context.Context, address string) (PopupResult, error
 	return b.Open(ctx, at.Callback)
 }
 
-// Authorized is a popup that stands before its callback.
+// Authorized is a popup that has left the provider and has not opened its callback
+// yet.
 type Authorized struct {
-	PopupResult // of a start page that did not go to the provider
-	Start       http.Header
-	Provider    string // where the start page sent the browser
-	Callback    string // where the provider sends it
+	PopupResult             // the result, if the popup ended before its callback
+	Start       http.Header // header of the start page
+	Provider    string      // address to which the start page redirected
+	Callback    string      // address to which the provider redirected; "" = the popup has ended
 }
 
-// Authorize opens an address and presses the button of the provider's page,
-// without following it back to the bot.
+// Authorize opens an address and presses the button of the provider's page. It does
+// not follow the redirect back to the bot.
 func (b *Browser) Authorize(ctx context.Context, address string) (Authorized, error) {
 	start, err := b.once(ctx, http.MethodGet, address, "")
 	if err != nil {
@@ -203,7 +208,7 @@ func (b *Browser) Authorize(ctx context.Context, address string) (Authorized, er
 		return out, err
 	}
 	if out.Callback = page.Header.Get("Location"); out.Callback != "" {
-		return out, nil // the provider had nothing to ask
+		return out, nil // the provider redirected without a page
 	}
 	action, ok := attribute(string(page.Body), `<form method="post" action="`)
 	if !ok {
@@ -232,7 +237,7 @@ func (b *Browser) Authorize(ctx context.Context, address string) (Authorized, er
 	return out, nil
 }
 
-// Open opens one page, and reads from it what its script would tell Teams.
+// Open opens one page and returns the result that its script would report to Teams.
 func (b *Browser) Open(ctx context.Context, address string) (PopupResult, error) {
 	page, err := b.once(ctx, http.MethodGet, address, "")
 	if err != nil {
@@ -248,7 +253,7 @@ func result(page Answer) PopupResult {
 	return r
 }
 
-// once follows no redirect.
+// once sends one request without following redirects.
 func (b *Browser) once(ctx context.Context, method, address, form string) (Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(form))
 	if err != nil {

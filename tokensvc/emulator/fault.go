@@ -11,40 +11,43 @@ import (
 	"time"
 )
 
-// Fault is trouble on order: what happens to the next requests of an
-// operation. Faults are tried in the order in which they were added and the
-// first that fits is used.
+// Fault makes requests fail, or their answers come late. A request gets the first
+// fault that matches it, in the order in which they were added.
 type Fault struct {
-	Operation  Operation // "" = every operation
-	Connection string    // only requests that name it; "" = all
-	// Activity narrows it to one kind of activity of the connector; "" = all.
+	Operation  Operation // only requests of this operation; "" = all
+	Connection string    // only requests that name this connection; "" = all
+	// Activity matches only requests to the connector with this kind of activity;
+	// "" = all requests.
 	Activity ActivityKind
-	Times    int // 0 = until cleared
-	// Delay comes first; alone it only makes the answer late.
+	Times    int // number of requests that get the fault; 0 = until cleared
+	// Delay is the time before the answer. A fault with a delay alone only makes
+	// the answer late.
 	Delay time.Duration
-	// Status to answer; 0 = as usual.
+	// Status is the status of the answer; 0 = the usual answer.
 	Status int
-	Code   string // error.code of the body
-	// Body instead of an error body; with Status 200 an answer without a token.
+	Code   string // error.code of the error body; "" = the name of the status
+	// Body replaces the error body. With Status 200 it can be a successful answer
+	// that makes no sense.
 	Body string
-	// RetryAfter header, in whole seconds; 0 = none.
+	// RetryAfter is the Retry-After header, rounded up to whole seconds; 0 = none.
 	RetryAfter time.Duration
-	// Expiration is what an answer as usual says of the tokens in it, such as a
-	// time that is past; zero = their own.
+	// Expiration replaces the expiration of the tokens in a usual answer; zero =
+	// their own expiration.
 	Expiration time.Time
 	// Drop closes the connection without an answer.
 	Drop bool
-	// AfterEffect does what was asked for first: only the answer is lost.
+	// AfterEffect carries the request out before the fault, so that only the
+	// answer is lost.
 	AfterEffect bool
 }
 
-// ActivityKind is what an activity brings.
+// ActivityKind is the kind of content that an activity has.
 type ActivityKind string
 
-// The kinds that a [Fault] tells apart.
+// The kinds of activities that a [Fault] can select.
 const (
-	CardActivity ActivityKind = "card" // an OAuth card
-	TextActivity ActivityKind = "text" // a text, and no OAuth card
+	CardActivity ActivityKind = "card" // has an OAuth card
+	TextActivity ActivityKind = "text" // has a text and no OAuth card
 )
 
 func (k ActivityKind) fits(a *postedActivity) bool {
@@ -73,7 +76,7 @@ type faultJSON struct {
 	AfterEffect bool         `json:"afterEffect,omitempty"`
 }
 
-// MarshalJSON writes durations as text, "1.5s".
+// MarshalJSON writes durations as text, such as "1.5s".
 func (f Fault) MarshalJSON() ([]byte, error) {
 	wire := faultJSON{
 		Operation: f.Operation, Connection: f.Connection, Activity: f.Activity, Times: f.Times, Status: f.Status, Code: f.Code,
@@ -92,11 +95,11 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	return b, nil
 }
 
-// UnmarshalJSON is the reverse.
+// UnmarshalJSON reads the form that MarshalJSON writes. Unknown members are errors.
 func (f *Fault) UnmarshalJSON(b []byte) error {
 	var wire faultJSON
 	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields() // a misspelt fault would be a test that tests nothing
+	dec.DisallowUnknownFields() // with a misspelt fault a test would test nothing
 	if err := dec.Decode(&wire); err != nil {
 		return fmt.Errorf("fault: %w", err)
 	}
@@ -132,28 +135,29 @@ func duration(s string) (time.Duration, error) {
 	return d, err
 }
 
-// AddFault orders trouble.
+// AddFault adds a fault behind those that are already there.
 func (s *Server) AddFault(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = append(s.faults, f)
 }
 
-// Faults returns what is still on order.
+// Faults returns the faults that are still active.
 func (s *Server) Faults() []Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Fault{}, s.faults...)
 }
 
-// ClearFaults cancels all of them.
+// ClearFaults removes all faults.
 func (s *Server) ClearFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = nil
 }
 
-// takeFault uses up one of the first fault that fits.
+// takeFault returns the first fault that matches a request, and counts it as used
+// once. The switch Down comes before all faults.
 func (s *Server) takeFault(in *incoming) (Fault, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -181,8 +185,8 @@ func (f *Fault) fits(in *incoming) bool {
 		f.Activity.fits(in.posted)
 }
 
-// answerWithFault reports whether that was the whole answer; it returns
-// dropped if the connection is gone.
+// answerWithFault applies a fault. It returns done if the request needs no usual
+// answer any more, and dropped if the connection has to be closed without an answer.
 func (s *Server) answerWithFault(w http.ResponseWriter, in *incoming, f Fault) (done, dropped bool) {
 	if f.Delay > 0 {
 		late := time.NewTimer(f.Delay)
@@ -228,7 +232,7 @@ func (s *Server) answerWithFault(w http.ResponseWriter, in *incoming, f Fault) (
 	return true, false
 }
 
-// discard takes an answer that nobody gets.
+// discard is an http.ResponseWriter that drops the answer.
 type discard struct{ header http.Header }
 
 func (d *discard) Header() http.Header         { return d.header }
@@ -239,7 +243,7 @@ func (d *discard) WriteHeader(int)             {}
 func drop(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		panic(http.ErrAbortHandler) // HTTP/2: resets the stream
+		panic(http.ErrAbortHandler) // resets the stream of HTTP/2, which cannot be hijacked
 	}
-	conn.Close() //nolint:errcheck // closing it is all there is to do
+	conn.Close() //nolint:errcheck // the client sees a broken connection in any case
 }

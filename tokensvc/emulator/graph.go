@@ -14,7 +14,7 @@ type profile struct {
 	ID                string `json:"id"`
 }
 
-// me is Graph's profile of whoever the token was issued to.
+// me answers GET /v1.0/me: the Graph profile of the user whose token it gets.
 func (s *Server) me(w http.ResponseWriter, in *incoming) {
 	s.mu.Lock()
 	held, ok := s.issued[bearer(in.request)]
@@ -31,8 +31,8 @@ func (s *Server) me(w http.ResponseWriter, in *incoming) {
 	})
 }
 
-// DefaultUser is who [Server.Teams] speaks for, unless the configuration has
-// users.
+// DefaultUser is the user that [NewTeams] sends as, and [Server.Teams] unless the
+// configuration has users.
 func DefaultUser() User {
 	return User{
 		ID:          "29:1emulated-user",
@@ -43,7 +43,8 @@ func DefaultUser() User {
 	}
 }
 
-// user fills in whatever the configuration does not say.
+// user returns the user with an id. Members that the configuration does not have
+// are those of [DefaultUser].
 func (s *Server) user(id string) User {
 	u := DefaultUser()
 	for _, known := range s.cfg.Users {

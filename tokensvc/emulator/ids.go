@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// ids makes identifiers, tokens and codes: random ones, or the same ones on
-// every run of the same seed.
+// ids makes identifiers, tokens and codes. They are random, or with a seed the same
+// in every run.
 type ids struct {
 	mu     sync.Mutex
 	source io.Reader
-	millis int64 // last id that looks like a time
-	fixed  bool  // do not follow the clock
+	millis int64 // last id of timestamp
+	fixed  bool  // timestamp counts up and ignores the clock
 }
 
-// seededStart is the time of the recorded trace, so that a seeded run has ids
-// like it.
+// seededStart is the time of the recorded trace (docs/protocol.md), in milliseconds
+// since 1970. Activity ids of a seeded run begin there.
 const seededStart = 1776827520098
 
 func newIDs(seed uint64) *ids {
@@ -58,8 +58,8 @@ func (g *ids) code() string {
 	return fmt.Sprintf("%06d", binary.LittleEndian.Uint64(g.bytes(8))%1_000_000)
 }
 
-// timestamp returns an activity id as Teams makes them, milliseconds since
-// 1970, never the same twice.
+// timestamp returns an activity id of the kind that Teams gives to messages: the
+// milliseconds since 1970, but never the same id twice.
 func (g *ids) timestamp(now time.Time) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// issuer of the tokens that the connector shows to bots (docs/protocol.md §1).
+	// issuer is the issuer of the tokens that the connector sends to bots
+	// (docs/protocol.md §1).
 	issuer = "https://api.botframework.com"
-	// connectorTokenLifetime is how long one of them is good.
+	// connectorTokenLifetime is the lifetime of such a token.
 	connectorTokenLifetime = time.Hour
 	keyBits                = 2048
 )
@@ -57,8 +58,8 @@ type jwtClaims struct {
 	Expires    int64  `json:"exp"`
 }
 
-// signingKey is made when it is first needed: it takes a moment, and most
-// tests never do.
+// signingKey is a key that signs tokens. The server makes its key when it first
+// needs it, because that is slow and most tests need none.
 type signingKey struct {
 	private *rsa.PrivateKey
 	id      string
@@ -75,10 +76,11 @@ func newSigningKey() (*signingKey, error) {
 
 func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// Authorize makes a [Teams.Authorize] for bots that check who calls them: it
-// adds a token as the Bot Connector shows it, signed with a key of this server.
-// The bot is pointed at /v1/.well-known/openidconfiguration of the base URL for
-// its OpenID metadata.
+// Authorize returns a function for [Teams.Authorize] to call bots that check who
+// calls them. The function adds a token for the bot appID like those of the Bot
+// Connector, signed with the key of this server. The bot needs
+// /v1/.well-known/openidconfiguration below the base URL as the address of its
+// OpenID metadata.
 func (s *Server) Authorize(appID string) func(context.Context, *http.Request) error {
 	var mu sync.Mutex
 	var token string
@@ -98,8 +100,8 @@ func (s *Server) Authorize(appID string) func(context.Context, *http.Request) er
 	}
 }
 
-// ConnectorToken returns a token as the Bot Connector shows it to the bot
-// appID, good for an hour.
+// ConnectorToken returns a token like those that the Bot Connector sends to the bot
+// appID. It is valid for an hour.
 func (s *Server) ConnectorToken(appID, serviceURL string) (string, error) {
 	key, err := s.key()
 	if err != nil {
@@ -112,8 +114,8 @@ func (s *Server) ConnectorToken(appID, serviceURL string) (string, error) {
 	})
 }
 
-// RotateSigningKey has the connector sign with a new key from now on. The one
-// before it stays among the published ones.
+// RotateSigningKey makes the connector sign with a new key from now on. The older
+// keys stay published.
 func (s *Server) RotateSigningKey() error {
 	old, err := s.key()
 	if err != nil {
@@ -129,7 +131,7 @@ func (s *Server) RotateSigningKey() error {
 	return nil
 }
 
-// key is what the connector signs with.
+// key returns the key that the connector signs with. It makes the first one.
 func (s *Server) key() (*signingKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,8 +145,7 @@ func (s *Server) key() (*signingKey, error) {
 	return s.signing, nil
 }
 
-// public is the half that everybody may know, with the channels that it is
-// endorsed for.
+// public is the public key as JWKS, with the channels that it is endorsed for.
 func (k *signingKey) public(endorsements ...string) publicKey {
 	public := k.private.PublicKey
 	return publicKey{
@@ -153,7 +154,7 @@ func (k *signingKey) public(endorsements ...string) publicKey {
 	}
 }
 
-// sign makes a JSON Web Token of claims.
+// sign makes a signed JSON Web Token with these claims.
 func (k *signingKey) sign(claims any) (string, error) {
 	header, err := json.Marshal(jwtHeader{"RS256", "JWT", k.id})
 	if err != nil {

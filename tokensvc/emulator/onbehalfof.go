@@ -18,8 +18,8 @@ const grantJWT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 // entraTenant is the tenant of the emulated users.
 const entraTenant = "00000000-0000-4000-8000-00000000007e"
 
-// userClaims are what a user's token says. Nobody in the emulator checks its
-// signature.
+// userClaims are the claims of a user's token. The emulator does not check its
+// signature, so the token has none that is valid.
 type userClaims struct {
 	Audience string `json:"aud"`
 	Issuer   string `json:"iss"`
@@ -35,7 +35,7 @@ type userClaims struct {
 }
 
 func encodeSegment(v any) string {
-	raw, _ := json.Marshal(v) // of texts and numbers
+	raw, _ := json.Marshal(v) // cannot fail: texts and numbers only
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
@@ -52,9 +52,9 @@ func (s *Server) userJWT(u User, audience, scopes, client string, expires time.T
 	}, ".")
 }
 
-// SSOToken makes the token that a Teams client gets for the bot's app without
-// asking its user: what signin/tokenExchange brings. The user is one of the
-// configuration's, or [DefaultUser] with that id.
+// SSOToken makes the token that a Teams client gets from Entra by single sign-on and
+// sends to the bot with signin/tokenExchange. The user is one of the configuration,
+// or [DefaultUser] with this id.
 func (s *Server) SSOToken(userID string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,8 +76,9 @@ type behalfToken struct {
 	Scope string `json:"scope"`
 }
 
-// onBehalfOf is the on-behalf-of grant: a user's token for the bot's app becomes
-// one for the API of the scopes. The refusals are those of Entra.
+// onBehalfOf handles the on-behalf-of grant: it exchanges a user's token for the
+// bot's app for a token for the API of the scopes. It refuses with the codes of
+// Entra.
 func (s *Server) onBehalfOf(w http.ResponseWriter, form url.Values) {
 	no := func(code int, why, sub string) {
 		answerJSON(w, http.StatusBadRequest, behalfError{"invalid_grant", why, []int{code}, sub})
@@ -113,21 +114,22 @@ func (s *Server) onBehalfOf(w http.ResponseWriter, form url.Values) {
 	from := s.issued[assertion]
 	held := &heldToken{user: s.userOf(claims.ObjectID), expires: s.cfg.Now().Add(s.cfg.TokenLifetime).UTC().Truncate(time.Second)}
 	held.token = s.userJWT(s.user(held.user), audienceOf(scope), scope, client, held.expires)
-	if from != nil { // it ends with the sign-out
+	if from != nil { // the new token becomes invalid with the sign-out, too
 		from.others = append(from.others, held.token)
 	}
 	s.issued[held.token] = held
 	answerJSON(w, statusOK, behalfToken{oauthToken{"Bearer", int(s.cfg.TokenLifetime / time.Second), held.token}, scope})
 }
 
-// madeFor reports whether an audience is an app: its client id, or an Application
-// ID URI that ends with it.
+// madeFor reports whether an audience stands for an app: it is the app's client id,
+// or an Application ID URI that ends with it.
 func madeFor(audience, client string) bool {
 	id := audience[strings.LastIndexByte(audience, '/')+1:]
 	return client != "" && strings.EqualFold(strings.TrimPrefix(id, "botid-"), client)
 }
 
-// audienceOf is the API of a scope: https://graph.microsoft.com/User.Read.
+// audienceOf is the API of a list of scopes: https://graph.microsoft.com for
+// "https://graph.microsoft.com/User.Read", and for scopes without an API.
 func audienceOf(scope string) string {
 	first, _, _ := strings.Cut(scope, " ")
 	if i := strings.LastIndexByte(first, '/'); i > 0 && strings.Contains(first, "://") {
@@ -136,7 +138,7 @@ func audienceOf(scope string) string {
 	return "https://graph.microsoft.com"
 }
 
-// userOf is the user of an object id.
+// userOf is the id of the user with an Entra object id.
 func (s *Server) userOf(object string) string {
 	for _, u := range s.cfg.Users {
 		if strings.EqualFold(s.user(u.ID).AADObjectID, object) {

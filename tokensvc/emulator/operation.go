@@ -9,8 +9,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Operation names what a request asks for; those of the Token Service are
-// named as in package tokensvc.
+// Operation is the operation that a request is for. The operations of the Token
+// Service have the names of package tokensvc.
 type Operation string
 
 // The operations.
@@ -24,8 +24,8 @@ const (
 	OpGetAadTokens             Operation = tokensvc.OpGetAadTokens
 	OpAccessToken              Operation = tokensvc.OpAccessToken // Entra
 	OpSignInPage               Operation = "SignInPage"           // the page behind a sign-in link
-	OpSignIn                   Operation = "SignIn"               // its button
-	OpPostToken                Operation = "PostToken"            // tokenPostResource
+	OpSignIn                   Operation = "SignIn"               // a button of that page
+	OpPostToken                Operation = "PostToken"            // the URL of tokenPostResource
 	OpPostActivity             Operation = "PostActivity"         // connector: send or reply
 	OpUpdateActivity           Operation = "UpdateActivity"       // connector
 	OpDeleteActivity           Operation = "DeleteActivity"       // connector
@@ -33,8 +33,8 @@ const (
 	OpMe                       Operation = "Me"                   // Graph
 	OpTenant                   Operation = "Tenant"               // OpenID metadata of a tenant, which Azure's SDK asks for before a token
 	OpMetadata                 Operation = "Metadata"             // OpenID metadata of the connector's tokens
-	OpKeys                     Operation = "Keys"                 // their keys
-	OpUnknown                  Operation = "Unknown"              // answered 404
+	OpKeys                     Operation = "Keys"                 // public keys of the connector's tokens
+	OpUnknown                  Operation = "Unknown"              // every other request; answered 404
 )
 
 // Operations returns every operation.
@@ -47,15 +47,16 @@ func Operations() []Operation {
 	}
 }
 
-// target is what a path and a method stand for.
+// target is the meaning of a method and a path.
 type target struct {
 	op             Operation
 	conversationID string
 	activityID     string
 }
 
-// route compares paths without regard to case, as the service does, and finds
-// the connector behind any prefix: service URLs have one (/amer/{tenant}/).
+// route finds the target of a method and a URL. Like the service it ignores the case
+// of paths. It finds the connector behind any prefix, because service URLs have one
+// (/amer/{tenant}/).
 func route(method string, u *url.URL) target {
 	path := strings.ToLower(strings.TrimRight(u.Path, "/"))
 	if strings.HasSuffix(path, "/oauth2/v2.0/token") {
@@ -103,7 +104,8 @@ func only(method, wanted string, op Operation) target {
 	return target{op: op}
 }
 
-// connectorTarget splits the escaped path: a conversation id may hold a slash.
+// connectorTarget finds the target of a request to the connector. It splits the
+// escaped path, because a conversation id may contain a slash.
 func connectorTarget(method string, u *url.URL) target {
 	segments := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
 	at := slices.IndexFunc(segments, func(s string) bool { return strings.EqualFold(s, "conversations") })

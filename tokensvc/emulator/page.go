@@ -19,8 +19,8 @@ type pageData struct {
 	Nonce                   string
 }
 
-// signInPage shows the button; it changes nothing, so that a link preview or a
-// reload does no harm.
+// signInPage shows the page with the button. It changes nothing, so that a link
+// preview or a reload cannot sign anybody in.
 func (s *Server) signInPage(w http.ResponseWriter, in *incoming) {
 	id := in.query["signin"]
 	l := s.link(id)
@@ -36,8 +36,8 @@ func (s *Server) signInPage(w http.ResponseWriter, in *incoming) {
 	})
 }
 
-// signIn is the button: it makes the code. The token is there only once the
-// bot has shown the code.
+// signIn handles the button of the page: it makes the code. The service holds a token
+// only after the bot has redeemed the code.
 func (s *Server) signIn(w http.ResponseWriter, in *incoming) {
 	l := s.link(in.query["signin"])
 	if l == nil {
@@ -61,7 +61,8 @@ func (s *Server) signIn(w http.ResponseWriter, in *incoming) {
 	})
 }
 
-// page has no Cross-Origin-Opener-Policy: it would cut off window.opener.
+// page renders the page. It sets no Cross-Origin-Opener-Policy, which would take
+// window.opener away from the page.
 func (s *Server) page(w http.ResponseWriter, status int, data pageData) {
 	data.Nonce = s.ids.hex(16)
 	var buf bytes.Buffer

@@ -20,29 +20,31 @@ import (
 //go:embed provider.html
 var providerSource string
 
-// ProviderConfig is that of a [Provider]. ClientID and RedirectURL are required.
+// ProviderConfig configures a [Provider]. ClientID and RedirectURL are required.
 type ProviderConfig struct {
 	ClientID     string
 	ClientSecret tokensvc.Secret // empty: a public client
-	RedirectURL  string          // the only one that is taken
-	// User signs in; the zero User is [DefaultUser].
+	RedirectURL  string          // the only redirect URL that is accepted
+	// User is the user who signs in; the zero User is [DefaultUser].
 	User User
-	// TokenLifetime of an access token; 0 = [DefaultTokenLifetime].
+	// TokenLifetime is the lifetime of an access token; 0 = 1 h.
 	TokenLifetime time.Duration
-	NoRefresh     bool             // no refresh tokens are given out
-	BareIDToken   bool             // id tokens have no name: only /profile tells it
-	NoIssuer      bool             // answers of /authorize do not name the provider (RFC 9207)
-	Seed          uint64           // as in [Config]
+	NoRefresh     bool             // issue no refresh tokens
+	BareIDToken   bool             // id tokens have no name, only /profile has it
+	NoIssuer      bool             // answers of /authorize do not have the iss parameter (RFC 9207)
+	Seed          uint64           // makes tokens and codes repeatable; 0 = random
 	Now           func() time.Time // nil = time.Now
 }
 
-// Provider is a small third-party provider: OAuth 2.0 and OpenID Connect with
-// PKCE required, codes that are good once, refresh tokens that rotate and whose
-// second use ends everything that came of the sign-in, revocation (RFC 7009),
-// answers that name their issuer (RFC 9207), and a profile. Whoever opens its page is its one user.
+// Provider is a small third-party provider for OAuth 2.0 and OpenID Connect. It
+// requires PKCE. A code can be used once. Refresh tokens rotate; the second use of one
+// revokes all tokens of its sign-in. The answers of /authorize name their issuer
+// (RFC 9207). There is revocation (RFC 7009) and a profile. The provider has one user,
+// who is everybody that opens its page.
 //
 // It is an [net/http.Handler] of /authorize, /token, /revoke, /profile, /keys and
-// /.well-known/openid-configuration below any prefix. See [Server.Provider].
+// /.well-known/openid-configuration below any prefix. A [Server] serves it below
+// /provider/; see [Config].
 type Provider struct {
 	cfg  ProviderConfig
 	ids  *ids
@@ -52,24 +54,24 @@ type Provider struct {
 	mu      sync.Mutex
 	down    bool
 	fail    *oauthError
-	forged  string // nonce
+	forged  string // nonce of ForgeNonce
 	counts  map[string]int
-	codes   map[string]*grant
-	tokens  map[string]*grant // access tokens
-	refresh map[string]*grant
+	codes   map[string]*grant // by code
+	tokens  map[string]*grant // by access token
+	refresh map[string]*grant // by refresh token
 }
 
-// grant is a sign-in with all that came of it.
+// grant is one sign-in with its tokens.
 type grant struct {
 	challenge, nonce, redirect string
-	openid                     bool
-	used                       bool // the code
-	revoked                    bool
-	expires                    map[string]time.Time // access tokens
-	current                    string               // refresh token
+	openid                     bool                 // the scopes have openid
+	used                       bool                 // the code was used
+	revoked                    bool                 // all its tokens are invalid
+	expires                    map[string]time.Time // by access token
+	current                    string               // the one valid refresh token
 }
 
-// NewProvider makes a provider.
+// NewProvider returns a provider.
 func NewProvider(cfg ProviderConfig) *Provider {
 	if cfg.TokenLifetime == 0 {
 		cfg.TokenLifetime = DefaultTokenLifetime
@@ -87,15 +89,15 @@ func NewProvider(cfg ProviderConfig) *Provider {
 	}
 }
 
-// SetDown makes the provider answer 503, or ends that.
+// SetDown makes the provider answer 503 to everything, or ends that.
 func (p *Provider) SetDown(down bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.down = down
 }
 
-// SetRedirectURL replaces the redirect URL of the configuration: after listening,
-// when the bot's port is known.
+// SetRedirectURL replaces the redirect URL of the configuration, for a bot whose port
+// is known only after it listens.
 func (p *Provider) SetRedirectURL(redirectURL string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -108,7 +110,8 @@ func (p *Provider) redirectURL() string {
 	return p.cfg.RedirectURL
 }
 
-// Refuse makes /authorize send the browser back with an error; "" ends that.
+// Refuse makes /authorize redirect the browser back with an error. An empty code ends
+// that.
 func (p *Provider) Refuse(code, description string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,22 +121,24 @@ func (p *Provider) Refuse(code, description string) {
 	}
 }
 
-// ForgeNonce makes id tokens name another nonce than was asked for; "" ends that.
+// ForgeNonce puts a nonce into id tokens that differs from the requested one. An
+// empty nonce ends that.
 func (p *Provider) ForgeNonce(nonce string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forged = nonce
 }
 
-// Count is how often something was done: "authorize", "token", "refresh",
-// "refused", "reused", "revoke", "profile".
+// Count returns how often something happened: "authorize", "token", "refresh",
+// "revoke" and "profile" count requests, "refused" the refused token requests, and
+// "reused" the second uses of a code or a refresh token.
 func (p *Provider) Count(what string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.counts[what]
 }
 
-// Good reports whether an access token is taken.
+// Good reports whether an access token is valid.
 func (p *Provider) Good(accessToken string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -145,8 +150,8 @@ func (p *Provider) good(access string) bool {
 	return g != nil && !g.revoked && p.cfg.Now().Before(g.expires[access])
 }
 
-// Secrets are every token and code that was ever handed out: a test looks for
-// them where they must not be.
+// Secrets returns every code and token that the provider has ever issued, so that a
+// test can check that none of them was logged or stored.
 func (p *Provider) Secrets() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,7 +164,7 @@ func (p *Provider) Secrets() []string {
 	return all
 }
 
-// ServeHTTP answers by the end of the path.
+// ServeHTTP serves the provider. The end of the path selects the endpoint.
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	down := p.down
@@ -200,10 +205,10 @@ func (p *Provider) discovery(w http.ResponseWriter, base string) {
 	})
 }
 
-// authorize shows the page, and takes its answer.
+// authorize shows the page that asks for consent, and handles its answer.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request, issuer string) {
 	q := r.URL.Query()
-	// An address that is not registered gets no browser sent to it.
+	// Never redirect a browser to an address that is not registered.
 	if q.Get("client_id") != p.cfg.ClientID || q.Get("redirect_uri") != p.redirectURL() {
 		refuse(w, http.StatusBadRequest, "invalid_client", "the client or its redirect URL is not registered")
 		return
@@ -252,7 +257,8 @@ func (p *Provider) ask(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	// The form's answer is a redirect to the client, which is another origin.
+	// There is no form-action: the answer to the form is a redirect to the client,
+	// which has another origin.
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'")
 	w.WriteHeader(statusOK)
 	write(w, buf.Bytes())
@@ -311,8 +317,8 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request, base string) {
 	answerJSON(w, statusOK, answer)
 }
 
-// byCode: a code that is used again ends everything that came of it (RFC 6749
-// §4.1.2).
+// byCode finds the grant of a code. The second use of a code revokes all tokens of
+// its grant (RFC 6749 §4.1.2).
 func (p *Provider) byCode(r *http.Request) *grant {
 	g := p.codes[r.PostFormValue("code")]
 	if g == nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Request is a request that came in. Tokens and codes in it are emulated ones;
-// a client secret and the Authorization header are left out all the same.
+// Request is a recorded request. It has no Authorization header and no client secret,
+// which may be real ones. Its tokens and codes are emulated.
 type Request struct {
 	Seq            int64             `json:"seq"`
 	Time           time.Time         `json:"time"`
@@ -23,24 +23,24 @@ type Request struct {
 	State          *tokensvc.State   `json:"state,omitempty"` // decoded
 	ConversationID string            `json:"conversationId,omitempty"`
 	ActivityID     string            `json:"activityId,omitempty"`
-	Bearer         bool              `json:"bearer"` // an Authorization header was there
+	Bearer         bool              `json:"bearer"` // it had a bearer token
 	Body           string            `json:"body,omitempty"`
-	Status         int               `json:"status"` // 0: the connection was dropped
+	Status         int               `json:"status"` // 0 = the connection was dropped
 	Duration       time.Duration     `json:"durationNs"`
 }
 
-// Activity is what a bot sent to a conversation.
+// Activity is an activity that a bot sent to a conversation.
 type Activity struct {
 	Seq            int64           `json:"seq"`
 	Time           time.Time       `json:"time"`
 	Operation      Operation       `json:"operation"` // OpPostActivity or OpUpdateActivity
 	ConversationID string          `json:"conversationId"`
-	ID             string          `json:"id"` // that the connector gave it
+	ID             string          `json:"id"` // given by the connector
 	Type           string          `json:"type"`
 	Text           string          `json:"text,omitempty"`
 	ReplyToID      string          `json:"replyToId,omitempty"`
 	Recipient      Account         `json:"recipient,omitzero"`
-	Targeted       bool            `json:"targeted"` // the query said so: nobody but the recipient sees it
+	Targeted       bool            `json:"targeted"` // only the recipient sees it
 	Card           *Card           `json:"card,omitempty"`
 	Raw            json.RawMessage `json:"raw"`
 }
@@ -51,7 +51,7 @@ type Card struct {
 	ConversationID        string                          `json:"conversationId"`
 	ActivityID            string                          `json:"activityId"`
 	RecipientID           string                          `json:"recipientId,omitempty"`
-	Targeted              bool                            `json:"targeted"` // nobody but the recipient sees it
+	Targeted              bool                            `json:"targeted"` // only the recipient sees it
 	Text                  string                          `json:"text,omitempty"`
 	Connection            string                          `json:"connection"`
 	ButtonTitle           string                          `json:"buttonTitle,omitempty"`
@@ -59,7 +59,8 @@ type Card struct {
 	TokenExchangeResource *tokensvc.TokenExchangeResource `json:"tokenExchangeResource,omitempty"`
 }
 
-// ExchangeID is the card's tokenExchangeResource.id, "" without SSO.
+// ExchangeID returns the card's tokenExchangeResource.id, or "" if the card does not
+// offer SSO.
 func (c *Card) ExchangeID() string {
 	if c.TokenExchangeResource == nil {
 		return ""
@@ -67,8 +68,8 @@ func (c *Card) ExchangeID() string {
 	return c.TokenExchangeResource.ID
 }
 
-// SetRecording switches the record of requests and activities on or off.
-// Counts and cards go on.
+// SetRecording turns the recording of requests and activities on or off. Counts and
+// the last card of each conversation are kept in any case.
 func (s *Server) SetRecording(on bool) {
 	s.recMu.Lock()
 	defer s.recMu.Unlock()
@@ -116,8 +117,8 @@ func withoutSecret(form string) string {
 	return values.Encode()
 }
 
-// Requests returns the requests on record in the order in which they were
-// answered, only those of the operations if any are named.
+// Requests returns the recorded requests of these operations, or of all operations if
+// there are none, in the order in which they were answered.
 func (s *Server) Requests(operations ...Operation) []Request {
 	s.recMu.Lock()
 	defer s.recMu.Unlock()
@@ -126,8 +127,8 @@ func (s *Server) Requests(operations ...Operation) []Request {
 	})
 }
 
-// Count says how many requests of the operation came in since the start or
-// ResetRequests, whether recorded or not.
+// Count returns how many requests of an operation came in since the start or
+// ResetRequests, recorded or not.
 func (s *Server) Count(op Operation) int64 {
 	if n, ok := s.counts[op]; ok {
 		return n.Load()
@@ -147,8 +148,8 @@ func (s *Server) ResetRequests() {
 	}
 }
 
-// Activities returns what bots sent to the conversation, or to all if it is
-// empty, in order.
+// Activities returns the recorded activities that bots sent to a conversation, in
+// order. An empty id stands for all conversations.
 func (s *Server) Activities(conversationID string) []Activity {
 	s.recMu.Lock()
 	defer s.recMu.Unlock()
@@ -161,8 +162,8 @@ func (s *Server) activitiesLocked(conversationID string) []Activity {
 	})
 }
 
-// WaitForActivity returns the first recorded activity of the conversation that
-// fits. Without one it waits until ctx is done.
+// WaitForActivity returns the first recorded activity of a conversation that fits
+// accepts. If there is none yet, it waits for one until ctx is done.
 func (s *Server) WaitForActivity(ctx context.Context, conversationID string, fits func(Activity) bool) (Activity, error) {
 	var found Activity
 	err := s.wait(ctx, func() bool {
@@ -176,20 +177,20 @@ func (s *Server) WaitForActivity(ctx context.Context, conversationID string, fit
 	return found, err
 }
 
-// WaitForText is WaitForActivity for a message whose text contains part.
+// WaitForText is [Server.WaitForActivity] for a text that contains part.
 func (s *Server) WaitForText(ctx context.Context, conversationID, part string) (Activity, error) {
 	return s.WaitForActivity(ctx, conversationID, func(a Activity) bool { return strings.Contains(a.Text, part) })
 }
 
-// LastCard returns the newest OAuth card of the conversation.
+// LastCard returns the newest OAuth card of a conversation, and whether there is one.
 func (s *Server) LastCard(conversationID string) (Card, bool) {
 	s.recMu.Lock()
 	defer s.recMu.Unlock()
 	return s.cards.get(conversationID)
 }
 
-// WaitForCard returns the newest OAuth card of the conversation as soon as its
-// Seq is greater than after; 0 takes any.
+// WaitForCard returns the newest OAuth card of a conversation as soon as its Seq is
+// greater than after, which is 0 for any card. It waits until ctx is done.
 func (s *Server) WaitForCard(ctx context.Context, conversationID string, after int64) (Card, error) {
 	var found Card
 	err := s.wait(ctx, func() bool {
@@ -203,7 +204,7 @@ func (s *Server) WaitForCard(ctx context.Context, conversationID string, after i
 	return found, nil
 }
 
-// keep records an activity and wakes those who wait.
+// keep records an activity and wakes the callers of wait.
 func (s *Server) keep(a Activity) {
 	s.recMu.Lock()
 	defer s.recMu.Unlock()

@@ -18,7 +18,7 @@ import (
 const (
 	statusOK     = http.StatusOK
 	providerPath = "/provider/"
-	// maxBody of a request, in bytes.
+	// maxBody bounds the body of a request, in bytes.
 	maxBody = 1 << 20
 )
 
@@ -31,9 +31,9 @@ type Server struct {
 	origin  *http.CrossOriginProtection
 
 	mu       sync.Mutex
-	signing  *signingKey   // nil: none was needed yet
-	retired  []*signingKey // still published
-	secrets  []string      // of the bot, that Entra takes
+	signing  *signingKey   // nil until it is needed
+	retired  []*signingKey // keys before signing, still published
+	secrets  []string      // client secrets of the bot that Entra accepts
 	base     string
 	switches Switches
 	faults   []Fault
@@ -41,7 +41,7 @@ type Server struct {
 	issued   map[string]*heldToken   // by token
 	links    *bounded[*link]
 	codes    *bounded[*code]
-	bearers  *bounded[time.Time] // of the Entra endpoint, with their expiry
+	bearers  *bounded[time.Time] // expiry of the bot's own tokens, by token
 
 	recMu      sync.Mutex
 	recording  bool
@@ -52,7 +52,7 @@ type Server struct {
 	changed    chan struct{} // closed at the next activity; nil while nobody waits
 }
 
-// New makes a server. It neither listens nor starts a goroutine.
+// New returns a server. It does not listen and starts no goroutine.
 func New(cfg Config) *Server {
 	if cfg.CodeLifetime == 0 {
 		cfg.CodeLifetime = DefaultCodeLifetime
@@ -92,25 +92,26 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// SetBaseURL says where bots and browsers find the server: after listening,
-// when the port is known.
+// SetBaseURL sets the URL at which bots and browsers reach the server, for a server
+// whose port is known only after it listens.
 func (s *Server) SetBaseURL(base string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.base = strings.TrimRight(base, "/")
 }
 
-// BaseURL returns what SetBaseURL or the configuration said.
+// BaseURL returns the URL of [Server.SetBaseURL] or the configuration, without a
+// slash at its end.
 func (s *Server) BaseURL() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.base
 }
 
-// ServiceURL is the connector's address, as activities carry it.
+// ServiceURL returns the connector's address, in the form that activities have.
 func (s *Server) ServiceURL() string { return s.BaseURL() + "/" }
 
-// Switches returns the switches as they stand.
+// Switches returns the current switches.
 func (s *Server) Switches() Switches {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,8 +132,8 @@ func (s *Server) SetDown(down bool) {
 	s.switches.Down = down
 }
 
-// SetSSO sets the status that exchanges on a connection are answered by; 0 or
-// 200 accepts.
+// SetSSO sets the status that token exchanges on a connection are answered with. With
+// 0 or 200 they succeed.
 func (s *Server) SetSSO(connection string, status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +145,7 @@ func (s *Server) SetSSO(connection string, status int) {
 	s.switches.SSO[connection] = status
 }
 
-// SetSSOToken is SetSSO for one SSO token, whatever the connection.
+// SetSSOToken is [Server.SetSSO] for one SSO token on every connection.
 func (s *Server) SetSSOToken(token string, status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +167,7 @@ func (s *Server) Reset() {
 	s.ResetRequests()
 }
 
-// incoming is a request with what every operation needs of it.
+// incoming is a request, decoded as far as all operations need it.
 type incoming struct {
 	target
 	request  *http.Request
@@ -175,12 +176,12 @@ type incoming struct {
 	query    map[string]string // keys in lower case
 	state    *tokensvc.State
 	body     []byte
-	posted   *postedActivity // of the connector; nil if it cannot be read
-	// expiration is what the answer says of a token, if it is not zero.
+	posted   *postedActivity // activity for the connector; nil if it cannot be read
+	// expiration replaces the expiration of tokens in the answer; zero = it does not.
 	expiration time.Time
 }
 
-// connection is the connection that the request, or the card in it, names.
+// connection is the name of the connection in the request, or in its card.
 func (in *incoming) connection() string {
 	switch {
 	case in.state != nil:
@@ -193,7 +194,7 @@ func (in *incoming) connection() string {
 	return in.query["connectionname"]
 }
 
-// ServeHTTP answers for every emulated service and for /emulator/.
+// ServeHTTP serves every emulated service, the provider, and /emulator/.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, controlPath) {
 		s.control(w, r)
@@ -288,8 +289,8 @@ func (s *Server) handle(w http.ResponseWriter, in *incoming) {
 	}
 }
 
-// authorized checks the bot's bearer token. Entra, pages, Graph, keys and
-// the SAS URL have their own rules.
+// authorized checks the bot's bearer token. Entra, the pages, Graph, the keys and the
+// SAS URL need none of the bot's.
 func (s *Server) authorized(in *incoming) bool {
 	switch in.op {
 	case OpAccessToken, OpSignInPage, OpSignIn, OpPostToken, OpMe, OpMetadata, OpTenant, OpKeys, OpUnknown:
@@ -320,7 +321,8 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// lowerKeys: the service compares query keys without regard to case.
+// lowerKeys returns the query with its keys in lower case: like the service, the
+// emulator ignores their case.
 func lowerKeys(r *http.Request) map[string]string {
 	values := r.URL.Query()
 	query := make(map[string]string, len(values))
@@ -350,10 +352,10 @@ func (w *statusWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap lets http.ResponseController reach the writer.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// write ignores that the client is gone: there is nobody to tell.
+// write ignores the error: it means that the client is gone.
 func write(w io.Writer, b []byte) { _, _ = w.Write(b) }
 
 func answerJSON(w http.ResponseWriter, status int, v any) {
@@ -382,7 +384,8 @@ func refuse(w http.ResponseWriter, status int, code, message string) {
 	answerJSON(w, status, errorBody{errorDetail{code, message}})
 }
 
-// wait returns when something may have changed, or with ctx's error.
+// wait returns nil as soon as done returns true. It calls done with recMu held, now
+// and after every activity. It returns an error when ctx is done.
 func (s *Server) wait(ctx context.Context, done func() bool) error {
 	for {
 		s.recMu.Lock()

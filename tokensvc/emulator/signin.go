@@ -12,10 +12,10 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// postResourceLifetime is how long a SAS URL lives (docs/protocol.md §3).
+// postResourceLifetime is the lifetime of a SAS URL (docs/protocol.md §3).
 const postResourceLifetime = 60 * time.Second
 
-// link is a sign-in link that was handed out.
+// link is a sign-in link that the server has issued.
 type link struct{ state tokensvc.State }
 
 func (l *link) userConnection() tokensvc.UserConnection {
@@ -38,7 +38,8 @@ func (s *Server) getSignInResource(w http.ResponseWriter, in *incoming) {
 	}
 }
 
-// signInResource answers itself if the state is no good.
+// signInResource makes a sign-in link. If it cannot, it answers the request with an
+// error and returns nil.
 func (s *Server) signInResource(w http.ResponseWriter, in *incoming) *resourceAnswer {
 	if in.state == nil || in.state.UserID == "" || in.state.Connection == "" {
 		refuse(w, http.StatusBadRequest, "BadArgument", "state is missing or cannot be read")
@@ -72,7 +73,7 @@ func (s *Server) signInResource(w http.ResponseWriter, in *incoming) *resourceAn
 }
 
 func (s *Server) getTokenOrSignInResource(w http.ResponseWriter, in *incoming) {
-	// The state names the connection too; the query wins.
+	// The state names a connection too; that of the query counts.
 	uc, ok := userConnection(w, in)
 	if !ok {
 		return
@@ -96,8 +97,8 @@ func (s *Server) sign(expiry, id string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// postToken is where a client that has a token hands it over instead of
-// signing in.
+// postToken handles the SAS URL, to which a client that has a token posts it instead
+// of signing the user in.
 func (s *Server) postToken(w http.ResponseWriter, in *incoming) {
 	expiry, id := in.query["expiry"], in.query["state"]
 	until, err := strconv.ParseInt(expiry, 10, 64)

@@ -14,42 +14,45 @@ import (
 	"time"
 )
 
-// CancelledByUser is the state of a signin/verifyState whose popup was closed.
+// CancelledByUser is the state that signin/verifyState has if the user closed the
+// popup.
 const CancelledByUser = "CancelledByUser"
 
-// Teams speaks to a bot as one Teams user on one device. Make it with
-// [Server.Teams] or [NewTeams], then change its fields before use; afterwards
-// it may be used from many goroutines.
+// Teams calls a bot as one Teams user on one device. Make it with [Server.Teams] or
+// [NewTeams], and change its fields before the first use. Then it may be used from
+// many goroutines.
 type Teams struct {
 	BotURL       string       // the bot's messaging endpoint
 	HTTP         *http.Client // nil = http.DefaultClient
-	ServiceURL   string       // where the bot is to send its answers
+	ServiceURL   string       // the connector, to which the bot sends its activities
 	User         Account
 	Bot          Account
-	ChannelID    string // "msteams", or with a sub-channel "msteams:COPILOT"
+	ChannelID    string // "msteams", or with a sub-channel such as "msteams:COPILOT"
 	Conversation Conversation
 	Locale       string
 	Country      string
 	Timezone     string
 	Platform     string // Web, Windows, Mac, iOS, Android
-	// DeliveryMode "expectReplies" asks for what the bot says in the answer to each
-	// activity: [Answer.Replies]. "" = at the connector.
+	// DeliveryMode "expectReplies" makes the bot return its activities in the answer
+	// ([Answer.Replies]). "" = the bot sends them to the connector.
 	DeliveryMode string
-	// Authorize adds what the bot wants to see, a bearer token; nil = nothing.
+	// Authorize adds credentials to each request, such as a bearer token
+	// ([Server.Authorize]); nil = none.
 	Authorize func(ctx context.Context, r *http.Request) error
 
 	ids *ids
 }
 
-// Answer is what the bot answered, and to what.
+// Answer is the bot's answer to an activity.
 type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
-	Sent   Incoming // may be sent again with [Teams.Send]: a duplicated delivery
+	Sent   Incoming // the activity; [Teams.Send] sends it again, as a duplicated delivery
 }
 
-// Replies are the activities in an answer, where expectReplies has asked for them.
+// Replies returns the activities in the answer. It returns an error if there are
+// none; see [Teams.DeliveryMode].
 func (a Answer) Replies() ([]json.RawMessage, error) {
 	var wire struct {
 		Activities []json.RawMessage `json:"activities"`
@@ -60,14 +63,14 @@ func (a Answer) Replies() ([]json.RawMessage, error) {
 	return wire.Activities, nil
 }
 
-// NewTeams is the user "Robin" in a personal chat with a bot. A seed other
-// than 0 makes its ids repeatable.
+// NewTeams returns a client of [DefaultUser] in a personal chat with the bot at
+// botURL. A seed other than 0 makes its ids repeatable.
 func NewTeams(botURL, serviceURL string, seed uint64) *Teams {
 	return newTeams(botURL, serviceURL, newIDs(seed))
 }
 
-// Teams is NewTeams with this server as the connector, the server's ids, and
-// the first user of the configuration, if there is one.
+// Teams is [NewTeams] with this server as the connector, with the server's ids, and
+// with the first user of the configuration if there is one.
 func (s *Server) Teams(botURL string) *Teams {
 	t := newTeams(botURL, s.ServiceURL(), s.ids)
 	if len(s.cfg.Users) > 0 {
@@ -101,21 +104,21 @@ func newTeams(botURL, serviceURL string, ids *ids) *Teams {
 	}
 }
 
-// On returns the same user in the same conversation on another device.
+// On returns a client of the same user in the same conversation on another device.
 func (t *Teams) On(platform string) *Teams {
 	other := *t
 	other.Platform = platform
 	return &other
 }
 
-// SendMessage sends a text. In a group or team it mentions the bot, as it must
-// there.
+// SendMessage sends a text. In a group chat or a team it mentions the bot, as Teams
+// requires there.
 func (t *Teams) SendMessage(ctx context.Context, text string) (Answer, error) {
 	return t.Send(ctx, t.Message(text))
 }
 
-// Message is what SendMessage sends, for a test to change first: clients differ
-// in how they write a mention.
+// Message returns the activity that SendMessage sends. A test can change it first,
+// for example because clients write mentions in different ways.
 func (t *Teams) Message(text string) Incoming {
 	a := t.activity("message")
 	a.ID = t.ids.timestamp(time.Now())
@@ -129,9 +132,9 @@ func (t *Teams) Message(text string) Incoming {
 	return a
 }
 
-// Invoke sends an invoke with any value: a nil value is sent as null, a
-// json.RawMessage as it is. A replyToID that is not empty says which card
-// caused it.
+// Invoke sends an invoke with any value: a nil value becomes null, and a
+// json.RawMessage is sent unchanged. replyToID is the activity id of the card that
+// caused the invoke, or "".
 func (t *Teams) Invoke(ctx context.Context, name, replyToID string, value any) (Answer, error) {
 	raw, err := json.Marshal(value)
 	if err != nil {
@@ -146,7 +149,7 @@ func (t *Teams) Invoke(ctx context.Context, name, replyToID string, value any) (
 	return t.Send(ctx, a)
 }
 
-// TokenExchange sends signin/tokenExchange: the silent half of SSO.
+// TokenExchange sends signin/tokenExchange with the client's SSO token.
 func (t *Teams) TokenExchange(ctx context.Context, exchangeID, connection, ssoToken string) (Answer, error) {
 	return t.Invoke(ctx, "signin/tokenExchange", "", struct {
 		ID             string `json:"id"`
@@ -163,7 +166,7 @@ func (t *Teams) VerifyState(ctx context.Context, code, replyToID string) (Answer
 	}{code})
 }
 
-// Failure sends signin/failure: SSO did not work on the client's side.
+// Failure sends signin/failure, with which a client reports that its SSO has failed.
 func (t *Teams) Failure(ctx context.Context, code, message string) (Answer, error) {
 	return t.Invoke(ctx, "signin/failure", "", struct {
 		Code    string `json:"code"`
@@ -171,7 +174,8 @@ func (t *Teams) Failure(ctx context.Context, code, message string) (Answer, erro
 	}{code, message})
 }
 
-// activity is what every activity of this device has.
+// activity makes an activity with the members that all activities of this device
+// have.
 func (t *Teams) activity(kind string) Incoming {
 	return Incoming{
 		Type:         kind,
@@ -190,8 +194,8 @@ func (t *Teams) activity(kind string) Incoming {
 	}
 }
 
-// Send posts an activity as it is. The error is about the delivery; what the
-// bot thinks of it is the status.
+// Send posts an activity unchanged. It returns an error if the activity could not be
+// delivered. Any status of the bot is an answer and no error.
 func (t *Teams) Send(ctx context.Context, a Incoming) (Answer, error) {
 	body, err := json.Marshal(a)
 	if err != nil {
@@ -222,13 +226,13 @@ func (t *Teams) client() *http.Client {
 	return http.DefaultClient
 }
 
-// SignInWithPage does what a user in a browser does with a card's sign-in
-// link: opens the page, presses the button, and returns the code.
+// SignInWithPage does what a user in a browser does with the sign-in link of a card:
+// it opens the page and presses the button. It returns the code on the next page.
 func (t *Teams) SignInWithPage(ctx context.Context, signInLink string) (string, error) {
 	return SignInWithPage(ctx, t.client(), signInLink)
 }
 
-// SignInWithPage is [Teams.SignInWithPage] without a Teams client; nil =
+// SignInWithPage is [Teams.SignInWithPage] without a Teams client. A nil client is
 // http.DefaultClient.
 func SignInWithPage(ctx context.Context, client *http.Client, signInLink string) (string, error) {
 	if client == nil {
@@ -279,7 +283,7 @@ func fetchPage(ctx context.Context, client *http.Client, method, link, form stri
 	return string(page.Body), nil
 }
 
-// attribute returns what stands between a prefix and the next quote.
+// attribute returns the text between a prefix and the next quote.
 func attribute(page, prefix string) (string, bool) {
 	_, rest, ok := strings.Cut(page, prefix)
 	if !ok {
@@ -289,13 +293,13 @@ func attribute(page, prefix string) (string, bool) {
 	return strings.ReplaceAll(value, "&amp;", "&"), ok
 }
 
-// do reads the body to its end.
+// do sends a request and reads the whole body.
 func do(client *http.Client, req *http.Request) (Answer, error) {
 	resp, err := client.Do(req)
 	if err != nil {
 		return Answer{}, withoutURL(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read
+	defer resp.Body.Close() //nolint:errcheck // the body was read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
 		return Answer{}, withoutURL(err)
@@ -303,7 +307,7 @@ func do(client *http.Client, req *http.Request) (Answer, error) {
 	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
 }
 
-// withoutURL: a sign-in link is a secret.
+// withoutURL removes the URL from an error, because a sign-in link is a secret.
 func withoutURL(err error) error {
 	var located *url.Error
 	if errors.As(err, &located) {

@@ -11,20 +11,22 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// heldToken is a user's token; at most one per user, connection and channel.
+// heldToken is a user's token that the service holds: at most one for each user,
+// connection and channel.
 type heldToken struct {
 	user, connection, channel string
 	token                     string
-	others                    []string // of GetAadTokens, and those it replaced
+	others                    []string // tokens that end with it: of GetAadTokens, on behalf of, and those it replaced
 	expires                   time.Time
 }
 
-// fits: an empty connection or channel in what was asked takes every one.
+// fits reports whether the token is of a connection and a channel. An empty
+// connection or channel fits every token.
 func (t *heldToken) fits(connection, channel string) bool {
 	return (connection == "" || strings.EqualFold(t.connection, connection)) && (channel == "" || t.channel == channel)
 }
 
-// code is a verification code that a page showed.
+// code is a verification code that the server has issued.
 type code struct {
 	uc      tokensvc.UserConnection
 	expires time.Time
@@ -50,12 +52,12 @@ func (t *heldToken) answer(in *incoming) *tokenAnswer {
 	return a
 }
 
-// replacedTokens bounds how many replaced tokens of a user stay good.
+// replacedTokens bounds how many replaced tokens of a user stay valid.
 const replacedTokens = 32
 
-// store makes a new token. One that it replaces is no longer handed out but
-// stays good until it expires or the user signs out, as with a real provider.
-// s.mu is held.
+// store makes a new token and holds it. A token that it replaces is no longer
+// returned, but stays valid until it expires or the user signs out, as with a real
+// provider. s.mu is held.
 func (s *Server) store(uc tokensvc.UserConnection) *heldToken {
 	held := &heldToken{
 		user: uc.UserID, connection: s.connection(uc.Connection).Name, channel: uc.ChannelID,
@@ -82,7 +84,8 @@ func (s *Server) store(uc tokensvc.UserConnection) *heldToken {
 	return held
 }
 
-// held returns the token, nil if there is none or it has expired. s.mu is held.
+// held returns the token that the service holds, or nil if there is none or it has
+// expired. s.mu is held.
 func (s *Server) held(uc tokensvc.UserConnection) *heldToken {
 	for _, t := range s.tokens[uc.UserID] {
 		if t.fits(uc.Connection, uc.ChannelID) && s.cfg.Now().Before(t.expires) {
@@ -92,8 +95,7 @@ func (s *Server) held(uc tokensvc.UserConnection) *heldToken {
 	return nil
 }
 
-// forget drops every token that fits, and the others that hang on it. s.mu is
-// held.
+// forget drops every token that fits, and the tokens that end with it. s.mu is held.
 func (s *Server) forget(uc tokensvc.UserConnection) {
 	kept := slices.DeleteFunc(s.tokens[uc.UserID], func(t *heldToken) bool {
 		gone := t.fits(uc.Connection, uc.ChannelID)
@@ -112,8 +114,8 @@ func (s *Server) forget(uc tokensvc.UserConnection) {
 	s.tokens[uc.UserID] = kept
 }
 
-// connection returns the setting of that name; without any settings every name
-// is one. The zero Connection says that there is none.
+// connection returns the connection setting with a name, or the zero Connection if
+// there is none. If the configuration has no connections, every name is one.
 func (s *Server) connection(name string) Connection {
 	for _, c := range s.cfg.Connections {
 		if strings.EqualFold(c.Name, name) {
@@ -127,8 +129,8 @@ func (s *Server) connection(name string) Connection {
 	return Connection{}
 }
 
-// PutToken makes the service hold a token, as if the user had signed in, and
-// returns it.
+// PutToken makes the service hold a token as if the user had signed in, and returns
+// the token.
 func (s *Server) PutToken(uc tokensvc.UserConnection) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,15 +144,15 @@ func (s *Server) HasToken(uc tokensvc.UserConnection) bool {
 	return s.held(uc) != nil
 }
 
-// DropToken forgets the user's tokens: an empty Connection or ChannelID means
-// every one.
+// DropToken makes the service forget a user's tokens. An empty Connection or
+// ChannelID stands for all of them.
 func (s *Server) DropToken(uc tokensvc.UserConnection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(uc)
 }
 
-// IssueCode makes a verification code without the page.
+// IssueCode makes a verification code, as the sign-in page does.
 func (s *Server) IssueCode(uc tokensvc.UserConnection) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,8 +172,8 @@ func (s *Server) issueCode(uc tokensvc.UserConnection) string {
 	return digits
 }
 
-// redeem spends a code and returns the token it stands for, nil if it stands
-// for none. s.mu is held.
+// redeem spends a code and returns the new token. It returns nil if the code is not
+// valid for the user and the connection; see also [Switches]. s.mu is held.
 func (s *Server) redeem(uc tokensvc.UserConnection, digits string) *heldToken {
 	c, ok := s.codes.get(digits)
 	if ok && !c.spent && c.uc.UserID == uc.UserID && s.cfg.Now().Before(c.expires) {
@@ -189,7 +191,7 @@ func (s *Server) redeem(uc tokensvc.UserConnection, digits string) *heldToken {
 	return nil
 }
 
-// lookup is a GetToken, with or without a code.
+// lookup carries a GetToken out, with or without a code.
 func (s *Server) lookup(in *incoming, uc tokensvc.UserConnection) *heldToken {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,8 +201,8 @@ func (s *Server) lookup(in *incoming, uc tokensvc.UserConnection) *heldToken {
 	return s.held(uc)
 }
 
-// userConnection reads the query; it answers 400 itself if something is
-// missing.
+// userConnection reads the query. If a member is missing, it answers the request with
+// 400 and returns false.
 func userConnection(w http.ResponseWriter, in *incoming) (tokensvc.UserConnection, bool) {
 	uc := tokensvc.UserConnection{
 		UserID: in.query["userid"], Connection: in.query["connectionname"], ChannelID: in.query["channelid"],
@@ -216,7 +218,8 @@ func userConnection(w http.ResponseWriter, in *incoming) (tokensvc.UserConnectio
 	return uc, false
 }
 
-// noToken has an empty body: one published client takes any JSON for a token.
+// noToken answers 404. Its body is empty, because one published client takes any JSON
+// for a token.
 func noToken(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }
 
 func (s *Server) getToken(w http.ResponseWriter, in *incoming) {
@@ -241,7 +244,8 @@ func (s *Server) exchange(w http.ResponseWriter, in *incoming) {
 	}
 }
 
-// exchangeToken answers itself if there is no token.
+// exchangeToken carries a token exchange out. If it fails, it answers the request
+// with an error and returns nil.
 func (s *Server) exchangeToken(w http.ResponseWriter, uc tokensvc.UserConnection, body []byte) *heldToken {
 	sso, ok := exchangeRequest(body)
 	if !ok {
@@ -270,7 +274,8 @@ func (s *Server) exchangeToken(w http.ResponseWriter, uc tokensvc.UserConnection
 	return nil
 }
 
-// exchangeRequest takes the one member and nothing around it.
+// exchangeRequest reads the body of a token exchange: an object with the one member
+// token or uri.
 func exchangeRequest(body []byte) (string, bool) {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(body, &members) != nil || len(members) != 1 {
@@ -324,8 +329,8 @@ func (s *Server) getTokenStatus(w http.ResponseWriter, in *incoming) {
 	answerJSON(w, statusOK, answer)
 }
 
-// connectionsOf returns the settings; without any, those that the user has a
-// token of.
+// connectionsOf returns the connection settings. If the configuration has none, it
+// returns the connections for which the user has a token.
 func (s *Server) connectionsOf(user string) []Connection {
 	var all []Connection
 	for _, c := range s.cfg.Connections {
