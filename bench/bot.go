@@ -28,12 +28,12 @@ import (
 
 // The bots under test.
 const (
-	kindBare     = "bare" // the ceiling
+	kindBare     = "bare" // makes the same calls without an engine
 	kindMemory   = "memory"
 	kindBolt     = "bolt"
 	kindPostgres = "postgres"
 
-	// withCache is how the kind of a bot ends that has a token cache.
+	// withCache is the suffix of a kind of bot that has a token cache.
 	withCache = "-cache"
 )
 
@@ -42,17 +42,18 @@ const (
 	connection = "graph"
 )
 
-// stats is what a bot knows of itself.
+// stats is what a bot measures of its own process.
 type stats struct {
 	CPU     time.Duration // user and system
 	MaxRSS  int64         // bytes
-	Anon    int64         // bytes that are the process's own: without the file that bbolt maps
+	Anon    int64         // bytes of the process's own, without the file that bbolt maps
 	Commits int64
-	Groups  int64 // calls of the backend that wrote
-	Written int64 // bytes that went to the block layer
+	Groups  int64 // calls to the backend that wrote
+	Written int64 // bytes written to the block layer
 }
 
-// runBot is the child: it prints its address and serves until it is stopped.
+// runBot is the child process. It prints its address and serves until it is
+// stopped.
 func runBot(ctx context.Context, kind, upstream, where string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -98,7 +99,7 @@ func runBot(ctx context.Context, kind, upstream, where string) error {
 		if checked, err = teams.NewHandler(eng, cfg, bot); err != nil {
 			return err
 		}
-		running, stopped := context.WithCancel(context.WithoutCancel(ctx)) // the engine outlives the listener
+		running, stopped := context.WithCancel(context.WithoutCancel(ctx)) // the engine runs longer than the listener
 		defer stopped()
 		ran := make(chan error, 1)
 		go func() { ran <- eng.Run(running) }()
@@ -152,7 +153,7 @@ func openStore(ctx context.Context, kind, where string) (store.Store, error) {
 	}
 }
 
-// countingStore counts commits that were applied.
+// countingStore counts the commits that were applied.
 type countingStore struct {
 	store.Store
 	commits atomic.Int64
@@ -195,7 +196,7 @@ func engineBot(st store.Store, tokens *tokensvc.Client, connector *teams.Connect
 	}), nil
 }
 
-// bare is the ceiling: the same calls, nothing remembered.
+// bare is the ceiling: it makes the same calls and stores nothing.
 type bare struct {
 	tokens *tokensvc.Client
 	out    *teams.Connector
@@ -268,7 +269,7 @@ func ownStats() (stats, error) {
 	return s, nil
 }
 
-// procNumber reads one line of the kernel's accounts; 0 where there are none.
+// procNumber reads a number from a file of the kernel, 0 if there is none.
 func procNumber(file, name string) int64 {
 	raw, err := os.ReadFile(file)
 	if err != nil {

@@ -20,7 +20,7 @@ type bot struct {
 	cmd  *exec.Cmd
 }
 
-// startBot runs this program again as a bot.
+// startBot starts this program again as a bot.
 func startBot(ctx context.Context, kind, upstream, where string) (*bot, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -43,7 +43,7 @@ func startBot(ctx context.Context, kind, upstream, where string) (*bot, error) {
 	return b, nil
 }
 
-// stop ends the bot by its own handle.
+// stop sends the bot SIGTERM and waits until it has ended.
 func (b *bot) stop() error {
 	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
@@ -65,7 +65,7 @@ func (b *bot) stats(ctx context.Context) (stats, error) {
 	return s, json.NewDecoder(res.Body).Decode(&s)
 }
 
-// sum adds up what the bots of one fleet used.
+// sum adds up the stats of all bots of a fleet.
 func sum(ctx context.Context, bots []*bot) (stats, error) {
 	var all stats
 	for _, b := range bots {

@@ -15,33 +15,33 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// grown is what a store of a size does.
+// grown is the performance of a store with a number of attempts.
 type grown struct {
 	kind     string
 	attempts int
 	sizeMB   float64 // of the file, or of the tables with their indexes
 	open     time.Duration
-	overview time.Duration // `inspect` without an argument: states, last hour, stuck list
+	overview time.Duration // `inspect` without an argument: states, the last hour, the stuck list
 	one      time.Duration // `inspect ID`
-	due      time.Duration // the sweeper's look
+	due      time.Duration // one look of the sweeper
 	rate     float64       // SSO sign-ins per second at 64 users
-	anonMB   float64       // memory of the bot's own after that
+	anonMB   float64       // the bot's own memory afterwards
 }
 
-// sizes of the stores.
+// sizes returns the numbers of attempts in the stores to be measured.
 func sizes(kind string) []int {
-	if kind == kindPostgres { // a million takes longer to write than all the rest of a run
+	if kind == kindPostgres { // a million would take longer to write than the rest of the run
 		return []int{1_000, 100_000}
 	}
 	return []int{1_000, 100_000, 1_000_000}
 }
 
-// month is the retention that the attempts of a grown store are spread over.
+// month is the period over which the attempts of a store are spread.
 const month = 30 * 24 * time.Hour
 
-// growthPart fills stores of growing size and measures what people and users see.
-// The sizes take turns, so that a drift of the machine's speed falls
-// on all of them alike.
+// growthPart fills stores of growing size and measures what people and users
+// experience. The sizes take turns, so that a change in the machine's speed
+// affects all of them.
 func (b *bench) growthPart(ctx context.Context, r *report) error {
 	for _, kind := range []string{kindBolt, kindPostgres} {
 		if !slices.Contains(b.kinds, kind) {
@@ -91,7 +91,7 @@ func (b *bench) growthOf(ctx context.Context, r *report, kind string) error {
 	return nil
 }
 
-// grow makes a store with n ended attempts and looks at it.
+// grow makes a store with n ended attempts and measures the reads.
 func (b *bench) grow(ctx context.Context, kind string, n int) (grown, error) {
 	g := grown{kind: kind, attempts: n}
 	where := b.where(kind, fmt.Sprintf("grown%d", n))
@@ -122,7 +122,7 @@ func (b *bench) grow(ctx context.Context, kind string, n int) (grown, error) {
 	return g, err
 }
 
-// size is that of a store on the disk, in MB.
+// size returns the size of a store on disk, in MB.
 func (b *bench) size(ctx context.Context, kind, where string, n int) (float64, error) {
 	if kind == kindBolt {
 		info, err := os.Stat(where)
@@ -142,7 +142,7 @@ func (b *bench) size(ctx context.Context, kind, where string, n int) (float64, e
 	return float64(bytes) / (1 << 20), err
 }
 
-// timed is the median of 21 runs.
+// timed returns the median of 21 runs.
 func timed(f func() error) (time.Duration, error) {
 	var all []time.Duration
 	for range 21 {
@@ -156,8 +156,8 @@ func timed(f func() error) (time.Duration, error) {
 	return all[len(all)/2], nil
 }
 
-// fill writes n ended attempts with their trails, spread over a month, in the
-// order of time, and returns the last one's id.
+// fill writes n ended attempts with their trails, in the order of time and spread
+// over a month. It returns the id of the last one.
 func fill(ctx context.Context, kind, where string, n int) (string, error) {
 	st, err := openStore(ctx, kind, where)
 	if err != nil {
@@ -183,7 +183,7 @@ func fill(ctx context.Context, kind, where string, n int) (string, error) {
 	return id, nil
 }
 
-// ended is a sign-in as it lies in the store after it: one in five failed.
+// ended is a finished sign-in as it is stored. One in five has failed.
 func ended(at time.Time, i int) store.Commit {
 	at = store.Time(at)
 	id := ulid.MustNew(ulid.Timestamp(at), ulid.DefaultEntropy()).String()

@@ -7,15 +7,15 @@ import (
 	"os"
 )
 
-// fleet is what so many instances on one Postgres do.
+// fleet is the performance of a number of instances on one Postgres.
 type fleet struct {
 	bots  int
 	rate  float64
-	ratio float64 // to one instance
-	cpu   float64 // s per 1,000, all instances together
+	ratio float64 // compared with one instance
+	cpu   float64 // s per 1,000 sign-ins, all instances together
 }
 
-// instancesPart lets 1, 2 and 4 bots share one database.
+// instancesPart measures 1, 2 and 4 bots that share one database.
 func (b *bench) instancesPart(ctx context.Context, r *report) error {
 	counts := []int{1, 2, 4}
 	var bots []*bot

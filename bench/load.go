@@ -18,9 +18,9 @@ type flow struct {
 	name string
 	run  func(ctx context.Context, u *user) error
 
-	asksAgain bool // one user asks more than once
-	alone     bool // also with one user, who waits for nobody
-	bearer    bool // inbound_auth: jwt
+	asksAgain bool // each user asks more than once
+	alone     bool // also measured with a single user
+	bearer    bool // with inbound_auth: jwt
 }
 
 // The flows.
@@ -35,7 +35,7 @@ func flows() []flow {
 	}
 }
 
-// The paths of a bot: it asks for a token on the second one.
+// The paths of a bot. It requires a token on the second one.
 const (
 	pathOpen = "/api/messages"
 	pathJWT  = "/jwt/api/messages"
@@ -48,7 +48,7 @@ func (f flow) path() string {
 	return pathOpen
 }
 
-// levels are how many users at once.
+// levels returns the numbers of concurrent users.
 func (f flow) levels(users []int) []int {
 	if f.alone && !slices.Contains(users, 1) {
 		return append([]int{1}, users...)
@@ -56,19 +56,19 @@ func (f flow) levels(users []int) []int {
 	return users
 }
 
-// user is one person with one client, new for every sign-in.
+// user is a person with one client, new for every sign-in.
 type user struct {
 	emu   *emulator.Server
 	teams *emulator.Teams
-	asked *times // messages that a card answers
-	took  *times // what follows, or else the message
+	asked *times // latencies of messages that a card answers
+	took  *times // latencies of what follows the card, or of the message if there is none
 }
 
 func (u *user) owner() tokensvc.UserConnection {
 	return tokensvc.UserConnection{UserID: u.teams.User.ID, Connection: connection, ChannelID: "msteams"}
 }
 
-// sso says login and sends the exchange from so many devices at once.
+// sso sends "login" and then the exchange from a number of devices at once.
 func (u *user) sso(ctx context.Context, devices int) error {
 	card, err := u.ask(ctx)
 	if err != nil {
@@ -87,7 +87,7 @@ func (u *user) sso(ctx context.Context, devices int) error {
 	return firstOf(errs)
 }
 
-// popup says login and brings the code that the page handed out.
+// popup sends "login" and then the code that the page showed.
 func popup(ctx context.Context, u *user) error {
 	card, err := u.ask(ctx)
 	if err != nil {
@@ -97,13 +97,13 @@ func popup(ctx context.Context, u *user) error {
 	return u.invoke(ctx, func() (emulator.Answer, error) { return u.teams.VerifyState(ctx, code, card.ActivityID) })
 }
 
-// silent asks for a token that is there.
+// silent asks for a token that the Token Service has.
 func silent(ctx context.Context, u *user) error {
 	u.emu.PutToken(u.owner())
 	return u.invoke(ctx, func() (emulator.Answer, error) { return u.teams.SendMessage(ctx, "login") })
 }
 
-// again asks ten times for a token that is there.
+// again asks ten times for a token that the Token Service has.
 func again(ctx context.Context, u *user) error {
 	u.emu.PutToken(u.owner())
 	for range 10 {
@@ -124,7 +124,7 @@ func (u *user) ask(ctx context.Context) (emulator.Card, error) {
 	return u.emu.WaitForCard(ctx, u.teams.Conversation.ID, 0)
 }
 
-// invoke times one request and its answer.
+// invoke sends one request and records how long the answer took.
 func (u *user) invoke(_ context.Context, send func() (emulator.Answer, error)) error {
 	began := time.Now()
 	err := ok(send())
@@ -170,12 +170,12 @@ func (t *times) percentile(p float64) time.Duration {
 	return t.all[min(len(t.all)-1, int(p*float64(len(t.all))))]
 }
 
-// result is one measured round.
+// result is the outcome of one measured round.
 type result struct {
 	Done     int
 	Failed   int
 	Took     time.Duration
-	Asked    time.Duration // median of the messages that a card answers
+	Asked    time.Duration // median latency of messages that a card answers
 	P50, P99 time.Duration
 	CPU      time.Duration // of the bot
 	MaxRSS   int64
@@ -188,7 +188,8 @@ type result struct {
 func (r result) perSecond() float64 { return float64(r.Done) / r.Took.Seconds() }
 func (r result) cpuPer() float64    { return r.CPU.Seconds() * 1000 / float64(max(r.Done, 1)) } // s per 1,000
 
-// load lets so many users sign in one after the other until the time is over.
+// load lets users sign in one after the other, a number of them at once, until
+// the time is over.
 func load(ctx context.Context, emu *emulator.Server, bots []*bot, f flow, users int, d time.Duration) (result, error) {
 	before, err := sum(ctx, bots)
 	if err != nil {

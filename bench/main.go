@@ -69,7 +69,7 @@ func run(ctx context.Context) error {
 	return measure(ctx, o)
 }
 
-// bench is one run: the upstreams, a directory, a database.
+// bench is one run, with its upstreams, directory and database.
 type bench struct {
 	options
 	emu  *emulator.Server
@@ -95,7 +95,7 @@ func measure(ctx context.Context, o options) error {
 	}
 	defer func() { _ = os.RemoveAll(b.dir) }()
 	if b.dsn == "" && slices.ContainsFunc(o.kinds, func(k string) bool { return strings.HasPrefix(k, kindPostgres) }) {
-		dsn, stop, err := pgtest.Throwaway() //nolint:contextcheck // it bounds itself
+		dsn, stop, err := pgtest.Throwaway() //nolint:contextcheck // Throwaway has its own timeout
 		if err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func measure(ctx context.Context, o options) error {
 	return r.write(o.out)
 }
 
-// where is the file or the DSN of a store.
+// where returns the file or the DSN of a store.
 func (b *bench) where(kind, name string) string {
 	if strings.HasPrefix(kind, kindPostgres) {
 		return pgtest.WithParam(b.dsn, "schema", "bench_"+name)
@@ -128,7 +128,7 @@ func (b *bench) where(kind, name string) string {
 	return filepath.Join(b.dir, name+".db")
 }
 
-// start starts a bot of a kind; name tells its store from others.
+// start starts a bot of a kind. The name distinguishes its store from others.
 func (b *bench) start(ctx context.Context, kind, name string) (*bot, error) {
 	one, err := startBot(ctx, kind, b.base, b.where(kind, name))
 	if err == nil {
@@ -137,8 +137,8 @@ func (b *bench) start(ctx context.Context, kind, name string) (*bot, error) {
 	return one, err
 }
 
-// flowsPart runs every bot on every flow, in turn, so that a drift of the
-// machine's speed falls on all of them alike.
+// flowsPart runs every bot on every flow. The bots take turns, so that a change
+// in the machine's speed affects all of them.
 func (b *bench) flowsPart(ctx context.Context, r *report) error {
 	bots := map[string]*bot{}
 	defer func() {
@@ -158,7 +158,7 @@ func (b *bench) flowsPart(ctx context.Context, r *report) error {
 			continue
 		}
 		for _, n := range f.levels(b.users) {
-			for round := -1; round < b.rounds; round++ { // the first one warms up
+			for round := -1; round < b.rounds; round++ { // round -1 warms up
 				for _, kind := range kindsOf(b.kinds, f) {
 					d := b.duration
 					if round < 0 {
@@ -183,7 +183,7 @@ func (b *bench) flowsPart(ctx context.Context, r *report) error {
 	return nil
 }
 
-// kindsOf leaves out the bots with a token cache where it has nothing to do.
+// kindsOf leaves out bots with a token cache if the flow would not use it.
 func kindsOf(kinds []string, f flow) []string {
 	if f.asksAgain {
 		return kinds

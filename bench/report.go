@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// cell is what was measured.
+// cell identifies one measurement.
 type cell struct {
 	flow  string
 	users int
 	kind  string
 }
 
-// table holds the rounds of every cell; round i of one kind is paired with
-// round i of the ceiling.
+// table holds the rounds of every cell. Round i of one kind is paired with round
+// i of the ceiling.
 type table struct {
 	order  []cell
 	rounds map[cell][]result
@@ -40,7 +40,7 @@ func (t *table) add(c cell, r result) {
 	t.rounds[c] = append(t.rounds[c], r)
 }
 
-// line is one row of the report: medians.
+// line is one row of the report, with medians.
 type line struct {
 	cell
 	rate, ratio, cpu, cpuRatio float64
@@ -100,7 +100,7 @@ func (t *table) show(w io.Writer, flow string, users int, kinds []string) {
 	_, _ = fmt.Fprintln(w)
 }
 
-// report is everything that was measured.
+// report holds everything that was measured.
 type report struct {
 	options
 	table     table
@@ -108,8 +108,8 @@ type report struct {
 	instances []fleet
 }
 
-// rs256 is how many signatures a core checks in a second: what no bot that asks
-// for a token can do without.
+// rs256 returns how many signatures a core can verify in a second. That is the
+// ceiling for a bot that requires tokens.
 func rs256() (int, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -174,7 +174,7 @@ type bar struct {
 	value float64
 }
 
-// plot draws horizontal bars; 1 is the ceiling.
+// plot draws horizontal bars. A bar of length 1 is the ceiling.
 func plot(title string, bars []bar) string {
 	const left, width, height = 170, 420, 22
 	var b strings.Builder

@@ -1,5 +1,7 @@
-// Package direct is a bot whose connection is none of the Azure Bot resource: it
-// exchanges the client's SSO token by itself, for a token that reads the user's calendar.
+// Package direct is a bot with a connection that the Azure Bot resource does not
+// have. The bot itself exchanges the client's SSO token, for a token that can
+// read the user's calendar.
+// user's calendar.
 package direct
 
 import (
@@ -14,17 +16,17 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
-// Config is what the bot needs beside its wiring.
+// Config is what the bot needs besides its wiring.
 type Config struct {
 	AppID       string
-	Credentials *tokensvc.ClientCredentials // of the bot: they exchange the tokens of its users
+	Credentials *tokensvc.ClientCredentials // of the bot; they also exchange the users' tokens
 	Store       store.Store
-	Keys        func() ([]store.SecretKey, error) // seal what is kept; the first one seals, all open
-	ConsentPage string                            // of the bot, behind the card's button
+	Keys        func() ([]store.SecretKey, error) // for the stored tokens; the first one seals, each can open
+	ConsentPage string                            // URL of the bot's page behind the card's button
 }
 
-// New wires the bot and returns it with its handler, which answers "when" with the time
-// until which it may read the user's calendar.
+// New wires the bot and returns it with its handler. The handler answers "when"
+// with the time until which the bot may read the user's calendar.
 func New(cfg Config, wiring teamsbot.Config) (*teamsbot.Bot, teams.Bot, error) {
 	calendar, err := directsso.New(directsso.Config{
 		AppID: cfg.AppID, Connection: "calendar",

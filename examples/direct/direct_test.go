@@ -21,8 +21,9 @@ import (
 
 const app = "00000000-0000-4000-8000-0000000000b0"
 
-// TestDirect: a user who has not consented is told what to do, and is signed in by the
-// next token of the client. The Token Service is never asked.
+// TestDirect checks that a user who has not consented is told what to do, and is
+// signed in by the client's next token afterwards. The Token Service gets no
+// request.
 func TestDirect(t *testing.T) {
 	secret := tokensvc.NewSecret("secret")
 	emu := emulator.New(emulator.Config{ClientID: app, ClientSecret: secret, Switches: emulator.Switches{NoConsent: true}})
@@ -97,7 +98,7 @@ func TestDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	switches := emu.Switches()
-	switches.NoConsent = false // the user has gone through the page
+	switches.NoConsent = false // the user has consented on the page
 	emu.SetSwitches(switches)
 	exchange(http.StatusOK)
 	say("I may read your calendar until")

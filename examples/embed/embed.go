@@ -1,5 +1,5 @@
-// Package embed is the engine inside somebody's own bot: the code of the
-// README, whole.
+// Package embed is a bot with the engine in it. It is the complete code of the
+// README's example.
 package embed
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
-// Run is a bot with one connection. cfg has its secret and its address.
+// Run serves a bot with one connection. cfg has the bot's secret and address.
 func Run(ctx context.Context, cfg teamsbot.Config, st store.Store) error {
 	// readme:begin
 	cfg.Engine = machine.Config{

@@ -76,7 +76,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// waitReady waits until the bot can take activities.
+// waitReady waits until the bot accepts activities.
 func waitReady(t *testing.T, page string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -92,7 +92,7 @@ func waitReady(t *testing.T, page string) {
 	t.Fatal("the bot is not ready")
 }
 
-// TestReadme: the README shows this code, not some other.
+// TestReadme checks that the README shows exactly this code.
 func TestReadme(t *testing.T) {
 	source, err := os.ReadFile("embed.go")
 	if err != nil {

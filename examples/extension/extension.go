@@ -1,5 +1,5 @@
-// Package extension is a message extension inside somebody's own bot: its users
-// sign in to a wiki with a popup, and every query runs with the user's token.
+// Package extension is a bot with a message extension. Its users sign in to a
+// wiki by a popup, and every query runs with the user's token.
 package extension
 
 import (
@@ -17,16 +17,17 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// Config is what differs from bot to bot.
+// Config holds what differs between bots.
 type Config struct {
 	AppID     string
-	PublicURL string // our own host as Teams sees it
-	Key       []byte // 32 bytes, seals the credentials
+	PublicURL string // the bot's public address, as Teams sees it
+	Key       []byte // 32 bytes; seals the users' credentials
 	Provider  popup.Provider
 	Teams     teams.Config
 }
 
-// Bot is a bot with one message extension. It runs the engine until ctx is done.
+// Bot returns a bot with one message extension. It runs the engine until ctx is
+// done.
 func Bot(ctx context.Context, st store.Store, tokens *tokensvc.Client, connector *teams.Connector, cfg Config) (http.Handler, error) {
 	wiki, err := popup.New(popup.Config{
 		AppID: cfg.AppID, Connection: "wiki", PublicURL: cfg.PublicURL, Store: st,
@@ -47,7 +48,8 @@ func Bot(ctx context.Context, st store.Store, tokens *tokensvc.Client, connector
 	ext, err := composeext.New(composeext.Config{
 		Engine: eng, Popup: wiki,
 		OnQuery: func(ctx context.Context, r *composeext.Request, q composeext.Query) (composeext.Response, error) {
-			// The source renews the token and keeps what the provider rotates.
+			// The source renews the token, and stores a refresh token that the
+			// provider rotates.
 			token, err := wiki.Credentials(ctx, r.Turn).Token()
 			if err != nil {
 				return composeext.Response{}, err
@@ -68,7 +70,7 @@ func Bot(ctx context.Context, st store.Store, tokens *tokensvc.Client, connector
 	return mux, nil
 }
 
-// search stands for the wiki's own API.
+// search stands in for the wiki's own API.
 func search(_ context.Context, accessToken, user, keyword string) (composeext.Response, error) {
 	if accessToken == "" {
 		return composeext.Response{}, composeext.ErrTokenRefused

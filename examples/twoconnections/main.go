@@ -1,5 +1,6 @@
-// Command twoconnections is a whole bot with two connections, Microsoft Graph and
-// GitHub: log in to each, status, log out of both.
+// Command twoconnections is a complete bot with two connections, Microsoft Graph
+// and GitHub. Users can log in to each, ask for their status, and log out of
+// both.
 package main
 
 import (
@@ -80,12 +81,12 @@ func onActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error
 func login(ctx context.Context, turn *machine.Turn, service string) error {
 	result, err := turn.SignIn(ctx, machine.WithConnection(service+"Connection"))
 	if err == nil && !result.SignedIn() {
-		return nil // the card is out, and the flow's handler hears how it ends
+		return nil // a card is in the chat, and the flow's handler is called when the sign-in ends
 	}
 	return say(ctx, turn, "Already signed in to "+service+".", err)
 }
 
-// say is the text, unless something went wrong before it.
+// say sends a text, unless an earlier step failed.
 func say(ctx context.Context, turn *machine.Turn, text string, err error) error {
 	if err != nil {
 		text = "Sign-in is not available right now."

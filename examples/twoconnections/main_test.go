@@ -20,9 +20,9 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teamsbot"
 )
 
-// TestTwoConnections talks to the whole program: one connection signs in silently
-// and the other through the popup, operators see both, and the store is closed in
-// the end.
+// TestTwoConnections runs the whole program. One connection signs in silently,
+// and the other through the popup. Operators see both, and in the end the store
+// is closed.
 func TestTwoConnections(t *testing.T) {
 	t.Chdir(t.TempDir())
 	emu := emulator.New(emulator.Config{Connections: []emulator.Connection{
@@ -98,7 +98,7 @@ func TestTwoConnections(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	st, err := boltstore.Open("signin.db") // it is locked unless the bot has closed it
+	st, err := boltstore.Open("signin.db") // fails unless the bot has closed the file
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// waitReady waits until the bot can take activities.
+// waitReady waits until the bot accepts activities.
 func waitReady(t *testing.T, page string, ended <-chan error) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
