@@ -1,7 +1,6 @@
 // Package direct is a bot with a connection that the Azure Bot resource does not
 // have. The bot itself exchanges the client's SSO token, for a token that can
 // read the user's calendar.
-// user's calendar.
 package direct
 
 import (
