@@ -1,6 +1,7 @@
 package machine_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,9 @@ func TestNewRefuses(t *testing.T) {
 		"timeouts.sweep: must be positive":         func(c *machine.Config) { c.Timeouts.Sweep = 0 },
 		"timeouts.upstream: 30s is not shorter":    func(c *machine.Config) { c.Timeouts.Upstream = c.Timeouts.Lease },
 		"timeouts.retention: 1h0m0s is shorter":    func(c *machine.Config) { c.Timeouts.Retention = time.Hour },
+		"timeouts.outbox_lease: 1m0s is not longer than policy.callback_budget (2562047h47m16.854775807s)": func(c *machine.Config) {
+			c.Policy.CallbackBudget = math.MaxInt64
+		},
 		"timeouts.outbox_lease: 10s is not longer": func(c *machine.Config) { c.Timeouts.OutboxLease = 10 * time.Second },
 	} {
 		t.Run(want, func(t *testing.T) {

@@ -164,9 +164,9 @@ func (p Policy) Validate() error {
 
 // within checks the policy against the timeouts that bound it.
 func (p Policy) within(t Timeouts) error {
-	if p.CallbackBudget+t.Upstream >= t.OutboxLease {
-		return fmt.Errorf("timeouts.outbox_lease: %s is not longer than policy.callback_budget and timeouts.upstream together (%s)",
-			t.OutboxLease, p.CallbackBudget+t.Upstream)
+	if p.CallbackBudget >= t.OutboxLease-t.Upstream { // a sum could overflow
+		return fmt.Errorf("timeouts.outbox_lease: %s is not longer than policy.callback_budget (%s) and timeouts.upstream (%s) together",
+			t.OutboxLease, p.CallbackBudget, t.Upstream)
 	}
 	return nil
 }

@@ -316,6 +316,8 @@ func TestMistakes(t *testing.T) {
 		"no duration":             {yaml: good + "timeouts: {sweep: soon}", want: `timeouts.sweep: "soon" is no duration`},
 		"duration without unit":   {yaml: good + "timeouts: {sweep: 5}", want: `timeouts.sweep: "5" is no duration`},
 		"variable no duration":    {yaml: good, environ: []string{"SIGNIN_ENGINE_TIMEOUTS_SWEEP=x"}, want: `timeouts.sweep: "x" is no duration`},
+		"duration of ten years":   {yaml: good + "policy: {callback_budget: 87601h}", want: `policy.callback_budget: "87601h" is longer than ten years (87600h)`},
+		"duration that overflows": {yaml: good + "timeouts: {outbox_lease: 2562047h}", want: `timeouts.outbox_lease: "2562047h" is longer than ten years (87600h)`},
 		"no number":               {yaml: good + "policy: {max_code_tries: many}", want: "policy.max_code_tries: has a value that cannot be read"},
 		"secret is a list":        {yaml: "client_secret: [hunter2]" + connection, want: "client_secret: has the wrong kind of value"},
 		"zero duration":           {yaml: good + "timeouts: {sweep: 0s}", want: "timeouts.sweep: must be positive"},
@@ -470,6 +472,18 @@ func TestPrecedence(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"a.example", "b.example"}, cfg.ServiceURLs); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestLongFlag checks that a flag has the limits of the file.
+func TestLongFlag(t *testing.T) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.Duration("wait-for-store", 0, "")
+	if err := flags.Parse([]string{"--wait-for-store=87601h"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(config.Source{Flags: flags}); err == nil || !hasLine(err, `wait_for_store: "87601h0m0s" is longer than ten years`) {
+		t.Errorf("%v", err)
 	}
 }
 

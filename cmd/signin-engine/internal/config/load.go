@@ -379,20 +379,27 @@ func exact(from, to reflect.Type, data any) (any, error) {
 var variable = regexp.MustCompile(`^\$\{[^}]*\}$|^\{\{.*\}\}$`)
 
 // durations parses "3s". It refuses a bare number, which would mean nanoseconds.
-func durations(from, to reflect.Type, data any) (any, error) {
-	if to != reflect.TypeFor[time.Duration]() || from == to {
+func durations(_, to reflect.Type, data any) (any, error) {
+	if to != reflect.TypeFor[time.Duration]() {
 		return data, nil
 	}
-	s := fmt.Sprint(data)
+	s := fmt.Sprint(data) // of a flag it is a duration
 	if s == "0" {
 		return time.Duration(0), nil
 	}
 	d, err := time.ParseDuration(s)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, valueError(strconv.Quote(s) + " is no duration such as 3s, 15m or 720h")
+	case d > longest:
+		return nil, valueError(fmt.Sprintf("%q is longer than ten years (%.0fh)", s, longest.Hours()))
 	}
 	return d, nil
 }
+
+// longest is more than any setting needs, and so little that no sum of settings is
+// too long for a time.Duration, which holds 292 years.
+const longest = 10 * 365 * 24 * time.Hour
 
 // valueError says what is wrong with a value. It is shown to the user.
 type valueError string
