@@ -16,28 +16,35 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// ErrTokenRefused is what a handler returns when the provider no longer takes the
-// user's token: the user is signed out, and asked to sign in again.
+// ErrTokenRefused is the error that a handler returns if the provider no longer
+// accepts the user's token. The extension then signs the user out, and asks the user
+// to sign in again.
 var ErrTokenRefused = errors.New("the user's token is refused")
 
-// Engine is what an extension asks of the machine; *machine.Engine is one.
+// Engine has the method of *machine.Engine that an extension calls.
 type Engine interface {
 	Authorize(ctx context.Context, turn *machine.Turn, ask machine.Ask) (machine.Access, error)
 }
 
-// Config of an [Extension]. Engine is required, and Popup or TokenService. An
-// invoke whose handler is nil goes to Next.
+// Config configures an [Extension]. Engine is required, and Popup or TokenService or
+// both.
 type Config struct {
 	Engine Engine
-	// Popup is the connection that the bot signs its users in to by itself.
+	// Popup is a connection whose users the bot signs in by itself.
 	Popup *popup.Popup
-	// TokenService is a connection of the Token Service, used in place of Popup: its
-	// sign-in link, six-digit codes, and the client's SSO token (M4, M5).
+	// TokenService is the name of a connection of the Token Service. Users sign in
+	// with its link, six-digit codes or an SSO token (M4, M5). If Popup is set too,
+	// sign-ins begin with TokenService, and Popup only accepts its own codes.
 	TokenService string
-	// Next gets every other activity; nil = such invokes are not known.
+	// Next gets every activity without a handler here. If it is nil, such an invoke
+	// is answered as an unknown one.
 	Next  teams.Bot
 	Words Words
 	Log   zerolog.Logger
+
+	// The handlers. An invoke whose handler is nil goes to Next. A handler runs only
+	// for a user who is signed in. Its error fails the invoke, except
+	// [ErrTokenRefused].
 
 	OnQuery        func(ctx context.Context, r *Request, q Query) (Response, error)
 	OnQueryLink    func(ctx context.Context, r *Request, link string) (Response, error)
@@ -47,13 +54,13 @@ type Config struct {
 	OnCardAction   func(ctx context.Context, r *Request, a CardAction) (Response, error)
 }
 
-// Words are what users read. Empty members have a default.
+// Words are the texts that users read. An empty one has the default.
 type Words struct {
-	SignIn      string // title of the action; "Sign In"
-	CardText    string // of a card's sign-in; "Please Sign In"
-	UnderWay    string // another device is at it
-	Unavailable string // the Token Service or the provider does not answer
-	Cancelled   string // the popup was closed, in a card
+	SignIn      string // title of the sign-in action; default "Sign In"
+	CardText    string // text of a sign-in in a card; default "Please Sign In"
+	UnderWay    string // the user is signing in on another device; default "You are signing in on another device. Try again in a moment."
+	Unavailable string // the Token Service or the provider does not answer; default "Sign-in is not available right now."
+	Cancelled   string // the user closed the popup of a card; default "You are not signed in."
 }
 
 func (w Words) orDefault() Words {
@@ -74,17 +81,17 @@ func (w Words) orDefault() Words {
 	return w
 }
 
-// Extension answers invokes. It is a teams.Bot, and may be used from many
-// goroutines.
+// Extension answers the invokes of a message extension and of Adaptive Cards. It is
+// a teams.Bot. It may be used from many goroutines.
 type Extension struct {
 	cfg   Config
-	own   string // name of the popup's connection; "" = none
+	own   string // name of the popup's connection; "" = no popup
 	words Words
 }
 
 var _ teams.Bot = (*Extension)(nil)
 
-// New checks cfg.
+// New returns an extension, or an error if the configuration is not complete.
 func New(cfg Config) (*Extension, error) {
 	x := &Extension{cfg: cfg, words: cfg.Words.orDefault()}
 	if cfg.Popup != nil {
@@ -101,14 +108,15 @@ func New(cfg Config) (*Extension, error) {
 	return x, nil
 }
 
-// Request is who asks, signed in.
+// Request is an invoke of a user who is signed in.
 type Request struct {
 	Turn       *machine.Turn
-	Connection string
-	Token      tokensvc.Token
+	Connection string         // connection that the token belongs to
+	Token      tokensvc.Token // the user's token
 }
 
-// OnActivity answers what there is a handler for, and hands the rest to Next.
+// OnActivity answers the invokes that have a handler, and passes every other activity
+// to Next.
 func (x *Extension) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
 	if inv := x.invoke(turn.Activity()); inv != nil {
 		return x.answer(ctx, turn, inv)
@@ -127,7 +135,7 @@ func (x *Extension) answer(ctx context.Context, turn *machine.Turn, inv *invoke)
 		State: inv.state, ExchangeID: inv.exchangeID, Token: inv.token,
 	}
 	if strings.EqualFold(ask.Connection, x.own) {
-		ask.Token = tokensvc.Secret{} // it is for the Token Service
+		ask.Token = tokensvc.Secret{} // an SSO token is for the Token Service only
 	}
 	for try := 0; ; try++ {
 		got, err := x.cfg.Engine.Authorize(ctx, turn, ask)
@@ -151,7 +159,8 @@ func (x *Extension) answer(ctx context.Context, turn *machine.Turn, inv *invoke)
 	}
 }
 
-// connection says which one an invoke is about (M3, M4, M5).
+// connection returns the connection that an invoke is for (M3, M4, M5). With both a
+// popup and a Token Service connection, the form of the code tells whose it is.
 func (x *Extension) connection(inv *invoke) string {
 	switch service := x.cfg.TokenService; {
 	case service == "":
@@ -175,8 +184,9 @@ func sixDigits(code string) bool {
 	return true
 }
 
-// notAuthorized: while the store is down Teams is to ask again (S). For the rest
-// there is a sentence.
+// notAuthorized answers an invoke after an error of Authorize. It returns the error
+// while the store is unavailable (S), so that Teams repeats the invoke. Other errors
+// get a sentence for the user.
 func (x *Extension) notAuthorized(turn *machine.Turn, inv *invoke, err error) (*machine.Answer, error) {
 	if errors.Is(err, store.ErrUnavailable) || errors.Is(err, machine.ErrUnknownConnection) {
 		return nil, err
@@ -185,7 +195,7 @@ func (x *Extension) notAuthorized(turn *machine.Turn, inv *invoke, err error) (*
 	return ok(inv.sentence(http.StatusServiceUnavailable, x.words.Unavailable)), nil
 }
 
-// signIn is the answer to a user who is not signed in.
+// signIn returns the answer for a user who is not signed in.
 func (x *Extension) signIn(turn *machine.Turn, inv *invoke, ask *machine.Ask, got machine.Access) (*machine.Answer, error) {
 	switch {
 	case got.Cancelled:
@@ -198,7 +208,8 @@ func (x *Extension) signIn(turn *machine.Turn, inv *invoke, ask *machine.Ask, go
 		return ok(inv.sentence(http.StatusConflict, x.words.UnderWay)), nil
 	}
 	if strings.EqualFold(ask.Connection, x.own) {
-		// The engine asked for a link before there was an attempt.
+		// The link in got names no attempt, because the engine asks for a link before
+		// it creates one.
 		link, err := x.cfg.Popup.Link(turn, got.Attempt)
 		if err != nil {
 			return nil, err

@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// The invokes. Names match in any case, as everywhere.
+// The names of the invokes, in lower case. They match in any case.
 const (
 	invokeQuery        = "composeextension/query"
 	invokeQueryLink    = "composeextension/querylink"
@@ -22,25 +22,26 @@ const (
 	invokeCardAction   = "adaptivecard/action"
 )
 
-// cancelledByUser is the state of a popup that was closed.
+// cancelledByUser is the value of state after the user closed the popup.
 const cancelledByUser = "CancelledByUser"
 
-// Query is a search.
+// Query is a search of the user (composeExtension/query).
 type Query struct {
 	CommandID  string
 	Parameters []Parameter
-	Skip       int
-	Count      int
+	Skip       int // results to skip, for paging
+	Count      int // results to return; 0 = the client does not say
 }
 
-// Parameter is one of a query's. The first query of a command, before anything is
-// typed, has one that is called initialRun.
+// Parameter is a parameter of a query. The first query of a command, before the user
+// has typed anything, has the parameter initialRun.
 type Parameter struct {
 	Name  string
 	Value string
 }
 
-// Param is the value of a parameter; "" if there is none.
+// Param returns the value of a parameter, or "" if there is none. The case of the
+// name is ignored.
 func (q *Query) Param(name string) string {
 	for _, p := range q.Parameters {
 		if strings.EqualFold(p.Name, name) {
@@ -50,18 +51,20 @@ func (q *Query) Param(name string) string {
 	return ""
 }
 
-// Action is a command of a message extension that opens or submits a dialog.
+// Action is a command of a message extension that opens a dialog
+// (composeExtension/fetchTask) or submits it (composeExtension/submitAction).
 type Action struct {
 	CommandID string
 	Context   string          // compose, commandBox, message
-	Data      json.RawMessage // what the dialog submits
-	Value     json.RawMessage // all of it, with the members of the sign-in
+	Data      json.RawMessage // the data that the dialog submits
+	Value     json.RawMessage // the whole value, including the state of a sign-in
 }
 
-// Item is what a result that was tapped carries: the bot's own object.
+// Item is the value of the result that the user tapped: an object of the bot's own
+// (composeExtension/selectItem).
 type Item = json.RawMessage
 
-// CardAction is an Action.Execute of an Adaptive Card.
+// CardAction is an Action.Execute of an Adaptive Card (adaptiveCard/action).
 type CardAction struct {
 	Verb    string
 	ID      string
@@ -69,7 +72,7 @@ type CardAction struct {
 	Data    json.RawMessage
 }
 
-// invoke is one that there is a handler for.
+// invoke is an invoke that has a handler.
 type invoke struct {
 	via        store.Origin
 	state      tokensvc.Secret
@@ -80,8 +83,8 @@ type invoke struct {
 
 func (i *invoke) cancelled() bool { return strings.EqualFold(i.state.Reveal(), cancelledByUser) }
 
-// valueJSON is the value of an invoke. encoding/json takes both spellings of its
-// names.
+// valueJSON is the value of an invoke. encoding/json ignores the case of names, so
+// it reads both spellings.
 type valueJSON struct {
 	CommandID      loose           `json:"commandId"`
 	CommandContext loose           `json:"commandContext"`
@@ -110,10 +113,12 @@ type parameterJSON struct {
 	Value loose `json:"value"`
 }
 
-// loose is a text that may come as a number or as true, and as nothing at all.
+// loose is a text that clients may also send as a number or a boolean. Any other
+// value is "".
 type loose string
 
-// UnmarshalJSON never fails: an odd member must not hide the others.
+// UnmarshalJSON never fails: a member of an unexpected type must not make the others
+// unreadable.
 func (l *loose) UnmarshalJSON(b []byte) error {
 	var s string
 	switch text := string(b); {
@@ -125,11 +130,11 @@ func (l *loose) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// codeText is the popup's result. As a number it is a code of the Token Service that
-// has lost the zeros it began with.
+// codeText is the result of a popup. If it is a number, it is a code of the Token
+// Service without its leading zeros.
 type codeText string
 
-// UnmarshalJSON never fails either.
+// UnmarshalJSON never fails. It restores the leading zeros of a number.
 func (c *codeText) UnmarshalJSON(b []byte) error {
 	var text loose
 	err := text.UnmarshalJSON(b)
@@ -140,16 +145,16 @@ func (c *codeText) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// codeDigits is the length of a code of the Token Service.
+// codeDigits is the number of digits of a code of the Token Service.
 const codeDigits = 6
 
-// invoke reads an activity; nil = there is no handler for it.
+// invoke reads an activity. It returns nil if there is no handler for it.
 func (x *Extension) invoke(act *machine.Activity) *invoke {
 	if act == nil || act.Type != "invoke" {
 		return nil
 	}
 	var v valueJSON
-	_ = json.Unmarshal(act.Value, &v) // a member of a wrong type is as good as none
+	_ = json.Unmarshal(act.Value, &v) // a member of a wrong type counts as missing
 	inv := &invoke{
 		via: store.OriginCompose, state: tokensvc.NewSecret(string(v.State)),
 		exchangeID: string(v.Authentication.ID), token: tokensvc.NewSecret(string(v.Authentication.Token)),
@@ -169,7 +174,8 @@ func (x *Extension) invoke(act *machine.Activity) *invoke {
 			return cfg.OnSubmitAction(ctx, r, v.act(act.Value))
 		}
 	case name == invokeSelectItem && cfg.OnSelectItem != nil:
-		// The value is the bot's own object: a member "state" of it is no code.
+		// The value is the bot's own object, so its members "state" and "authentication"
+		// do not belong to a sign-in.
 		inv.state, inv.token, inv.exchangeID = tokensvc.Secret{}, tokensvc.Secret{}, ""
 		inv.run = func(ctx context.Context, r *Request) (Response, error) { return cfg.OnSelectItem(ctx, r, act.Value) }
 	case name == invokeCardAction && cfg.OnCardAction != nil:
@@ -194,7 +200,7 @@ func (v *valueJSON) query() Query {
 	return q
 }
 
-// whole is a number that is not negative, and 0 for everything else.
+// whole returns n as a number, or 0 if it is not a number or is negative.
 func whole(n loose) int {
 	i, err := strconv.Atoi(string(n))
 	if err != nil || i < 0 {
@@ -207,7 +213,7 @@ func (v *valueJSON) act(all json.RawMessage) Action {
 	return Action{CommandID: string(v.CommandID), Context: string(v.CommandContext), Data: v.Data, Value: all}
 }
 
-// empty is the answer to a user who closed the popup (M6).
+// empty returns the answer for a user who closed the popup (M6).
 func (i *invoke) empty(said string) Response {
 	if i.via == store.OriginCardAction {
 		return CardMessage(said)
@@ -215,7 +221,7 @@ func (i *invoke) empty(said string) Response {
 	return List()
 }
 
-// sentence is an answer in words.
+// sentence returns an answer that shows a text to the user.
 func (i *invoke) sentence(status int, text string) Response {
 	if i.via == store.OriginCardAction {
 		return cardError(status, typeError, text)
@@ -223,8 +229,8 @@ func (i *invoke) sentence(status int, text string) Response {
 	return Text(text)
 }
 
-// tokenRefused is the answer to an SSO token that was not taken (M5, M8). The
-// client goes on with the sign-in link.
+// tokenRefused returns the answer to an SSO token that was refused (M5, M8). The
+// client then offers the sign-in link.
 func (i *invoke) tokenRefused(ask *machine.Ask, status int) *machine.Answer {
 	const said = "the token cannot be exchanged"
 	switch {

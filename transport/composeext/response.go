@@ -8,10 +8,10 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// Response is the body of an invoke's answer.
+// Response is the body of the answer to an invoke.
 type Response struct{ body any }
 
-// MarshalJSON writes the body, with the & of an address as it is.
+// MarshalJSON writes the body. It does not escape the & in addresses.
 func (r Response) MarshalJSON() ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -20,10 +20,10 @@ func (r Response) MarshalJSON() ([]byte, error) {
 	return bytes.TrimSpace(buf.Bytes()), err
 }
 
-// Raw is a body as it is.
+// Raw returns a response with this body. The body is encoded as JSON.
 func Raw(body any) Response { return Response{body} }
 
-// Attachment is one result: a card, and what the list shows of it.
+// Attachment is one result: a card, and a smaller card with which the list shows it.
 type Attachment struct {
 	ContentType string `json:"contentType"`
 	Content     any    `json:"content"`
@@ -54,10 +54,10 @@ type (
 	}
 )
 
-// List is a list of results; none is an empty one.
+// List returns a response that shows the results as a list. The list may be empty.
 func List(results ...Attachment) Response { return result("list", results) }
 
-// Grid is List in a grid.
+// Grid returns a response that shows the results as a grid.
 func Grid(results ...Attachment) Response { return result("grid", results) }
 
 func result(layout string, all []Attachment) Response {
@@ -67,18 +67,18 @@ func result(layout string, all []Attachment) Response {
 	return Response{composeJSON{composeBody{Type: "result", AttachmentLayout: layout, Attachments: &all}}}
 }
 
-// Text is a sentence in place of results.
+// Text returns a response that shows a sentence instead of results.
 func Text(text string) Response {
 	return Response{composeJSON{composeBody{Type: "message", Text: text}}}
 }
 
-// Task is the answer to a fetchTask or submitAction that opens a dialog: "continue"
-// with its card or page, "message" with a text.
+// Task returns the response to a fetchTask or submitAction. The kind "continue" opens
+// a dialog with the card or page in value; the kind "message" shows the text in value.
 func Task(kind string, value any) Response {
 	return Response{map[string]any{"task": map[string]any{"type": kind, "value": value}}}
 }
 
-// Thumbnail is a small card.
+// Thumbnail returns a thumbnail card.
 func Thumbnail(title, text string) Attachment {
 	return Attachment{ContentType: "application/vnd.microsoft.card.thumbnail", Content: thumbnail{title, text}}
 }
@@ -88,8 +88,8 @@ type thumbnail struct {
 	Text  string `json:"text,omitempty"`
 }
 
-// authAction asks the client to open the sign-in page, silently first where there
-// is SSO.
+// authAction asks the client to open the sign-in page. If there is SSO, the client
+// first tries to sign the user in silently.
 func authAction(words Words, res tokensvc.SignInResource) Response {
 	kind := "auth"
 	if res.TokenExchangeResource != nil {
@@ -100,7 +100,7 @@ func authAction(words Words, res tokensvc.SignInResource) Response {
 	}}}}}
 }
 
-// The types of what an Adaptive Card's action is answered with.
+// The types of the answer to an Adaptive Card's action.
 const (
 	typeCard         = "application/vnd.microsoft.card.adaptive"
 	typeMessage      = "application/vnd.microsoft.activity.message"
@@ -135,10 +135,10 @@ type (
 	}
 )
 
-// Card is an Adaptive Card that takes the place of the one that was used.
+// Card returns a response with an Adaptive Card that replaces the card of the action.
 func Card(card any) Response { return Response{cardJSON{200, typeCard, card}} }
 
-// CardMessage is a sentence that the client shows at the card.
+// CardMessage returns a response with a sentence that the client shows at the card.
 func CardMessage(text string) Response { return Response{cardJSON{200, typeMessage, text}} }
 
 func cardError(status int, kind, text string) Response {
@@ -149,8 +149,9 @@ func cardError(status int, kind, text string) Response {
 	return Response{out}
 }
 
-// loginRequest asks the client to sign its user in, silently first where there is
-// SSO (M8). The status is one of the body: the invoke itself is answered 200.
+// loginRequest asks the client to sign its user in (M8). If there is SSO, the client
+// first tries it silently. The status 401 is in the body only: the invoke itself is
+// answered 200.
 func loginRequest(words Words, connection string, res tokensvc.SignInResource) Response {
 	login := loginJSON{
 		Text: words.CardText, Connection: connection, Resource: res.TokenExchangeResource,

@@ -18,11 +18,11 @@ import (
 const (
 	stateBytes  = 32
 	cookieBytes = 32
-	codeBytes   = 16 // 128 bits, and never six digits
+	codeBytes   = 16 // 128 bits: its text is longer than a code of the Token Service
 )
 
-// start begins a popup: it remembers what the callback has to know, and sends the
-// browser to the provider.
+// start begins a popup: it stores what the callback needs, and sends the browser to
+// the provider.
 func (p *Popup) start(w http.ResponseWriter, r *http.Request) {
 	link, ok := p.open(r.URL.Query().Get("ticket"))
 	if !ok {
@@ -61,11 +61,12 @@ func hashed(secret string) []byte {
 	return sum[:]
 }
 
-// cookie marks the browser that began a popup. A popup is a window, and the provider
-// leads it back to us, which Lax allows. On loopback http the cookie is not Secure:
-// browsers would drop it. Each popup has one of its own: two may be open.
+// cookie is the cookie that marks the browser in which a popup began. SameSite is
+// Lax, because the provider sends the popup, which is a window, back to this site. On
+// loopback http the cookie is not Secure, because browsers would drop it. Each popup
+// has a cookie of its own, because several may be open.
 func (p *Popup) cookie(state, secret string, maxAge int) *http.Cookie {
-	return &http.Cookie{ //nolint:gosec // Secure follows the scheme of our own address
+	return &http.Cookie{ //nolint:gosec // Secure is set if the bot's own address has https
 		Name: p.cookieName(state), Value: secret, Path: "/", MaxAge: maxAge,
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: p.public.Scheme == "https",
 	}
@@ -79,7 +80,7 @@ func (p *Popup) cookieName(state string) string {
 	return name
 }
 
-// callback ends a popup.
+// callback ends a popup: it redeems the provider's code and issues a security code.
 func (p *Popup) callback(w http.ResponseWriter, r *http.Request) ending {
 	query := r.URL.Query()
 	state := query.Get("state")
@@ -88,7 +89,7 @@ func (p *Popup) callback(w http.ResponseWriter, r *http.Request) ending {
 		return end
 	}
 	log := p.log.With().Str("attempt", f.Attempt).Str("connection", p.connection).Logger()
-	// A state is good for one answer, whatever comes of it.
+	// A state can be used once, whether the sign-in succeeds or not.
 	err := p.write(r.Context(), store.Mark{Name: m.Name, Version: m.Version + 1, Gone: true})
 	switch {
 	case errors.Is(err, store.ErrConflict):
@@ -111,7 +112,7 @@ func (p *Popup) callback(w http.ResponseWriter, r *http.Request) ending {
 		log.Info().Str("error", bounded(code)).Msg("popup: the provider refuses")
 		return p.refused(http.StatusOK, code, query.Get("error_description"))
 	}
-	// A browser that goes away has had its code redeemed all the same.
+	// Redeem the code even if the browser disconnects: the code can be used once.
 	ctx := context.WithoutCancel(r.Context())
 	got, err := p.provider.redeem(ctx, query.Get("code"), f.Verifier, f.Nonce)
 	if err != nil {
@@ -127,8 +128,8 @@ func (p *Popup) callback(w http.ResponseWriter, r *http.Request) ending {
 	return ending{Status: http.StatusOK, Code: code, User: f.AAD}
 }
 
-// begun finds the popup that a state belongs to, if it is this browser's. A state
-// in another browser stays good for its own.
+// begun finds the popup that a state belongs to. It fails if another browser began the
+// popup; the state then stays valid for that browser.
 func (p *Popup) begun(r *http.Request, state string) (flow, store.Mark, ending) {
 	var f flow
 	m, err := p.read(r.Context(), p.stateName(state), &f)
@@ -150,7 +151,7 @@ func (p *Popup) begun(r *http.Request, state string) (flow, store.Mark, ending) 
 	return f, m, ending{}
 }
 
-// issue keeps the credentials under a new security code.
+// issue stores the credentials under a new security code, and returns the code.
 func (p *Popup) issue(ctx context.Context, f *flow, c credentials) (string, error) {
 	code := vault.RandomText(codeBytes)
 	expires := p.clock().Add(p.codeLife)
@@ -163,7 +164,7 @@ func (p *Popup) issue(ctx context.Context, f *flow, c credentials) (string, erro
 	return code, p.persist(ctx, m)
 }
 
-// refused is the provider's own error.
+// refused is the ending of a popup with an error of the provider.
 func (p *Popup) refused(status int, code, description string) ending {
 	reason := reasonProvider
 	if code == "access_denied" {
@@ -178,7 +179,8 @@ func (p *Popup) notRedeemed(f *flow, err error) ending {
 	log := p.log.Warn().Str("attempt", f.Attempt).Str("connection", p.connection)
 	var said *oauth2.RetrieveError
 	if errors.As(err, &said) {
-		// Its text quotes the body, which is the provider's and may hold anything.
+		// Do not log the error's text: it quotes the provider's body, which may contain
+		// anything.
 		log.Int("status", said.Response.StatusCode).Str("error", bounded(said.ErrorCode)).Msg("popup: the provider refuses the code")
 		if said.Response.StatusCode >= http.StatusInternalServerError {
 			return p.failed(http.StatusBadGateway, reasonDown)

@@ -18,8 +18,8 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
-// The library of the Teams client as Microsoft publishes it, and the hash that
-// its release notes give.
+// The Teams JavaScript library as Microsoft publishes it, and the hash in its release
+// notes.
 const (
 	DefaultTeamsJSURL       = "https://res.cdn.office.net/teams-js/2.58.0/js/MicrosoftTeams.min.js"
 	DefaultTeamsJSIntegrity = "sha384-sMo/EOqQPa1OCup2/VBRum7oFeOS22kvs8WGDc45xK53tUVZzFR5WwFYDUYN1LO4"
@@ -37,77 +37,81 @@ const (
 	keySize         = 32
 )
 
-// Store is what a popup asks of a store; every store.Store is one.
+// Store has the methods of store.Store that a popup calls.
 type Store interface {
 	Apply(ctx context.Context, commits []store.Commit) []error
 	Mark(ctx context.Context, name string) (store.Mark, error)
 	Secret() []byte
 }
 
-// Config of a [Popup]. AppID, Connection, PublicURL, Store, Keys and Provider
+// Config configures a [Popup]. AppID, Connection, PublicURL, Store, Keys and Provider
 // are required.
 type Config struct {
 	AppID      string
 	Connection string
-	// PublicURL is the bot's own host as Teams sees it. https, or http on a
-	// loopback host. Its pages are at {PublicURL}/auth/.
+	// PublicURL is the URL at which browsers reach the bot: https, or http on a
+	// loopback host. The pages are at {PublicURL}/auth/.
 	PublicURL string
 	Store     Store
-	// Keys seal credentials, 32 bytes each. The first one seals, every one opens:
-	// a new key goes in front of the old one.
+	// Keys encrypt the credentials; each has 32 bytes. The first key encrypts, and
+	// all keys decrypt. To rotate, put the new key in front of the old one.
 	Keys     [][]byte
 	Provider Provider
 
-	// TeamsJSURL is the library that tells the Teams client how the popup ended;
-	// "" = [DefaultTeamsJSURL]. Any other URL needs its hash.
+	// TeamsJSURL is the URL of the Teams JavaScript library, with which the last page
+	// reports the result; "" = [DefaultTeamsJSURL]. Any other URL needs its hash in
+	// TeamsJSIntegrity.
 	TeamsJSURL       string
-	TeamsJSIntegrity string // "sha384-…"
+	TeamsJSIntegrity string // such as "sha384-…"
 
-	CodeLifetime  time.Duration // of a security code; 0 = [DefaultCodeLifetime]
-	PopupLifetime time.Duration // from start page to callback; 0 = [DefaultPopupLifetime]
-	LinkLifetime  time.Duration // of the link to the start page; 0 = [DefaultLinkLifetime]
+	CodeLifetime  time.Duration // lifetime of a security code; 0 = 5 min
+	PopupLifetime time.Duration // longest time from the start page to the callback; 0 = 10 min
+	LinkLifetime  time.Duration // lifetime of the link to the start page; 0 = 15 min
 
-	Width, Height int   // of the popup in pixels; 0 = [DefaultWidth], [DefaultHeight]
-	Words         Words // what the pages say; empty members have a default
+	Width, Height int   // size of the popup in pixels; 0 = 600 and 640
+	Words         Words // texts of the pages; an empty one has the default
 
-	Limits Limits // of requests to the pages; the zero value has the defaults
-	// OnRefused sees why a page was not shown: [WhyClient], [WhyOverall]. nil = nobody.
+	Limits Limits // limits on requests to the pages; the zero value has the defaults
+	// OnRefused is called with the reason if a request is over a limit: [WhyClient] or
+	// [WhyOverall]. nil = not called.
 	OnRefused func(why string)
 
-	HTTPClient *http.Client     // to the provider; nil = own
+	HTTPClient *http.Client     // for requests to the provider; nil = a client with a timeout of 10 s
 	Clock      func() time.Time // nil = time.Now
 	Log        zerolog.Logger
 }
 
-// Provider is who the users sign in to: OpenID Connect with Issuer, plain OAuth
-// 2.0 with AuthorizeURL and TokenURL.
+// Provider is the identity provider at which users sign in. With Issuer it is an
+// OpenID Connect provider; with AuthorizeURL and TokenURL it is a plain OAuth 2.0
+// provider.
 type Provider struct {
-	Issuer string // its discovery document names the rest
+	Issuer string // the discovery document has the URLs
 
 	AuthorizeURL string
 	TokenURL     string
-	ProfileURL   string // answers JSON about the user; "" = nobody's name is known
-	RevokeURL    string // RFC 7009; "" = the provider cannot
+	ProfileURL   string // returns a JSON object about the user; "" = users have no name
+	RevokeURL    string // RFC 7009; "" = from the discovery document, or no revocation
 
 	ClientID     string
 	ClientSecret tokensvc.Secret // empty for a public client
-	// TokenAuthMethod is how the client shows its secret: [AuthBasic] or [AuthPost].
-	// "" = AuthBasic, which every server of OAuth 2.0 takes (RFC 6749 §2.3.1), unless the
-	// discovery document lists its methods without it. The other way is never tried:
-	// a code is good for one request.
+	// TokenAuthMethod is how the client sends its secret: [AuthBasic] or [AuthPost].
+	// "" = AuthBasic, which every OAuth 2.0 server accepts (RFC 6749 §2.3.1), unless
+	// the discovery document lists methods without it. The other method is never
+	// tried after a failure, because a code can be used once.
 	TokenAuthMethod string
-	Scopes          []string
-	// Params are added to the authorization request.
+	Scopes          []string // openid is added for an OpenID Connect provider
+	// Params are further parameters of the authorization request.
 	Params map[string]string
 }
 
-// How a client shows its secret at the token endpoint, in the words of RFC 7591.
+// The ways in which a client sends its secret to the token endpoint, with their names
+// in RFC 7591.
 const (
 	AuthBasic = "client_secret_basic" // in a header
 	AuthPost  = "client_secret_post"  // in the body
 )
 
-// check names what is wrong, by its key in the configuration file.
+// check returns everything that is wrong, with the keys of the configuration file.
 func (p *Provider) check() error {
 	var errs []error
 	if p.ClientID == "" {
@@ -142,8 +146,8 @@ func (p *Provider) check() error {
 // sri is the form of a subresource integrity hash.
 var sri = regexp.MustCompile(`^sha(256|384|512)-[A-Za-z0-9+/]+={0,2}$`)
 
-// Validate names everything that is wrong, by the keys of the configuration
-// file, one error a line.
+// Validate returns everything that is wrong with c, one error a line, with the keys of
+// the configuration file.
 func (c *Config) Validate() error {
 	var errs []error
 	for _, m := range []struct {
@@ -201,7 +205,8 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ParseKey reads a key of 32 bytes in base64, padded or not, of either alphabet.
+// ParseKey decodes a key of 32 bytes from base64: standard or URL encoding, with or
+// without padding.
 func ParseKey(text string) ([]byte, error) {
 	text = strings.TrimRight(strings.TrimSpace(text), "=")
 	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
@@ -215,7 +220,8 @@ func ParseKey(text string) ([]byte, error) {
 	return nil, errors.New("no base64")
 }
 
-// safeURL is a URL that secrets may go to: https, or http on this machine.
+// safeURL parses a URL to which secrets may be sent: https, or http on a loopback
+// host.
 func safeURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
@@ -230,11 +236,11 @@ func safeURL(text string) (*url.URL, error) {
 	}
 }
 
-// policyHost is a host that means the same in a content security policy as in a URL,
-// where ; and , would end the directive, and * would allow many hosts.
+// policyHost matches the hosts that may be written into a Content-Security-Policy. In
+// other hosts a ; or , would end the directive, and a * would allow many hosts.
 var policyHost = regexp.MustCompile(`^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:]+\])(:[0-9]+)?$`)
 
-// scriptURL is a URL of a script whose host is named in a content security policy.
+// scriptURL parses the URL of a script whose host goes into a Content-Security-Policy.
 func scriptURL(text string) (*url.URL, error) {
 	u, err := safeURL(text)
 	if err != nil {

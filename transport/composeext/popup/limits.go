@@ -14,33 +14,34 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits bound how often the start page and the callback are answered: each costs
-// a commit of the store, and a callback a call to the provider. What is over is
-// answered 429 with Retry-After and a page. 0 = the default.
+// Limits bound the rate of requests to the start page and the callback. Each request
+// costs a commit of the store, and a callback also a call to the provider. Requests
+// over a limit are answered 429 with Retry-After and a page. A third of a minute's
+// requests may come at once.
 type Limits struct {
-	PerClient int // requests a minute of one address, a /64 with IPv6; [DefaultPerClient]
-	Overall   int // of all addresses together; [DefaultOverall]
-	// ClientHeader names the header in which a proxy of yours says whose request it
-	// is: the last address of it counts. "" = the address that the request came
-	// from, which behind a proxy is everybody's.
+	PerClient int // requests per minute from one IPv4 address or IPv6 /64 prefix; 0 = 300
+	Overall   int // requests per minute from all addresses together; 0 = 6000
+	// ClientHeader is the header in which your proxy passes on the client's address.
+	// The last address in it counts, which is the one that the proxy added. "" = the
+	// address of the connection, which is the proxy's if there is one.
 	ClientHeader string
 }
 
-// The defaults of [Limits]. A popup takes two requests, and a whole company may
-// have one address.
+// The defaults of [Limits]. One sign-in takes two requests, and all users of a company
+// may share one address.
 const (
 	DefaultPerClient = 300
 	DefaultOverall   = 6000
 )
 
-// rememberedClients have a count of their own. The one that was not heard of for
-// the longest time makes room.
+// rememberedClients is how many clients have a limiter of their own. The least recently
+// used one is evicted.
 const rememberedClients = 1 << 14
 
-// The reasons with which a page is refused.
+// The reasons for which a request is refused.
 const (
 	WhyClient  = "popup_rate" // one address is over its limit
-	WhyOverall = "popup_busy" // all together are
+	WhyOverall = "popup_busy" // all addresses together are over the limit
 )
 
 func (l *Limits) check() error {
@@ -51,7 +52,7 @@ func (l *Limits) check() error {
 	if l.Overall < 0 {
 		errs = append(errs, errors.New("pages_per_minute_overall: must not be negative"))
 	}
-	if l.ClientHeader != "" && !httpguts.ValidHeaderFieldName(l.ClientHeader) { // all clients would be one
+	if l.ClientHeader != "" && !httpguts.ValidHeaderFieldName(l.ClientHeader) { // no request has it, so all clients would share one limit
 		errs = append(errs, fmt.Errorf("client_header: %q is no name of a header", l.ClientHeader))
 	}
 	return errors.Join(errs...)
@@ -72,13 +73,15 @@ func newLimiter(cfg Limits) (*limiter, error) {
 	return &limiter{cfg: cfg, overall: perMinute(cfg.Overall), clients: clients}, err
 }
 
-// perMinute lets a third of a minute's requests through at once.
+// perMinute returns a limiter for n requests per minute, with a burst of a third of
+// them.
 func perMinute(n int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(float64(n)/time.Minute.Seconds()), max(n/3, 1))
 }
 
-// take lets a request through, or says why not and how long to wait. One that its
-// own address has no more of does not count for the others.
+// take returns an empty reason if the request is within the limits, and otherwise the
+// reason and the time to wait. A request over the limit of its own address does not
+// count against the overall limit.
 func (l *limiter) take(r *http.Request, now time.Time) (why string, wait time.Duration) {
 	client := l.client(r)
 	l.mu.Lock()
@@ -97,7 +100,8 @@ func (l *limiter) take(r *http.Request, now time.Time) (why string, wait time.Du
 	return "", 0
 }
 
-// wants takes one of a bucket, or says when there is one.
+// wants takes one token from a bucket. If there is none, it returns the time until
+// there is one.
 func wants(bucket *rate.Limiter, now time.Time) time.Duration {
 	one := bucket.ReserveN(now, 1)
 	wait := one.DelayFrom(now)
@@ -107,17 +111,18 @@ func wants(bucket *rate.Limiter, now time.Time) time.Duration {
 	return wait
 }
 
-// client is whose request it is. What cannot be read is one client.
+// client is the client that sent a request: an IPv4 address or an IPv6 /64 prefix. All
+// requests whose address cannot be read are one client.
 func (l *limiter) client(r *http.Request) netip.Prefix {
 	text := r.RemoteAddr
 	if l.cfg.ClientHeader != "" {
-		// Whoever sends the request writes what he likes; the proxy adds the last one.
+		// The client can send any addresses; only the last one is the proxy's.
 		all := strings.Join(r.Header.Values(l.cfg.ClientHeader), ",")
 		text = strings.TrimSpace(all[strings.LastIndexByte(all, ',')+1:])
 	}
 	addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
 	if err != nil {
-		at, _ := netip.ParseAddrPort(text) // no address for what is none
+		at, _ := netip.ParseAddrPort(text) // the zero address if it cannot be read
 		addr = at.Addr()
 	}
 	addr = addr.Unmap().WithZone("")
@@ -125,6 +130,6 @@ func (l *limiter) client(r *http.Request) netip.Prefix {
 	if addr.Is6() {
 		bits = 64
 	}
-	network, _ := addr.Prefix(bits) // fails for no address
+	network, _ := addr.Prefix(bits) // the zero prefix for the zero address
 	return network
 }

@@ -25,11 +25,11 @@ func pageTemplate() *template.Template {
 	return template.Must(template.New("page").Parse(pageHTML))
 }
 
-// contentPolicy lets a page load its own script and style, and the library of
-// the Teams client. Nobody may frame it: Teams opens a sign-in in a window, for
-// the pages of providers refuse to be framed too. There is no
-// Cross-Origin-Opener-Policy: it would cut the page off from the window that has
-// to hear of the result.
+// contentPolicy is the Content-Security-Policy of the pages. It lets them load their
+// own script and style, and the Teams JavaScript library. They cannot be framed: Teams
+// opens a sign-in in a window, because the pages of most providers cannot be framed
+// either. The pages have no Cross-Origin-Opener-Policy, because that would cut them off
+// from the Teams window that waits for the result.
 func contentPolicy(teamsJS string) (string, error) {
 	u, err := scriptURL(teamsJS)
 	if err != nil {
@@ -39,7 +39,7 @@ func contentPolicy(teamsJS string) (string, error) {
 		"; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nil
 }
 
-// Reasons with which a popup fails, as Teams is told.
+// The reasons for which a popup fails. The last page passes them to Teams.
 const (
 	reasonLink     = "link_over"
 	reasonState    = "state_unknown"
@@ -52,14 +52,14 @@ const (
 	reasonOther    = "failed"
 )
 
-// ending is how a popup ends, as its page shows it.
+// ending is the result of a popup, which its last page shows.
 type ending struct {
-	Status int
-	Code   string // of a success; "" for a failure
-	User   string // Entra object id of who began it
-	Reason string // for Teams
-	Text   string // for people
-	Said   string // by the provider
+	Status int    // HTTP status of the page
+	Code   string // the security code; "" = the popup failed
+	User   string // Entra object id of the user who began the popup
+	Reason string // why it failed, for Teams
+	Text   string // why it failed, for people
+	Said   string // the provider's own text
 }
 
 func (p *Popup) failed(status int, reason string) ending {
@@ -71,8 +71,8 @@ func (p *Popup) failed(status int, reason string) ending {
 	return ending{Status: status, Reason: reason, Text: or(text, p.words.UnexpectedTry)}
 }
 
-// ServeHTTP answers …/auth/start, …/auth/callback, and the page's own script and
-// style, whatever stands in front of /auth.
+// ServeHTTP serves the start page, the callback, and the script and style of the pages
+// below /auth/, behind any prefix.
 func (p *Popup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	dir, page := path.Split(r.URL.Path)
 	if !strings.HasSuffix(dir, "/auth/") {
@@ -101,7 +101,7 @@ func (p *Popup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case page != "start" && page != "callback":
 		http.NotFound(w, r)
-	case r.Method == http.MethodHead: // of a scanner of links: it begins nothing
+	case r.Method == http.MethodHead: // from a link scanner: do not begin a popup
 		w.WriteHeader(http.StatusOK)
 	case p.overLimit(w, r):
 	case page == "start":
@@ -111,8 +111,8 @@ func (p *Popup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// overLimit answers a request of which there are too many. Nothing was done: a
-// state stays good.
+// overLimit reports whether a request is over a limit, and answers it if so. It does
+// nothing else: a state in the request stays valid.
 func (p *Popup) overLimit(w http.ResponseWriter, r *http.Request) bool {
 	why, wait := p.limits.take(r, p.clock())
 	if why == "" {
@@ -132,7 +132,7 @@ func (p *Popup) asset(w http.ResponseWriter, r *http.Request, kind, name string,
 	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(body))
 }
 
-// show writes the page. Text of others is escaped by the template.
+// show writes the last page. The template escapes the texts of others.
 func (p *Popup) show(w http.ResponseWriter, e ending) {
 	var buf bytes.Buffer
 	err := p.page.Execute(&buf, struct {

@@ -19,13 +19,13 @@ import (
 	"github.com/signin-engine/signin-engine/transport/internal/vault"
 )
 
-// Popup signs users in to one connection. It is a machine.Redeemer, and the
-// http.Handler of its own pages. It may be used from many goroutines.
+// Popup signs users in to one connection. It is the machine.Redeemer of the connection
+// and the http.Handler of its pages. It may be used from many goroutines.
 type Popup struct {
 	app, connection string
 	public          *url.URL
 	store           Store
-	macs            []byte // key of the names of records
+	macs            []byte // HMAC key of record names
 	ring            *vault.Ring
 	provider        *provider
 	page            *template.Template
@@ -47,10 +47,11 @@ var (
 	_ http.Handler     = (*Popup)(nil)
 )
 
-// script is a script of another origin.
+// script is a script of another origin, with its subresource integrity hash.
 type script struct{ URL, Integrity string }
 
-// New checks cfg. It does not connect to the provider.
+// New returns a popup, or the error of [Config.Validate]. It does not connect to the
+// provider.
 func New(cfg Config) (*Popup, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("popup: %w", err)
@@ -95,27 +96,28 @@ func or[T comparable](v, otherwise T) T {
 	return v
 }
 
-// url is the address of one of our pages.
+// url is the address of one of the popup's pages.
 func (p *Popup) url(page string) string { return p.public.String() + "/auth/" + page }
 
-// Connection is the name of the connection.
+// Connection returns the name of the connection.
 func (p *Popup) Connection() string { return p.connection }
 
-// who is a user of Teams. Both ids are guaranteed by Teams [S 002].
+// who identifies a user of Teams. Teams guarantees both ids [S 002].
 type who struct {
 	MRI string `json:"mri"`
 	AAD string `json:"aad,omitempty"`
 }
 
-// ticket is what a link to the start page carries, sealed.
+// ticket is the encrypted content of a link to the start page.
 type ticket struct {
 	who
 	Attempt string    `json:"attempt,omitempty"`
 	Expires time.Time `json:"expires"`
 }
 
-// Link is the address of the start page for the turn's user and an attempt. Who
-// has it may begin a popup, whose code is then of use to that user only.
+// Link returns the address of the start page for the turn's user and an attempt.
+// Anybody who has the link can begin the popup, but only this user can redeem the code
+// that it returns.
 func (p *Popup) Link(turn *machine.Turn, attempt string) (string, error) {
 	to := turn.Conversation()
 	return p.link(who{to.UserID, to.UserAAD}, attempt)
@@ -128,7 +130,7 @@ func (p *Popup) link(user who, attempt string) (string, error) {
 	}
 	query := url.Values{
 		"ticket": {base64.RawURLEncoding.EncodeToString(sealed)},
-		// Teams sizes its window by these [S 002].
+		// Teams takes the size of its window from the link [S 002].
 		"width": {strconv.Itoa(p.width)}, "height": {strconv.Itoa(p.height)},
 	}
 	return p.url("start") + "?" + query.Encode(), nil
@@ -138,7 +140,7 @@ func (p *Popup) ticketName() string {
 	return "ticket\x00" + p.app + "\x00" + strings.ToLower(p.connection)
 }
 
-// open reads a ticket that is not over.
+// open decrypts a ticket. It returns false if the ticket is not valid or has expired.
 func (p *Popup) open(text string) (ticket, bool) {
 	var t ticket
 	sealed, err := base64.RawURLEncoding.DecodeString(text)
@@ -148,43 +150,42 @@ func (p *Popup) open(text string) (ticket, bool) {
 	return t, t.MRI != "" && p.clock().Before(t.Expires)
 }
 
-// The records of a popup. Each is a mark of the store.
+// The records of a popup. Each is the value of a mark in the store.
 
-// flow is a popup between its start and its callback.
+// flow is a popup between its start page and its callback.
 type flow struct {
 	who
 	Attempt  string    `json:"attempt,omitempty"`
-	Verifier string    `json:"verifier"`
-	Nonce    string    `json:"nonce"`
-	Cookie   []byte    `json:"cookie"` // hash of the browser's
+	Verifier string    `json:"verifier"` // PKCE
+	Nonce    string    `json:"nonce"`    // of the id token
+	Cookie   []byte    `json:"cookie"`   // hash of the cookie's value
 	Began    time.Time `json:"began"`
 }
 
-// issued is a security code with what it stands for.
+// issued is a security code with the credentials that it gives.
 type issued struct {
 	who
 	Attempt     string      `json:"attempt,omitempty"`
-	Check       []byte      `json:"check"` // of the code once more
+	Check       []byte      `json:"check"` // a second HMAC of the code
 	Expires     time.Time   `json:"expires"`
 	Began       time.Time   `json:"began"`
 	Credentials credentials `json:"credentials"`
 }
 
-// name is what a record stands under: it tells nothing about what it was made
-// from.
+// name is the name of a record. It is an HMAC, so that it tells nothing about parts.
 func (p *Popup) name(kind string, parts ...string) string {
 	all := append([]string{kind, p.app, strings.ToLower(p.connection)}, parts...)
 	return "popup " + kind + " " + base64.RawURLEncoding.EncodeToString(vault.MAC(p.macs, all...))
 }
 
-// sealed is a record as it is written.
+// sealed returns the mark of a record, with the encrypted value.
 func (p *Popup) sealed(name string, version int64, expires time.Time, v any) (store.Mark, error) {
 	value, err := p.ring.Seal(name, v)
 	return store.Mark{Name: name, Version: version, Value: value, Expires: expires}, err
 }
 
-// read finds a record; ErrNotFound of package store if there is none, and vault.ErrSeal
-// too if there is one that does not open.
+// read finds and decrypts a record. The error matches store.ErrNotFound if there is
+// none. It matches vault.ErrSeal as well if there is one that no key decrypts.
 func (p *Popup) read(ctx context.Context, name string, v any) (store.Mark, error) {
 	m, err := p.store.Mark(ctx, name)
 	if err != nil {
@@ -200,7 +201,7 @@ func (p *Popup) read(ctx context.Context, name string, v any) (store.Mark, error
 	return m, nil
 }
 
-// write commits records: all or none.
+// write commits records in one transaction.
 func (p *Popup) write(ctx context.Context, marks ...store.Mark) error {
 	return p.store.Apply(ctx, []store.Commit{{Marks: marks}})[0]
 }

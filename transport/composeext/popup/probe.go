@@ -10,24 +10,25 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// Probe is what a look at a provider has found out.
+// Probe is the result of [Provider.Probe].
 type Probe struct {
-	// Discovery is why the provider cannot be found, or is another than its document
-	// says; nil if it was found, and for plain OAuth 2.0, which has none.
+	// Discovery is the error of the discovery document: it cannot be read, or it
+	// belongs to another issuer. It is nil for plain OAuth 2.0, which has no such
+	// document.
 	Discovery error
-	TokenURL  string // "" if it is not known
-	Revokes   bool   // a sign-out can be told (RFC 7009)
-	// Token is why the token endpoint could not be asked.
+	TokenURL  string // "" if Discovery failed
+	Revokes   bool   // the provider has a revocation endpoint (RFC 7009)
+	// Token is the error if the token endpoint gave no answer.
 	Token error
-	// Status and Code are what it answers to a code that nobody has: 400 and
-	// invalid_grant if it knows the client.
+	// Status and Code are the answer of the token endpoint to an invalid code: 400 and
+	// invalid_grant if the client's credentials are right.
 	Status int
 	Code   string
 }
 
-// Probe finds the provider and asks its token endpoint, with our client's
-// credentials, for a code that nobody has. It changes nothing. publicURL is that of
-// the [Config], client nil for an own one.
+// Probe checks the provider: it reads the discovery document, and sends an invalid code
+// with the client's credentials to the token endpoint. It changes nothing. publicURL is
+// that of the [Config]. A nil client is one with a timeout of 10 s.
 func (p Provider) Probe(ctx context.Context, publicURL string, client *http.Client) Probe {
 	at := newProvider(p, publicURL+"/auth/callback", client, time.Now)
 	found, err := at.find(ctx)

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// provider talks to who the users sign in to.
+// provider is the client of an identity provider.
 type provider struct {
 	cfg      Provider
 	redirect string
@@ -28,11 +28,11 @@ type provider struct {
 
 	mu     sync.Mutex
 	known  *endpoints
-	failed error // of the last look for it
+	failed error // of the last discovery
 	at     time.Time
 }
 
-// endpoints are what is known of a provider once it was found.
+// endpoints has what the configuration or the discovery document says of a provider.
 type endpoints struct {
 	oauth       *oauth2.Config
 	revoke      string
@@ -56,7 +56,7 @@ func newProvider(cfg Provider, redirect string, client *http.Client, clock func(
 	if client != nil {
 		own = *client
 	}
-	// A provider's answers are its own: a redirect would take a secret elsewhere.
+	// Follow no redirects: they could send a secret to another host.
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	p := &provider{cfg: cfg, redirect: redirect, http: &own, clock: clock}
 	if cfg.Issuer == "" {
@@ -68,9 +68,9 @@ func newProvider(cfg Provider, redirect string, client *http.Client, clock func(
 	return p
 }
 
-// oauth is the client at an endpoint that lists these methods of authentication, if it
-// lists any. The style is never left to be found out: that shows a code, which
-// is good once, to the provider twice.
+// oauth returns the OAuth client for an endpoint. methods are the authentication
+// methods that the discovery document lists, if it lists any. It always sets the style:
+// the library would otherwise try both, and send a code, which can be used once, twice.
 func (p *provider) oauth(at oauth2.Endpoint, methods []string) *oauth2.Config {
 	method := p.cfg.TokenAuthMethod
 	if method == "" && (len(methods) == 0 || slices.Contains(methods, AuthBasic)) {
@@ -90,16 +90,17 @@ func (p *provider) oauth(at oauth2.Endpoint, methods []string) *oauth2.Config {
 	}
 }
 
-// context carries our HTTP client to both libraries.
+// context returns a context with the HTTP client for both libraries, and with a
+// timeout.
 func (p *provider) context(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(oidc.ClientContext(ctx, p.http), providerTimeout)
 }
 
-// findAgain is how long nobody looks for a provider again after it was not found:
-// whoever has waited for a look that failed need not wait for one of his own.
+// findAgain is how long a failed discovery counts: callers that waited for it get its
+// error, and do not wait for a discovery of their own.
 const findAgain = time.Second
 
-// find asks the discovery document until it has answered once.
+// find returns the endpoints. It reads the discovery document until that succeeds once.
 func (p *provider) find(ctx context.Context) (*endpoints, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,7 +112,7 @@ func (p *provider) find(ctx context.Context) (*endpoints, error) {
 	}
 	found, err := p.discover(ctx)
 	if err != nil {
-		// Its text may quote a whole page of the provider.
+		// Cut the error's text: it may quote a whole page of the provider.
 		p.failed, p.at = fmt.Errorf("discovery: %s", bounded(withoutURL(err).Error())), time.Now()
 		return nil, p.failed
 	}
@@ -120,7 +121,7 @@ func (p *provider) find(ctx context.Context) (*endpoints, error) {
 }
 
 func (p *provider) discover(ctx context.Context) (*endpoints, error) {
-	// Others may wait for the answer: it must not end with whoever asked first.
+	// Other requests may wait for the result, so it must not depend on this one.
 	ctx, cancel := p.context(context.WithoutCancel(ctx))
 	defer cancel()
 	found, err := oidc.NewProvider(ctx, p.cfg.Issuer)
@@ -147,13 +148,13 @@ func (p *provider) discover(ctx context.Context) (*endpoints, error) {
 	}, nil
 }
 
-// authorize is where the browser goes.
+// authorize is the address to which the start page sends the browser.
 func (p *provider) authorize(at *endpoints, state, verifier, nonce string) string {
 	opts := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier)}
 	if at.oidc != nil {
 		opts = append(opts, oidc.Nonce(nonce))
 		if slices.Contains(at.oauth.Scopes, oidc.ScopeOfflineAccess) && p.cfg.Params["prompt"] == "" {
-			// OpenID Connect Core §11: else no refresh token is given out.
+			// OpenID Connect Core §11: without it there is no refresh token.
 			opts = append(opts, oauth2.SetAuthURLParam("prompt", "consent"))
 		}
 	}
@@ -163,23 +164,23 @@ func (p *provider) authorize(at *endpoints, state, verifier, nonce string) strin
 	return at.oauth.AuthCodeURL(state, opts...)
 }
 
-// credentials are what a user's sign-in brought. They are sealed wherever they
-// are kept.
+// credentials are the tokens of a user's sign-in. They are always encrypted in the
+// store.
 type credentials struct {
 	Access  string    `json:"access"`
 	Type    string    `json:"type,omitempty"`
 	Refresh string    `json:"refresh,omitempty"`
 	Expires time.Time `json:"expires,omitzero"`
-	Subject string    `json:"subject,omitempty"` // the provider's name for the user
-	Name    string    `json:"name,omitempty"`    // as people read it
+	Subject string    `json:"subject,omitempty"` // the provider's id of the user
+	Name    string    `json:"name,omitempty"`    // display name
 }
 
 func (c *credentials) token() *oauth2.Token {
 	return &oauth2.Token{AccessToken: c.Access, TokenType: c.Type, Expiry: c.Expires}
 }
 
-// expires is the end of an access token by our clock; zero if the provider does
-// not say.
+// expires is when an access token expires, by the popup's clock. It is zero if the
+// provider does not say.
 func (p *provider) expires(tok *oauth2.Token) time.Time {
 	if tok.ExpiresIn > 0 {
 		return p.clock().Add(time.Duration(tok.ExpiresIn) * time.Second).UTC()
@@ -187,7 +188,7 @@ func (p *provider) expires(tok *oauth2.Token) time.Time {
 	return tok.Expiry
 }
 
-// errIDToken: the provider's id token is not what it should be.
+// errIDToken means that the provider's id token is not valid.
 var errIDToken = errors.New("id token")
 
 // redeem turns an authorization code into credentials.
@@ -226,7 +227,7 @@ func (p *provider) redeem(ctx context.Context, code, verifier, nonce string) (cr
 	return got, nil
 }
 
-// userInfo is the user's name; "" if the provider does not tell.
+// userInfo asks the provider for the user's name. It returns "" if there is none.
 func (p *provider) userInfo(ctx context.Context, at *endpoints, tok *oauth2.Token, subject string) string {
 	info, err := at.oidc.UserInfo(ctx, oauth2.StaticTokenSource(tok))
 	if err != nil || info.Subject != subject {
@@ -239,7 +240,7 @@ func (p *provider) userInfo(ctx context.Context, at *endpoints, tok *oauth2.Toke
 	return claims.name()
 }
 
-// profile is what providers call their users.
+// profile has the members in which providers return the user's id and name.
 type profile struct {
 	Subject   userID `json:"sub"`
 	ID        userID `json:"id"`
@@ -250,10 +251,11 @@ type profile struct {
 	Mail      string `json:"email"`
 }
 
-// userID is a text, or a number of any size with its digits as they come.
+// userID is the id of a user. Providers send it as a text or as a number; the digits of
+// a number are kept exactly.
 type userID string
 
-// UnmarshalJSON takes nothing for what is neither.
+// UnmarshalJSON never fails. A value that is neither text nor number is no id.
 func (id *userID) UnmarshalJSON(b []byte) error {
 	var text string
 	var number json.Number
@@ -275,8 +277,8 @@ func (p *profile) name() string {
 	return ""
 }
 
-// profile asks a plain OAuth 2.0 provider who the user is. It is good to know and
-// no condition of the sign-in.
+// profile asks a plain OAuth 2.0 provider for the user's id and name. The sign-in does
+// not depend on it, so an error counts as no answer.
 func (p *provider) profile(ctx context.Context, tok *oauth2.Token) (subject, name string) {
 	if p.cfg.ProfileURL == "" {
 		return "", ""
@@ -295,7 +297,8 @@ func (p *provider) profile(ctx context.Context, tok *oauth2.Token) (subject, nam
 	return bounded(string(or(got.Subject, got.ID))), got.name()
 }
 
-// refresh uses a refresh token. The provider may hand out another one.
+// refresh uses the refresh token and returns the new credentials. The provider may have
+// replaced the refresh token.
 func (p *provider) refresh(ctx context.Context, old credentials) (credentials, error) {
 	at, err := p.find(ctx)
 	if err != nil {
@@ -313,8 +316,8 @@ func (p *provider) refresh(ctx context.Context, old credentials) (credentials, e
 	return got, nil
 }
 
-// revoke tells the provider that nobody needs the credentials any more (RFC
-// 7009).
+// revoke revokes the credentials at the provider (RFC 7009), if it has an endpoint for
+// that.
 func (p *provider) revoke(ctx context.Context, c credentials) error {
 	at, err := p.find(ctx)
 	if err != nil {
@@ -362,19 +365,19 @@ func (p *provider) revokeOne(ctx context.Context, at *endpoints, hint, token str
 	}
 }
 
-// do reads an answer to its end, under a limit.
+// do sends a request and reads the answer, up to a limit.
 func (p *provider) do(req *http.Request) ([]byte, int, error) {
 	const limit = 1 << 20
 	resp, err := p.http.Do(req)
 	if err != nil {
 		return nil, 0, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read
+	defer resp.Body.Close() //nolint:errcheck // the body was read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit))
 	return body, resp.StatusCode, err
 }
 
-// withoutURL: an address may have a secret in its query.
+// withoutURL removes the URL from an error, because its query may have a secret.
 func withoutURL(err error) error {
 	var located *url.Error
 	if errors.As(err, &located) {
@@ -383,8 +386,8 @@ func withoutURL(err error) error {
 	return err
 }
 
-// bounded cuts what a provider says to what a page or a log can take, and leaves
-// control characters out.
+// bounded makes a provider's text fit for a page or a log: it cuts it to 300 characters
+// and replaces control characters by spaces.
 func bounded(text string) string {
 	const most = 300
 	text = strings.Map(func(r rune) rune {

@@ -19,49 +19,50 @@ import (
 )
 
 const (
-	// opRefresh is the operation of an error about a refresh token.
+	// opRefresh is the operation in errors about a refresh token.
 	opRefresh = "Refresh"
-	// refreshEarly is how long before its end an access token is renewed.
+	// refreshEarly is how long before its expiry an access token is refreshed.
 	refreshEarly = 30 * time.Second
-	// refreshHold is how long one instance keeps the others from a refresh token:
-	// it outlasts the request, so that a token that rotates is never used twice.
+	// refreshHold is how long an instance locks a user's refresh token. It is longer
+	// than the request may take, so that a refresh token is never used twice.
 	refreshHold = providerTimeout + 5*time.Second
-	// rewriteAfter keeps credentials in use from ending with the retention, which is
-	// a day at least.
+	// rewriteAfter is the age at which credentials in use are written again, so that
+	// they do not end with the retention of the store, which is at least a day.
 	rewriteAfter = 12 * time.Hour
-	// refreshLook is how often the others look whether it is done.
+	// refreshLook is the pause between two looks whether the lock is free.
 	refreshLook = 50 * time.Millisecond
 )
 
-// callerKey carries the Entra object id of who asks.
+// callerKey is the context key of the caller's Entra object id.
 type callerKey struct{}
 
-// WithCaller notes the Entra object id of the user who brings a code:
-// [Popup.Redeem] compares it with that of the user who began the popup. The
-// user's MRI, which the engine knows by itself, is compared in any case.
+// WithCaller returns a context with the Entra object id of the user who sends a code.
+// [Popup.Redeem] compares it with that of the user who began the popup. It compares the
+// user's MRI in any case.
 func WithCaller(ctx context.Context, aadObjectID string) context.Context {
 	return context.WithValue(ctx, callerKey{}, aadObjectID)
 }
 
-// kept are credentials with the place where they are in the store.
+// kept are the credentials of a user in the store.
 type kept struct {
 	credentials
 	AAD  string    `json:"aad,omitempty"`
-	At   time.Time `json:"at"` // when it was written
+	At   time.Time `json:"at"` // when they were written
 	slot int
 }
 
-// A user's credentials stand in one of two places, and move with each change: a
-// mark lives as long as the retention from the time it was first written, so one
-// that is replaced in its place would end with its first version.
+// slots are the two records that may have a user's credentials. Each change writes the
+// credentials to the other slot: the store deletes a mark when the retention after its
+// first version is over, so a mark that is only updated would not live long enough.
 var slots = [...]string{"a", "b"}
 
 func (p *Popup) slotName(user string, slot int) string {
 	return p.name("credentials", user, slots[slot])
 }
 
-// load finds a user's credentials; ErrNotFound of package store if there are none.
-// If it matches vault.ErrSeal too, some are in the slot and none of our keys opens them.
+// load finds a user's credentials. The error matches store.ErrNotFound if there are
+// none. It matches vault.ErrSeal as well if there are some that no key decrypts; then
+// the slot in the result is theirs.
 func (p *Popup) load(ctx context.Context, user string) (kept, error) {
 	for slot := range slots {
 		got := kept{slot: slot}
@@ -76,8 +77,8 @@ func (p *Popup) load(ctx context.Context, user string) (kept, error) {
 	return kept{}, fmt.Errorf("read credentials: %w", store.ErrNotFound)
 }
 
-// replaced are the marks that put new credentials in the place of old ones (nil =
-// there are none).
+// replaced returns the marks that replace a user's credentials. old is nil if the user
+// has none yet.
 func (p *Popup) replaced(user string, old *kept, c kept) ([]store.Mark, error) {
 	slot := 0
 	var marks []store.Mark
@@ -90,7 +91,8 @@ func (p *Popup) replaced(user string, old *kept, c kept) ([]store.Mark, error) {
 	return append(marks, m), err
 }
 
-// existing is what new credentials take the place of; nil for nothing.
+// existing returns the credentials that new ones replace, or nil if there are none. It
+// returns those that cannot be decrypted, too.
 func (p *Popup) existing(ctx context.Context, user string) (*kept, error) {
 	got, err := p.load(ctx, user)
 	switch {
@@ -103,8 +105,9 @@ func (p *Popup) existing(ctx context.Context, user string) (*kept, error) {
 	}
 }
 
-// GetToken returns the user's access token, refreshed if need be. A code is
-// checked and not spent; see [Popup.Redeem].
+// GetToken returns the user's access token and refreshes it if necessary. With a code it
+// checks the code without spending it; see [Popup.Redeem]. The error matches
+// tokensvc.ErrNoToken if the user is not signed in.
 func (p *Popup) GetToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
 	if !code.Empty() {
 		tok, _, err := p.Redeem(ctx, uc, code)
@@ -127,8 +130,10 @@ func (p *Popup) asToken(uc tokensvc.UserConnection, c credentials) tokensvc.Toke
 	return tok
 }
 
-// Redeem checks a security code (M3): it is there, unused, not over, and the
-// user's own.
+// Redeem checks a security code (M3): it must be known, unused, not expired, and the
+// user's own, and the user must not have signed out since the popup began. It returns
+// the token, and the marks that spend the code once they are committed. The error
+// matches tokensvc.ErrNoToken if the code is not valid.
 func (p *Popup) Redeem(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, []store.Mark, error) {
 	var got issued
 	m, err := p.read(ctx, p.codeName(code.Reveal()), &got)
@@ -146,7 +151,7 @@ func (p *Popup) Redeem(ctx context.Context, uc tokensvc.UserConnection, code tok
 	switch {
 	case m.Version != 1 || len(m.Value) == 0: // used
 	case !p.clock().Before(got.Expires), over:
-	case got.Credentials.Refresh == "" && !got.Credentials.good(p.clock()): // nothing is left of it
+	case got.Credentials.Refresh == "" && !got.Credentials.good(p.clock()): // the access token has expired
 	case !mine:
 		p.log.Warn().Str("user", uc.UserID).Str("attempt", got.Attempt).Msg("security code of another user")
 	default:
@@ -163,7 +168,8 @@ func (p *Popup) codeName(code string) string { return p.name("code", code) }
 
 func (p *Popup) codeCheck(code string) []byte { return vault.MAC(p.macs, "check", code) }
 
-// belongs compares without telling by its time how much is right.
+// belongs reports whether a code is right and belongs to the user. It compares in
+// constant time.
 func (p *Popup) belongs(ctx context.Context, got *issued, uc tokensvc.UserConnection, code tokensvc.Secret) bool {
 	same := subtle.ConstantTimeCompare([]byte(got.MRI), []byte(uc.UserID))
 	if aad, known := ctx.Value(callerKey{}).(string); known {
@@ -172,8 +178,8 @@ func (p *Popup) belongs(ctx context.Context, got *issued, uc tokensvc.UserConnec
 	return hmac.Equal(got.Check, p.codeCheck(code.Reveal())) && same == 1
 }
 
-// spend are the marks that use a code up and put its credentials in place. A used
-// code is remembered without its value until it would have been over.
+// spend returns the marks that spend a code and make its credentials the user's. The
+// mark of a spent code keeps no value; it stays until the code would have expired.
 func (p *Popup) spend(ctx context.Context, code store.Mark, user string, got *issued) ([]store.Mark, error) {
 	old, err := p.existing(ctx, user)
 	if err != nil {
@@ -186,9 +192,9 @@ func (p *Popup) spend(ctx context.Context, code store.Mark, user string, got *is
 	return append(marks, store.Mark{Name: code.Name, Version: code.Version + 1, Expires: code.Expires}), nil
 }
 
-// fresh are credentials whose access token is good. Of all instances one at a
-// time uses a refresh token: a provider that rotates them takes the second use
-// for a theft.
+// fresh returns credentials with a valid access token. Only one instance at a time
+// uses a user's refresh token, because a provider that rotates refresh tokens treats a
+// second use as theft.
 func (p *Popup) fresh(ctx context.Context, user string) (kept, error) {
 	for {
 		c, err := p.load(ctx, user)
@@ -221,8 +227,8 @@ func (p *Popup) fresh(ctx context.Context, user string) (kept, error) {
 	}
 }
 
-// keepAlive writes credentials anew that are in use and were written long ago. If
-// it fails, or somebody else is faster, the next one does it.
+// keepAlive writes credentials again that were written long ago; see rewriteAfter. It
+// ignores errors, because the next call tries again.
 func (p *Popup) keepAlive(ctx context.Context, user string, c *kept) {
 	if p.clock().Sub(c.At) < rewriteAfter {
 		return
@@ -232,8 +238,8 @@ func (p *Popup) keepAlive(ctx context.Context, user string, c *kept) {
 	}
 }
 
-// good reports whether the access token can be used. One that can be renewed is
-// renewed a little early.
+// good reports whether the access token can be used. If there is a refresh token, it
+// returns false a little before the expiry.
 func (c *credentials) good(now time.Time) bool {
 	if c.Expires.IsZero() {
 		return true
@@ -244,13 +250,14 @@ func (c *credentials) good(now time.Time) bool {
 	return now.Before(c.Expires)
 }
 
-// renew uses the refresh token. release ends our hold on it, with the new
-// credentials. It is not done if others have renewed them before us.
+// renew uses the refresh token and commits the new credentials together with release,
+// the mark that ends the lock. It returns done = false if the credentials have changed
+// meanwhile and the caller has to look again.
 func (p *Popup) renew(ctx context.Context, user string, release store.Mark) (got kept, done bool, err error) {
 	ctx = context.WithoutCancel(ctx) // a refresh token that was used must not be lost
 	old, err := p.load(ctx, user)
 	if err != nil {
-		_ = p.write(ctx, release) // it is over soon anyway
+		_ = p.write(ctx, release) // if it fails, the lock expires soon
 		return kept{}, errors.Is(err, store.ErrUnavailable), err
 	}
 	if old.good(p.clock()) {
@@ -268,7 +275,7 @@ func (p *Popup) renew(ctx context.Context, user string, release store.Mark) (got
 	}
 	switch {
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrDuplicate):
-		// The user has signed out or in again. What came now is nobody's.
+		// The user has signed out or in again, so nobody needs the new tokens.
 		p.forgetAtProvider(ctx, got.credentials)
 		return kept{}, false, nil
 	case err != nil:
@@ -278,7 +285,8 @@ func (p *Popup) renew(ctx context.Context, user string, release store.Mark) (got
 	}
 }
 
-// persist tries for a while to write what cannot be had again.
+// persist writes marks whose content would be lost otherwise: it retries for a few
+// seconds while the store is unavailable.
 func (p *Popup) persist(ctx context.Context, marks ...store.Mark) error {
 	for wait := refreshLook; ; wait *= 2 {
 		err := p.write(ctx, marks...)
@@ -288,7 +296,8 @@ func (p *Popup) persist(ctx context.Context, marks ...store.Mark) error {
 	}
 }
 
-// notRenewed: a refusal ends the sign-in, an outage does not.
+// notRenewed handles a failed refresh. If the provider refuses the refresh token, it
+// deletes the credentials. After any other error they stay.
 func (p *Popup) notRenewed(ctx context.Context, user string, old kept, release store.Mark, err error) (kept, bool, error) {
 	var refused *oauth2.RetrieveError
 	if errors.As(err, &refused) && refused.ErrorCode == "invalid_grant" {
@@ -301,7 +310,7 @@ func (p *Popup) notRenewed(ctx context.Context, user string, old kept, release s
 	}
 	_ = p.write(ctx, release)
 	if old.Expires.After(p.clock()) {
-		return old, true, nil // still good for a moment
+		return old, true, nil // the access token is valid for a moment yet
 	}
 	told := &tokensvc.Error{Op: opRefresh, Err: errors.New("the provider does not answer")}
 	if refused != nil {
@@ -310,19 +319,21 @@ func (p *Popup) notRenewed(ctx context.Context, user string, old kept, release s
 	return kept{}, true, told
 }
 
-// Exchange is not offered: an SSO token is for the Token Service.
+// Exchange always returns an error: an SSO token can be exchanged by the Token Service
+// only.
 func (p *Popup) Exchange(context.Context, tokensvc.UserConnection, tokensvc.Secret) (tokensvc.Token, error) {
 	return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpExchange, Status: http.StatusBadRequest, Code: "NotOffered"}
 }
 
-// GetSignInResource names the start page. The link knows no attempt; see
+// GetSignInResource returns a link to the start page. The link names no attempt; see
 // [Popup.Link].
 func (p *Popup) GetSignInResource(_ context.Context, s tokensvc.State) (tokensvc.SignInResource, error) {
 	link, err := p.link(who{MRI: s.UserID}, "")
 	return tokensvc.SignInResource{SignInLink: tokensvc.NewSecret(link)}, err
 }
 
-// GetTokenOrSignInResource is GetToken, and GetSignInResource if there is none.
+// GetTokenOrSignInResource returns the result of [Popup.GetToken], or, if there is no
+// token, that of [Popup.GetSignInResource].
 func (p *Popup) GetTokenOrSignInResource(ctx context.Context, uc tokensvc.UserConnection, s tokensvc.State, code tokensvc.Secret) (*tokensvc.Token, *tokensvc.SignInResource, error) {
 	tok, err := p.GetToken(ctx, uc, code)
 	switch {
@@ -335,7 +346,7 @@ func (p *Popup) GetTokenOrSignInResource(ctx context.Context, uc tokensvc.UserCo
 	return nil, &res, err
 }
 
-// GetTokenStatus says whether there are credentials.
+// GetTokenStatus returns whether the store has credentials of the user.
 func (p *Popup) GetTokenStatus(ctx context.Context, userID, channelID string, _ ...string) ([]tokensvc.TokenStatus, error) {
 	_, err := p.load(ctx, userID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -344,15 +355,15 @@ func (p *Popup) GetTokenStatus(ctx context.Context, userID, channelID string, _ 
 	return []tokensvc.TokenStatus{{ChannelID: channelID, Connection: p.connection, HasToken: err == nil, DisplayName: p.connection}}, nil
 }
 
-// Credentials are the user's, for a client of the provider's API: each token is
-// the one that is good now. The source's error matches ErrNoToken of package
-// tokensvc once the user has signed out.
+// Credentials returns a token source of the turn's user, for a client of the provider's
+// API. The source always returns a valid access token. Its error matches
+// tokensvc.ErrNoToken after the user has signed out.
 func (p *Popup) Credentials(ctx context.Context, turn *machine.Turn) oauth2.TokenSource {
 	return &source{ctx, p, turn.Conversation().UserID}
 }
 
 type source struct {
-	ctx  context.Context //nolint:containedctx // oauth2.TokenSource has none of its own
+	ctx  context.Context //nolint:containedctx // oauth2.TokenSource.Token takes no context
 	p    *Popup
 	user string
 }
@@ -366,8 +377,9 @@ func (s *source) Token() (*oauth2.Token, error) {
 	return c.token(), nil
 }
 
-// SignOut forgets the user's credentials, and what a popup that is still open
-// will bring. Then it tells the provider, whose answer changes nothing.
+// SignOut deletes the user's credentials and makes the popups that are still open
+// invalid. Then it revokes the credentials at the provider; an error of that is only
+// logged.
 func (p *Popup) SignOut(ctx context.Context, uc tokensvc.UserConnection) error {
 	for {
 		old, err := p.existing(ctx, uc.UserID)
@@ -398,8 +410,8 @@ func (p *Popup) SignOut(ctx context.Context, uc tokensvc.UserConnection) error {
 	}
 }
 
-// signedOut remembers the sign-out for as long as a popup of before it can bring
-// a code.
+// signedOut returns the mark that records the sign-out. It stays as long as a popup that
+// began before the sign-out can still produce a code.
 func (p *Popup) signedOut(ctx context.Context, user string) ([]store.Mark, error) {
 	name := p.name("signed out", user)
 	m, err := p.store.Mark(ctx, name)
@@ -410,7 +422,7 @@ func (p *Popup) signedOut(ctx context.Context, user string) ([]store.Mark, error
 	return []store.Mark{next}, err
 }
 
-// signedOutSince reports whether the user signed out after a time.
+// signedOutSince reports whether the user has signed out since began.
 func (p *Popup) signedOutSince(ctx context.Context, user string, began time.Time) (bool, error) {
 	var at time.Time
 	_, err := p.read(ctx, p.name("signed out", user), &at)

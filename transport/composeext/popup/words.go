@@ -2,32 +2,32 @@ package popup
 
 import "reflect"
 
-// Words are what the pages say. Plain text: markup in it is shown as it is
-// written.
+// Words are the texts of the pages. They are plain text: the pages show markup in them
+// literally.
 type Words struct {
-	Language string `koanf:"language"` // of the page: "en", "de"
-	Title    string `koanf:"title"`    // of the popup
+	Language string `koanf:"language"` // language of the other texts, such as "en" or "de"
+	Title    string `koanf:"title"`    // title of the popup
 
 	SignedIn string `koanf:"signed_in"` // heading after a success
 	Failed   string `koanf:"failed"`    // heading of every failure
 	Close    string `koanf:"close"`     // what to do when the popup stays open
 	Closing  string `koanf:"closing"`   // while Teams closes it
 
-	CloseButton string `koanf:"close_button"` // of a failure
+	CloseButton string `koanf:"close_button"` // button that closes the popup after a failure
 
-	LinkOver      string `koanf:"link_over"`      // the link to the start page is too old, or damaged
-	StateUnknown  string `koanf:"state_unknown"`  // the callback belongs to no popup that is open
-	OtherBrowser  string `koanf:"other_browser"`  // it was begun in another browser
-	OtherUser     string `koanf:"other_user"`     // it was begun by another user of Teams
+	LinkOver      string `koanf:"link_over"`      // the link to the start page has expired, or is damaged
+	StateUnknown  string `koanf:"state_unknown"`  // the callback belongs to no open popup
+	OtherBrowser  string `koanf:"other_browser"`  // the popup began in another browser
+	OtherUser     string `koanf:"other_user"`     // another user of Teams began the popup
 	Denied        string `koanf:"denied"`         // the user did not consent
-	ProviderSays  string `koanf:"provider_says"`  // before the provider's own text
-	ProviderDown  string `koanf:"provider_down"`  // it does not answer
-	NotAvailable  string `koanf:"not_available"`  // our own store does not answer
+	ProviderSays  string `koanf:"provider_says"`  // heading of the provider's own text
+	ProviderDown  string `koanf:"provider_down"`  // the provider does not answer
+	NotAvailable  string `koanf:"not_available"`  // the store does not answer
 	TooMany       string `koanf:"too_many"`       // too many requests in a short time
 	UnexpectedTry string `koanf:"unexpected_try"` // anything else
 }
 
-// DefaultWords are the words in English.
+// DefaultWords returns the default texts, in English.
 func DefaultWords() Words {
 	return Words{
 		Language: "en",
@@ -53,7 +53,7 @@ func DefaultWords() Words {
 	}
 }
 
-// orDefault fills what is empty.
+// orDefault returns w with the defaults for its empty texts.
 func (w Words) orDefault() Words {
 	mine, all := reflect.ValueOf(&w).Elem(), reflect.ValueOf(DefaultWords())
 	for i := range mine.NumField() {
