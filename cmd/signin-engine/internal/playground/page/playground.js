@@ -1,5 +1,5 @@
-// The sign-in window, and forms that leave the page where it is. Without it the
-// window is a tab, its code is typed, and forms load the page anew.
+// Opens the sign-in window, and submits forms without reloading the page. Without
+// this script the window is a tab, its code has to be typed, and forms reload the page.
 "use strict";
 (() => {
   const form = (values) => fetch("/playground/do", { method: "POST", body: new URLSearchParams(values), redirect: "follow" });
@@ -26,7 +26,7 @@
     renew();
   });
 
-  // A list is set as soon as it is chosen from.
+  // A choice from a list takes effect at once.
   document.addEventListener("change", (e) => { if (e.target.matches(".set select")) e.target.form.requestSubmit(); });
 
   let popup = null;
@@ -50,7 +50,7 @@
       renew();
     }, 300);
   });
-  // The page of the message extension's popup is the bot's, which is another origin.
+  // The popup of the message extension is a page of the bot, which has another origin.
   addEventListener("message", async (e) => {
     if (!popup?.extension || e.origin !== popup.extension || e.source !== popup.window || e.data?.type !== "extension") return;
     const { window } = popup;

@@ -1,5 +1,5 @@
-// Stands in for the library of the Teams client in the windows that the playground
-// opens: it tells the playground, and nobody else, how the popup ended.
+// A stand-in for the library of the Teams client, for the windows that the playground
+// opens. It tells the playground, and nobody else, how the popup ended.
 "use strict";
 (() => {
   const home = new URL(document.currentScript.src).origin;
