@@ -71,10 +71,11 @@ func (m *MessageExtension) Popup(appID string) (popup.Config, error) {
 	case m.KeyFile != "" && text != "":
 		problems.add(extensionKey+"encryption_key_file", "is set together with encryption_key: use one")
 	case m.KeyFile != "":
-		var err error
-		if text, err = textOf(m.KeyFile); err != nil {
+		secret, err := secretOf(m.KeyFile)
+		if err != nil {
 			problems.add(extensionKey+"encryption_key_file", "%v", err)
 		}
+		text = secret.Reveal()
 	}
 	for _, one := range strings.Fields(text) {
 		key, err := popup.ParseKey(one)

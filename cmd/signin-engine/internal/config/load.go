@@ -24,6 +24,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
@@ -357,13 +358,15 @@ func isText(t reflect.Type) bool {
 // exact refuses values that the decoder would convert until they fit: 007 or true
 // for a text, 1.9 for a whole number, one section for a list. A text passes for
 // any type, since the environment has nothing else. The name of a variable is
-// refused, since nobody replaces it by its value.
+// refused, since nobody replaces it by its value, and so are blanks as a secret.
 func exact(from, to reflect.Type, data any) (any, error) {
 	whole := from.Kind() >= reflect.Int && from.Kind() <= reflect.Int64
 	scalar := from.Kind() >= reflect.Bool && from.Kind() <= reflect.Float64
 	switch {
 	case from.Kind() == reflect.String && variable.MatchString(reflect.ValueOf(data).String()):
 		return nil, valueError("is the name of a variable, and only its name: each setting has a variable of its own (signin-engine config lists them)")
+	case from.Kind() == reflect.String && to == reflect.TypeFor[tokensvc.Secret]() && isBlank(reflect.ValueOf(data).String()):
+		return nil, valueError("has blanks only")
 	case scalar && (isText(to) || to.Kind() == reflect.String):
 		return nil, valueError("is a number, true or false as it is written: a text like that has to be in quotes")
 	case scalar && from.Kind() != to.Kind() && !whole && to.Kind() <= reflect.Float64,
@@ -373,6 +376,9 @@ func exact(from, to reflect.Type, data any) (any, error) {
 	}
 	return data, nil
 }
+
+// isBlank reports whether a text that was written says nothing.
+func isBlank(s string) bool { return s != "" && strings.TrimSpace(s) == "" }
 
 // variable matches a text that a shell or a template should have replaced. It
 // does not match $NAME, which may be a password.
