@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// serve serves cfg at e until the test ends, and returns where.
+// serve serves cfg at e until the test ends. It returns the endpoint that it listens on.
 func serve(t *testing.T, e operator.Endpoint, cfg operator.HandlerConfig) operator.Endpoint {
 	t.Helper()
 	cfg.Clock = morning
@@ -59,7 +59,7 @@ func socket(t *testing.T) operator.Endpoint {
 	return operator.SocketBeside(filepath.Join(t.TempDir(), "signin.db"))
 }
 
-// Whatever is asked, client and store say the same.
+// The client returns the same answers as the store, for every query.
 func TestClientSaysWhatDirectSays(t *testing.T) {
 	d := direct(fixture(t))
 	c := client(t, serve(t, socket(t), operator.HandlerConfig{Reader: d}), "")
@@ -82,7 +82,7 @@ func TestClientSaysWhatDirectSays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Times lose their microseconds on the wire.
+			// JSON times have milliseconds only.
 			near := cmp.Comparer(func(a, b operator.Time) bool { return a.Sub(b.Time).Abs() < time.Millisecond })
 			if diff := cmp.Diff(want, got, near); diff != "" {
 				t.Errorf("(-direct +client):\n%s", diff)
@@ -116,7 +116,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 	if err := c.Ready(t.Context()); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("ready: %v", err)
 	}
-	// An error of no table says nothing of itself.
+	// The text of an error that the table does not have is not sent.
 	eng.err = errors.New("s3cret detail")
 	if _, err := c.Reconcile(t.Context(), stuckID, op); err == nil || strings.Contains(err.Error(), "s3cret") {
 		t.Errorf("internal error: %v", err)
@@ -189,7 +189,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// copier is a store with a snapshot that may break off.
+// copier is a store whose snapshot may fail in the middle.
 type copier struct{ fail error }
 
 func (c copier) Snapshot(_ context.Context, w io.Writer) (int64, error) {
@@ -244,8 +244,7 @@ func status(t *testing.T, e operator.Endpoint, path string) int {
 	return res.StatusCode
 }
 
-// TestMetricsAreForWhoMayLook: Prometheus reads them with the read token, and
-// nobody without one.
+// TestMetricsAreForWhoMayLook checks that the metrics need the read token.
 func TestMetricsAreForWhoMayLook(t *testing.T) {
 	s, _ := web(t, func(c *operator.HandlerConfig) {
 		c.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "signin_outbox_depth 0\n") })

@@ -17,7 +17,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// guessing is an endpoint on TCP with a clock of the test's.
+// guessing is a TCP endpoint whose clock the test sets.
 type guessing struct {
 	t       *testing.T
 	h       http.Handler
@@ -60,8 +60,8 @@ func (g *guessing) want(w *httptest.ResponseRecorder, status int) {
 	}
 }
 
-// TestGuessesOfOneAddress: after ten wrong tokens none is looked at, not even the
-// right one, until some time has passed. Other addresses do not notice.
+// TestGuessesOfOneAddress checks that after ten wrong tokens no token of the address is
+// accepted for a while, not even the right one. Other addresses are not affected.
 func TestGuessesOfOneAddress(t *testing.T) {
 	g := guess(t)
 	const mallory, operators = "203.0.113.7:1234", "198.51.100.1:9"
@@ -100,8 +100,8 @@ func TestGuessesOfOneAddress(t *testing.T) {
 	}
 }
 
-// TestGuessesOfMany: many addresses are slowed down together. Who has had the
-// right token is not locked out by that.
+// TestGuessesOfMany checks that all addresses share a limit, and that it does not apply
+// to an address that has sent the right token.
 func TestGuessesOfMany(t *testing.T) {
 	g := guess(t)
 	const known = "198.51.100.1:9"
@@ -115,7 +115,7 @@ func TestGuessesOfMany(t *testing.T) {
 	g.want(g.bearer("192.0.2.1:1", rightToken), http.StatusOK)
 }
 
-// TestGuessesOfANetwork: whoever has a network of IPv6 has 2^64 addresses.
+// TestGuessesOfANetwork checks that an IPv6 /64 network counts as one address.
 func TestGuessesOfANetwork(t *testing.T) {
 	g := guess(t)
 	for i := range 10 {
@@ -126,7 +126,7 @@ func TestGuessesOfANetwork(t *testing.T) {
 	g.want(g.bearer("[::ffff:203.0.113.9]:1", "wrong"), http.StatusUnauthorized)
 }
 
-// TestGuessersAreForgotten: what is remembered of addresses is bounded.
+// TestGuessersAreForgotten checks that the number of remembered addresses is bounded.
 func TestGuessersAreForgotten(t *testing.T) {
 	g := guess(t)
 	for range 10 {

@@ -7,7 +7,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/browsertest"
 )
 
-// The console in a real Chromium: see testdata/console.mjs.
+// The console works in a real Chromium; see testdata/console.mjs.
 func TestConsoleInBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a browser is not for short runs")

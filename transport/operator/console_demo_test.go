@@ -23,7 +23,8 @@ import (
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
-// lookAt keeps the pages of the browser tests on a fixed address, for a person.
+// lookAt serves the pages of the browser tests at a fixed address, for a person to look
+// at.
 var lookAt = flag.String("console.look", "", "serve the console with the staged situations at `host:port` for ten minutes")
 
 const (
@@ -32,15 +33,15 @@ const (
 	demoApp   = "e3cb1c84-0000-4000-8000-0000000000b0"
 )
 
-// hostile is what nobody should be able to do to a page: markup, a reversed text,
-// a terminal's escape, and far too much of it.
+// hostile is a text that must not harm a page: it has markup, reversed text, a terminal
+// escape sequence, and is very long.
 func hostile() string {
 	return `<script>document.title="taken"</script><img src=x onerror="document.title='taken'">"'` +
 		"\u202etxt.exe\u202c\u2066\u200f\x1b[31m\x00" + strings.Repeat("W", 10<<10)
 }
 
-// stage is a bot on an emulated Teams, whose clock can be put back to let
-// situations grow old.
+// stage is a bot with an emulated Teams. Its clock can be set back, so that situations
+// that it then stages are old.
 type stage struct {
 	store    *memstore.Store
 	engine   *machine.Engine
@@ -48,13 +49,13 @@ type stage struct {
 	console  *httptest.Server
 	botURL   string
 	back     atomic.Int64 // how far behind the clock is
-	failing  atomic.Bool  // the bot's own code
+	failing  atomic.Bool  // the bot's own code fails
 	ids      map[string]string
 }
 
 func (s *stage) now() time.Time { return time.Now().Add(-time.Duration(s.back.Load())) }
 
-// chat is the bot: it does what a message says.
+// chat is the bot: it does what the text of a message says.
 type chat struct{}
 
 func (chat) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error) {
@@ -65,7 +66,7 @@ func (chat) OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer
 	return nil, nil //nolint:nilnil // "not mine" in the interface's own words
 }
 
-// newStage builds everything and plays nothing.
+// newStage builds a stage without any attempts.
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{ids: map[string]string{}}
@@ -134,7 +135,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// user is somebody in Teams. Everybody has a chat of their own.
+// user returns a Teams user with a chat of their own.
 func (s *stage) user(name string) *emulator.Teams {
 	t := s.emulator.Teams(s.botURL)
 	short := strings.ToLower(strings.Map(func(r rune) rune {
@@ -149,7 +150,7 @@ func (s *stage) user(name string) *emulator.Teams {
 	return t
 }
 
-// at plays a scene some time ago, and remembers the attempt that came of it.
+// at plays a scene with the clock set back, and records the attempt that it leaves.
 func (s *stage) at(t *testing.T, ago time.Duration, name string, who *emulator.Teams, connection string, act func(card emulator.Card)) {
 	t.Helper()
 	s.back.Store(int64(ago))
@@ -172,7 +173,7 @@ func (s *stage) at(t *testing.T, ago time.Duration, name string, who *emulator.T
 	s.ids[name] = page.Attempts[0].ID
 }
 
-// play stages what an operator meets on a Monday.
+// play stages the situations that operators meet.
 func (s *stage) play(t *testing.T) {
 	t.Helper()
 	exchange := func(who *emulator.Teams, token string) func(emulator.Card) {
@@ -245,7 +246,7 @@ func (s *stage) play(t *testing.T) {
 	s.at(t, 5*time.Second, "now", now, "graph", nil)
 }
 
-// poison writes into the store what the adapter would not let in, at its worst.
+// poison writes hostile texts into the store, which the adapter would not accept.
 func (s *stage) poison(t *testing.T) {
 	t.Helper()
 	s.rewrite(t, "hostile", func(a *store.Attempt, now time.Time) []store.Event {
@@ -272,7 +273,8 @@ func (s *stage) rewrite(t *testing.T, name string, change func(*store.Attempt, t
 	}
 }
 
-// killed leaves an attempt as an instance leaves it that dies in mid-call.
+// killed leaves an attempt in the state in which an instance leaves it that dies during
+// a call.
 func (s *stage) killed(t *testing.T) {
 	t.Helper()
 	who := s.user("Lee Gu")
@@ -288,12 +290,12 @@ func (s *stage) killed(t *testing.T) {
 	})
 }
 
-// jwtV1 looks like an SSO token of an app that still issues v1 tokens.
+// jwtV1 returns an SSO token like those of an app that still issues v1 tokens.
 func jwtV1(app, oid string) string {
 	return fakeJWT(fmt.Sprintf(`{"aud":"api://botid-%s","ver":"1.0","tid":"00000000-0000-4000-8000-00000000007e","oid":"%s","appid":"1fec8e78-bce4-4aaf-ab1b-5451cc387264","exp":4102444800}`, app, oid))
 }
 
-// attempt is a staged attempt as it is stored.
+// attempt reads a staged attempt from the store.
 func (s *stage) attempt(t *testing.T, name string) store.Attempt {
 	t.Helper()
 	snap, err := s.store.Get(t.Context(), s.ids[name])
@@ -301,5 +303,5 @@ func (s *stage) attempt(t *testing.T, name string) store.Attempt {
 	return snap.Attempts[0]
 }
 
-// printable is s as an environment variable can carry it.
+// printable encodes s for an environment variable.
 func printable(s string) string { return strings.ReplaceAll(s, "\x00", "") }

@@ -21,14 +21,14 @@ func fakeJWT(claims string) string {
 	return enc.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + enc.EncodeToString([]byte(claims)) + "." + enc.EncodeToString([]byte("signature"))
 }
 
-// answer is what came back, without a body that has to be closed.
+// answer is a response whose body was read.
 type answer struct {
 	StatusCode int
 	Header     http.Header
 	Cookies    []*http.Cookie
 }
 
-// ask sends a request and follows no redirect.
+// ask sends a request without following redirects.
 func ask(t *testing.T, method, url, body string, header http.Header) (answer, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
@@ -43,7 +43,8 @@ func ask(t *testing.T, method, url, body string, header http.Header) (answer, st
 	return answer{res.StatusCode, res.Header, res.Cookies()}, string(b)
 }
 
-// A person can look at the staged situations: go test -run TestLook -console.look=127.0.0.1:9980.
+// TestLook serves the staged situations for a person to look at:
+// go test -run TestLook -console.look=127.0.0.1:9980.
 func TestLook(t *testing.T) {
 	if *lookAt == "" {
 		t.Skip("only with -console.look")
@@ -162,7 +163,7 @@ func TestPagesAreLockedDown(t *testing.T) {
 			}
 		}
 	}
-	// JSON stays what it is for everybody who does not ask for a page.
+	// A request that does not ask for a page gets JSON.
 	for _, path := range []string{"/attempts", "/attempts/" + stuckID, "/overview", "/", "/users/29:1cg", "/connections/graph", "/events?orphans=true", "/search?q=fc67"} {
 		for _, accept := range []string{"", "*/*", "application/json"} {
 			res, body := ask(t, http.MethodGet, s.URL+path, "", http.Header{"Accept": {accept}, "Authorization": {"Bearer " + readToken}})
@@ -271,7 +272,7 @@ func TestActorBehindAProxy(t *testing.T) {
 	if res.StatusCode != http.StatusSeeOther || !slices.Equal(eng.asked, []string{"cancel " + stuckID + " by eve@example.com: ticket 7"}) {
 		t.Errorf("%d %q", res.StatusCode, eng.asked)
 	}
-	// A client that speaks JSON is no way around it.
+	// A JSON request does not get around it.
 	eng.asked = nil
 	res, _ = ask(t, http.MethodPost, to+"/cancel", `{"actor":"somebody else","reason":"ticket 8"}`, http.Header{
 		"Authorization": {"Bearer " + actToken}, "X-Forwarded-User": {"eve@example.com"},
@@ -279,7 +280,7 @@ func TestActorBehindAProxy(t *testing.T) {
 	if res.StatusCode != http.StatusOK || !slices.Equal(eng.asked, []string{"cancel " + stuckID + " by eve@example.com: ticket 8"}) {
 		t.Errorf("JSON: %d %q", res.StatusCode, eng.asked)
 	}
-	// No header is believed that nobody named.
+	// A header that the configuration does not name is not trusted.
 	s, eng = web(t, nil)
 	c = logIn(t, s, actToken, "Ada")
 	_, _, token = see(t, s.URL+"/attempts/"+stuckID, c)
@@ -292,8 +293,8 @@ func TestActorBehindAProxy(t *testing.T) {
 	}
 }
 
-// A log-in is as good on another instance and after a restart, its forms too. A
-// proxy's own credentials do not stand in its way, and whoever only looks may go.
+// A login and its forms are valid on other instances and after a restart. A proxy's own
+// credentials do not disturb it. A visitor with read access can log out.
 func TestLoginOutlivesTheProcess(t *testing.T) {
 	s, _ := web(t, nil)
 	actor, reader := logIn(t, s, actToken, "Ada"), logIn(t, s, readToken, "")
@@ -315,8 +316,8 @@ func TestLoginOutlivesTheProcess(t *testing.T) {
 	}
 }
 
-// An endpoint without a token trusts whoever reaches it, but not a name that DNS
-// can point at it, nor another page.
+// An endpoint without a token trusts everybody who reaches it, but not a host name that
+// DNS could resolve to it, and not requests from another site.
 func TestOpenEndpoint(t *testing.T) {
 	s, eng := web(t, func(c *operator.HandlerConfig) { c.Token, c.ReadToken = tokensvc.Secret{}, tokensvc.Secret{} })
 	res, body := ask(t, http.MethodGet, s.URL+"/attempts/"+stuckID, "", http.Header{"Accept": {browserAccept}})
@@ -357,8 +358,8 @@ func TestStreamEndsWithTheServer(t *testing.T) {
 	if got := res.Header.Get("Content-Type"); !strings.HasPrefix(got, "text/event-stream") {
 		t.Errorf("content type %q", got)
 	}
-	// The clean-up of serve fails if the server does not stop in time, and comes
-	// before the body is closed.
+	// The cleanup of serve runs before the body is closed. It fails the test if the
+	// server does not stop in time.
 }
 
 func TestSearchTakesAnyID(t *testing.T) {
@@ -377,8 +378,8 @@ func TestSearchTakesAnyID(t *testing.T) {
 	}
 }
 
-// What the first lines of an attempt's page say of the situations that an operator
-// meets: what happened, and what to do.
+// The first lines of an attempt's page say what happened and what to do, in the
+// situations that operators meet.
 func TestStories(t *testing.T) {
 	st := newStage(t)
 	st.play(t)

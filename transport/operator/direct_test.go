@@ -89,7 +89,7 @@ func TestStuckPages(t *testing.T) {
 	}
 }
 
-// A fleet rule shows in the overview: many attempts of one key.
+// The overview has findings of the rules about many attempts.
 func TestOverviewKnowsTheFleet(t *testing.T) {
 	st := fixture(t)
 	for i := range 4 {
@@ -110,7 +110,7 @@ func TestOverviewKnowsTheFleet(t *testing.T) {
 	}
 }
 
-// TestCallbackDue: only a callback that could be made now is late.
+// TestCallbackDue checks that only a callback that is due counts.
 func TestCallbackDue(t *testing.T) {
 	now := morning()
 	st := fixture(t)
@@ -120,7 +120,7 @@ func TestCallbackDue(t *testing.T) {
 			t.Errorf("due for %s, want %s: %v", got, want, err)
 		}
 	}
-	due(0) // one delivered, one dead
+	due(0) // one callback is delivered, one is dead
 	owe := func(id string, round int, nextAt time.Time) {
 		t.Helper()
 		commit(t, st, store.Commit{Deliveries: []store.Delivery{{
@@ -128,8 +128,8 @@ func TestCallbackDue(t *testing.T) {
 			Status:      store.DeliveryPending, Created: now.Add(-time.Hour), NextAt: nextAt,
 		}}})
 	}
-	owe(stuckID, 1, now.Add(time.Minute)) // waits for its next try
-	owe(stuckID, 2, now.Add(-time.Hour))  // waits for that one
+	owe(stuckID, 1, now.Add(time.Minute)) // waits for the time of its next try
+	owe(stuckID, 2, now.Add(-time.Hour))  // waits for round 1
 	due(0)
 	owe(doneID, 3, now.Add(-time.Minute))
 	due(time.Minute)

@@ -55,7 +55,7 @@ func TestSocketModeAndRemoval(t *testing.T) {
 	}
 }
 
-// A process that was killed leaves its socket; the next one takes its place.
+// A process that was killed leaves its socket behind. The next process replaces it.
 func TestStaleSocketIsReplaced(t *testing.T) {
 	e := socket(t)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: e.Address, Net: "unix"})
@@ -75,7 +75,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 }
 
-// A listener that was overtaken leaves the newer socket alone.
+// A listener whose socket was replaced does not remove the new socket.
 func TestCloseLeavesAnotherSocket(t *testing.T) {
 	e := socket(t)
 	first, err := e.Listen(t.Context())

@@ -15,14 +15,14 @@ import (
 // morning is the clock of these tests.
 func morning() time.Time { return time.Date(2026, 4, 22, 3, 12, 30, 0, time.UTC) }
 
-// stuckID and doneID are the attempts of the fixture: they share a prefix.
+// stuckID and doneID are the ids of the attempts of the fixture. They share a prefix.
 const (
 	stuckID = "01JSD4K2Q80000000000000001"
 	doneID  = "01JSD4K2Q80000000000000002"
 	prefix  = "01JSD4K2Q8"
 )
 
-// stuckAttempt was left in the middle of an exchange.
+// stuckAttempt is an attempt whose instance died during an exchange.
 func stuckAttempt() store.Attempt {
 	now := morning()
 	return store.Attempt{
@@ -55,8 +55,8 @@ func doneAttempt() store.Attempt {
 	}
 }
 
-// fixture is a store with the two attempts, their audit lines, a dead
-// callback and an orphan.
+// fixture is a store with the two attempts, their audit lines, a dead callback, and an
+// audit line without an attempt.
 func fixture(t *testing.T) store.Store {
 	t.Helper()
 	st := memstore.New(morning)
@@ -90,7 +90,7 @@ func commit(t *testing.T, st store.Store, commits ...store.Commit) {
 	}
 }
 
-// engine is the engine's part in the actions: it remembers who asked.
+// engine replaces the engine. It records who took an action.
 type engine struct {
 	err   error
 	asked []string

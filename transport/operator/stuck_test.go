@@ -16,7 +16,7 @@ import (
 // ago is a time before the clock of these tests.
 func ago(d time.Duration) time.Time { return morning().Add(-d) }
 
-// said are the rules of findings with their levels.
+// said returns the rules of findings with their levels.
 func said(found []operator.Finding) string {
 	words := make([]string, len(found))
 	for i, f := range found {
@@ -69,7 +69,7 @@ func TestRulesOfOneAttempt(t *testing.T) {
 	}
 }
 
-// callback is a row of the outbox that was made five minutes ago.
+// callback returns a delivery that was created five minutes ago.
 func callback(round, tries int, status store.DeliveryStatus, next time.Time) store.Delivery {
 	return store.Delivery{
 		DeliveryKey: store.DeliveryKey{Attempt: doneID, Kind: store.DeliverComplete, Round: round},
@@ -105,7 +105,7 @@ func TestCallbackLag(t *testing.T) {
 	}
 }
 
-// attempts makes n attempts of one user, newest first, two seconds apart.
+// attempts returns n attempts of one user, newest first, two seconds apart.
 func attempts(n int, edit func(i int, a *store.Attempt)) []store.Attempt {
 	out := make([]store.Attempt, n)
 	for i := range out {
@@ -148,7 +148,7 @@ func TestFlappingOfManyAttempts(t *testing.T) {
 	}
 }
 
-// invoke are the lines that one invoke without an attempt leaves.
+// invoke returns the audit lines that one invoke without an attempt leaves.
 func invoke(n int) []store.Event {
 	id, at := fmt.Sprintf("f:%d", n), ago(time.Minute)
 	return []store.Event{
@@ -164,7 +164,7 @@ func TestOrphansAreCountedOnce(t *testing.T) {
 	for i := range 19 {
 		lines = append(lines, invoke(i)...)
 	}
-	for i := range 30 { // what the bot itself asked for is no invoke
+	for i := range 30 { // a sign-in that the bot itself asks for is not an invoke
 		lines = append(lines,
 			store.Event{Kind: store.EventReceived, Time: ago(time.Minute), Invoke: "SignOut", Activity: fmt.Sprint(i)},
 			store.Event{Kind: store.EventNote, Time: ago(time.Minute), Row: "E1"},
@@ -190,7 +190,7 @@ func TestOrphansAreCountedOnce(t *testing.T) {
 	}
 }
 
-// lookup are the lines of a sign-in that ended A4.
+// lookup returns the audit lines of a sign-in that ended with row A4.
 func lookup(before time.Duration, source string, status int, code string) []store.Event {
 	return []store.Event{
 		{Kind: store.EventReceived, Time: ago(before), Invoke: "SignIn"},
@@ -315,8 +315,8 @@ func TestFailureBurst(t *testing.T) {
 	}
 }
 
-// What the rules look at is read from the store: lines of no attempt, lines of
-// open attempts, failed attempts of the last hour, records set aside.
+// The input of the rules comes from the store: audit lines without an attempt, those of
+// open attempts, failed attempts of the last hour, and records that cannot be decoded.
 func TestOverviewReadsWhatTheRulesNeed(t *testing.T) {
 	st := memstore.New(morning)
 	d := direct(st)
@@ -337,7 +337,7 @@ func TestOverviewReadsWhatTheRulesNeed(t *testing.T) {
 		}
 		commit(t, st, store.Commit{Events: lines})
 	}
-	for range 2 { // a card is out, and its user asks again
+	for range 2 { // a card was sent, and the user asks for a sign-in again
 		asked(open.ID, lookup(30*time.Second, "token_service", 500, ""))
 	}
 	for range 2 {
@@ -351,8 +351,8 @@ func TestOverviewReadsWhatTheRulesNeed(t *testing.T) {
 		t.Errorf("five look-ups: %s", got)
 	}
 
-	// The bot's own token is wanting, in an attempt that is older than the other
-	// windows.
+	// An attempt that is older than the other windows failed because the bot could not
+	// get its own token.
 	early := attempts(1, func(_ int, a *store.Attempt) {
 		a.ID, a.Key.User = "01JSD4K2Q0000000000000000A", "29:2"
 		a.Created, a.Entered = ago(40*time.Minute), ago(40*time.Minute)
@@ -392,7 +392,7 @@ func TestOverviewReadsWhatTheRulesNeed(t *testing.T) {
 	}
 }
 
-// Much trouble of an hour ago does not hide that of now.
+// Many lines of an hour ago do not hide the new ones.
 func TestLateTroubleIsSeen(t *testing.T) {
 	st := memstore.New(morning)
 	old := lookup(50*time.Minute, "token_service", 503, "")
@@ -413,8 +413,8 @@ func TestLateTroubleIsSeen(t *testing.T) {
 	}
 }
 
-// What a process has given up on for the moment is among what needs somebody, the most
-// serious first, and its age is by the store's clock.
+// An open circuit is a finding of the overview. It is sorted with the others, and its
+// age is by the store's clock.
 func TestDeadUpstream(t *testing.T) {
 	st := memstore.New(morning)
 	d := direct(st)
@@ -436,8 +436,8 @@ func TestDeadUpstream(t *testing.T) {
 	}
 }
 
-// An advice is the same for every finding of a rule, so that it can be said
-// once, and what is to be pasted is a command of the program.
+// All findings of a rule have the same advice, so that a page can show it once. The
+// commands of findings are commands of the program.
 func TestAdvice(t *testing.T) {
 	o, err := direct(fixture(t)).Overview(t.Context())
 	if err != nil {
@@ -458,7 +458,7 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-// The documentation names every rule with its level, and no other.
+// The documentation has every rule with its level, and no others.
 func TestRulesAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/state-machine.md")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
 
-// rewrite writes the golden files anew: go test ./transport/operator -rewrite.
+// rewrite updates the golden files: go test ./transport/operator -rewrite.
 var rewrite = flag.Bool("rewrite", false, "write golden files")
 
 func TestGoldenJSON(t *testing.T) {
@@ -56,8 +56,8 @@ func golden(t *testing.T, name string, v any) {
 	}
 }
 
-// What an operator sees is written by us and read by us again, through the
-// client: nothing may get lost on the way.
+// The client decodes the JSON that the handler encodes. Nothing may get lost in
+// between.
 func TestViewSurvivesTheWire(t *testing.T) {
 	want, err := direct(fixture(t)).Get(t.Context(), stuckID)
 	if err != nil {
