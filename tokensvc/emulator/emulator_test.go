@@ -55,8 +55,8 @@ func start(t *testing.T, cfg emulator.Config) (*emulator.Server, *tokensvc.Clien
 	return emu, c, web.URL
 }
 
-// request is a bare HTTP request, as another language's client makes it, with a
-// bearer token unless header says otherwise.
+// request sends a bare HTTP request, like a client in another language. It has a bearer
+// token unless header sets another one.
 func request(t *testing.T, method, link, contentType, body string, header ...string) (int, string, http.Header) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, link, strings.NewReader(body))
@@ -87,7 +87,7 @@ func wantStatus(t *testing.T, err error, status int) {
 	_ = failure(t, err, status)
 }
 
-// failure is wantStatus for those who want to see more of it.
+// failure is wantStatus that returns the error.
 func failure(t *testing.T, err error, status int) *tokensvc.Error {
 	t.Helper()
 	var fail *tokensvc.Error
@@ -135,7 +135,7 @@ func TestPopup(t *testing.T) {
 	if len(code) != 6 || strings.Trim(code, "0123456789") != "" {
 		t.Errorf("code %q", code)
 	}
-	wantNoToken(t, c, onGithub, "") // not before the bot has shown the code
+	wantNoToken(t, c, onGithub, "") // not before the bot has redeemed the code
 	other := onGithub
 	other.UserID = "29:other"
 	wantNoToken(t, c, other, code)
@@ -144,7 +144,7 @@ func TestPopup(t *testing.T) {
 	if tok.Connection != github || tok.ChannelID != "msteams" || time.Until(tok.Expiration) < 50*time.Minute {
 		t.Errorf("token %+v", tok)
 	}
-	wantNoToken(t, c, onGithub, code) // once
+	wantNoToken(t, c, onGithub, code) // a code can be used once
 	if again := wantToken(t, c, onGithub, ""); again.Token.Reveal() != tok.Token.Reveal() {
 		t.Error("the stored token is another")
 	}
@@ -234,7 +234,7 @@ func TestExchangeBodyIsStrict(t *testing.T) {
 	}
 }
 
-// TestPublishedClients holds what clients of other languages rely on
+// TestPublishedClients checks the behaviour that clients in other languages rely on
 // (docs/protocol.md §3).
 func TestPublishedClients(t *testing.T) {
 	emu, _, base := start(t, emulator.Config{})
@@ -426,7 +426,7 @@ func TestPostToken(t *testing.T) {
 	}
 }
 
-// A SAS URL lives about a minute.
+// A SAS URL is valid for about a minute.
 func TestPostTokenExpires(t *testing.T) {
 	now := &clock{now: time.Now()}
 	emu, c, _ := start(t, emulator.Config{Now: now.Now})
@@ -448,7 +448,7 @@ func TestPostTokenExpires(t *testing.T) {
 	}
 }
 
-// clock is a time that passes on demand.
+// clock is a clock that the test sets.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -505,8 +505,8 @@ func TestEntra(t *testing.T) {
 	}
 }
 
-// TestBearer: nothing of the Token Service or the connector is open to a caller
-// without a token (docs/protocol.md §3).
+// TestBearer checks that all operations of the Token Service and the connector need a
+// bearer token (docs/protocol.md §3).
 func TestBearer(t *testing.T) {
 	guarded := []struct{ method, path, body string }{
 		{"GET", "/api/usertoken/GetToken?userid=u&connectionName=graph&channelId=msteams", ""},

@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// A popup sign-in, played without a bot: the resource, the page, the code.
+// A sign-in through the popup, without a bot: the sign-in resource, the page, the code.
 func Example() {
 	emu := emulator.New(emulator.Config{Connections: []emulator.Connection{{Name: "graph"}}})
 	web := httptest.NewServer(emu)
@@ -47,7 +47,7 @@ func Example() {
 	// graph [redacted] <nil>
 }
 
-// echo is the smallest bot: it answers 200 to everything, and says what came.
+// echo is the smallest bot: it answers 200 to everything and prints what it gets.
 func echo() *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		var a emulator.Incoming
@@ -59,8 +59,7 @@ func echo() *httptest.Server {
 	}))
 }
 
-// serve makes an emulator that is listened to, and what a test asks it with. The
-// caller ends it.
+// serve starts an emulator, and returns it with a client and a function that stops it.
 func serve(cfg emulator.Config) (emu *emulator.Server, tokens *tokensvc.Client, end func()) {
 	emu = emulator.New(cfg)
 	web := httptest.NewServer(emu)
@@ -72,7 +71,7 @@ func serve(cfg emulator.Config) (emu *emulator.Server, tokens *tokensvc.Client, 
 	return emu, tokens, func() { tokens.CloseIdleConnections(); web.Close() }
 }
 
-// post sends an activity as a bot does, by way of the connector.
+// post sends an activity through the connector, as a bot does.
 func post(emu *emulator.Server, conversation, activity string) int {
 	req, err := http.NewRequestWithContext(
 		context.Background(), http.MethodPost, emu.ServiceURL()+"v3/conversations/"+conversation+"/activities", strings.NewReader(activity),
@@ -89,14 +88,14 @@ func post(emu *emulator.Server, conversation, activity string) int {
 	return res.StatusCode
 }
 
-// robin is whose token it is.
+// robin is the user whose tokens the examples use.
 var robin = tokensvc.UserConnection{UserID: "29:1robin", Connection: "graph", ChannelID: "msteams"}
 
-// A Server stands in for Token Service, connector, Entra and Graph at once.
+// A Server replaces the Token Service, the connector, Entra and Graph.
 func ExampleServer() {
 	emu, tokens, end := serve(emulator.Config{})
 	defer end()
-	emu.PutToken(robin) // as after a sign-in
+	emu.PutToken(robin) // as if robin had signed in
 	token, err := tokens.GetToken(context.Background(), robin, tokensvc.Secret{})
 	fmt.Println(token.Connection, err, emu.Count(emulator.OpGetToken))
 	// Output:
@@ -108,15 +107,15 @@ func ExampleConfig() {
 		Connections: []emulator.Connection{{Name: "graph", DisplayName: "Microsoft Graph", SSO: true}},
 		Users:       []emulator.User{{ID: "29:1adele", Name: "Adele Vance"}},
 		ClientID:    "00000000-0000-0000-0000-000000000000", ClientSecret: tokensvc.NewSecret("s3cret"),
-		Bearer: emulator.BearerIssued, // only tokens that its own Entra gave out
-		Seed:   1,                     // the same ids in each run
+		Bearer: emulator.BearerIssued, // only tokens of the emulated Entra
+		Seed:   1,                     // the same ids in every run
 	})
 	fmt.Println(emu.Teams("http://127.0.0.1:3978/api/messages").User.Name)
 	// Output:
 	// Adele Vance
 }
 
-// The emulator is as strict as the services, or takes any bearer token.
+// With BearerIssued the emulator checks bearer tokens as the services do.
 func ExampleBearerPolicy() {
 	_, tokens, end := serve(emulator.Config{Bearer: emulator.BearerIssued})
 	defer end()
@@ -126,7 +125,7 @@ func ExampleBearerPolicy() {
 	// token service: GetToken: status 401, code Unauthorized
 }
 
-// A connection without SSO has no token exchange resource on its cards.
+// The sign-in resource of a connection without SSO has no token exchange resource.
 func ExampleConnection() {
 	_, tokens, end := serve(emulator.Config{Connections: []emulator.Connection{{Name: "graph", SSO: true}, {Name: "github"}}})
 	defer end()
@@ -139,7 +138,7 @@ func ExampleConnection() {
 	// github false <nil>
 }
 
-// Trouble is ordered by operation; it comes as often as it says.
+// A fault makes the next requests of an operation fail.
 func ExampleFault() {
 	emu, tokens, end := serve(emulator.Config{})
 	defer end()
@@ -154,7 +153,7 @@ func ExampleFault() {
 	// <nil>
 }
 
-// Only cards are refused; the bot's texts come through.
+// A fault for cards only: the bot's texts are accepted.
 func ExampleActivityKind() {
 	emu, _, end := serve(emulator.Config{})
 	defer end()
@@ -166,7 +165,7 @@ func ExampleActivityKind() {
 	// 403
 }
 
-// What came in is counted, and kept, by operation.
+// Requests are counted by operation.
 func ExampleOperation() {
 	emu, tokens, end := serve(emulator.Config{})
 	defer end()
@@ -189,7 +188,7 @@ func ExampleRequest() {
 	// GET /api/usertoken/GetToken graph 404
 }
 
-// What nobody knows of the live service is a switch.
+// Where the behaviour of the live service is not known, a switch selects it.
 func ExampleSwitches() {
 	emu, tokens, end := serve(emulator.Config{Connections: []emulator.Connection{{Name: "graph", SSO: true}}})
 	defer end()
@@ -204,7 +203,7 @@ func ExampleSwitches() {
 	// <nil>
 }
 
-// Teams speaks to a bot as one user on one device.
+// Teams calls a bot as one user on one device.
 func ExampleTeams() {
 	bot := echo()
 	defer bot.Close()
@@ -220,7 +219,7 @@ func ExampleTeams() {
 	// <nil>
 }
 
-// A delivery is duplicated by sending what was sent once more.
+// To duplicate a delivery, send the same activity again.
 func ExampleAnswer() {
 	bot := echo()
 	defer bot.Close()
@@ -260,7 +259,7 @@ func ExampleAccount() {
 	// Adele Vance
 }
 
-// In a channel the user mentions the bot, as one must there.
+// In a channel a message mentions the bot, as Teams requires.
 func ExampleConversation() {
 	user := emulator.NewTeams("http://127.0.0.1:3978/api/messages", "http://connector.example/", 1)
 	user.Conversation = emulator.Conversation{ID: "19:general@thread.tacv2", Type: "channel"}
@@ -286,7 +285,7 @@ func ExampleChannelData() {
 	// true
 }
 
-// Where in a team something was written.
+// The channel data of an activity says where in a team the user wrote it.
 func ExamplePlace() {
 	user := emulator.NewTeams("http://127.0.0.1:3978/api/messages", "http://connector.example/", 1)
 	a := user.Message("hello")
@@ -296,7 +295,7 @@ func ExamplePlace() {
 	// standard
 }
 
-// What the bot sent can be read, and waited for.
+// A test can wait for an activity of the bot.
 func ExampleActivity() {
 	emu, _, end := serve(emulator.Config{})
 	defer end()
@@ -318,7 +317,7 @@ func ExampleCard() {
 	// true graph Sign In
 }
 
-// Users are known to the emulated Graph.
+// The emulated Graph has a profile of every user.
 func ExampleUser() {
 	u := emulator.DefaultUser()
 	u.Mail = "robin@example.com"
@@ -338,8 +337,8 @@ func ExampleCompose() {
 	// auth https://bot.example.com/auth/start <nil>
 }
 
-// popup is a bot's start page, which sends the browser to the provider, and its
-// callback page, which hands a code to Teams.
+// popup serves a bot's start page, which sends the browser to the provider, and its
+// callback page. It returns the address of the start page.
 func popup(p *emulator.Provider) (address string, end func()) {
 	mux := http.NewServeMux()
 	web := httptest.NewServer(mux)
@@ -371,14 +370,14 @@ func ExampleProvider() {
 func ExampleProviderConfig() {
 	p := emulator.NewProvider(emulator.ProviderConfig{
 		ClientID: "wiki", ClientSecret: tokensvc.NewSecret("s3cret"), RedirectURL: "https://bot.example.com/auth/callback",
-		NoRefresh: true, // its users sign in again when the token is over
+		NoRefresh: true, // users sign in again when the token has expired
 	})
 	fmt.Println(p.Good("a token that it never gave out"))
 	// Output:
 	// false
 }
 
-// A browser without a screen; it presses the provider's button, or the other one.
+// A browser presses Allow on the provider's page, or Deny.
 func ExampleBrowser() {
 	p := emulator.NewProvider(emulator.ProviderConfig{ClientID: "wiki"})
 	address, end := popup(p)
@@ -391,7 +390,7 @@ func ExampleBrowser() {
 	// true <nil>
 }
 
-// A popup can be stopped before its callback, to look at what would be sent.
+// A test can stop a popup before its callback, to check the authorization request.
 func ExampleAuthorized() {
 	p := emulator.NewProvider(emulator.ProviderConfig{ClientID: "wiki"})
 	address, end := popup(p)
@@ -407,7 +406,7 @@ func ExampleAuthorized() {
 	// S256 <nil>
 }
 
-// How a popup ended.
+// The result of a popup.
 func ExamplePopupResult() {
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()

@@ -13,7 +13,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 )
 
-// listen is a bot that keeps what it hears and answers 202 with a body.
+// listen is a bot that records the activities and answers 202 with a body.
 func listen(t *testing.T, cfg emulator.Config) (*emulator.Teams, func() map[string]any) {
 	t.Helper()
 	heard := make(chan []byte, 10)
@@ -135,7 +135,7 @@ func TestTeamsInAGroup(t *testing.T) {
 	}
 }
 
-// A message may be changed before it is sent, to look as some client's does.
+// A message can be changed before it is sent, to look like that of another client.
 func TestTeamsMessage(t *testing.T) {
 	teams, heard := listen(t, emulator.Config{})
 	teams.Bot.Name = "R&D <Helper>"

@@ -20,7 +20,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
-// A refresh token that rotates is used once, however many instances want it.
+// A refresh token that rotates is used once, even if several instances need it.
 func TestRefreshOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -52,8 +52,7 @@ func TestRefreshOnce(t *testing.T) {
 	}
 }
 
-// Credentials outlive the retention of marks as long as they are used, also those
-// that never end.
+// Credentials in use outlive the retention of marks, even if they never expire.
 func TestCredentialsOutliveTheRetention(t *testing.T) {
 	t.Parallel()
 	for name, lifetime := range map[string]time.Duration{"an hour": time.Hour, "a year": 365 * 24 * time.Hour} {
@@ -96,7 +95,7 @@ func TestRefreshRefused(t *testing.T) {
 	w.want(c, "result")
 
 	w.advance(2 * time.Hour)
-	// The user withdraws his consent at the provider.
+	// The user withdraws the consent at the provider.
 	secrets := w.provider.Secrets()
 	for _, s := range secrets {
 		if strings.Contains(s, "-refresh-") {
@@ -123,7 +122,7 @@ func (w *world) revokeAtProvider(token string) {
 	_ = resp.Body.Close()
 }
 
-// A sign-out revokes where it can, and forgets in any case.
+// A sign-out deletes the credentials, even if the provider cannot revoke them.
 func TestSignOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -154,7 +153,7 @@ func TestSignOut(t *testing.T) {
 	w.want(c, "auth")
 }
 
-// A refresh that meets a sign-out leaves nothing behind.
+// A refresh during a sign-out leaves no credentials behind.
 func TestRefreshAgainstSignOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -173,7 +172,7 @@ func TestRefreshAgainstSignOut(t *testing.T) {
 	}
 }
 
-// A new key opens what the old one sealed as long as both are there.
+// While the new and the old key are configured, data of the old one can be read.
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -190,7 +189,7 @@ func TestKeyRotation(t *testing.T) {
 	w.signIn(user)
 }
 
-// A handler whose token the provider no longer takes.
+// A handler whose token the provider no longer accepts.
 func TestTokenRefusedByTheAPI(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) {
@@ -209,7 +208,7 @@ func TestTokenRefusedByTheAPI(t *testing.T) {
 	w.signIn(user)
 }
 
-// Two popups of one user: the second one's code does not hurt.
+// Two popups of one user: the code of the second one does no harm.
 func TestTwoPopups(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -247,8 +246,8 @@ func (w *world) queryAtProvider(ctx context.Context, r *composeext.Request, q co
 	return answerQuery(ctx, r, q)
 }
 
-// Credentials that change between the check of a code and its commit: the code is
-// checked anew, and what is in the store fits together.
+// If credentials change between the check of a code and its commit, the code is checked
+// again, and the records in the store stay consistent.
 func TestCredentialsChangeUnderACode(t *testing.T) {
 	t.Parallel()
 	broken := &brokenStore{}
@@ -279,18 +278,18 @@ func TestCredentialsChangeUnderACode(t *testing.T) {
 	if a := w.newest(); a.State != store.Complete {
 		t.Errorf("%s: %s", a.State, w.details(a.ID))
 	}
-	// The same code, used up under the one who checks it.
+	// Another request spends the same code after it was checked.
 	w.signOut(user)
 	w.advance(20 * time.Minute)
 	asked, c = w.query(user, "lakers")
 	three := w.open(emulator.NewBrowser(), c.URL)
 	once = sync.Once{}
 	two = three
-	w.want(w.reissue(user, asked, three.Code), "result") // by the credentials that are there
+	w.want(w.reissue(user, asked, three.Code), "result") // with the credentials that are stored
 }
 
-// The code of a popup may come when its access token is over: it is good for what
-// renews the token, and for nothing if nothing does.
+// The code of a popup may arrive after its access token has expired. It is valid if
+// there is a refresh token, and not otherwise.
 func TestCodeWhoseTokenIsOver(t *testing.T) {
 	t.Parallel()
 	for answer, noRefresh := range map[string]bool{"result": false, "auth": true} {
@@ -324,8 +323,8 @@ func TestCodeWhoseTokenIsOver(t *testing.T) {
 	}
 }
 
-// A sign-in through the popup is told to the bot's own code, once it is durable,
-// and from the outbox if the handler could not do its part.
+// The bot's own code is called after a sign-in through the popup was committed. If its
+// handler fails, the outbox calls it again.
 func TestCompletionIsTold(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -352,7 +351,7 @@ func TestCompletionIsTold(t *testing.T) {
 	}
 	user := w.user("")
 	w.signIn(user)
-	w.query(user, "again") // signed in by now: nobody is told
+	w.query(user, "again") // already signed in: no callback
 	w.advance(5 * time.Minute)
 	for _, in := range w.instances {
 		if err := in.eng.DeliverDue(t.Context()); err != nil {

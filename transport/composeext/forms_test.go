@@ -11,10 +11,10 @@ import (
 	"github.com/signin-engine/signin-engine/transport/composeext"
 )
 
-// varies is what is another in each run.
+// varies matches the parts of a body that differ in every run.
 var varies = regexp.MustCompile(`"(http://127\.0\.0\.1:\d+/[^"]*|[0-9a-f]{8}-[0-9a-f-]{27})"`)
 
-// form is an answer's body, member by member, without what varies.
+// form returns the body of an answer without the parts that vary.
 func form(t *testing.T, body []byte) string {
 	t.Helper()
 	var compact bytes.Buffer
@@ -24,8 +24,8 @@ func form(t *testing.T, body []byte) string {
 	return varies.ReplaceAllString(compact.String(), `"…"`)
 }
 
-// The bodies to the letter (docs/protocol.md §6). A member without a value is left
-// out: Teams refuses a null.
+// The exact bodies of the answers (docs/protocol.md §6). Members without a value are
+// left out, because Teams refuses null.
 func TestForms(t *testing.T) {
 	t.Parallel()
 	const (
@@ -117,7 +117,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// TestResponses: what a handler answers is the form that Teams reads.
+// TestResponses checks that the responses of handlers have the form that Teams reads.
 func TestResponses(t *testing.T) {
 	card := composeext.Attachment{ContentType: "application/vnd.microsoft.card.hero", Content: "c"}
 	const attachment = `{"contentType":"application/vnd.microsoft.card.hero","content":"c"}`

@@ -17,7 +17,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
-// everything has a handler for every invoke; each says what it got.
+// everything has a handler for every invoke. Each answers with what it got.
 func everything(c *composeext.Config) {
 	c.OnQueryLink = func(_ context.Context, _ *composeext.Request, link string) (composeext.Response, error) {
 		return composeext.List(composeext.Thumbnail("link", link)), nil
@@ -38,7 +38,7 @@ func everything(c *composeext.Config) {
 
 func viaTokenService(w *world) { w.service, w.extend = graph, everything }
 
-// Each invoke of a message extension waits for the sign-in, and has its own answer.
+// Each invoke of a message extension needs a sign-in, and then has its own answer.
 func TestInvokes(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, value, want string }{
@@ -67,7 +67,7 @@ func TestInvokes(t *testing.T) {
 	}
 }
 
-// A result that is tapped brings the bot's own object, whose members are its own.
+// The value of a tapped result is the bot's own object, whose members mean nothing here.
 func TestSelectItem(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.extend = everything })
@@ -91,7 +91,7 @@ func TestSelectItem(t *testing.T) {
 	}
 }
 
-// An invoke without a handler is the bot's own.
+// An invoke without a handler goes to the bot.
 func TestNext(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.extend = func(c *composeext.Config) { c.Next = nothing{} } })
@@ -115,7 +115,7 @@ func (nothing) OnActivity(context.Context, *machine.Turn) (*machine.Answer, erro
 	return &machine.Answer{Status: http.StatusTeapot}, nil
 }
 
-// Odd values are read as far as they go, and nothing of them is believed.
+// Values of unexpected types are no error. The invoke asks for a sign-in.
 func TestOddValues(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.extend = everything })
@@ -133,7 +133,7 @@ func TestOddValues(t *testing.T) {
 	}
 }
 
-// An odd member hides no other: the code is read.
+// A member of an unexpected type does not hide the others: the code is read.
 func TestOddValueBesideACode(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.extend = everything })
@@ -143,7 +143,7 @@ func TestOddValueBesideACode(t *testing.T) {
 	}
 }
 
-// By way of the Token Service: six digits, and the client's SSO token (M4, M5).
+// Sign-in with the Token Service: six digits, and the client's SSO token (M4, M5).
 func TestTokenService(t *testing.T) {
 	t.Parallel()
 	t.Run("code", func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestTokenService(t *testing.T) {
 		if err != nil || a.Status != http.StatusPreconditionFailed {
 			t.Fatalf("%d %s, %v", a.Status, a.Body, err)
 		}
-		// Silence has failed: the user is asked.
+		// The silent sign-in has failed, so the user is asked.
 		asked, c = w.query(user, "lakers")
 		w.want(c, "auth")
 		code, err := user.SignInWithPage(t.Context(), c.URL)
@@ -212,7 +212,7 @@ func TestTokenService(t *testing.T) {
 	})
 }
 
-// card is what a card action was answered with.
+// card is the answer to a card action.
 type card struct {
 	StatusCode int
 	Type       string
@@ -276,8 +276,8 @@ func TestCardAction(t *testing.T) {
 	}
 }
 
-// A code of the Token Service that a client sends as a number has lost the zeros that
-// it began with.
+// A code of the Token Service that a client sends as a number has lost its leading
+// zeros.
 func TestCodeAsANumber(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, viaTokenService)
@@ -299,8 +299,8 @@ func TestCodeAsANumber(t *testing.T) {
 	}
 }
 
-// A card in a group that refreshes itself for several users at once: each is
-// signed in as himself.
+// A card in a group refreshes itself for several users at once. Each of them is signed
+// in separately.
 func TestCardOfSeveralUsers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, viaTokenService)
@@ -417,7 +417,7 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
-// The host of the library is written into a content security policy, where some
+// The host of the library is part of the Content-Security-Policy, in which some
 // characters of a URL have another meaning.
 func TestTeamsJSHost(t *testing.T) {
 	t.Parallel()
@@ -480,7 +480,7 @@ func TestCookie(t *testing.T) {
 	}
 }
 
-// While the store is down Teams is asked to come again (S).
+// While the store is down, the answer makes Teams send the invoke again (S).
 func TestStoreDown(t *testing.T) {
 	t.Parallel()
 	broken := &brokenStore{}
@@ -505,7 +505,7 @@ func TestStoreDown(t *testing.T) {
 		t.Errorf("callback: %s, %v", got.Reason, err)
 	}
 	broken.set(false)
-	// The callback was not used up.
+	// The callback still works.
 	got, err := b.Open(t.Context(), at.Callback)
 	if err != nil || got.Code == "" {
 		t.Fatalf("%s, %v", got.Reason, err)

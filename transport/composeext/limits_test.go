@@ -15,7 +15,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
-// ask is a request to a page from an address.
+// ask sends a request for a page from an address.
 func (w *world) ask(page, from, forwarded string) *httptest.ResponseRecorder {
 	r := httptest.NewRequestWithContext(w.t.Context(), http.MethodGet, w.public+"/auth/"+page, nil)
 	r.RemoteAddr = from
@@ -27,7 +27,7 @@ func (w *world) ask(page, from, forwarded string) *httptest.ResponseRecorder {
 	return rec
 }
 
-// until asks until a request is refused, and returns how many were not.
+// until sends requests until one is refused, and returns the number before that.
 func (w *world) until(most int, ask func(i int) *httptest.ResponseRecorder) (int, *httptest.ResponseRecorder) {
 	for i := range most {
 		if got := ask(i); got.Code == http.StatusTooManyRequests {
@@ -37,7 +37,7 @@ func (w *world) until(most int, ask func(i int) *httptest.ResponseRecorder) (int
 	return most, nil
 }
 
-// The pages are answered so often to one address, and so often to all of them.
+// There is a limit for each address and one for all addresses together.
 func TestPageLimits(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -73,7 +73,7 @@ func TestPageLimits(t *testing.T) {
 	if other := w.ask("callback?state=x", "192.0.2.2:1000", ""); other.Code != http.StatusBadRequest {
 		t.Errorf("another address is answered %d", other.Code)
 	}
-	// A /64 is one client, an address of IPv4 in IPv6 its own.
+	// An IPv6 /64 is one client. An IPv4 address mapped to IPv6 is a client of its own.
 	n, _ = w.until(100, func(i int) *httptest.ResponseRecorder {
 		return w.ask("callback?state=x", fmt.Sprintf("[2001:db8::%x]:9", i), "")
 	})
@@ -100,14 +100,14 @@ func TestPageLimits(t *testing.T) {
 	}
 }
 
-// A callback that comes too fast has done nothing: it works later.
+// A callback over the limit does nothing, so it works later.
 func TestLimitedCallbackWorksLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) {
 		w.configure = func(c *popup.Config) { c.Limits = popup.Limits{PerClient: 3} }
 	})
 	w.freeze(time.Now())
-	w.instances = w.instances[:1] // each counts for itself
+	w.instances = w.instances[:1] // every instance has its own limits
 	user, b := w.user(""), emulator.NewBrowser()
 	asked, answer := w.query(user, "lakers")
 	at, err := b.Authorize(t.Context(), answer.URL)
@@ -125,8 +125,8 @@ func TestLimitedCallbackWorksLater(t *testing.T) {
 	w.want(w.reissue(user, asked, ended.Code), "result")
 }
 
-// Behind a proxy the last address of its header is the client's: what comes before
-// it anybody can write.
+// Behind a proxy the last address of its header is the client's. The client itself can
+// send those before it.
 func TestPageLimitsBehindAProxy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) {
@@ -144,7 +144,7 @@ func TestPageLimitsBehindAProxy(t *testing.T) {
 	}
 }
 
-// Addresses are remembered within bounds.
+// The number of remembered addresses is bounded.
 func TestPageLimitsMemory(t *testing.T) {
 	w := newWorld(t, func(w *world) {
 		w.configure = func(c *popup.Config) { c.Limits = popup.Limits{Overall: 1 << 30} }

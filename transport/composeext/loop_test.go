@@ -23,8 +23,7 @@ import (
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
 )
 
-// The loop of the seeds: query, popup, code, query, with each request on another
-// instance.
+// The whole sign-in: query, popup, code, query. Each request reaches another instance.
 func TestLoop(t *testing.T) {
 	t.Parallel()
 	for name, provider := range map[string]with{
@@ -47,7 +46,7 @@ func TestLoop(t *testing.T) {
 			}
 			c = w.reissue(user, asked, ended.Code)
 			w.want(c, "result")
-			// The original parameters are answered.
+			// The answer is for the original parameters.
 			if len(c.Attachments) != 1 || !strings.Contains(string(c.Attachments[0]), `"Robin`) || !strings.Contains(string(c.Attachments[0]), "insertWiki lakers") {
 				t.Errorf("attachments %s", c.Attachments)
 			}
@@ -56,7 +55,7 @@ func TestLoop(t *testing.T) {
 			}
 			_, c = w.query(user, "bulls")
 			w.want(c, "result")
-			// Teams repeats queries, also those with a code.
+			// Teams may repeat queries, even those with a code.
 			w.want(w.reissue(user, asked, ended.Code), "result")
 			if n := w.provider.Count("token"); n != 1 {
 				t.Errorf("%d codes redeemed", n)
@@ -82,7 +81,7 @@ func TestKeystrokes(t *testing.T) {
 	if err != nil || len(page.Attempts) != 1 {
 		t.Fatalf("%d attempts, %v", len(page.Attempts), err)
 	}
-	// The popup of the first keystroke is as good as that of the last.
+	// The popup of the first keystroke is as valid as that of the last one.
 	first := w.open(emulator.NewBrowser(), w.compose(answers[0], nil).URL)
 	w.want(w.reissue(user, answers[len(answers)-1], first.Code), "result")
 	answers, err = user.Type(t.Context(), "insertWiki", "bulls")
@@ -123,14 +122,14 @@ func TestDenied(t *testing.T) {
 	if got.Code != "" || got.Reason != "access_denied" || !strings.Contains(got.Page, "The user said no.") {
 		t.Errorf("%q, %q: %s", got.Code, got.Reason, got.Page)
 	}
-	// It can be tried again with the same link.
+	// The user can try again with the same link.
 	b.Deny = false
 	if got := w.open(b, c.URL); got.Code == "" {
 		t.Errorf("again: %s", got.Reason)
 	}
 }
 
-// What the provider says is text.
+// The page shows the provider's text as plain text.
 func TestMarkupOfTheProvider(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -143,7 +142,7 @@ func TestMarkupOfTheProvider(t *testing.T) {
 	if strings.Contains(got.Page, "<script>alert") || strings.Contains(got.Page, "<img") {
 		t.Errorf("markup in the page: %s", got.Page)
 	}
-	// A callback that nobody began shows nothing of its query.
+	// A callback without a popup shows nothing of its query.
 	stranger, err := emulator.NewBrowser().Open(t.Context(), w.public+"/auth/callback?state=x&error=oops&error_description=call+0900")
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +184,7 @@ func TestProviderDown(t *testing.T) {
 	}
 }
 
-// Each way to use a code that is not one's own, or not any more.
+// The ways to use a code of somebody else, or one that is no longer valid.
 func TestCodesRefused(t *testing.T) {
 	t.Parallel()
 	t.Run("another user's", func(t *testing.T) {
@@ -199,9 +198,9 @@ func TestCodesRefused(t *testing.T) {
 		if a := w.newest(); a.Key.User != "29:eve" || a.State != store.CardSent || !strings.Contains(w.details(a.ID), "code_mismatch") {
 			t.Errorf("%+v: %s", a.Key, w.details(a.ID))
 		}
-		// It is still good for who it was made for.
+		// The code is still valid for its own user.
 		w.want(w.reissue(alice, asked, code), "result")
-		// And of no use to eve when it is used.
+		// Eve cannot use it afterwards either.
 		w.want(w.reissue(eve, stolen, code), "auth")
 		if strings.Contains(w.logs.String(), code) {
 			t.Error("the code is in the log")
@@ -268,7 +267,7 @@ func TestCodesRefused(t *testing.T) {
 		w := newWorld(t)
 		user := w.user("")
 		w.signIn(user)
-		// A second popup of the same user is open while he signs out.
+		// A second popup of the same user is open during the sign-out.
 		link := w.link(user)
 		code := w.open(emulator.NewBrowser(), link).Code
 		w.signOut(user)
@@ -288,7 +287,7 @@ func TestCodesRefused(t *testing.T) {
 	})
 }
 
-// A code that meets many instances at once is spent once, and each is answered.
+// A code that reaches many instances at once is spent once, and all get an answer.
 func TestCodeAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -314,7 +313,7 @@ func TestCodeAtOnce(t *testing.T) {
 	}
 }
 
-// flipped is a text with one character changed.
+// flipped returns a text with one character changed.
 func flipped(text string) string {
 	b := []byte(text)
 	at := len(b) / 2
@@ -324,7 +323,7 @@ func flipped(text string) string {
 	return string(b)
 }
 
-// Each way to bring a state that this browser did not begin.
+// The ways to return a state of another browser.
 func TestStatesRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -367,7 +366,7 @@ func TestStatesRefused(t *testing.T) {
 			t.Errorf("%s: %d %s, %v", what, got.Status, got.Reason, err)
 		}
 	}
-	// None of it has hurt the popup.
+	// The popup still works after all of that.
 	good, err := b.Open(t.Context(), at.Callback)
 	if err != nil || good.Code == "" {
 		t.Fatalf("%s, %v", good.Reason, err)
@@ -377,8 +376,7 @@ func TestStatesRefused(t *testing.T) {
 	}
 	w.want(w.reissue(user, asked, good.Code), "result")
 
-	// Codes of the provider that were swapped between two popups meet the wrong
-	// verifier.
+	// If the provider's codes of two popups are swapped, their verifiers do not match.
 	one, err := b.Authorize(t.Context(), c.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -402,7 +400,7 @@ func TestStatesRefused(t *testing.T) {
 	if got := w.open(b, u.String()); got.Reason != "link_over" {
 		t.Errorf("tampered link: %s", got.Reason)
 	}
-	// And a state is over after its time.
+	// A state expires.
 	late, err := b.Authorize(t.Context(), c.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -417,7 +415,7 @@ func TestStatesRefused(t *testing.T) {
 	}
 }
 
-// The page as browsers get it.
+// The headers and the content of the page.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -457,7 +455,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// A provider may number its users. The number is theirs: not 1.2345678e+07.
+// A provider may identify its users by numbers. The digits are kept: not 1.2345678e+07.
 func TestNumberedUser(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
@@ -486,7 +484,7 @@ func TestNumberedUser(t *testing.T) {
 	}
 }
 
-// What another provider says is not shown (RFC 9207), be it a code or an error.
+// An answer of another provider is refused (RFC 9207), be it a code or an error.
 func TestAnswerOfAnotherProvider(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.oidc = true })
@@ -496,7 +494,7 @@ func TestAnswerOfAnotherProvider(t *testing.T) {
 		"code":  func(q url.Values) { q.Set("iss", "https://evil.example") },
 		"error": func(q url.Values) { q.Set("iss", "https://evil.example"); q.Set("error", "call 555-0100") },
 		"ours":  func(q url.Values) { q.Set("iss", w.issuer); q.Set("error", "access_denied") },
-		// The provider says that every answer of it names it.
+		// The provider says that all its answers have the iss parameter.
 		"nobody's code":  func(q url.Values) { q.Del("iss") },
 		"nobody's error": func(q url.Values) { q.Del("iss"); q.Set("error", "call 555-0100") },
 	} {
@@ -521,7 +519,7 @@ func TestAnswerOfAnotherProvider(t *testing.T) {
 	}
 }
 
-// A provider that does not say that it names itself (RFC 9207) need not do so.
+// A provider that does not announce the iss parameter (RFC 9207) need not send it.
 func TestAnswerWithoutIssuer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.oidc, w.noIssuer = true, true })
@@ -538,12 +536,12 @@ func TestAnswerWithoutIssuer(t *testing.T) {
 	w.want(w.reissue(user, asked, got.Code), "result")
 }
 
-// shown is how each request to a provider shows the client's secret.
+// shown records how each request to a provider sends the client's secret.
 type shown struct {
 	mu      sync.Mutex
-	by      map[string][]string // way by the end of the path
-	refused bool                // the provider refuses all of them
-	listed  string              // in its discovery document; "" = what the emulator lists
+	by      map[string][]string // methods by the end of the path
+	refused bool                // the provider refuses all requests
+	listed  string              // method in the discovery document; "" = those of the emulator
 }
 
 const (
@@ -583,8 +581,8 @@ func (s *shown) front(next http.Handler) http.Handler {
 	})
 }
 
-// A code is sent once, in the way that the settings or the discovery document name.
-// A refusal is not followed by a try in the other way.
+// A code is sent once, with the method of the settings or the discovery document. After
+// a refusal the other method is not tried.
 func TestTokenAuthMethod(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -633,7 +631,7 @@ func TestTokenAuthMethod(t *testing.T) {
 	}
 }
 
-// Methods that begin nothing, and pages that are none.
+// Methods that do nothing, and addresses without a page.
 func TestMethods(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -659,7 +657,7 @@ func TestMethods(t *testing.T) {
 	}
 }
 
-// Nothing of it stands in the log, or in what the store shows.
+// No secret is in the log or readable in the store.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.oidc = true })
@@ -699,7 +697,7 @@ func TestCanaries(t *testing.T) {
 	}
 }
 
-// An id token that was made for another popup is no sign-in.
+// An id token of another popup is refused.
 func TestForgedNonce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.oidc = true })
@@ -714,7 +712,7 @@ func TestForgedNonce(t *testing.T) {
 	}
 }
 
-// The older envelope says who asks in another place (M9).
+// The older envelope has the user in another place (M9).
 func TestOlderEnvelope(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -745,7 +743,7 @@ func TestOlderEnvelope(t *testing.T) {
 	if !strings.Contains(string(c.Attachments[0]), "lakers") {
 		t.Errorf("%s", c.Attachments)
 	}
-	// Both envelopes are one user.
+	// Both envelopes stand for the same user.
 	alice := w.user("alice")
 	_, c = w.query(alice, "bulls")
 	w.want(c, "result")

@@ -30,8 +30,8 @@ const (
 	graph = "graph"
 )
 
-// world is a bot of several instances on one store, a provider, the Token Service,
-// and a browser.
+// world has a bot with several instances on one store, a provider, the Token Service and
+// a browser.
 type world struct {
 	t        *testing.T
 	store    store.Store
@@ -45,7 +45,7 @@ type world struct {
 	skew      atomic.Int64
 	frozen    atomic.Pointer[time.Time]
 	instances []*instance
-	next      atomic.Int64 // which instance answers
+	next      atomic.Int64 // the instance that answers
 
 	oidc          bool
 	bareIDToken   bool
@@ -54,7 +54,7 @@ type world struct {
 	noRefresh     bool
 	noIssuer      bool
 	publicClient  bool
-	front         func(http.Handler) http.Handler // before the emulator
+	front         func(http.Handler) http.Handler // middleware in front of the emulator
 	configure     func(*popup.Config)
 	extend        func(*composeext.Config)
 }
@@ -73,7 +73,7 @@ func (w *world) now() time.Time {
 	return time.Now().Add(time.Duration(w.skew.Load()))
 }
 
-// freeze makes the clock stand still.
+// freeze stops the clock.
 func (w *world) freeze(at time.Time) { w.frozen.Store(&at) }
 
 func (w *world) advance(d time.Duration) { w.skew.Add(int64(d)) }
@@ -85,7 +85,7 @@ func (w *world) clientSecret() tokensvc.Secret {
 	return tokensvc.NewSecret("canary-client-secret")
 }
 
-// with changes a world before it begins.
+// with changes a world before it starts.
 type with func(*world)
 
 func newWorld(t *testing.T, opts ...with) *world {
@@ -114,7 +114,7 @@ func newWorld(t *testing.T, opts ...with) *world {
 	w.azure, w.issuer = azure.URL, azure.URL+"/provider"
 
 	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		// Each request meets the next instance.
+		// Each request reaches the next instance.
 		at := w.next.Add(1) % int64(len(w.instances))
 		w.instances[at].http.ServeHTTP(rw, r)
 	}))
@@ -127,7 +127,7 @@ func newWorld(t *testing.T, opts ...with) *world {
 	return w
 }
 
-// start makes one more instance.
+// start adds an instance.
 func (w *world) start() *instance {
 	w.t.Helper()
 	cfg := popup.Config{
@@ -191,12 +191,12 @@ func (w *world) start() *instance {
 	return &instance{eng: eng, popup: p, http: mux}
 }
 
-// answerQuery names the user and what he looked for.
+// answerQuery answers with the user's name and the text of the query.
 func answerQuery(_ context.Context, r *composeext.Request, q composeext.Query) (composeext.Response, error) {
 	return composeext.List(composeext.Thumbnail(r.Token.Properties["name"], q.CommandID+" "+q.Param("searchKeyword"))), nil
 }
 
-// user is a Teams client; the first one is that of the emulator.
+// user returns a Teams client. The first one is that of the emulator's user.
 func (w *world) user(name string) *emulator.Teams {
 	t := w.emu.Teams(w.public + "/api/messages")
 	if name != "" {
@@ -205,7 +205,7 @@ func (w *world) user(name string) *emulator.Teams {
 	return t
 }
 
-// query asks and reads the answer.
+// query sends a query and decodes the answer.
 func (w *world) query(user *emulator.Teams, text string) (emulator.Answer, emulator.Compose) {
 	w.t.Helper()
 	a, err := user.Query(w.t.Context(), "insertWiki", text)
@@ -234,13 +234,13 @@ func (w *world) open(b *emulator.Browser, address string) emulator.PopupResult {
 	return got
 }
 
-// reissue sends a query once more.
+// reissue sends a query again with a state.
 func (w *world) reissue(user *emulator.Teams, before emulator.Answer, state string) emulator.Compose {
 	w.t.Helper()
 	return w.compose(user.Reissue(w.t.Context(), before.Sent, state))
 }
 
-// signIn is the whole loop.
+// signIn does a whole sign-in.
 func (w *world) signIn(user *emulator.Teams) {
 	w.t.Helper()
 	a, err := user.Search(w.t.Context(), emulator.NewBrowser(), "insertWiki", "lakers")
@@ -256,7 +256,7 @@ func (w *world) want(c emulator.Compose, kind string) {
 	}
 }
 
-// newest is the newest attempt of the store.
+// newest returns the newest attempt of the store.
 func (w *world) newest() store.Attempt {
 	w.t.Helper()
 	page, err := w.store.List(w.t.Context(), store.Filter{Limit: 1})
@@ -266,7 +266,7 @@ func (w *world) newest() store.Attempt {
 	return page.Attempts[0]
 }
 
-// details are the audit lines of an attempt.
+// details returns the details of an attempt's audit lines.
 func (w *world) details(id string) string {
 	w.t.Helper()
 	events, err := w.store.Events(w.t.Context(), store.EventFilter{Attempt: id})
@@ -297,7 +297,7 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// value is an invoke's value of any form.
+// value returns a JSON text as the value of an invoke.
 func value(t *testing.T, text string) json.RawMessage {
 	t.Helper()
 	if !json.Valid([]byte(text)) {
@@ -306,7 +306,7 @@ func value(t *testing.T, text string) json.RawMessage {
 	return json.RawMessage(text)
 }
 
-// turn is one of a user's on the first instance.
+// turn returns a turn of a user on the first instance.
 func (w *world) turn(user *emulator.Teams) *machine.Turn {
 	return w.instances[0].eng.Turn(&machine.Activity{Type: "message", ID: "1", Conversation: store.Conversation{
 		Channel: "msteams", ID: user.Conversation.ID, Type: "personal", ServiceURL: user.ServiceURL,
@@ -321,7 +321,7 @@ func (w *world) signOut(user *emulator.Teams) {
 	}
 }
 
-// link is a link to the start page.
+// link returns a link to the start page.
 func (w *world) link(user *emulator.Teams) string {
 	w.t.Helper()
 	link, err := w.instances[0].popup.Link(w.turn(user), "")
@@ -335,7 +335,7 @@ func (w *world) link(user *emulator.Teams) string {
 type brokenStore struct {
 	store.Store
 	down atomic.Bool
-	// before is called before a commit that completes an attempt.
+	// before is called ahead of every commit that completes an attempt.
 	before func()
 }
 
