@@ -50,13 +50,14 @@ type AuthConfig struct {
 	ServiceURLs *AllowList
 	// Limits of what the middleware reads: Body, BodyTimeout and Depth.
 	Limits Limits
-	// Refusals count and log refused requests. nil = an own count.
+	// Refusals counts and logs refused requests. nil = a count of its own.
 	Refusals *Refusals
-	// HTTPClient fetches metadata and keys. nil = an own one.
+	// HTTPClient fetches metadata and keys. nil = a client of its own.
 	HTTPClient *http.Client
 	// Clock is the time for the checks of tokens. nil = time.Now.
 	Clock func() time.Time
-	// Log gets messages about the keys, and the warnings of an own count.
+	// Log gets messages about the keys. If Refusals is nil, it also gets a
+	// warning for each kind of refusal.
 	Log zerolog.Logger
 }
 
@@ -75,10 +76,11 @@ type Agentic struct {
 	LoginURL string
 }
 
-// Authenticator knows whether a request comes from the Bot Connector (docs/protocol.md
-// §1, rules 1–9). [Authenticator.Middleware] puts it in front of any handler;
-// [Config.Authenticator] makes it part of [NewHandler]. Its methods may be used from
-// many goroutines. It makes no request before it needs one.
+// Authenticator checks whether a request comes from the Bot Connector
+// (docs/protocol.md §1, rules 1–9). [Authenticator.Middleware] puts it in front
+// of any handler; [Config.Authenticator] makes it part of [NewHandler]. Its
+// methods may be used from many goroutines. It fetches no keys before it needs
+// them.
 type Authenticator struct {
 	channel  issuer
 	agentic  *issuer  // nil: their tokens are not accepted
@@ -199,9 +201,9 @@ type Caller struct {
 	Agentic bool
 	// Tenant of an agentic token, and App to which it was issued.
 	Tenant, App string
-	// ServiceURL and Channel are those of the activity that were checked against the
-	// token. Code that reads the body itself must take them from here: a body may have
-	// a member twice.
+	// ServiceURL and Channel are those of the activity, as they were checked
+	// against the token. Code that reads the body itself must take them from
+	// here, since a body may contain a member twice.
 	ServiceURL, Channel string
 }
 

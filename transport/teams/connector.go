@@ -45,10 +45,10 @@ type ConnectorConfig struct {
 	Tokens tokensvc.TokenSource
 	// ServiceURLs are where the token may be sent. nil = the connector's own hosts.
 	ServiceURLs *AllowList
-	// Timeout of one call including the fetch of a bearer token; it acts
-	// within the caller's context. 0 = [DefaultConnectorTimeout].
+	// Timeout of one call, including the fetch of a bearer token. It acts within
+	// the caller's context. 0 = 10 s.
 	Timeout time.Duration
-	// Transport is used as it is. nil makes an own pooled one.
+	// Transport makes the requests. nil = a pooled transport of its own.
 	Transport http.RoundTripper
 }
 

@@ -143,8 +143,8 @@ func (g *Guard) ask(ctx context.Context, turn *machine.Turn, p *passage) (throug
 // not received it.
 var errAsks = errors.New("another sign-in is asked for")
 
-// resume is the callback of a sign-in. It takes up the activity that the user's
-// sign-in began with.
+// resume is the callback of a sign-in. It takes up the activity for which the
+// user was asked to sign in.
 //
 // Several sign-ins may have kept the same activity, and the callback of each may
 // be repeated after a crash. Therefore Once records that the bot's own code has

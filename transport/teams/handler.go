@@ -63,7 +63,7 @@ type Bot interface {
 	OnActivity(ctx context.Context, turn *machine.Turn) (*machine.Answer, error)
 }
 
-// BotFunc is a function as a [Bot].
+// BotFunc makes a function a [Bot].
 type BotFunc func(ctx context.Context, turn *machine.Turn) (*machine.Answer, error)
 
 // OnActivity calls f.
@@ -88,13 +88,13 @@ type Config struct {
 	// ServiceURLs are the allowed service URLs of activities. nil = the connector's own
 	// hosts.
 	ServiceURLs *AllowList
-	// TurnTimeout is the limit of one turn of the bot and of one invoke of the engine.
-	// 0 = [DefaultTurnTimeout].
+	// TurnTimeout is the limit of one turn of the bot and of one invoke of the
+	// engine. 0 = 2 min.
 	TurnTimeout time.Duration
 	// Limits of incoming requests. The zero value means the defaults.
 	Limits Limits
-	// Refusals count and log refused requests. nil = those of Authenticator, or an own
-	// count.
+	// Refusals counts and logs refused requests. nil = those of Authenticator, or
+	// a count of its own.
 	Refusals *Refusals
 	// Log gets errors of the bot, a warning for each kind of refusal, and at debug
 	// level one line per request without its content. The context of a turn has this

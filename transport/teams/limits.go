@@ -21,8 +21,7 @@ import (
 // Limits are for one request, for one user, and for all of them together. The zero
 // value of a member means its default.
 type Limits struct {
-	// Body of an activity, in bytes; a longer one is answered 413. 0 =
-	// [MaxBody].
+	// Body of an activity, in bytes; a longer one is answered 413. 0 = 1 MiB.
 	Body int
 	// Depth of its JSON; deeper JSON is answered 400. 0 = 64.
 	Depth int

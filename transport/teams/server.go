@@ -46,9 +46,9 @@ func (l Limits) Listener(inner net.Listener) net.Listener {
 	return netutil.LimitListener(inner, l.Connections)
 }
 
-// CheckListener returns an error unless addr, host:port, is a loopback address. Only
-// such an address may be served without inbound authentication. An empty host means
-// every interface, which is none.
+// CheckListener returns an error unless addr, host:port, is a loopback address.
+// Only such an address may be served without inbound authentication. An empty
+// host means every interface and is refused.
 func CheckListener(addr string) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
