@@ -1,15 +1,15 @@
-// Tells the Teams client how the popup ended.
+// Reports the result of the popup to the Teams client.
 (function () {
   "use strict";
   var result = document.getElementById("result");
   var code = result.dataset.code;
   var user = result.dataset.user.toLowerCase();
 
-  // The address names the provider's code. The history need not keep it.
+  // Remove the provider's code from the address, so that the history does not keep it.
   try {
     history.replaceState(null, "", location.pathname);
   } catch (e) {
-    // A client without a history has nothing to forget.
+    // This client has no history.
   }
 
   function stay() {
@@ -22,9 +22,9 @@
     });
   }
 
-  // Any app can open any address in a popup of Teams. The client knows whose
-  // popup this is: a code that was made for somebody else must not be handed
-  // over, or he would be signed in with this user's account.
+  // Any app can open any address in a popup of Teams. So ask the client who its user is:
+  // a code that was made for another user must not be passed on, or that other user
+  // would be signed in with this user's account.
   function isMine(teams) {
     if (!user) {
       return Promise.resolve(true);
@@ -36,8 +36,8 @@
     return Promise.race([asked, after(3000, true)]);
   }
 
-  // The client closes the window as soon as it hears of a failure. People want to
-  // read what has happened.
+  // The client closes the window as soon as it is told of a failure. So tell it only
+  // after the user had time to read the page.
   function fail(teams, reason) {
     var told = false;
     function tell() {

@@ -19,8 +19,8 @@
     if (word.textContent !== text) word.textContent = text;
   };
 
-  // A press is a click only if the page stays as it is until it ends: a change that
-  // comes meanwhile is shown afterwards.
+  // The browser makes a click of a press only if the element is still there when the
+  // press ends. So a change that comes during a press is shown after it.
   let pressed = false;
   const press = () => { pressed = true; };
   const release = () => {
@@ -55,19 +55,19 @@
       if (again && !pressed) { again = false; renew(); }
     }
   };
-  // Turns a node into one of its kind that the server has sent. What is the same is
-  // not touched: it keeps its focus, its scrolling, what is typed into it and whether
-  // it is open, and a screen reader tells only what is new.
+  // Changes a node into the one that the server has sent. It does not touch parts that
+  // are equal, so they keep their focus, scroll position, input and open state, and
+  // screen readers announce only what is new.
   const turn = (is, will) => {
     if (is.nodeType !== Node.ELEMENT_NODE) { if (is.data !== will.data) is.data = will.data; return; }
-    const own = (name) => is.nodeName === "DETAILS" && name === "open"; // the reader's, not the server's
+    const own = (name) => is.nodeName === "DETAILS" && name === "open"; // the reader sets it, not the server
     for (const { name } of [...is.attributes]) if (!will.hasAttribute(name) && !own(name)) is.removeAttribute(name);
     for (const { name, value } of will.attributes) {
       if (is.getAttribute(name) === value || own(name)) continue;
       is.setAttribute(name, value);
       if (name === "selected") is.selected = true;
     }
-    // Lists grow at one of their ends: what is the same at both stays what it is.
+    // Lists grow at one end, so skip the children that are equal at either end.
     const before = [...is.childNodes];
     const after = [...will.childNodes];
     let end = null;
@@ -89,7 +89,7 @@
 
   const start = () => {
     source = new EventSource(main.dataset.topic);
-    source.addEventListener("open", () => { say("Live"); renew(); }); // nobody has told what changed until now
+    source.addEventListener("open", () => { say("Live"); renew(); }); // there was no stream until now, so there may be changes
     source.addEventListener("change", () => { say("Live"); renew(); });
     source.addEventListener("trouble", () => say("The store does not answer", "trouble"));
     source.addEventListener("error", () => { if (source) say("Connecting", "trouble"); });
@@ -105,10 +105,10 @@
   const remembered = () => { try { return sessionStorage.getItem(kept) === "1"; } catch { return false; } };
   button?.addEventListener("click", () => {
     const paused = source !== null;
-    try { sessionStorage.setItem(kept, paused ? "1" : "0"); } catch { /* remembered or not, it pauses */ }
+    try { sessionStorage.setItem(kept, paused ? "1" : "0"); } catch { /* without storage it pauses this page only */ }
     set(paused);
   });
-  document.addEventListener("renew", renew); // another script has done something
+  document.addEventListener("renew", renew); // sent by other scripts after an action
   addEventListener("pagehide", stop);
   addEventListener("pageshow", (e) => { if (e.persisted && !remembered()) set(false); });
   if (box) box.hidden = false;

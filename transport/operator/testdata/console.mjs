@@ -1,4 +1,4 @@
-// The console in a real browser. The test that starts it has staged the situations.
+// Checks the console in a real browser. The Go test has staged the situations.
 import { accessible, check, equal, fits, go, run, tabTo, visitor } from "../../browsertest/browser.mjs";
 
 const base = process.env.CONSOLE;
