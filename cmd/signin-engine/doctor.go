@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -119,9 +123,9 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 	}
 	if c.configFile == "" && cfg.AppID == "" {
 		return append(found, skipped("name the bot's settings with --config",
-			append([]string{"settings", "credentials", "signing keys", checkService, checkConnections}, providerChecks()...)...)...), err
+			append([]string{"settings", checkFiles, "credentials", "signing keys", checkService, checkConnections}, providerChecks()...)...)...), err
 	}
-	found = append(found, settingsHealth(cfg), credentialsHealth(ctx, cfg), keysHealth(ctx, cfg))
+	found = append(found, settingsHealth(cfg), filesHealth(cfg.SecretFiles(), runtime.GOOS), credentialsHealth(ctx, cfg), keysHealth(ctx, cfg))
 	found = append(found, serviceHealth(ctx, cfg), connectionHealth(ctx, cfg, names))
 	found = append(found, providerHealth(ctx, cfg)...)
 	return found, err
@@ -129,6 +133,7 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 
 // Names of checks that two places use.
 const (
+	checkFiles       = "secret files"
 	checkRefused     = "refused"
 	checkCircuits    = "upstreams"
 	checkService     = "token service"
@@ -304,6 +309,40 @@ func settingsHealth(cfg config.Config) health {
 		return health{"settings", healthFail, strings.ReplaceAll(err.Error(), "\n", "; ")}
 	}
 	return health{"settings", healthOK, "complete"}
+}
+
+// filesHealth warns of secrets that every user of the machine can read or change.
+// The group may: it is how Kubernetes and systemd hand a secret to a service. A file
+// that cannot be looked at is the settings' own check.
+func filesHealth(files []config.SecretFile, system string) health {
+	const others fs.FileMode = 0o006
+	if system == "windows" {
+		return health{checkFiles, healthSkipped, "Windows has no modes of files"}
+	}
+	var open []string
+	for _, f := range files {
+		info, err := os.Stat(f.Path)
+		if err != nil || info.Mode()&others == 0 || fromVolume(f.Path) {
+			continue
+		}
+		open = append(open, fmt.Sprintf("the mode of %s, %04o, opens it to every user of this machine: chmod o= %s", f.Key, info.Mode().Perm(), f.Path))
+	}
+	if len(open) > 0 {
+		return health{checkFiles, healthWarn, strings.Join(open, "; ")}
+	}
+	return health{checkFiles, healthOK, "open to nobody but the owner and the group"}
+}
+
+// fromVolume reports whether Kubernetes has put a file there. It gives files mode
+// 0644 unless it is told otherwise, in a container that has no other users. Its
+// volumes keep the files in a directory such as ..2026_01_31_09_00_00.123, to which
+// links lead.
+func fromVolume(path string) bool {
+	path, err := filepath.Abs(path)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	return err == nil && strings.Contains(path, string(filepath.Separator)+"..")
 }
 
 // probeTimeout bounds one call to the Token Service or to Entra.

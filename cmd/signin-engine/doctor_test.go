@@ -1,9 +1,14 @@
 package main
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/signin-engine/signin-engine/cmd/signin-engine/internal/config"
 	"github.com/signin-engine/signin-engine/transport/operator"
 	"github.com/signin-engine/signin-engine/transport/teams"
 )
@@ -56,5 +61,59 @@ func TestDeadUpstreamIsNamed(t *testing.T) {
 		if h := circuitHealth(c.info); h.Result != c.result || !strings.Contains(h.Detail, c.part) {
 			t.Errorf("%+v: %+v", c.info, h)
 		}
+	}
+}
+
+// TestOpenSecretFiles checks that doctor warns of a secret file that every user of the
+// machine can read or write, and not of one that Kubernetes has mounted.
+func TestOpenSecretFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	link := func(to, name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Symlink(to, path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	open := file("open", 0o644)
+	if err := os.Mkdir(filepath.Join(dir, "..2026_01_31_09_00_00.123"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file("..2026_01_31_09_00_00.123/key", 0o644)
+	link("..2026_01_31_09_00_00.123", "..data")
+	if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Join(dir, "a", "b"))
+	for name, c := range map[string]struct{ path, want string }{
+		"above":            {filepath.Join("..", "..", "open"), ", 0644, "},
+		"the owner's":      {file("owner", 0o600), ""},
+		"the group's":      {file("group", 0o440), ""},
+		"everybody's":      {open, "the mode of client_secret_file, 0644, opens it to every user of this machine: chmod o= " + open},
+		"for all to write": {file("write", 0o602), ", 0602, "},
+		"a link":           {link(open, "link"), ", 0644, "},
+		"of Kubernetes":    {link("..data/key", "key"), ""},
+		"not there":        {filepath.Join(dir, "gone"), ""},
+	} {
+		h := filesHealth([]config.SecretFile{{Key: "client_secret_file", Path: c.path}}, "linux")
+		if want := map[bool]string{true: healthOK, false: healthWarn}[c.want == ""]; h.Result != want || !strings.Contains(h.Detail, c.want) {
+			t.Errorf("%s: %+v, want %s %s", name, h, want, c.want)
+		}
+	}
+	if h := filesHealth([]config.SecretFile{{Key: "store_file", Path: open}}, "windows"); h.Result != healthSkipped {
+		t.Errorf("Windows: %+v", h)
+	}
+	cfg := config.Default()
+	cfg.ClientSecretFile, cfg.StoreFile, cfg.MessageExtension = "a", "b", &config.MessageExtension{KeyFile: "c"}
+	want := []config.SecretFile{{Key: "client_secret_file", Path: "a"}, {Key: "store_file", Path: "b"}, {Key: "message_extension.encryption_key_file", Path: "c"}}
+	if got := cfg.SecretFiles(); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }

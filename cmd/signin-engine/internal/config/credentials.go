@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -179,4 +180,23 @@ func (c *Config) checkCredentials(p *Errors) {
 			p.add(ways[0].key, "%v", err)
 		}
 	}
+}
+
+// SecretFile is a file with a secret that a setting names.
+type SecretFile struct{ Key, Path string }
+
+// SecretFiles are all of them.
+func (c *Config) SecretFiles() []SecretFile {
+	all := []SecretFile{
+		{"client_secret_file", c.ClientSecretFile},
+		{"certificate_file", c.CertificateFile},
+		{"federated.token_file", c.Federated.TokenFile},
+		{"store_file", c.StoreFile},
+		{"encryption_key_file", c.EncryptionKeyFile},
+	}
+	if m := c.MessageExtension; m != nil {
+		all = append(all, SecretFile{extensionKey + "encryption_key_file", m.KeyFile},
+			SecretFile{extensionKey + "provider.client_secret_file", m.Provider.ClientSecretFile})
+	}
+	return slices.DeleteFunc(all, func(f SecretFile) bool { return f.Path == "" })
 }
