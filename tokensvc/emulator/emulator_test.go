@@ -399,7 +399,7 @@ func TestSignInPage(t *testing.T) {
 		t.Errorf("cancel: %d %s", status, page)
 	}
 	for _, method := range []string{"GET", "POST"} {
-		if status, page, _ := request(t, method, base+"/api/oauth/signin?signin=none", form, ""); status != 404 || !strings.Contains(page, "not known") {
+		if status, page, _ := request(t, method, base+"/api/oauth/signin?signin=none", form, ""); status != 404 || !strings.Contains(page, "does not know") {
 			t.Errorf("unknown link: %d %s", status, page)
 		}
 	}

@@ -116,9 +116,9 @@ func (h *handler) formOrder(r *http.Request, field string) (machine.Operator, er
 	case actor == "" && h.TrustHeader != "":
 		return machine.Operator{}, fmt.Errorf("%w: the proxy did not say in %s who acts", ErrForbidden, h.TrustHeader)
 	case actor == "":
-		return machine.Operator{}, fmt.Errorf("%w: say who you are: the audit trail names the one who acts", ErrBadRequest)
+		return machine.Operator{}, fmt.Errorf("%w: enter your name: the audit trail records who acts", ErrBadRequest)
 	case reason == "":
-		return machine.Operator{}, fmt.Errorf("%w: say why: the audit trail keeps the reason", ErrBadRequest)
+		return machine.Operator{}, fmt.Errorf("%w: enter a reason: the audit trail keeps it", ErrBadRequest)
 	}
 	return machine.Operator{Actor: actor, Reason: reason}, nil
 }
@@ -195,7 +195,7 @@ func (h *handler) bulkPage(w http.ResponseWriter, r *http.Request) error {
 	if p.Capped = errors.Is(err, errTooMany); err != nil && !p.Capped {
 		return err
 	}
-	h.page(w, r, http.StatusOK, "bulk", a.Label+" all that match", p)
+	h.page(w, r, http.StatusOK, "bulk", a.Label+" all matching attempts", p)
 	return nil
 }
 
@@ -279,7 +279,7 @@ func (h *handler) actOnMany(w http.ResponseWriter, r *http.Request) error {
 		if p.Capped = errors.Is(err, errTooMany); err != nil && !p.Capped {
 			return err
 		}
-		h.page(w, r, status, "bulk", a.Label+" all that match", p)
+		h.page(w, r, status, "bulk", a.Label+" all matching attempts", p)
 		return nil
 	}
 	var ids []string
@@ -296,7 +296,7 @@ func (h *handler) actOnMany(w http.ResponseWriter, r *http.Request) error {
 	p.Done, p.Refused = h.each(r.Context(), a, ids, op)
 	p.Finished, p.Left = true, p.Count-len(ids)
 	p.Again = "/attempts/act?" + withValue(p.Filter, "action", a.Name).Encode()
-	h.page(w, r, http.StatusOK, "bulk", a.Label+" all that match", p)
+	h.page(w, r, http.StatusOK, "bulk", a.Label+" all matching attempts", p)
 	return nil
 }
 

@@ -556,13 +556,13 @@ func (h *handler) problemPage(w http.ResponseWriter, r *http.Request, status int
 	said := problemPage{Status: status, Title: "That did not work", Message: p.Error.Message}
 	switch status {
 	case http.StatusNotFound:
-		said.Title, said.Todo = "There is no such thing here", "Ids are kept until the retention is over. Search with another id of the same sign-in."
+		said.Title, said.Todo = "Not found", "An attempt is deleted after its retention. If it is newer, search with another id of the same sign-in."
 	case http.StatusConflict:
 		said.Todo = "Go back, load the page again and look at what has changed."
 	case http.StatusForbidden:
-		said.Title, said.Todo = "Not allowed", "Log in with operator_token to act; operator_read_token only looks."
+		said.Title, said.Todo = "Not allowed", "Log in with operator_token to act; operator_read_token may only look."
 	case http.StatusServiceUnavailable:
-		said.Title, said.Todo = "The store does not answer", "Users read that sign-in is not available meanwhile, and nothing is lost. Look at /readyz, and at the store."
+		said.Title, said.Todo = "The store does not answer", "Meanwhile users are told that sign-in is not available. Nothing is lost. Look at /readyz and at the store."
 	case http.StatusInternalServerError:
 		said.Todo = "The log of the bot says more."
 	}

@@ -103,7 +103,7 @@ func (h *handler) fromElsewhere(r *http.Request) error {
 	if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil && ip.IsLoopback() || !strings.Contains(host, ".") {
 		return nil
 	}
-	return fmt.Errorf("%w: an endpoint without a token is asked by a name without a dot, or by a loopback address", ErrForbidden)
+	return fmt.Errorf("%w: an endpoint without a token answers only to a loopback address or a host name without a dot", ErrForbidden)
 }
 
 // mayChange checks that the visitor may act. Browsers send cookies by themselves,
@@ -111,7 +111,7 @@ func (h *handler) fromElsewhere(r *http.Request) error {
 // bearer token.
 func (h *handler) mayChange(r *http.Request, v visitor) error {
 	if !v.Acts() {
-		return fmt.Errorf("%w: this token only looks", ErrForbidden)
+		return fmt.Errorf("%w: this token may only look", ErrForbidden)
 	}
 	if !isForm(r) {
 		if v.cookie && changes(r) {
@@ -363,7 +363,7 @@ func (h *handler) logIn(w http.ResponseWriter, r *http.Request, token, name, nex
 	level, err := h.levelOf(w, r, strings.TrimSpace(token))
 	switch {
 	case errors.Is(err, ErrTooManyTries):
-		again.Problem = "Too many wrong tokens came from your address, or from many others. Try again in " + w.Header().Get("Retry-After") + " seconds."
+		again.Problem = "Too many wrong tokens came from your address, or from all addresses together. Try again in " + w.Header().Get("Retry-After") + " seconds."
 		h.page(w, r, http.StatusTooManyRequests, "login", "Log in", again)
 		return
 	case err != nil:
@@ -371,7 +371,7 @@ func (h *handler) logIn(w http.ResponseWriter, r *http.Request, token, name, nex
 		h.page(w, r, http.StatusUnauthorized, "login", "Log in", again)
 		return
 	case level == mayAct && again.AskName && again.Actor == "":
-		again.Problem = "Say who you are: the audit trail names the one who acts."
+		again.Problem = "Enter your name: the audit trail records who acts."
 		h.page(w, r, http.StatusBadRequest, "login", "Log in", again)
 		return
 	}

@@ -212,7 +212,7 @@ func TestActionsNeedTheirLevelAndTheirForm(t *testing.T) {
 			t.Errorf("%s: %d, want 403", name, res.StatusCode)
 		}
 	}
-	if res, body := form(t, to+"/cancel", actor, url.Values{"form": {token}}); res.StatusCode != http.StatusBadRequest || !strings.Contains(body, "say why") {
+	if res, body := form(t, to+"/cancel", actor, url.Values{"form": {token}}); res.StatusCode != http.StatusBadRequest || !strings.Contains(body, "enter a reason") {
 		t.Errorf("without a reason: %d", res.StatusCode)
 	}
 	if len(eng.asked) > 0 {
@@ -236,7 +236,7 @@ func TestActionOnAllThatMatch(t *testing.T) {
 	s, eng := web(t, nil)
 	c := logIn(t, s, actToken, "Ada")
 	_, body, token := see(t, s.URL+"/attempts/act?action=redeliver&reason=client_failure", c)
-	if !strings.Contains(body, "This is for 1 attempt.") {
+	if !strings.Contains(body, "This affects 1 attempt.") {
 		t.Errorf("the count is not shown first:\n%s", body)
 	}
 	if len(eng.asked) > 0 {
@@ -244,11 +244,11 @@ func TestActionOnAllThatMatch(t *testing.T) {
 	}
 	fields := url.Values{"form": {token}, "action": {"redeliver"}, "reason": {"client_failure"}, "why": {"repaired"}}
 	res, body := form(t, s.URL+"/attempts/act", c, fields)
-	if res.StatusCode != http.StatusOK || !strings.Contains(body, "1 attempt done.") {
+	if res.StatusCode != http.StatusOK || !strings.Contains(body, "The action succeeded for 1 attempt.") {
 		t.Errorf("%d %s", res.StatusCode, body)
 	}
 	fields.Set("reason", "expired")
-	if _, body = form(t, s.URL+"/attempts/act", c, fields); !strings.Contains(body, "0 attempts done.") {
+	if _, body = form(t, s.URL+"/attempts/act", c, fields); !strings.Contains(body, "The action succeeded for 0 attempts.") {
 		t.Errorf("the filter is not kept: %s", body)
 	}
 	if want := []string{"redeliver " + doneID + " by Ada: repaired"}; !slices.Equal(eng.asked, want) {
@@ -390,13 +390,13 @@ func TestStories(t *testing.T) {
 		"waiting":  {"warn", "no Teams client has answered it", "webApplicationInfo"},
 		"closed":   {"warn", "closed the sign-in window", "presses the card's button again"},
 		"resource": {"bad", "reported resourcematchfailed", "Application ID URI"},
-		"down":     {"bad", "answered 503", "health"},
-		"callback": {"bad", "own code has not handled it yet", "no such table", "redeliver"},
+		"down":     {"bad", "answered Exchange with 503", "health"},
+		"callback": {"bad", "own code has not handled the result yet", "no such table", "redeliver"},
 		"killed":   {"bad", "is gone, and no other one has finished it", "bot-b", "reconcile"},
 		"card":     {"bad", "BotNotInConversationRoster", "Install the app"},
-		"region":   {"bad", "asked for GetSignInResource, answered 404", "region"},
+		"region":   {"bad", "answered GetSignInResource with 404", "region"},
 		"devices":  {"good", "silently by single sign-on", "Nothing to do."},
-		"now":      {"wait", "no Teams client has answered it", "Nothing to do until it expires"},
+		"now":      {"wait", "no Teams client has answered it", "Nothing to do until the card expires"},
 	} {
 		detail, err := d.Get(t.Context(), st.ids[name])
 		must(t, err)

@@ -53,7 +53,7 @@ func StoryOf(d Detail) Story {
 	case store.Complete:
 		s.Tone, s.Headline = ToneGood, completeWords(d)
 		if d.Callback.Status == string(store.DeliveryDead) || d.Callback.Status == string(store.DeliveryPending) && d.Callback.Tries > 0 {
-			s.Headline += " The bot's own code has not handled it yet."
+			s.Headline += " The bot's own code has not handled the result yet."
 		}
 	case store.Failed:
 		s.Tone, s.Headline = failedWords(d)
@@ -69,7 +69,7 @@ func StoryOf(d Detail) Story {
 	case store.Verifying:
 		s.Headline = "A code from the sign-in window is at the Token Service now."
 	case store.None:
-		s.Headline = "Nothing is stored."
+		s.Headline = "No attempt is stored."
 	}
 	if !d.State.Terminal() && d.Lease.Expired && d.Lease.Owner != "" && d.State != store.CardSent {
 		s.Headline = "The instance that worked on this sign-in is gone, and no other one has finished it yet."
@@ -114,7 +114,7 @@ func StoryOf(d Detail) Story {
 		case d.State == store.CardSent && lastSetback(d) != "":
 			s.Advice[0].Do = "Nothing has to be repaired: the user presses the card's button again before it expires."
 		case d.State == store.CardSent:
-			s.Advice[0].Do = "Nothing to do until it expires: the user acts next."
+			s.Advice[0].Do = "Nothing to do until the card expires: the next step is the user's."
 		}
 	}
 	return s
@@ -195,7 +195,7 @@ func cardWords(d Detail) string {
 	case !d.SSOOffered:
 		return "The card was sent. The user has to press its button."
 	default:
-		return "The card was sent, and the user acts next."
+		return "The card was sent, and the next step is the user's."
 	}
 }
 
@@ -241,35 +241,30 @@ func failureWords(f *FailureView) string {
 	case store.SourceCredentials:
 		b.WriteString("Entra did not give the bot its own token" + answered(f))
 	case store.SourceTokenService:
-		b.WriteString("The Token Service" + asked(f) + answered(f))
+		b.WriteString("The Token Service" + answered(f))
 	case store.SourceConnector:
-		b.WriteString("The Bot Connector" + asked(f) + answered(f))
+		b.WriteString("The Bot Connector" + answered(f))
 	default:
-		b.WriteString(cmp.Or(f.Source, "Somebody") + asked(f) + answered(f))
+		b.WriteString(cmp.Or(f.Source, "An upstream") + answered(f))
 	}
 	if f.Message != "" && f.Source == store.SourceClient { // messages of the other sources repeat the above
-		b.WriteString(", saying “" + f.Message + "”")
+		b.WriteString(": “" + f.Message + "”")
 	}
 	return b.String() + "."
 }
 
-func asked(f *FailureView) string {
-	if f.Operation == "" {
-		return ""
-	}
-	return ", asked for " + f.Operation + ","
-}
-
+// answered says what an upstream answered to which call.
 func answered(f *FailureView) string {
-	said := " did not answer"
-	if f.Source == store.SourceCredentials {
-		said = ": no answer"
-	}
-	if f.HTTPStatus != 0 {
+	var said string
+	switch {
+	case f.Source == store.SourceCredentials:
+		said = ": " + statusWord(f.HTTPStatus)
+	case f.HTTPStatus == 0:
+		said = strings.TrimRight(" did not answer "+f.Operation, " ")
+	case f.Operation == "":
 		said = " answered " + statusWord(f.HTTPStatus)
-		if f.Source == store.SourceCredentials {
-			said = ": " + statusWord(f.HTTPStatus)
-		}
+	default:
+		said = " answered " + f.Operation + " with " + statusWord(f.HTTPStatus)
 	}
 	for _, code := range []string{f.Code, f.Kind} {
 		if code != "" && code != strings.ReplaceAll(http.StatusText(f.HTTPStatus), " ", "") { // "404 Not Found (NotFound)" repeats itself
@@ -370,11 +365,11 @@ func callbackWords(detail string) string {
 	status, _, _ := strings.Cut(detail, ":")
 	switch store.DeliveryStatus(status) {
 	case store.DeliveryPending:
-		return "The bot's own code did not handle it. It is called again later."
+		return "The bot's own code did not handle the result. It will be called again."
 	case store.DeliveryDead:
-		return "The bot's own code did not handle it, and it is not called again."
+		return "The bot's own code did not handle the result, and will not be called again."
 	case store.DeliveryUndeliverable:
-		return "The bot's own code could not deliver it, and no repeat can change that."
+		return "The bot's own code could not deliver its message, and a retry cannot change that."
 	default:
 		return "The bot's own code was called."
 	}
@@ -454,7 +449,7 @@ func drawing(o diagram.Options) string {
 	if len(o.Path) > 0 || o.Current != store.None {
 		class += " marked"
 	}
-	return `<svg class="` + class + `" role="img" aria-label="The states of a sign-in and the ways between them" ` + view + `>` + body
+	return `<svg class="` + class + `" role="img" aria-label="The states of a sign-in and the transitions between them" ` + view + `>` + body
 }
 
 // WriteAttempt writes an attempt as HTML, as the console shows it: what happened

@@ -49,7 +49,7 @@ func lookupFailed(asked int, since time.Duration, f FailureView) Story {
 	text := textOf(rule)
 	s := Story{
 		Tone:     ToneBad,
-		Headline: times + " in the last hour the bot could not find out whether the user is signed in, so there was no card and there is no attempt.",
+		Headline: times + " in the last hour the bot could not find out whether the user is signed in, so it sent no card, and there is no attempt.",
 		Facts:    []string{"The last time was " + ago(since) + " ago. " + failureWords(&f)},
 		Advice:   []Advice{{Because: text.meaning, Do: text.advice, Command: pasteable([]string{"doctor"}), Word: rule}},
 	}

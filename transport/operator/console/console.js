@@ -98,7 +98,7 @@
 
   const set = (paused) => {
     stop();
-    if (button) button.textContent = paused ? "Go on" : "Pause";
+    if (button) button.textContent = paused ? "Resume" : "Pause";
     if (paused) { say("Paused", "paused"); return; }
     start();
   };

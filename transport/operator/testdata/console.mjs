@@ -107,7 +107,7 @@ await run({
     await page.getByRole("button", { name: "Filter" }).click();
     await page.getByRole("link", { name: "Cancel …" }).click();
     const before = await page.locator(".headline").innerText();
-    check(/This is for \d+ attempts/.test(before), `the count is not shown first: ${before}`);
+    check(/This affects \d+ attempts/.test(before), `the count is not shown first: ${before}`);
     await page.getByLabel(/^Reason/).fill("clean up");
     await page.getByRole("button", { name: /^Cancel \d+ attempts/ }).click();
     const done = await page.getByRole("status").innerText();
