@@ -91,7 +91,8 @@ type Extension struct {
 
 var _ teams.Bot = (*Extension)(nil)
 
-// New returns an extension, or an error if the configuration is not complete.
+// New returns an extension. It returns an error if a required member of cfg is missing,
+// or if both connections have the same name.
 func New(cfg Config) (*Extension, error) {
 	x := &Extension{cfg: cfg, words: cfg.Words.orDefault()}
 	if cfg.Popup != nil {

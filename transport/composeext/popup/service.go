@@ -91,8 +91,8 @@ func (p *Popup) replaced(user string, old *kept, c kept) ([]store.Mark, error) {
 	return append(marks, m), err
 }
 
-// existing returns the credentials that new ones replace, or nil if there are none. It
-// returns those that cannot be decrypted, too.
+// existing returns the credentials that new ones replace, or nil if there are none. Of
+// credentials that cannot be decrypted it returns the slot only.
 func (p *Popup) existing(ctx context.Context, user string) (*kept, error) {
 	got, err := p.load(ctx, user)
 	switch {
