@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -98,8 +97,8 @@ func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 		h := of.complete.whole()
 		all = append(all, func(ctx context.Context, turn *Turn, token tokensvc.Token) error {
 			about := *turn
-			about.original = func() (request, error) { return r, nil }
-			if !bytes.Equal(r.activity, turn.opened().activity) {
+			about.original = func() ([]request, error) { return []request{r}, nil }
+			if !r.same(turn.opened()) {
 				about.part = fmt.Sprintf("/%x", sha256.Sum256(r.activity))[:17]
 			}
 			return h(ctx, &about, token)
@@ -110,19 +109,24 @@ func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 
 // asked returns what was kept of the attempts that the turn's attempt superseded, the
 // oldest first, and of the attempt itself.
-func (t *Turn) asked() (all []request, err error) {
-	if t.before != nil {
-		if all, err = t.before(); err != nil {
-			return nil, fmt.Errorf("read what the user asked before: %w", err)
+func (t *Turn) asked() ([]request, error) {
+	var all []request
+	for _, of := range []func() ([]request, error){t.before, t.original} {
+		if of == nil {
+			continue
+		}
+		kept, err := of()
+		if err != nil {
+			return nil, fmt.Errorf("read what the user asked: %w", err)
+		}
+		for _, r := range kept {
+			// An attempt that carries on another one's card has its activities, too.
+			if !slices.ContainsFunc(all, r.same) {
+				all = append(all, r)
+			}
 		}
 	}
-	if t.original == nil {
-		return all, nil
-	}
-	own := t.opened()
-	// An attempt that carries on another one's card has its activity, too.
-	all = slices.DeleteFunc(all, func(r request) bool { return bytes.Equal(r.activity, own.activity) })
-	return append(all, own), nil
+	return all, nil
 }
 
 // maxEarlier bounds how many superseded attempts are read.
@@ -144,15 +148,14 @@ func (e *Engine) askedBefore(ctx context.Context, id string) (all []request, err
 			break
 		}
 		if a.Request != nil {
-			r, err := e.unsealed(ctx, a)
+			kept, err := e.unsealed(ctx, a)
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, r)
+			all = slices.Concat(kept, all)
 		}
 		id = a.Supersedes
 	}
-	slices.Reverse(all)
 	return all, nil
 }
 
@@ -246,7 +249,7 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 		t.before = sync.OnceValues(func() ([]request, error) { return e.askedBefore(context.WithoutCancel(ctx), id) })
 	}
 	if a.Request != nil {
-		t.original = sync.OnceValues(func() (request, error) { return e.unsealed(context.WithoutCancel(ctx), a) })
+		t.original = sync.OnceValues(func() ([]request, error) { return e.unsealed(context.WithoutCancel(ctx), a) })
 	}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}
@@ -256,16 +259,16 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 
 // unsealed opens what was kept of an attempt. An error is that of the keys, which may be
 // read later. What no key opens is logged and is empty: it never can be.
-func (e *Engine) unsealed(ctx context.Context, a *store.Attempt) (request, error) {
+func (e *Engine) unsealed(ctx context.Context, a *store.Attempt) ([]request, error) {
 	plain, err := e.open(ctx, a.Request)
 	switch {
 	case errors.Is(err, errSealed):
 		e.logger(ctx).Error().Str("attempt", a.ID).Err(err).Msg("the kept activity cannot be opened")
-		return request{}, nil
+		return []request{{}}, nil
 	case err != nil:
-		return request{}, fmt.Errorf("open the kept activity: %w", err)
+		return nil, fmt.Errorf("open the kept activity: %w", err)
 	}
-	return parseRequest(plain), nil
+	return parseRequests(plain), nil
 }
 
 // handler returns the bot's handlers for a row: the bot-wide ones and those of its

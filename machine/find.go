@@ -22,6 +22,27 @@ func (byKey) find(ctx context.Context, c *call, _ *table.Event) (*store.Attempt,
 	return c.newest(ctx, c.key)
 }
 
+// toKeep finds the newest attempt, and adds the turn's activity to those that it keeps.
+type toKeep struct{}
+
+func (toKeep) find(ctx context.Context, c *call, ev *table.Event) (*store.Attempt, error) {
+	ev.Request = nil
+	a, err := c.newest(ctx, c.key)
+	if err != nil || a == nil || a.State.Terminal() {
+		return a, err
+	}
+	var kept []request
+	if a.Request != nil {
+		if kept, err = c.eng.unsealed(ctx, a); err != nil {
+			return nil, err
+		}
+	} else {
+		kept = []request{{}} // the first one was not kept
+	}
+	ev.Request = c.eng.sealed(kept, c.activity(), c.purpose)
+	return a, nil
+}
+
 // byID finds one attempt again.
 type byID string
 

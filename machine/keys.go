@@ -161,41 +161,64 @@ func (e *Engine) inUse(stored *store.KeyRing) int {
 
 func (e *Engine) usedFrom(k store.SecretKey) time.Time { return k.Made.Add(spread * e.timeouts.Sweep) }
 
-// sealed returns the purpose and the activity, sealed for the store; nil if they are
-// not kept.
-func (e *Engine) sealed(act *Activity, purpose string) []byte {
-	switch {
-	case !e.policy.KeepRequest || act == nil || len(act.Raw) == 0:
+// sealed returns the activities that are kept already and one more with its purpose,
+// sealed for the store; nil if that one is not kept, or is among them.
+func (e *Engine) sealed(kept []request, act *Activity, purpose string) []byte {
+	if !e.policy.KeepRequest || act == nil || len(act.Raw) == 0 || slices.ContainsFunc(kept, request{activity: act.Raw}.same) {
 		return nil
-	case len(act.Raw) > maxRequest:
+	}
+	var plain []byte
+	for _, r := range kept {
+		plain = slices.Concat(plain, r.plain(), requestEnd)
+	}
+	plain = append(plain, request{act.Raw, purpose}.plain()...)
+	if len(plain) > maxRequest {
 		e.log.Warn().Str("user", act.Conversation.UserID).Int("bytes", len(act.Raw)).
-			Msgf("the activity with which the user asked is not kept: it has more than %d bytes", maxRequest)
+			Msgf("the activity with which the user asked is not kept: it has more than %d bytes, together with earlier ones", maxRequest)
 		return nil
 	}
-	if purpose == "" {
-		return e.ring.Load().seal(act.Raw)
-	}
-	return e.ring.Load().seal(slices.Concat([]byte(purpose), purposeEnd, act.Raw))
+	return e.ring.Load().seal(plain)
 }
 
-// purposeEnd ends the purpose. It occurs in no activity, since JSON has no NUL.
-var purposeEnd = []byte{0}
-
-// request is the opened form of sealed.
+// request is an activity that is kept, with its purpose.
 type request struct {
-	activity json.RawMessage
+	activity json.RawMessage // nil if it was not kept
 	purpose  string
 }
 
-func parseRequest(plain []byte) request {
-	if purpose, activity, ok := bytes.Cut(plain, purposeEnd); ok {
-		return request{activity, string(purpose)}
+// The ends of a purpose and of an activity that others follow. They occur in neither,
+// since JSON has no NUL.
+var (
+	purposeEnd = []byte{0}
+	requestEnd = []byte{0, 0}
+)
+
+func (r request) same(o request) bool { return bytes.Equal(r.activity, o.activity) }
+
+func (r request) plain() []byte {
+	if r.purpose == "" {
+		return r.activity
 	}
-	return request{activity: plain}
+	return slices.Concat([]byte(r.purpose), purposeEnd, r.activity)
 }
 
-// maxRequest is the largest activity that is kept, in bytes. A long message of Teams
-// (100 kB) is in its activity twice, as text and as HTML.
+func parseRequests(plain []byte) []request {
+	var all []request
+	for one := range bytes.SplitSeq(plain, requestEnd) {
+		r := request{activity: one}
+		if purpose, activity, ok := bytes.Cut(one, purposeEnd); ok {
+			r = request{activity, string(purpose)}
+		}
+		if len(r.activity) == 0 {
+			r.activity = nil
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// maxRequest bounds the activities that one attempt keeps, in bytes. A long message of
+// Teams (100 kB) is in its activity twice, as text and as HTML.
 const maxRequest = 256 << 10
 
 // open reads a sealed value. If its key is unknown, the keys are reloaded first:

@@ -143,7 +143,7 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	if e.table.Opens(ev.Kind, state) {
 		c.in.NewID = e.ids.next(c.in.Now)
 		if c.asked {
-			c.in.Request = e.sealed(c.activity(), c.purpose)
+			c.in.Request = e.sealed(nil, c.activity(), c.purpose)
 		}
 	}
 	return e.table.Step(&c.in)

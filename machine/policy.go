@@ -92,8 +92,10 @@ type Policy struct {
 	// instance that runs [Engine.Run]. Default 0, off.
 	TokenCache time.Duration
 	// KeepRequest keeps the activity with which the user asked, sealed, until the
-	// attempt is deleted: [Turn.Request] returns it. One of more than 256 KiB is not
-	// kept, which the log says. Default true.
+	// attempt is deleted: [Turn.Request] returns it. What the user asks with a purpose
+	// while the sign-in is pending ([WithPurpose]) is kept too. One of more than 256 KiB,
+	// together with the earlier ones of its attempt, is not kept, which the log says.
+	// Default true.
 	KeepRequest bool
 }
 

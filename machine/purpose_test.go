@@ -2,6 +2,7 @@ package machine_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -92,7 +93,7 @@ func TestPurposesOfSupersededAttempts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, asked := range []struct{ text, purpose string }{{"one", "report"}, {"two", "mail"}, {"three", ""}, {"four", "report"}} {
+		for _, asked := range []struct{ text, purpose string }{{"one", "report"}, {"two", "mail"}, {"one", "report"}, {"three", ""}, {"four", "report"}} {
 			act := message(asked.text)
 			act.ID = asked.text
 			if _, err := d.eng.Turn(act).SignIn(t.Context(), machine.WithPurpose(asked.purpose)); err != nil {
@@ -100,7 +101,7 @@ func TestPurposesOfSupersededAttempts(t *testing.T) {
 			}
 		}
 		broken.down = true
-		answer, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-4","connectionName":"graph","token":"jwt"}`))
+		answer, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-5","connectionName":"graph","token":"jwt"}`))
 		if answer.Status != 200 || len(got) > 0 {
 			t.Fatalf("%d, %q", answer.Status, got)
 		}
@@ -133,4 +134,185 @@ func (u *unreadable) Get(ctx context.Context, id string) (store.Snapshot, error)
 		return store.Snapshot{}, store.ErrUnavailable
 	}
 	return snap, err
+}
+
+// asksFor is a SignIn with a purpose, for a message with an id of its own.
+func (d *desk) asksFor(purpose, text string) machine.SignInResult {
+	d.t.Helper()
+	act := message(text)
+	act.ID = text
+	got, err := d.eng.Turn(act).SignIn(d.t.Context(), machine.WithPurpose(purpose))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return got
+}
+
+// attempt is the newest one.
+func (d *desk) attempt() store.Attempt {
+	d.t.Helper()
+	page, err := d.mem.List(d.t.Context(), store.Filter{Limit: 1})
+	if err != nil || len(page.Attempts) != 1 {
+		d.t.Fatalf("%d attempts, %v", len(page.Attempts), err)
+	}
+	return page.Attempts[0]
+}
+
+// An activity that brings no second card comes back after the one that brought the
+// first: the card is out, is on its way, or is being used.
+func TestPurposesOfOneAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &meanwhile{}
+		d := newDesk(t, func(cfg *machine.Config) {
+			up.Messenger, cfg.Messenger = cfg.Messenger, up
+			up.TokenService, cfg.Tokens = cfg.Tokens, up
+			cfg.Policy.ResendCooldown = time.Minute
+		})
+		var got []string
+		err := d.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			got = append(got, string(turn.Request()))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := ""
+		d.eng.OnSignIn(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			first = string(turn.Request())
+			return nil
+		})
+		pending := func(purpose, text string, want machine.Pending) {
+			t.Helper()
+			if got := d.asksFor(purpose, text); got.Pending != want {
+				t.Errorf("%s: %+v, want %q", text, got, want)
+			}
+		}
+		up.card = func() { pending("report", "card on its way", machine.UnderWay) }
+		up.exchange = func() { pending("report", "device at it", machine.UnderWay) }
+		pending("report", "first", machine.CardSent)
+		pending("report", "card out", machine.CardOut)
+		version := d.attempt().Version
+		pending("report", "card out", machine.CardOut)                      // Teams repeats a message
+		pending("report", strings.Repeat("x", 256<<10-20), machine.CardOut) // too large with the others
+		pending("", "nothing", machine.CardOut)
+		if now := d.attempt().Version; now != version {
+			t.Errorf("version %d, want %d: there is nothing to keep", now, version)
+		}
+		d.exchange()
+		want := []string{`{"text":"first"}`, `{"text":"card on its way"}`, `{"text":"card out"}`, `{"text":"device at it"}`}
+		if !slices.Equal(got, want) || first != want[0] {
+			t.Errorf("the handlers got %q and %q, want %q", first, got, want)
+		}
+		if calls := d.said("POST card"); calls != 1 {
+			t.Errorf("%d cards", calls)
+		}
+		d.drain()
+	})
+}
+
+// meanwhile does something while a card is sent, and while a token is exchanged.
+type meanwhile struct {
+	machine.Messenger
+	machine.TokenService
+	card, exchange func()
+}
+
+func (m *meanwhile) Send(ctx context.Context, to store.Conversation, msg machine.Message) (string, error) {
+	m.card()
+	return m.Messenger.Send(ctx, to, msg)
+}
+
+func (m *meanwhile) Exchange(ctx context.Context, uc tokensvc.UserConnection, token tokensvc.Secret) (tokensvc.Token, error) {
+	m.exchange()
+	return m.TokenService.Exchange(ctx, uc, token)
+}
+
+// A sign-in that ends before the second activity is kept does not keep it: the bot gets
+// the token at once, or a new card is sent.
+func TestPurposeOfAnAttemptThatEnds(t *testing.T) {
+	for name, tt := range map[string]struct {
+		lost    bool // the device that is at it has been gone for a while
+		end     func(d *desk)
+		pending machine.Pending
+		want    []string
+	}{
+		"complete":  {false, func(d *desk) { d.exchange() }, machine.NotPending, []string{`{"text":"first"}`}},
+		"recovered": {true, func(d *desk) { d.exchange() }, machine.NotPending, []string{`{"text":"first"}`}},
+		"failed":    {false, func(d *desk) { d.failure("invokeerror") }, machine.CardSent, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			late := &late{}
+			d := newDesk(t, func(cfg *machine.Config) {
+				late.Store, cfg.Store = cfg.Store, late
+				cfg.Policy.ResendCooldown = time.Minute
+			})
+			var got []string
+			err := d.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+				got = append(got, string(turn.Request()))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.asksFor("report", "first")
+			if tt.lost {
+				a := d.attempt()
+				a.State, a.Version, a.Lease = store.Exchanging, a.Version+1, store.Lease{Owner: "b", Fence: 9, Until: time.Now().Add(-time.Second)}
+				line := store.Event{Attempt: a.ID, Time: time.Now(), Kind: store.EventTransition, Version: a.Version, From: store.CardSent, To: a.State}
+				if err := d.mem.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}, Events: []store.Event{line}}})[0]; err != nil {
+					t.Fatal(err)
+				}
+			}
+			late.finds, late.then = 0, func() { tt.end(d) }
+			second := d.asksFor("report", "second")
+			if second.Pending != tt.pending || second.SignedIn() == second.Token.Token.Empty() {
+				t.Errorf("the second: %+v", second)
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("the handler got %q, want %q", got, tt.want)
+			}
+			d.drain()
+		})
+	}
+}
+
+// late is a store that does something after its second answer, which is old by then.
+type late struct {
+	store.Store
+	finds int
+	then  func()
+}
+
+func (l *late) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	snap, err := l.Store.Find(ctx, q)
+	if l.finds++; l.finds == 2 && l.then != nil {
+		l.then()
+	}
+	return snap, err
+}
+
+// The activity that came first and is too large to be kept stays unknown: a later one
+// does not take its place.
+func TestPurposeAfterALargeActivity(t *testing.T) {
+	d := newDesk(t, func(cfg *machine.Config) { cfg.Policy.ResendCooldown = time.Minute })
+	var got []string
+	every := json.RawMessage("none")
+	err := d.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+		got = append(got, string(turn.Request()))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.eng.OnSignIn(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+		every = turn.Request()
+		return nil
+	})
+	d.asksFor("report", strings.Repeat("x", 257<<10))
+	d.asksFor("report", "second")
+	d.exchange()
+	if every != nil || !slices.Equal(got, []string{`{"text":"second"}`}) {
+		t.Errorf("the handlers got %q and %q", every, got)
+	}
+	d.drain()
 }

@@ -63,6 +63,9 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		c.looked = &looked
 	}
 	out, err := c.drive(ctx, byKey{}, ev)
+	if err == nil && o.purpose != "" && (out.reply == table.ReplyCardOut || out.reply == table.ReplyElsewhere) {
+		out, err = c.keep(ctx, out)
+	}
 	about := out.attempt
 	if out.row == "A4" && about != nil && about.State.Terminal() {
 		about = nil // it had ended before this sign-in began
@@ -101,4 +104,17 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 		Err(err).Msg("sign-in not started")
 	e.report(ctx, turn.act, err)
 	return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, err)
+}
+
+// keep adds the turn's activity to those that the pending attempt keeps. If the attempt
+// has ended meanwhile, the outcome is that of another SignIn.
+func (c *call) keep(ctx context.Context, pending outcome) (outcome, error) {
+	c.looked, c.noToken = nil, false // if it ends meanwhile, there may be a token
+	ev := unanswered(pending.event)
+	ev.Kind = table.AskedMore
+	out, err := c.drive(ctx, toKeep{}, ev)
+	if err == nil && out.reply == table.NoReply {
+		out.row, out.reply = pending.row, pending.reply
+	}
+	return out, err
 }

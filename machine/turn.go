@@ -20,7 +20,7 @@ type Turn struct {
 	eng      *Engine
 	act      *Activity // nil without a live turn
 	to       store.Conversation
-	original func() (request, error)   // of a callback; nil: none is kept
+	original func() ([]request, error) // of a callback; nil: none is kept
 	before   func() ([]request, error) // of the attempts that were superseded; nil: there are none
 	fetched  map[*Flow]tokensvc.Token  // by Config.Prefetch, or by the sign-in of a callback
 	tx       any                       // of the callback, see Config.TxCallbacks
@@ -103,14 +103,14 @@ func (t *Turn) Purpose() string {
 	return t.opened().purpose
 }
 
-// opened is what was kept of a callback's attempt; zero if nothing was. A callback with
-// an error is not made, so there is none here.
+// opened is the first of what was kept of a callback's attempt; zero if nothing was. A
+// callback with an error is not made, so there is none here.
 func (t *Turn) opened() request {
 	if t.original == nil {
 		return request{}
 	}
-	r, _ := t.original()
-	return r
+	all, _ := t.original()
+	return all[0]
 }
 
 // Send sends a plain text: a reply in a live turn, else a proactive message.
@@ -161,9 +161,9 @@ func WithCardText(text string) SignInOption { return func(o *signInOptions) { o.
 func WithButtonText(text string) SignInOption { return func(o *signInOptions) { o.button = text } }
 
 // WithPurpose says what the sign-in is for: a name of the bot's own, without NUL
-// characters. If it begins an attempt, the purpose is kept with the activity
-// ([Policy.KeepRequest]), and the callback gets it ([Turn.Purpose],
-// [Engine.OnSignInFor]).
+// characters. The purpose is kept with the activity until the sign-in ends
+// ([Policy.KeepRequest]), and the callback gets both ([Turn.Purpose],
+// [Engine.OnSignInFor]), also if a sign-in was pending already.
 func WithPurpose(purpose string) SignInOption {
 	return func(o *signInOptions) { o.purpose = purpose }
 }

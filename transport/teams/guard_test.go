@@ -31,6 +31,7 @@ type guarded struct {
 	all    bool // the guard names no connections
 	nested bool // one guard for each connection, nested
 	routes bool // one guard for each of two routes, and a route without a guard
+	policy *machine.Policy
 
 	mu    sync.Mutex
 	heard []string
@@ -64,7 +65,7 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 		t.Fatal(err)
 	}
 	eng, err := machine.New(machine.Config{
-		AppID: "app", Store: g.st, Tokens: tokens, Messenger: connector, Instance: instance,
+		AppID: "app", Store: g.st, Tokens: tokens, Messenger: connector, Instance: instance, Policy: g.policy,
 		Connections: []machine.Connection{{Name: "graph"}, {Name: "github"}},
 	})
 	if err != nil {
@@ -402,7 +403,17 @@ func TestGuardCardThatCameTooLate(t *testing.T) {
 // sign-in is pending gets an answer to each, in order and once, after one
 // sign-in.
 func TestGuardKeepsEveryMessage(t *testing.T) {
+	for name, cooldown := range map[string]time.Duration{"a card for each": 0, "one card": time.Minute} {
+		t.Run(name, func(t *testing.T) { keepsEveryMessage(t, cooldown) })
+	}
+}
+
+func keepsEveryMessage(t *testing.T, cooldown time.Duration) {
+	t.Helper()
 	g := newGuarded(t)
+	policy := machine.DefaultPolicy()
+	policy.ResendCooldown = cooldown
+	g.policy = &policy
 	bot, stop := g.start(t, "a")
 	user := g.emu.Teams(bot.URL)
 	first := g.ask(t, user, "show my issues")
@@ -412,7 +423,10 @@ func TestGuardKeepsEveryMessage(t *testing.T) {
 	stop()
 	bot, stop = g.start(t, "b")
 	user.BotURL = bot.URL
-	graph := g.card(t, user, first.Seq)
+	graph := first
+	if cooldown == 0 {
+		graph = g.card(t, user, first.Seq)
+	}
 	g.exchange(t, user, graph)
 	g.redeem(t, user, g.card(t, user, graph.Seq))
 	stop() // makes the callbacks that are owed

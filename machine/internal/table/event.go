@@ -8,6 +8,7 @@ type Kind string
 // Events from the bot, a client, an operator or the sweeper.
 const (
 	SignInAsked    Kind = "SignIn"          // the bot called SignIn
+	AskedMore      Kind = "asked more"      // that SignIn found a sign-in pending, and has a purpose
 	TokenExchange  Kind = "tokenExchange"   // signin/tokenExchange arrived
 	VerifyState    Kind = "verifyState"     // signin/verifyState arrived, for one candidate
 	PopupClosed    Kind = "popup closed"    // signin/verifyState said CancelledByUser
@@ -101,6 +102,10 @@ type Event struct {
 	SSO              bool   // the card offers SSO
 	Withheld         bool   // it could, but not in this conversation (A14) or for a while (D1)
 	CardConversation string // where the card goes, if elsewhere than the request
+
+	// Request is what the attempt keeps with AskedMore; nil if it keeps it already, or
+	// if nothing is kept.
+	Request []byte
 
 	// Of a verification code.
 	Only       bool // there is no other candidate

@@ -38,6 +38,7 @@ const (
 	ssoWithheld  Guard = "no SSO on this card"
 	answerIsCard Guard = "the answer is the card" // of a message extension or an Adaptive Card
 	ssoOutdated  Guard = "no SSO by now"          // but the card about to be sent still offers it
+	nothingKept  Guard = "nothing more to keep"
 )
 
 // Guards about an exchange.
@@ -112,6 +113,7 @@ func meanings() map[Guard]func(*Input) bool {
 		sameActivity: func(in *Input) bool {
 			return in.Event.Activity != "" && in.Attempt.Activity == in.Event.Activity
 		},
+		nothingKept:  func(in *Input) bool { return in.Event.Request == nil },
 		ssoWithheld:  func(in *Input) bool { return in.Event.Withheld },
 		answerIsCard: func(in *Input) bool { return in.Event.Via != "" },
 		ssoOutdated:  func(in *Input) bool { return in.Event.SSO && in.Now.Before(in.Attempt.NoSSOUntil) },
@@ -163,7 +165,7 @@ func meanings() map[Guard]func(*Input) bool {
 // are allowed in a block that includes the state None.
 func aboutEvent(g Guard) bool {
 	switch g {
-	case claimed, raced, another, waited, notWaited, asked, ssoWithheld, answerIsCard,
+	case claimed, raced, another, waited, notWaited, asked, ssoWithheld, answerIsCard, nothingKept,
 		oldCard, foreignCard, statusRejects, noStatus, only, first, attributed, unclear, endsSSO, noMatch, stranger,
 		policyNoop, policyReject, policyFail, policyCard, policyFanoutAll:
 		return true

@@ -14,6 +14,7 @@ const (
 
 	offerCard   Op = "offer card"       // what the next card offers, and where it goes
 	keepCardID  Op = "keep card id"     // the activity id that the card's POST returned
+	keepRequest Op = "keep request"     // one more activity, which comes back after the sign-in
 	flagUnknown Op = "delivery unknown" // the card's POST had no clear answer
 
 	beginRound   Op = "begin round" // a new exchange round with this token
@@ -66,6 +67,7 @@ func deeds() map[Op]func(*Input, *store.Attempt) {
 				a.CardActivityID = in.Event.CardID
 			}
 		},
+		keepRequest: func(in *Input, a *store.Attempt) { a.Request = in.Event.Request },
 		flagUnknown: func(_ *Input, a *store.Attempt) { a.DeliveryUnknown = true },
 
 		beginRound: func(in *Input, a *store.Attempt) {

@@ -17,7 +17,7 @@ import (
 // kinds are all events.
 func kinds() []Kind {
 	return []Kind{
-		SignInAsked, TokenExchange, VerifyState, PopupClosed, ClientFailure, TokenAnnounced, SignOutAsked, Sweep, ReconcileAsk, CancelAsked,
+		SignInAsked, AskedMore, TokenExchange, VerifyState, PopupClosed, ClientFailure, TokenAnnounced, SignOutAsked, Sweep, ReconcileAsk, CancelAsked,
 		TokenFound, NoToken, LookupFailed, ResourceFound, ResourceFailed, CardAccepted, CardRejected, CardUnclear,
 		ExchangeOK, ExchangeRefused, ExchangeFailed, VerifyOK, VerifyMiss, VerifyRefused, VerifyFailed, CodeSpent, NoMatch,
 		SignedOut, SignOutError, Recovered, NotRecovered, RecoverFailed,
@@ -107,7 +107,7 @@ func variant(r *rand.Rand, k Kind, s store.State) *Input {
 		Fence: oneOf[int64](r, 0, 2, 3), ExchangeID: oneOf(r, "", "x-2"), CardID: oneOf(r, "", "card-2"),
 		SSO: coin(r), Withheld: coin(r), Only: coin(r), First: coin(r), Attributed: coin(r), Unclear: coin(r),
 		Waited: oneOf(r, None, Exchanging, Verifying), For: oneOf(r, "another", "01J00000000000000000000001"), Asked: coin(r), Raced: coin(r), Another: coin(r),
-		OldCard: coin(r), Foreign: coin(r), Stranger: coin(r),
+		Request: oneOf(r, nil, []byte("more")), OldCard: coin(r), Foreign: coin(r), Stranger: coin(r),
 	}
 	in := inputOf(attemptIn(s), ev)
 	in.Policy.ReplayFailed, in.Policy.RejectLate, in.Policy.FailOnClose = coin(r), coin(r), coin(r)

@@ -156,6 +156,39 @@ func signInRules() []Block {
 			},
 		),
 
+		// A sign-in is pending. What the user asked with a purpose comes back with the rest
+		// when it ends, or is asked anew if it has ended meanwhile.
+		block(on(AskedMore), in(None, Complete, Failed),
+			Rule{
+				Row:  "A1",
+				Then: Again,
+				As:   SignInAsked,
+			},
+		),
+		block(on(AskedMore), in(CardSent),
+			expired(),
+			Rule{
+				Row: "A10",
+				If:  when(nothingKept),
+			},
+			Rule{
+				Row:  "A10",
+				Do:   do(keepRequest),
+				Note: "the activity is kept",
+			},
+		),
+		block(on(AskedMore), in(Idle, Exchanging, Verifying),
+			Rule{
+				Row: "A12",
+				If:  when(nothingKept),
+			},
+			Rule{
+				Row:  "A12",
+				Do:   do(keepRequest),
+				Note: "the activity is kept",
+			},
+		),
+
 		// The card's resource is known, so the attempt is stored with what the card
 		// will offer. The card is sent only after that.
 		block(on(ResourceFound), in(None),
