@@ -307,13 +307,11 @@ func dueBeside(t *testing.T, d *damaged) {
 		}
 		named(t, "Due, "+what, snap.Corrupt, corrupt...)
 	}
-	const hold = 2 * time.Second // longer than the three calls take on a busy machine
-	expect("the first", 1, hold, nil, []string{d.open.ID})
+	expect("the first", 1, shortHold, nil, []string{d.open.ID})
 	expect("the second", 1, longHold, []string{d.first.ID}, nil)
-	expect("the rest", 10, longHold, []string{d.last.ID}, nil)
+	d.pass(t, 2*shortHold)
+	expect("after the hold of the first", 10, longHold, []string{d.last.ID}, []string{d.open.ID})
 	expect("within the hold", 10, longHold, nil, nil)
-	d.pass(t, hold+time.Second)
-	expect("after the hold", 10, longHold, nil, []string{d.open.ID})
 }
 
 func claimBeside(t *testing.T, d *damaged) {

@@ -54,16 +54,21 @@ func Due(t *testing.T, open New) {
 	if diff := cmp.Diff([]string{expired.ID}, due(t, s, 1, longHold)); diff != "" {
 		t.Errorf("the oldest (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{older.ID, old.ID}, due(t, s, 10, shortHold)); diff != "" {
+	if diff := cmp.Diff([]string{older.ID, old.ID}, due(t, s, 10, longHold)); diff != "" {
 		t.Errorf("the rest (-want +got):\n%s", diff)
 	}
-	if got := due(t, s, 10, shortHold); len(got) > 0 {
+	if got := due(t, s, 10, longHold); len(got) > 0 {
 		t.Errorf("within the hold: %v", got)
 	}
-	h.pass(t, 2*shortHold)
-	if got := due(t, s, 10, longHold); !sameIDs(got, []string{older.ID, old.ID}) {
-		t.Errorf("after the hold: %v", got)
+	again := []store.Attempt{ended(8, time.Second), ended(9, time.Second)}
+	insert(t, s, again...)
+	for _, what := range []string{"two more", "after the hold"} {
+		if got := due(t, s, 10, shortHold); !sameIDs(got, ids(again)) {
+			t.Errorf("%s: %v", what, got)
+		}
+		h.pass(t, 2*shortHold)
 	}
+	due(t, s, 10, longHold)
 	// A write ends the hold and sets a new time.
 	next := Next(old, store.CardSent, at)
 	next.Expires = at.Add(-time.Minute)

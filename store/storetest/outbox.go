@@ -107,26 +107,26 @@ func claims(t *testing.T, h Harness) {
 	}
 	late, later := owed[0], owed[1]
 
-	got := claim(t, s, "bot-a", 1, shortHold)
-	wantClaimed(t, "the one that is due longest", got, later)
-	if len(got) != 1 || got[0].Owner != "bot-a" || got[0].Tries != 1 || !got[0].NextAt.After(at) {
-		t.Fatalf("claimed row %+v", got)
+	first := claim(t, s, "bot-a", 1, longHold)
+	wantClaimed(t, "the one that is due longest", first, later)
+	if len(first) != 1 || first[0].Owner != "bot-a" || first[0].Tries != 1 || !first[0].NextAt.After(at) {
+		t.Fatalf("claimed row %+v", first)
 	}
-	got = claim(t, s, "bot-b", 10, longHold)
+	got := claim(t, s, "bot-b", 10, longHold)
 	wantClaimed(t, "the other one", got, late)
 	if len(got) != 1 || got[0].Failure == nil || *got[0].Failure != *late.Failure {
 		t.Fatalf("claimed row %+v", got)
 	}
 	wantClaimed(t, "within the hold", claim(t, s, "bot-b", 10, longHold))
+	must(t, s, store.Commit{Acks: []store.Ack{answer(first[0], func(d *store.Delivery) { d.NextAt = at })}})
+	wantClaimed(t, "limit 0", claim(t, s, "bot-c", 0, longHold))
+	wantClaimed(t, "given back", claim(t, s, "bot-a", 1, shortHold), later)
 	h.pass(t, 2*shortHold)
 	got = claim(t, s, "bot-c", 10, longHold)
 	wantClaimed(t, "after the hold", got, later)
-	if len(got) != 1 || got[0].Tries != 2 || got[0].Owner != "bot-c" {
+	if len(got) != 1 || got[0].Tries != 3 || got[0].Owner != "bot-c" {
 		t.Errorf("claimed row %+v", got)
 	}
-	must(t, s, store.Commit{Acks: []store.Ack{answer(got[0], func(d *store.Delivery) { d.NextAt = at })}})
-	wantClaimed(t, "limit 0", claim(t, s, "bot-c", 0, longHold))
-	wantClaimed(t, "given back", claim(t, s, "bot-c", 1, longHold), later)
 }
 
 // order tests that no round is claimed before the earlier rounds are settled.
