@@ -45,7 +45,7 @@ type Access struct {
 // Authorize runs rows M. It takes the code or the token of the invoke and checks
 // whether the user is signed in. If not, it begins an attempt whose card is the
 // invoke's answer. An error means that the store or the Token Service failed.
-func (e *Engine) Authorize(ctx context.Context, turn *Turn, ask Ask) (Access, error) {
+func (e *Engine) Authorize(ctx context.Context, turn *Turn, ask Ask) (got Access, err error) {
 	f, err := e.Flow(ask.Connection)
 	if err != nil {
 		return Access{}, err
@@ -56,13 +56,14 @@ func (e *Engine) Authorize(ctx context.Context, turn *Turn, ask Ask) (Access, er
 	if turn.agentic() {
 		return Access{}, fmt.Errorf("authorize: %w", ErrAgentic)
 	}
-	ctx = context.WithoutCancel(ctx) // what was begun is finished
+	ctx, cancel := turn.bounded(ctx)
+	defer cancel()
+	defer func() { err = late(ctx, err) }()
 	begin := func() *call {
 		c := e.call(turn, f.conn.Name)
 		c.via = ask.Via
 		return c
 	}
-	var got Access
 	switch {
 	case strings.EqualFold(ask.State.Reveal(), cancelledByUser):
 		return Access{Cancelled: true}, begin().closed(ctx)

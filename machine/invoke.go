@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/signin-engine/signin-engine/store"
 )
 
-// answerWithin is how long an invoke may take, whatever the upstreams do: Teams
+// answerWithin is how long an invoke may take, whatever store and upstreams do: Teams
 // gives up after 15 s. upstreamUntil is when the last upstream call for it ends,
 // so that there is time left for the commit and the callback.
 const (
@@ -32,14 +34,32 @@ func (t *Turn) left(ask time.Duration, reserve time.Duration) time.Duration {
 	return min(ask, t.until.Add(-reserve).Sub(t.eng.clock()))
 }
 
-// HandleInvoke answers the three signin/* invokes; false means that the activity is
-// another one. There is always an answer, which is the table's. While the store is down
-// it is 503 (S).
-func (e *Engine) HandleInvoke(ctx context.Context, act *Activity) (Answer, bool) {
-	// The work is finished even if the caller hangs up.
+// bounded returns a context for the turn's work. That is finished even if the caller
+// hangs up, but an invoke has its answer in time: a store that hangs counts as down.
+func (t *Turn) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx = context.WithoutCancel(ctx)
+	if t.until.IsZero() {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, t.until.Sub(t.eng.clock()))
+}
+
+// late marks an error after the turn's time as the store's: upstream calls end before.
+func late(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("%w: no answer in time: %w", store.ErrUnavailable, err)
+}
+
+// HandleInvoke answers the three signin/* invokes; false means that the activity is
+// another one. There is always an answer, which is the table's. While the store is
+// down, or hangs, it is 503 (S), after 14 s at most: Teams waits for 15 s.
+func (e *Engine) HandleInvoke(ctx context.Context, act *Activity) (Answer, bool) {
 	turn := e.Turn(act)
 	turn.until = e.answerBy(act)
+	ctx, cancel := turn.bounded(ctx)
+	defer cancel()
 	switch strings.ToLower(act.Name) {
 	case "signin/tokenexchange":
 		return e.tokenExchange(ctx, turn), true

@@ -118,6 +118,7 @@ func (c *call) deleteAgain(ctx context.Context, at *store.Attempt, ev table.Even
 		return
 	}
 	later := c.eng.background(c.key)
+	ctx = context.WithoutCancel(ctx)
 	c.eng.outbox.Go(func() {
 		later.perform(ctx, table.DeleteAgain, at, ev)
 		later.worth = true

@@ -3,6 +3,7 @@ package machine_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -287,7 +288,7 @@ func TestStoreReadOnly(t *testing.T) {
 // deadline, a duplicate's wait and a recovery before it, and never with a 5xx:
 // there was no status to hand on.
 func TestTokenServiceHangs(t *testing.T) {
-	limit := 2*machine.DefaultTimeouts().Upstream + machine.DefaultPolicy().DuplicateWait + time.Second
+	const limit = 15 * time.Second
 	allowed := []int{http.StatusOK, http.StatusPreconditionFailed, http.StatusBadRequest, http.StatusNotFound}
 	everyPair(t, func(t *testing.T, s standing, a arrival) {
 		t.Helper()
@@ -304,4 +305,121 @@ func TestTokenServiceHangs(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// stalled is a store whose reads or writes do not come back in time.
+type stalled struct {
+	store.Store
+	reads bool
+}
+
+func (s stalled) Apply(ctx context.Context, commits []store.Commit) []error {
+	<-ctx.Done()
+	return broken{Store: s.Store}.Apply(ctx, commits)
+}
+
+func (stalled) Probe(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s stalled) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	if s.reads {
+		<-ctx.Done()
+		return store.Snapshot{}, ctx.Err()
+	}
+	return s.Store.Find(ctx, q)
+}
+
+func (s stalled) Get(ctx context.Context, id string) (store.Snapshot, error) {
+	if s.reads {
+		<-ctx.Done()
+		return store.Snapshot{}, ctx.Err()
+	}
+	return s.Store.Get(ctx, id)
+}
+
+func (s stalled) Info(ctx context.Context) (store.Info, error) {
+	if s.reads {
+		<-ctx.Done()
+		return store.Info{}, ctx.Err()
+	}
+	return s.Store.Info(ctx)
+}
+
+// TestStoreHangs checks that every invoke is answered before Teams gives up, and as if
+// the store were down.
+func TestStoreHangs(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		t.Run(map[bool]string{true: "reads", false: "writes"}[reads], func(t *testing.T) {
+			everyPair(t, func(t *testing.T, s standing, a arrival) {
+				t.Helper()
+				down := setScene(t, s, a, func(st store.Store) store.Store { return broken{st, reads} }, false)
+				want, _ := down.eng.HandleInvoke(t.Context(), down.act)
+				sc := setScene(t, s, a, func(st store.Store) store.Store { return stalled{st, reads} }, false)
+				began := time.Now()
+				answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act)
+				if took := time.Since(began); took > 14500*time.Millisecond {
+					t.Errorf("answered after %s", took)
+				}
+				if diff := cmp.Diff(want, answer); diff != "" {
+					t.Errorf("answer (-down +hanging):\n%s", diff)
+				}
+				sc.hookSaw(t, answer)
+				time.Sleep(time.Minute) // until what hangs has given up
+			})
+		})
+	}
+}
+
+// TestStoreHangsUnderTheBotsCode checks the calls that the bot's own code makes while it
+// answers an invoke.
+func TestStoreHangsUnderTheBotsCode(t *testing.T) {
+	ask := machine.Ask{Connection: "graph", Via: store.OriginCompose}
+	code, token := ask, ask
+	code.State = tokensvc.NewSecret("123456")
+	token.Token, token.ExchangeID = tokensvc.NewSecret("jwt"), "x-1"
+	for name, run := range map[string]func(context.Context, *machine.Engine, *machine.Turn) error{
+		"SignIn": func(ctx context.Context, e *machine.Engine, turn *machine.Turn) error {
+			f, err := e.Flow("graph")
+			if err == nil {
+				_, err = f.SignIn(ctx, turn)
+			}
+			return err
+		},
+		"SignOut": func(ctx context.Context, _ *machine.Engine, turn *machine.Turn) error {
+			return turn.SignOut(ctx, "graph")
+		},
+		"SignOutAll": func(ctx context.Context, _ *machine.Engine, turn *machine.Turn) error { return turn.SignOutAll(ctx) },
+		"a search": func(ctx context.Context, e *machine.Engine, turn *machine.Turn) error {
+			_, err := e.Authorize(ctx, turn, ask)
+			return err
+		},
+		"its code": func(ctx context.Context, e *machine.Engine, turn *machine.Turn) error {
+			_, err := e.Authorize(ctx, turn, code)
+			return err
+		},
+		"its token": func(ctx context.Context, e *machine.Engine, turn *machine.Turn) error {
+			_, err := e.Authorize(ctx, turn, token)
+			return err
+		},
+	} {
+		for _, reads := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/reads %t", name, reads), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := standing{name: "CardSent", state: store.CardSent}
+					sc := setScene(t, s, arrival{invoke: "composeExtension/query", value: "{}"}, func(st store.Store) store.Store { return stalled{st, reads} }, false)
+					began := time.Now()
+					err := run(t.Context(), sc.eng, sc.eng.Turn(sc.act))
+					if took := time.Since(began); took > 14500*time.Millisecond {
+						t.Errorf("took %s", took)
+					}
+					if !errors.Is(err, store.ErrUnavailable) {
+						t.Errorf("%v, want ErrUnavailable", err)
+					}
+					time.Sleep(time.Minute)
+				})
+			})
+		}
+	}
 }

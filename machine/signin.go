@@ -33,7 +33,7 @@ type SignInResult struct {
 func (r SignInResult) SignedIn() bool { return r.Pending == NotPending }
 
 // signIn runs rows A of the table: the bot calls SignIn in a turn.
-func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOptions) (SignInResult, error) {
+func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOptions) (_ SignInResult, err error) {
 	if turn.to.UserID == "" || turn.to.ServiceURL == "" || turn.to.ID == "" {
 		return SignInResult{}, errors.New("sign in: the turn names no user, conversation or service URL")
 	}
@@ -43,7 +43,9 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	if turn.agentic() {
 		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, ErrAgentic)
 	}
-	ctx = context.WithoutCancel(ctx) // what was begun is finished
+	ctx, cancel := turn.bounded(ctx)
+	defer cancel()
+	defer func() { err = late(ctx, err) }()
 	c := e.call(turn, f.conn.Name)
 	c.card.text, c.card.button = o.text, o.button
 	c.token, c.asked, c.purpose = turn.fetched[f], true, o.purpose

@@ -10,8 +10,10 @@ import (
 )
 
 // signOut runs E1–E3 and E5 for one connection.
-func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) error {
-	ctx = context.WithoutCancel(ctx)
+func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) (err error) {
+	ctx, cancel := turn.bounded(ctx)
+	defer cancel()
+	defer func() { err = late(ctx, err) }()
 	c := e.call(turn, f.conn.Name)
 	c.received("SignOut")
 	out, err := c.drive(ctx, byKey{}, table.Event{Kind: table.SignOutAsked})
@@ -32,8 +34,10 @@ func (c *call) signedOut(out outcome, err error) error {
 
 // signOutAll runs E4: one DELETE without a connection name, then E1–E3 for
 // each key of the user.
-func (e *Engine) signOutAll(ctx context.Context, turn *Turn) error {
-	ctx = context.WithoutCancel(ctx)
+func (e *Engine) signOutAll(ctx context.Context, turn *Turn) (err error) {
+	ctx, cancel := turn.bounded(ctx)
+	defer cancel()
+	defer func() { err = late(ctx, err) }()
 	c := e.call(turn, "")
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey()})
 	if err != nil {

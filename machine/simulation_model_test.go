@@ -296,12 +296,12 @@ func (m *model) claims(r *row, before, a *store.Attempt, line *store.Event, now 
 }
 
 // held reports whether an attempt is somebody's at the time of a line. A process may
-// let go of a claim of its own when a commit had no answer, or when the call has
-// ended without a card (S).
+// let go of a claim of its own when a commit had no answer, when the time of its invoke
+// is over, or when the call has ended without a card (S).
 func (m *model) held(r *row, before *store.Attempt, line *store.Event, now time.Time) bool {
 	own := line.Instance == before.Lease.Owner && (line.Row == "E6" || line.Row == "E8")
 	atWork := slices.ContainsFunc(m.w.tasks, func(t *task) bool {
-		return t.claim == before.ID && t.claimFence == before.Lease.Fence && (t.posts > 0 || !t.done && !r.lost)
+		return t.claim == before.ID && t.claimFence == before.Lease.Fence && (t.posts > 0 || !t.done && !r.lost && !t.overdue())
 	})
 	return before.Lease.Live(now) && (!own || atWork)
 }

@@ -219,6 +219,9 @@ func (w *world) judgeSignIn(t *task) {
 	}
 }
 
+// overdue reports whether the task's invoke should have been answered by now.
+func (t *task) overdue() bool { return t.activity != nil && time.Since(t.began) >= 14*time.Second }
+
 func (w *world) storeTrouble(t *task) bool { return t.node.storeFaults > t.repeats }
 
 // judgeInvoke is invariant 9.
@@ -231,8 +234,8 @@ func (w *world) judgeInvoke(t *task) {
 	wrong := func(why string) {
 		w.violate("9", "t%d %s is answered %d: %s", t.id, t.what, status, why)
 	}
-	if t.answer.RetryAfter != 0 { // the store was down
-		if status != http.StatusServiceUnavailable || t.answer.RetryAfter != time.Second || !w.storeTrouble(t) {
+	if t.answer.RetryAfter != 0 { // the store was down, or hung for too long
+		if status != http.StatusServiceUnavailable || t.answer.RetryAfter != time.Second || !w.storeTrouble(t) && !t.overdue() {
 			wrong("with Retry-After " + t.answer.RetryAfter.String())
 		}
 		return

@@ -29,21 +29,21 @@ const (
 )
 
 // Group collects the commits of many goroutines: while one group is written, the next
-// commits collect, and then go to the backend in one call. There is no delay and no
-// goroutine: the first caller writes for the others. If a group takes long and the
-// store is [Concurrent], the next one is written anyway. So a dead connection or a
-// locked row delays only the commits of its own group. A Group is a [Store].
+// commits collect, and then go to the backend in one call. There is no delay. If a
+// group takes long and the store is [Concurrent], the next one is written anyway. So a
+// dead connection or a locked row delays only the commits of its own group. Groups are
+// written in the background: a backend that hangs keeps no caller beyond its context. A
+// Group is a [Store].
 type Group struct {
 	Store
 
-	// turn holds a token; whoever takes it writes one group.
-	turn    chan struct{}
 	slots   chan struct{} // one value for each group in flight
 	dropped atomic.Int64
 
 	mu     sync.Mutex
 	queue  []*pending
 	later  []Commit
+	leads  bool          // a goroutine is going to take what is in the queue
 	flying int           // commits of Later in flight
 	landed chan struct{} // closed when none of them is left
 }
@@ -51,19 +51,19 @@ type Group struct {
 // flight is one group.
 type flight struct {
 	waiting []*pending
-	commits []Commit
+	commits []Commit // those of Later, then those of waiting
+	later   int
 }
 
 var flights = sync.Pool{New: func() any { return new(flight) }}
 
-// pending is a commit that a caller waits for.
+// pending is a commit that a caller waits for, or a caller of Flush.
 type pending struct {
-	commit Commit
+	ctx    context.Context //nolint:containedctx // of the caller, for its values
+	commit *Commit         // nil: the caller waits for those of Later
 	err    error
 	done   chan struct{} // has room for one value, sent once err is set
 }
-
-func newPending(c Commit) *pending { return &pending{commit: c, done: make(chan struct{}, 1)} }
 
 // NewGroup wraps a store.
 func NewGroup(s Store) *Group {
@@ -71,9 +71,7 @@ func NewGroup(s Store) *Group {
 	if IsConcurrent(s) {
 		flying = maxFlying
 	}
-	g := &Group{Store: s, turn: make(chan struct{}, 1), slots: make(chan struct{}, flying)}
-	g.turn <- struct{}{}
-	return g
+	return &Group{Store: s, slots: make(chan struct{}, flying)}
 }
 
 // Commit writes c and returns when it is durable, or with the store's refusal. If ctx
@@ -83,9 +81,7 @@ func (g *Group) Commit(ctx context.Context, c Commit) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	p := newPending(c)
-	g.enqueue(p)
-	return g.wait(ctx, p)
+	return g.wait(g.enqueue(ctx, &c)[0])
 }
 
 // Apply is [Store.Apply] in a group: the commits keep their order, but others may come
@@ -98,13 +94,12 @@ func (g *Group) Apply(ctx context.Context, commits []Commit) []error {
 		}
 		return errs
 	}
-	ps := make([]*pending, len(commits))
+	all := make([]*Commit, len(commits))
 	for i := range commits {
-		ps[i] = newPending(commits[i])
+		all[i] = &commits[i]
 	}
-	g.enqueue(ps...)
-	for i, p := range ps {
-		errs[i] = g.wait(ctx, p)
+	for i, p := range g.enqueue(ctx, all...) {
+		errs[i] = g.wait(p)
 	}
 	return errs
 }
@@ -141,11 +136,13 @@ func (g *Group) Flush(ctx context.Context) error {
 		var err error
 		switch {
 		case left > 0:
-			if err = g.take(ctx, g.turn); err == nil {
-				err = g.lead(ctx)
-			}
+			err = g.wait(g.enqueue(ctx, nil)[0])
 		case flying > 0:
-			err = g.take(ctx, landed)
+			select {
+			case <-landed:
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
 		default:
 			return nil
 		}
@@ -162,45 +159,52 @@ func (g *Group) Exclusive() bool { return IsExclusive(g.Store) }
 // Concurrent reports whether several calls at once are faster; see [Concurrent].
 func (g *Group) Concurrent() bool { return IsConcurrent(g.Store) }
 
-// Close writes the commits of Later, within five seconds, and closes the store.
+// Close writes the commits of Later and waits for running groups, both within five
+// seconds, and closes the store.
 func (g *Group) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	return errors.Join(g.Flush(ctx), g.Store.Close())
-}
-
-func (g *Group) enqueue(ps ...*pending) {
-	g.mu.Lock()
-	g.queue = append(g.queue, ps...)
-	g.mu.Unlock()
-}
-
-// wait returns p's result. It writes groups itself while nobody else does.
-func (g *Group) wait(ctx context.Context, p *pending) error {
-	for {
+	err := g.Flush(ctx)
+	for range cap(g.slots) {
 		select {
-		case <-p.done:
-			return p.err
-		default:
-		}
-		select {
-		case <-p.done:
-			return p.err
-		case <-g.turn:
-			// Either p is still queued, or the writer before us has settled it.
-			select {
-			case <-p.done:
-				g.turn <- struct{}{}
-				return p.err
-			default:
-			}
-			_ = g.lead(ctx) // an error on Later's commits does not concern p
-			// Let the next writer run first: the backend is free.
-			runtime.Gosched()
+		case g.slots <- struct{}{}:
+			defer func() { <-g.slots }()
 		case <-ctx.Done():
-			g.forget(p)
-			return fmt.Errorf("commit: %w", ctx.Err())
 		}
+	}
+	return errors.Join(err, g.Store.Close())
+}
+
+// enqueue queues commits, and has a group written unless one is about to be.
+func (g *Group) enqueue(ctx context.Context, commits ...*Commit) []*pending {
+	ps := make([]*pending, len(commits))
+	for i, c := range commits {
+		ps[i] = &pending{ctx: ctx, commit: c, done: make(chan struct{}, 1)}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.queue = append(g.queue, ps...)
+	if !g.leads && len(ps) > 0 {
+		g.next()
+	}
+	return ps
+}
+
+// next has the next group written, if anybody waits. The caller holds g.mu.
+func (g *Group) next() {
+	if g.leads = len(g.queue) > 0; g.leads {
+		go g.lead(g.queue[0].ctx)
+	}
+}
+
+// wait returns p's result.
+func (g *Group) wait(p *pending) error {
+	select {
+	case <-p.done:
+		return p.err
+	case <-p.ctx.Done():
+		g.forget(p)
+		return fmt.Errorf("commit: %w", p.ctx.Err())
 	}
 }
 
@@ -212,40 +216,26 @@ func (g *Group) forget(p *pending) {
 	g.queue = slices.DeleteFunc(g.queue, func(q *pending) bool { return q == p })
 }
 
-// take waits for a turn, or for Later's commits in flight.
-func (g *Group) take(ctx context.Context, from chan struct{}) error {
-	select {
-	case <-from:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the running group: %w", ctx.Err())
-	}
-}
-
-// lead writes one group. It passes the turn on when the group is done or, for a
-// [Concurrent] store, after groupPatience. The error is the backend's on commits of
-// Later that are kept for the next try.
-func (g *Group) lead(ctx context.Context) error {
-	pass := sync.OnceFunc(func() { g.turn <- struct{}{} })
+// lead writes one group. The next one follows when it is done or, for a [Concurrent]
+// store, after groupPatience.
+func (g *Group) lead(ctx context.Context) {
+	pass := sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.next()
+	})
 	defer pass()
-	select {
-	case g.slots <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the running groups: %w", ctx.Err())
-	}
+	g.slots <- struct{}{}
 	defer func() { <-g.slots }()
 
 	// Let others that are about to commit join this group.
 	runtime.Gosched()
-	f, later := g.board()
+	f := g.board()
 	defer func() {
 		clear(f.commits)
 		clear(f.waiting)
 		flights.Put(f)
 	}()
-	if len(f.commits) == 0 {
-		return nil
-	}
 	if cap(g.slots) > 1 {
 		next := time.AfterFunc(groupPatience, pass)
 		defer next.Stop()
@@ -253,38 +243,48 @@ func (g *Group) lead(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
 	defer cancel()
 	errs := g.write(ctx, f.commits)
-	for i, p := range f.waiting {
-		p.err = errs[later+i]
+	kept := g.keep(f.commits[:f.later], errs[:f.later])
+	errs = errs[f.later:]
+	for _, p := range f.waiting {
+		if p.commit == nil {
+			p.err = kept
+		} else {
+			p.err, errs = errs[0], errs[1:]
+		}
 		p.done <- struct{}{}
 	}
-	return g.keep(f.commits[:later], errs[:later])
 }
 
 // board takes the next group from the queues. Later's commits come first: they may be
 // older than the waiting ones.
-func (g *Group) board() (f *flight, later int) {
-	f, _ = flights.Get().(*flight)
+func (g *Group) board() *flight {
+	f, _ := flights.Get().(*flight)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	// Later may take at least half of a group, so that it does not starve.
-	later = min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))
-	waiting := min(len(g.queue), MaxGroup-later)
-	f.commits = append(f.commits[:0], g.later[:later]...)
+	f.later = min(len(g.later), max(MaxGroup/2, MaxGroup-len(g.queue)))
+	waiting := min(len(g.queue), MaxGroup-f.later)
+	f.commits = append(f.commits[:0], g.later[:f.later]...)
 	f.waiting = append(f.waiting[:0], g.queue[:waiting]...)
 	for _, p := range f.waiting {
-		f.commits = append(f.commits, p.commit)
+		if p.commit != nil {
+			f.commits = append(f.commits, *p.commit)
+		}
 	}
-	g.later, g.queue = slices.Delete(g.later, 0, later), slices.Delete(g.queue, 0, waiting)
-	if later > 0 && g.flying == 0 {
+	g.later, g.queue = slices.Delete(g.later, 0, f.later), slices.Delete(g.queue, 0, waiting)
+	if f.later > 0 && g.flying == 0 {
 		g.landed = make(chan struct{})
 	}
-	g.flying += later
-	return f, later
+	g.flying += f.later
+	return f
 }
 
 // write calls the backend's Apply. It returns a panic as errors, so that waiting
 // callers get an answer.
 func (g *Group) write(ctx context.Context, commits []Commit) (errs []error) {
+	if len(commits) == 0 {
+		return nil
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			errs = make([]error, len(commits))

@@ -120,10 +120,10 @@ func TestGroupCancelled(t *testing.T) {
 		}
 		first, cancelFirst := context.WithCancel(t.Context())
 		gone, cancelGone := context.WithCancel(t.Context())
-		commit(first, "first", nil)
+		commit(first, "first", context.Canceled)
 		commit(gone, "gone", context.Canceled)
 		commit(t.Context(), "follower", nil)
-		cancelFirst() // the one who writes: nobody may suffer
+		cancelFirst() // the one who started the group: it is written all the same
 		cancelGone()  // one who waits: taken back
 		synctest.Wait()
 		r.gate <- struct{}{}
@@ -375,6 +375,33 @@ func TestGroupOfOneWriter(t *testing.T) {
 		done.Wait()
 		if most := c.most.Load(); most != 1 {
 			t.Errorf("%d groups at once", most)
+		}
+	})
+}
+
+// TestGroupOfAStuckOneWaits: those who are in a group that does not come back use no
+// processor meanwhile, and each of them ends with its own context.
+func TestGroupOfAStuckOneWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{release: make(chan struct{})}
+		g := store.NewGroup(c)
+		var callers sync.WaitGroup
+		for i := range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i+1)*time.Second)
+			callers.Go(func() {
+				defer cancel()
+				if err := g.Commit(ctx, named("stuck")); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("caller %d: %v", i, err)
+				}
+			})
+		}
+		callers.Wait() // a caller that looks again and again would stop the clock here
+		close(c.release)
+		if err := g.Close(); err != nil { // waits for the group
+			t.Error(err)
+		}
+		if got := c.groups(); len(got) != 1 || len(got[0]) != 3 {
+			t.Errorf("groups %v, want one of three commits", got)
 		}
 	})
 }
