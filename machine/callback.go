@@ -76,7 +76,7 @@ func (e *Engine) OnSignInFor(purpose string, h CompleteHandler) error {
 }
 
 // purposed returns the handlers for what the user asked while this sign-in was
-// pending, in that order: the activities of the attempts that it superseded, then its
+// pending, in that order: the activities of the attempts that it replaced, then its
 // own. Each handler gets the turn with its activity.
 func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 	e.purposesMu.RLock()
@@ -107,7 +107,7 @@ func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 	return all, nil
 }
 
-// asked returns what was kept of the attempts that the turn's attempt superseded, the
+// asked returns what was kept of the attempts that the turn's attempt replaced, the
 // oldest first, and of the attempt itself.
 func (t *Turn) asked() ([]request, error) {
 	var all []request
@@ -129,11 +129,11 @@ func (t *Turn) asked() ([]request, error) {
 	return all, nil
 }
 
-// maxEarlier bounds how many superseded attempts are read.
+// maxEarlier bounds how many replaced attempts are read.
 const maxEarlier = 20
 
-// askedBefore returns what was kept of an attempt that was superseded, and of those
-// before it, the oldest first.
+// askedBefore returns what was kept of an attempt that was replaced, and of those before
+// it in the chain, the oldest first. It was superseded, or it failed and its card goes on.
 func (e *Engine) askedBefore(ctx context.Context, id string) (all []request, err error) {
 	for n := 0; id != "" && n < maxEarlier; n++ {
 		snap, err := e.store.Get(ctx, id)
@@ -144,9 +144,6 @@ func (e *Engine) askedBefore(ctx context.Context, id string) (all []request, err
 			return nil, err
 		}
 		a := &snap.Attempts[0]
-		if a.Reason != store.ReasonSuperseded {
-			break
-		}
 		if a.Request != nil {
 			kept, err := e.unsealed(ctx, a)
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -134,6 +135,78 @@ func (u *unreadable) Get(ctx context.Context, id string) (store.Snapshot, error)
 		return store.Snapshot{}, store.ErrUnavailable
 	}
 	return snap, err
+}
+
+// What the user asked comes back although the last sign-in of the chain failed, if
+// another attempt carries on its card: Teams sends an exchange again after an outage, and
+// the button of an old card still works when the next card was refused.
+func TestPurposesAfterAFailure(t *testing.T) {
+	for name, fails := range map[string]func(t *testing.T, d *desk, up *failing){
+		"the exchange": func(t *testing.T, d *desk, up *failing) {
+			t.Helper()
+			d.asksFor("report", "two")
+			up.exchange = true
+			if status := d.exchange(); status != http.StatusServiceUnavailable {
+				t.Fatalf("exchange: %d", status)
+			}
+			up.exchange = false
+		},
+		"the second card": func(t *testing.T, d *desk, up *failing) {
+			t.Helper()
+			up.card = true
+			act := message("two")
+			act.ID = "two"
+			if got, err := d.eng.Turn(act).SignIn(t.Context(), machine.WithPurpose("report")); err == nil {
+				t.Fatalf("a card that was refused: %+v", got)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := &failing{}
+			d := newDesk(t, func(cfg *machine.Config) {
+				up.TokenService, cfg.Tokens = cfg.Tokens, up
+				up.Messenger, cfg.Messenger = cfg.Messenger, up
+			})
+			var got []string
+			err := d.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+				got = append(got, string(turn.Request()))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.asksFor("report", "one")
+			fails(t, d, up)
+			if status := d.exchange(); status != http.StatusOK {
+				t.Fatalf("exchange: %d", status)
+			}
+			if want := []string{`{"text":"one"}`, `{"text":"two"}`}; !slices.Equal(got, want) {
+				t.Errorf("the handler got %q, want %q", got, want)
+			}
+			d.drain()
+		})
+	}
+}
+
+// failing is a Token Service that has an outage, and a connector that refuses cards.
+type failing struct {
+	machine.TokenService
+	machine.Messenger
+	exchange, card bool
+}
+
+func (f *failing) Exchange(ctx context.Context, uc tokensvc.UserConnection, token tokensvc.Secret) (tokensvc.Token, error) {
+	if f.exchange {
+		return tokensvc.Token{}, &tokensvc.Error{Op: tokensvc.OpExchange, Status: http.StatusServiceUnavailable}
+	}
+	return f.TokenService.Exchange(ctx, uc, token)
+}
+
+func (f *failing) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
+	if f.card {
+		return "", &tokensvc.Error{Op: "Send", Status: http.StatusForbidden}
+	}
+	return f.Messenger.Send(ctx, to, m)
 }
 
 // asksFor is a SignIn with a purpose, for a message with an id of its own.

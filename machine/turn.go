@@ -21,7 +21,7 @@ type Turn struct {
 	act      *Activity // nil without a live turn
 	to       store.Conversation
 	original func() ([]request, error) // of a callback; nil: none is kept
-	before   func() ([]request, error) // of the attempts that were superseded; nil: there are none
+	before   func() ([]request, error) // of the attempts that it replaced; nil: there are none
 	fetched  map[*Flow]tokensvc.Token  // by Config.Prefetch, or by the sign-in of a callback
 	tx       any                       // of the callback, see Config.TxCallbacks
 	delivery store.DeliveryKey
