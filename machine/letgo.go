@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,12 +30,13 @@ func (c *call) claims(before *store.Attempt, d *table.Decision) {
 }
 
 // dropped holds the claims of calls that a store error has ended. They have no
-// worker, but the store may still hold them, and then all others would wait for the
-// lease to end (S). So the process looks again as soon as the store answers, and
-// recovers the attempt as after a crash.
+// worker, but the store may still hold one of them, and then all others would wait for
+// its lease to end (S). So the process looks again as soon as the store answers, and
+// recovers the attempt as after a crash. A look claims the attempt, too, and may be cut
+// short like any call: any of the claims may be the one that the store holds.
 type dropped struct {
 	mu     sync.Mutex
-	claims map[string]claim // by attempt
+	claims map[string][]claim // by attempt, oldest first
 }
 
 func (x *dropped) add(was claim) {
@@ -43,31 +45,43 @@ func (x *dropped) add(was claim) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.put(was.attempt, append(x.claims[was.attempt], was))
+}
+
+func (x *dropped) put(attempt string, claims []claim) {
 	if x.claims == nil {
-		x.claims = map[string]claim{}
+		x.claims = map[string][]claim{}
 	}
-	if now, ok := x.claims[was.attempt]; ok && now.lease.Fence > was.lease.Fence {
-		return // a later claim of the attempt was dropped too
-	}
-	x.claims[was.attempt] = was
+	x.claims[attempt] = claims
 }
 
-// again keeps a claim for another look. If the last look dropped a claim of its own,
-// that one's lease is kept instead, but only as long as the first claim's.
-func (x *dropped) again(was claim) {
-	x.mu.Lock()
-	if now, ok := x.claims[was.attempt]; ok {
-		was.lease = now.lease
-	}
-	x.mu.Unlock()
-	x.add(was)
-}
-
-// take returns the dropped claims and clears the list.
-func (x *dropped) take() map[string]claim {
+// again keeps the claims of an attempt for another look. Claims that were dropped
+// during the last look, such as its own, are kept no longer than these: while no commit
+// succeeds, the looks must come to an end.
+func (x *dropped) again(claims []claim) {
+	attempt, end := claims[0].attempt, claims[len(claims)-1].until
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	taken := x.claims
+	for _, was := range x.claims[attempt] {
+		if was.until.After(end) {
+			was.until = end
+		}
+		claims = append(claims, was)
+	}
+	x.put(attempt, claims)
+}
+
+// take returns the dropped claims that are not over, and clears the list.
+func (x *dropped) take(now time.Time) [][]claim {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var taken [][]claim
+	for _, claims := range x.claims {
+		claims = slices.DeleteFunc(claims, func(was claim) bool { return now.After(was.until) })
+		if len(claims) > 0 {
+			taken = append(taken, claims)
+		}
+	}
 	x.claims = nil
 	return taken
 }
@@ -77,14 +91,15 @@ func (x *dropped) take() map[string]claim {
 func (e *Engine) letGo(ctx context.Context) {
 	_ = e.outbox.LetGo(ctx, func(each func(store.Delivery, time.Time)) error { return e.owed(ctx, each) })
 	var jobs []func()
-	for _, was := range e.dropped.take() {
-		if e.clock().After(was.until) {
-			continue
+	for _, claims := range e.dropped.take(e.clock()) {
+		leases := make([]store.Lease, len(claims))
+		for i, was := range claims {
+			leases[i] = was.lease
 		}
 		jobs = append(jobs, func() {
-			err := e.sweepOne(ctx, was.attempt, was.key, was.lease)
+			err := e.sweepOne(ctx, claims[0].attempt, claims[0].key, leases...)
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				e.dropped.again(was)
+				e.dropped.again(claims)
 			}
 		})
 	}

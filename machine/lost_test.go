@@ -112,6 +112,70 @@ func TestAnswerOfTheClaimIsLost(t *testing.T) {
 	}
 }
 
+// unanswered answers none of the first commits that bring an attempt into a state. It
+// keeps those that kept names.
+type unanswered struct {
+	store.Store
+	at   store.State
+	kept []bool
+	n    *int
+}
+
+func (f unanswered) Apply(ctx context.Context, commits []store.Commit) []error {
+	c := commits[0]
+	if len(c.Put) == 0 || c.Put[0].State != f.at || *f.n >= len(f.kept) {
+		return f.Store.Apply(ctx, commits)
+	}
+	if f.kept[*f.n] {
+		f.Store.Apply(ctx, commits)
+	}
+	*f.n++
+	errs := make([]error, len(commits))
+	for i := range errs {
+		errs[i] = fmt.Errorf("%w: the connection is gone", store.ErrUnavailable)
+	}
+	return errs
+}
+
+// TestAnswersOfTheLooksAreLost: the process that let go of its claim is cut short too,
+// before or after the store has kept a claim of its own. It looks again, whichever of
+// its claims the store holds.
+func TestAnswersOfTheLooksAreLost(t *testing.T) {
+	for _, kept := range [][]bool{{true, false}, {true, true}, {true, false, true, false}, {true, true, false, false, true}} {
+		t.Run(fmt.Sprint(kept), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				sc := setScene(t, standing{state: store.CardSent}, arrivals()[0], func(s store.Store) store.Store {
+					return unanswered{s, store.Exchanging, kept, &n}
+				}, false)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- sc.eng.Run(ctx) }()
+				if answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act); answer.Status != http.StatusServiceUnavailable {
+					t.Errorf("answer %+v, want 503", answer)
+				}
+				time.Sleep(3 * time.Second) // a look takes place four times a second
+				if n != len(kept) {
+					t.Errorf("%d answers were lost, want %d", n, len(kept))
+				}
+				began := time.Now()
+				answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act)
+				if took := time.Since(began); answer.Status != http.StatusOK || took > time.Second {
+					t.Errorf("sent again: %+v after %s", answer, took)
+				}
+				page, err := sc.mem.List(t.Context(), store.Filter{})
+				if err != nil || len(page.Attempts) != 1 || page.Attempts[0].State != store.Complete {
+					t.Errorf("%+v, %v", page.Attempts, err)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 // claimless takes a callback's claim that is due, and loses the answer of the first one.
 type claimless struct {
 	store.Store

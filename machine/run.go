@@ -196,9 +196,9 @@ func atOnce(n int, jobs []func()) {
 	wg.Wait()
 }
 
-// sweepOne settles one attempt if it is due, or if it is held by the lease letGo,
-// whose owner has stopped working.
-func (e *Engine) sweepOne(ctx context.Context, id string, k store.Key, letGo store.Lease) error {
+// sweepOne settles one attempt if it is due, or if it is held by one of the leases
+// letGo, whose owner has stopped working.
+func (e *Engine) sweepOne(ctx context.Context, id string, k store.Key, letGo ...store.Lease) error {
 	c := e.background(k)
 	out, err := c.drive(ctx, byID(id), table.Event{Kind: table.Sweep, LetGo: letGo})
 	c.finish(ctx, out.attempt)
@@ -206,7 +206,7 @@ func (e *Engine) sweepOne(ctx context.Context, id string, k store.Key, letGo sto
 }
 
 func (e *Engine) swept(ctx context.Context, a *store.Attempt) {
-	if err := e.sweepOne(ctx, a.ID, a.Key, store.Lease{}); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := e.sweepOne(ctx, a.ID, a.Key); err != nil && !errors.Is(err, store.ErrNotFound) {
 		e.log.Error().Str("attempt", a.ID).Err(err).Msg("sweep")
 	}
 }

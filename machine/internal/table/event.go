@@ -123,6 +123,6 @@ type Event struct {
 	Foreign  bool        // its exchange id belongs to another user
 	Stranger bool        // its user has no attempt in this group or channel
 
-	LetGo store.Lease // a live lease whose owner has stopped working (S)
-	Actor string      // operator
+	LetGo []store.Lease // live leases whose owner has stopped working (S)
+	Actor string        // operator
 }

@@ -173,12 +173,14 @@ func (in *Input) state() store.State {
 }
 
 // held reports whether the attempt has an owner: its lease is live, was not taken
-// by an earlier process, and is not the one being let go. The lease is compared as
+// by an earlier process, and is none of those being let go. The lease is compared as
 // a whole: if the store did not keep a claim, the next one gets the same fence.
 func (in *Input) held() bool {
-	lease, gone := in.Attempt.Lease, in.Event.LetGo
-	if lease.Owner == gone.Owner && lease.Fence == gone.Fence && lease.Until.Equal(gone.Until) {
-		return false
+	lease := in.Attempt.Lease
+	for _, gone := range in.Event.LetGo {
+		if lease.Owner == gone.Owner && lease.Fence == gone.Fence && lease.Until.Equal(gone.Until) {
+			return false
+		}
 	}
 	if !in.Since.IsZero() && lease.Until.Add(-in.Policy.Lease).Before(in.Since) {
 		return false
