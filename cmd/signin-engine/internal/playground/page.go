@@ -39,14 +39,14 @@ var failureCodes = []string{
 }
 
 // operations are the operations of the emulator that a sign-in uses, and in which
-// the page can order trouble.
+// the page can add faults.
 var operations = []choice{
-	{string(emulator.OpExchange), "exchanging an SSO token"},
-	{string(emulator.OpGetToken), "looking up a token, redeeming a code"},
-	{string(emulator.OpGetSignInResource), "making the card's link"},
-	{string(emulator.OpSignOut), "signing out"},
-	{string(emulator.OpPostActivity), "the connector, posting into the chat"},
-	{string(emulator.OpAccessToken), "Entra, giving the bot its token"},
+	{string(emulator.OpExchange), "exchange an SSO token"},
+	{string(emulator.OpGetToken), "get a token, redeem a code"},
+	{string(emulator.OpGetSignInResource), "make the card's link"},
+	{string(emulator.OpSignOut), "sign out"},
+	{string(emulator.OpPostActivity), "post to the chat (connector)"},
+	{string(emulator.OpAccessToken), "get the bot's own token (Entra)"},
 }
 
 var statuses = []choice{
@@ -62,9 +62,9 @@ var statuses = []choice{
 	{"drop", "no answer at all"},
 }
 
-var delays = []choice{{"0s", "at once"}, {"1s", "after 1 s"}, {"4s", "after 4 s"}, {"12s", "after 12 s"}}
+var delays = []choice{{"0s", "none"}, {"1s", "1 s"}, {"4s", "4 s"}, {"12s", "12 s"}}
 
-var repeats = []choice{{"1", "once"}, {"3", "three times"}, {"0", "until it is taken back"}}
+var repeats = []choice{{"1", "once"}, {"3", "three times"}, {"0", "until removed"}}
 
 var platforms = []string{"Windows", "Web", "iOS", "Android", "Mac"}
 
@@ -176,10 +176,10 @@ type deviceView struct {
 
 func reactions() []choice {
 	all := []choice{
-		{reactSSO, "answers a card with an SSO token"}, {reactTwice, "answers it twice"}, {reactNothing, "leaves it to the button"},
+		{reactSSO, "send an SSO token"}, {reactTwice, "send the token twice"}, {reactNothing, "wait for the button"},
 	}
 	for _, code := range failureCodes {
-		all = append(all, choice{reactFail + code, "reports " + code})
+		all = append(all, choice{reactFail + code, "report " + code})
 	}
 	return all
 }

@@ -201,9 +201,9 @@ func TestPlayWithoutABrowser(t *testing.T) {
 
 	do(t, base, url.Values{"do": {"new"}})
 	do(t, base, url.Values{"do": {"trouble"}, "operation": {"Exchange"}, "status": {"503"}, "times": {"1"}})
-	wait(t, base, "exchanging an SSO token: 503, once")
+	wait(t, base, "exchange an SSO token: 503, once")
 	do(t, base, url.Values{"do": {"say"}, "text": {"login graph"}})
-	wait(t, base, "Everything works.", "503 Service Unavailable")
+	wait(t, base, "everything works.", "503 Service Unavailable")
 	do(t, base, url.Values{"do": {"again"}})
 	wait(t, base, "once more", "is signed in, silently")
 }

@@ -15,11 +15,11 @@ const tokenGood = "good"
 
 // tokenKinds are the kinds of SSO tokens, with their labels on the page.
 var tokenKinds = []choice{
-	{tokenGood, "as it should be"},
-	{"v1", "of version 1.0"},
+	{tokenGood, "valid"},
+	{"v1", "version 1.0"},
 	{"audience", "for another audience"},
-	{"user", "of another user"},
-	{"client", "of another client"},
+	{"user", "another user's"},
+	{"client", "another client's"},
 	{"expired", "expired"},
 }
 

@@ -45,13 +45,13 @@ const looks = (colorScheme) => async () => {
   await found(page, "auth");
   await page.getByText("The answer", { exact: true }).click();
   await page.getByRole("button", { name: "Web" }).click();
-  await page.getByLabel("is answered").selectOption("503");
-  await page.getByLabel("This happens").selectOption("0");
-  await page.getByRole("button", { name: "Order it" }).click();
+  await page.getByLabel("Answer", { exact: true }).selectOption("503");
+  await page.getByLabel("How often").selectOption("0");
+  await page.getByRole("button", { name: "Add the fault" }).click();
   await page.locator("#faults", { hasText: "503" }).waitFor();
   await accessible(page, `in use, ${colorScheme}`);
-  await page.getByRole("button", { name: "Take it all back" }).click();
-  await page.locator("#faults", { hasText: "Everything works" }).waitFor();
+  await page.getByRole("button", { name: "Remove them all" }).click();
+  await page.locator("#faults", { hasText: "everything works" }).waitFor();
   await page.context().close();
 };
 
@@ -95,12 +95,12 @@ await run({
     await fresh(page);
     await page.getByRole("button", { name: "iOS" }).click();
     await page.getByRole("group", { name: "iOS" }).waitFor();
-    await page.getByRole("group", { name: "iOS" }).getByLabel("When a card comes it").selectOption("twice");
+    await page.getByRole("group", { name: "iOS" }).getByLabel("On a sign-in card").selectOption("twice");
     await page.getByRole("button", { name: "login graph" }).click();
     await talk(page, "once more");
     await story(page, "silently by single sign-on");
     await fresh(page);
-    await page.getByLabel("When a card comes it").selectOption("fail:resourcematchfailed");
+    await page.getByLabel("On a sign-in card").selectOption("fail:resourcematchfailed");
     await page.getByRole("button", { name: "login graph" }).click();
     await story(page, "Application ID URI");
     await page.context().close();
