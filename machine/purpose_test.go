@@ -389,3 +389,27 @@ func TestPurposeAfterALargeActivity(t *testing.T) {
 	}
 	d.drain()
 }
+
+// A superseded attempt that is past its retention is gone with its activity, and the
+// callback is made without it.
+func TestPurposesOfAPurgedAttempt(t *testing.T) {
+	d := newDesk(t, nil)
+	var got []string
+	err := d.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+		got = append(got, string(turn.Request()))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.asksFor("report", "one")
+	d.asksFor("report", "two")
+	if n, err := d.mem.Purge(t.Context(), time.Now().Add(time.Hour), 10, false); n != 1 || err != nil {
+		t.Fatalf("%d purged, %v", n, err)
+	}
+	answer, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-2","connectionName":"graph","token":"jwt"}`))
+	if answer.Status != http.StatusOK || !slices.Equal(got, []string{`{"text":"two"}`}) {
+		t.Errorf("%d, and the handler got %q", answer.Status, got)
+	}
+	d.drain()
+}
