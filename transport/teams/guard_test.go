@@ -35,6 +35,7 @@ type guarded struct {
 
 	mu    sync.Mutex
 	heard []string
+	where string // the service URL of the last turn
 }
 
 func newGuarded(t *testing.T) *guarded {
@@ -83,7 +84,7 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.heard = append(g.heard, text)
+		g.heard, g.where = append(g.heard, text), turn.Conversation().ServiceURL
 		return nil, nil
 	})
 	connections := []string{"graph", "github"}
@@ -432,5 +433,23 @@ func keepsEveryMessage(t *testing.T, cooldown time.Duration) {
 	stop() // makes the callbacks that are owed
 	if said := g.said(); !slices.Equal(said, []string{"b: show my issues", "b: and my mail"}) {
 		t.Errorf("the bot heard %q", said)
+	}
+}
+
+// TestGuardAfterAMove checks that a message which is taken up is answered where the user
+// can be reached by then: the service URL may have moved since it was sent.
+func TestGuardAfterAMove(t *testing.T) {
+	g := newGuarded(t)
+	bot, stop := g.start(t, "a")
+	user := g.emu.Teams(bot.URL)
+	graph := g.ask(t, user, "show my issues")
+	moved := httptest.NewServer(g.emu)
+	defer moved.Close()
+	user.ServiceURL = moved.URL + "/"
+	g.exchange(t, user, graph)
+	g.redeem(t, user, g.card(t, user, graph.Seq))
+	stop() // makes the callbacks that are owed
+	if g.where != user.ServiceURL {
+		t.Errorf("the bot answers at %q, want %q", g.where, user.ServiceURL)
 	}
 }
