@@ -202,8 +202,9 @@ func (c *call) tell(ctx context.Context, d *table.Decision, ev table.Event) {
 	if d.Owed == nil {
 		flow = nil
 	}
+	tell := e.handler(row, flow, turn, c.token) // may read the store
 	budget := c.turn.left(e.policy.CallbackBudget, 0)
-	if line, done := e.outbox.Inline(ctx, row, user, now, budget, e.handler(row, flow, turn, c.token)); done {
+	if line, done := e.outbox.Inline(ctx, row, user, now, budget, tell); done {
 		c.lines, c.worth = append(c.lines, line), true
 	}
 }
@@ -243,10 +244,10 @@ func (e *Engine) proactive(ctx context.Context, a *store.Attempt, row store.Deli
 		t.about = f.conn.Name // as the bot spells it
 	}
 	if id := a.Supersedes; id != "" {
-		t.before = sync.OnceValues(func() ([]request, error) { return e.askedBefore(context.WithoutCancel(ctx), id) })
+		t.before = sync.OnceValues(func() ([]request, error) { return e.askedBefore(ctx, id) })
 	}
 	if a.Request != nil {
-		t.original = sync.OnceValues(func() ([]request, error) { return e.unsealed(context.WithoutCancel(ctx), a) })
+		t.original = sync.OnceValues(func() ([]request, error) { return e.unsealed(ctx, a) })
 	}
 	if r := row.Refusal; r != nil {
 		t.refusal = &Refusal{Operation: r.Operation, Status: r.Status, Code: r.Code, Kind: r.Kind, Ended: a.State.Terminal()}

@@ -123,15 +123,63 @@ func TestPurposesOfSupersededAttempts(t *testing.T) {
 	})
 }
 
+// An invoke is answered in time although the store hangs when what the user asked before
+// is read. The callback is made when the store is back.
+func TestPurposesWhileTheStoreHangs(t *testing.T) {
+	for name, broken := range map[string]*unreadable{
+		"hangs":           {hangs: time.Hour},
+		"answers at last": {slow: 12 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) { answeredInTime(t, broken) })
+	}
+}
+
+func answeredInTime(t *testing.T, broken *unreadable) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, func(cfg *machine.Config) { broken.Store, cfg.Store = cfg.Store, broken })
+		var got []string
+		err := d.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			time.Sleep(10 * time.Second) // over its budget
+			got = append(got, string(turn.Request()))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.asksFor("report", "one")
+		d.asksFor("report", "two")
+		broken.down = broken.hangs > 0
+		began := time.Now()
+		answer, _ := d.eng.HandleInvoke(t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-2","connectionName":"graph","token":"jwt"}`))
+		if took := time.Since(began); answer.Status != http.StatusOK || took > 14500*time.Millisecond {
+			t.Errorf("answered %d after %s", answer.Status, took)
+		}
+		broken.down, broken.slow = false, 0
+		time.Sleep(time.Minute) // until the handlers have ended
+		d.deliver(time.Minute)
+		if want := []string{`{"text":"one"}`, `{"text":"two"}`}; !slices.Equal(got, want) {
+			t.Errorf("the handler got %q, want %q", got, want)
+		}
+	})
+}
+
 // unreadable is a store whose superseded attempts cannot be read while it is down.
 type unreadable struct {
 	store.Store
-	down bool
+	down  bool
+	hangs time.Duration // before it says so
+	slow  time.Duration // each answer otherwise
 }
 
 func (u *unreadable) Get(ctx context.Context, id string) (store.Snapshot, error) {
 	snap, err := u.Store.Get(ctx, id)
+	time.Sleep(u.slow)
 	if u.down && err == nil && snap.Attempts[0].Reason == store.ReasonSuperseded {
+		select {
+		case <-time.After(u.hangs):
+		case <-ctx.Done():
+		}
 		return store.Snapshot{}, store.ErrUnavailable
 	}
 	return snap, err
