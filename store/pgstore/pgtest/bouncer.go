@@ -38,6 +38,10 @@ func NewBouncer(tb testing.TB, server *Cluster, pooling Pooling) *Bouncer {
 	}
 	b := &Bouncer{dir: dir, pooling: pooling}
 	tb.Cleanup(func() {
+		if tb.Failed() {
+			log, _ := os.ReadFile(b.process.log)
+			tb.Logf("PgBouncer runs: %t. Its log ends with:\n%s", b.process.running(), log[max(0, len(log)-4096):])
+		}
 		if err := errors.Join(b.process.stop(Immediate), os.RemoveAll(dir)); err != nil {
 			tb.Errorf("pgtest: %v", err)
 		}
