@@ -171,6 +171,37 @@ func TestSignInSaysWhatIsOnTheScreen(t *testing.T) {
 	d.drain()
 }
 
+// A user who signs in while a second card is being made gets the token and no card.
+func TestSignedInWhileACardIsMade(t *testing.T) {
+	up := &beforeResource{}
+	d := newDesk(t, func(cfg *machine.Config) { up.TokenService, cfg.Tokens = cfg.Tokens, up })
+	d.signIn("hello")
+	up.then = func() { d.exchange() }
+	again := message("hello?")
+	again.ID = "activity-2"
+	if got, err := d.eng.Turn(again).SignIn(t.Context()); err != nil || !got.SignedIn() || got.Token.Token.Empty() {
+		t.Errorf("the second: %+v, %v", got, err)
+	}
+	if cards := d.said("POST card"); cards != 1 {
+		t.Errorf("%d cards, want 1", cards)
+	}
+	d.drain()
+}
+
+// beforeResource does something once, before a card's resource is there.
+type beforeResource struct {
+	machine.TokenService
+	then func()
+}
+
+func (b *beforeResource) GetSignInResource(ctx context.Context, state tokensvc.State) (tokensvc.SignInResource, error) {
+	if then := b.then; then != nil {
+		b.then = nil
+		then()
+	}
+	return b.TokenService.GetSignInResource(ctx, state)
+}
+
 func TestKeptRequestReachesTheCompletion(t *testing.T) {
 	for _, keep := range []bool{true, false} {
 		d := newDesk(t, func(c *machine.Config) { c.Policy.KeepRequest = keep })

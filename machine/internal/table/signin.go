@@ -220,9 +220,9 @@ func signInRules() []Block {
 		block(on(ResourceFound), in(Complete),
 			Rule{
 				Row:  "A15",
-				If:   when(another),
+				If:   when(raced),
 				Then: AskToken,
-				Note: "another SignIn was faster, and is complete",
+				Note: "the user has signed in meanwhile",
 			},
 			Rule{
 				Row:    "M1",
