@@ -137,7 +137,7 @@ func (e *Engine) loadKeys(ctx context.Context) error {
 			return fmt.Errorf("keys outside of the store: %w", err)
 		}
 		if len(own) == 0 {
-			return errors.New("keys outside of the store: there is none")
+			return errors.New("no key outside of the store")
 		}
 		order = append(slices.Clone(own), order...)
 	}

@@ -12,7 +12,7 @@ import (
 // codeDigits is the length of a verification code.
 const codeDigits = 6
 
-var errNoObject = errors.New("the value is no object")
+var errNoObject = errors.New("the value is not an object")
 
 // readValue reads an invoke's value. Mobile clients send it as JSON in a string.
 func readValue(value json.RawMessage, into any) error {

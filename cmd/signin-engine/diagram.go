@@ -32,7 +32,7 @@ func (c *cli) diagramCommand() *cobra.Command {
 			switch format {
 			case diagramMermaid, diagramDOT, diagramSVG, diagramMarkdown:
 			default:
-				return usage("diagram: --format %q is none of mermaid, dot, svg, markdown", format)
+				return usage("diagram: --format %q is not one of mermaid, dot, svg, markdown", format)
 			}
 			if attempt == "" {
 				return c.draw(operator.Detail{}, format)

@@ -352,7 +352,7 @@ const probeTimeout = 5 * time.Second
 func credentialsHealth(ctx context.Context, cfg config.Config) health {
 	const check = "credentials"
 	if cfg.OutboundAuth == config.AuthNone {
-		return health{check, healthOK, "outbound_auth is none: the bot shows nobody who it is"}
+		return health{check, healthOK, "outbound_auth is none: the bot does not authenticate to anybody"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

@@ -53,7 +53,7 @@ func foundHealth(p *popup.Provider, found *popup.Probe) health {
 	}
 	switch {
 	case found.Discovery != nil:
-		return health{check, healthFail, fmt.Sprintf("%v: check message_extension.provider.issuer, which is the discovery document's own issuer to the letter", found.Discovery)}
+		return health{check, healthFail, fmt.Sprintf("%v: check message_extension.provider.issuer: it must be exactly the issuer in the discovery document", found.Discovery)}
 	case p.Issuer == "":
 		return health{check, healthOK, "plain OAuth 2.0, so there is nothing to discover; " + revokes}
 	default:
@@ -77,7 +77,7 @@ func clientHealth(found *popup.Probe) health {
 	case found.Status >= http.StatusInternalServerError:
 		return health{check, healthFail, fmt.Sprintf("the token endpoint answers %s", answeredWith(found))}
 	default:
-		return health{check, healthWarn, fmt.Sprintf("the token endpoint answers %s to a code that nobody has, and not invalid_grant: is it the token endpoint?", answeredWith(found))}
+		return health{check, healthWarn, fmt.Sprintf("the token endpoint answers an invalid code with %s, and not with invalid_grant: is it the token endpoint?", answeredWith(found))}
 	}
 }
 
@@ -91,11 +91,11 @@ func publicHealth(ctx context.Context, public string, client *http.Client) healt
 	const check = checkPublicURL
 	u, err := url.Parse(public)
 	if err != nil {
-		return health{check, healthFail, "message_extension.public_url is no URL"}
+		return health{check, healthFail, "message_extension.public_url is not a URL"}
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(public, "/")+"/auth/page.css", nil)
 	if err != nil {
-		return health{check, healthFail, "message_extension.public_url is no URL"}
+		return health{check, healthFail, "message_extension.public_url is not a URL"}
 	}
 	host := u.Hostname()
 	addr, err := netip.ParseAddr(host)
@@ -104,7 +104,7 @@ func publicHealth(ctx context.Context, public string, client *http.Client) healt
 	case strings.EqualFold(host, "localhost"), isAddress && addr.IsLoopback():
 		return health{check, healthWarn, host + " is this machine: only a browser here can open the popup"}
 	case isAddress, !strings.Contains(host, "."):
-		return health{check, healthWarn, host + " is no name that validDomains of the Teams app can list, so Teams does not open the popup"}
+		return health{check, healthWarn, host + " is not a name that validDomains of the Teams app can list, so Teams does not open the popup"}
 	}
 	res, err := client.Do(req)
 	if err != nil {

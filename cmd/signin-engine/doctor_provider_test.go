@@ -51,7 +51,7 @@ func TestDoctorAndTheProvider(t *testing.T) {
 		{"as it should be", good, [3]string{healthOK, healthOK, healthWarn}, [2]string{"same issuer; sign-outs are told", "knows the client"}},
 		{"plain OAuth 2.0", plain(issuer), [3]string{healthOK, healthOK, healthWarn}, [2]string{"nothing to discover; it cannot be told", "knows the client"}},
 		{"a wrong secret", wrong, [3]string{healthOK, healthFail, healthWarn}, [2]string{"", "check client_id, client_secret and token_endpoint_auth_method"}},
-		{"another issuer", other, [3]string{healthFail, healthSkipped, healthWarn}, [2]string{"to the letter", "was not found"}},
+		{"another issuer", other, [3]string{healthFail, healthSkipped, healthWarn}, [2]string{"must be exactly", "was not found"}},
 		{"nobody there", away, [3]string{healthFail, healthSkipped, healthWarn}, [2]string{"discovery", "was not found"}},
 		{"no token endpoint", noToken, [3]string{healthOK, healthWarn, healthWarn}, [2]string{"", "is it the token endpoint?"}},
 		{"a token endpoint that is down", plain(broken.URL), [3]string{healthOK, healthFail, healthWarn}, [2]string{"", "502"}},

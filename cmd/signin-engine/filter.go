@@ -109,7 +109,7 @@ func (f *filter) read(now time.Time) (operator.Query, error) {
 	}
 	if q.Cursor != "" {
 		if _, err = ulid.ParseStrict(q.Cursor); err != nil {
-			return q, usage("--cursor: %q is none: take it from the page before, behind More, or next_cursor in JSON", q.Cursor)
+			return q, usage("--cursor: %q is not a cursor: take it from the page before, behind More, or next_cursor in JSON", q.Cursor)
 		}
 	}
 	if q.Limit < 0 || q.Limit > operator.MaxLimit {

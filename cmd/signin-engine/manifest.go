@@ -81,7 +81,7 @@ func (m *manifest) bot(appID string) health {
 func (m *manifest) fits(check string, r tokensvc.SignInResource) health {
 	link, err := url.Parse(r.SignInLink.Reveal())
 	if err != nil {
-		return health{check, healthFail, "the Token Service answers a sign-in link that is no URL"}
+		return health{check, healthFail, "the Token Service answers a sign-in link that is not a URL"}
 	}
 	var wrong []string
 	if !m.allows(link.Hostname()) {

@@ -36,7 +36,7 @@ func (c *cli) formatFlag(cmd *cobra.Command, formats ...string) {
 	next := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, given []string) error {
 		if !slices.Contains(formats, *format) {
-			return usage("%s: -o %q is none of %s", cmd.Name(), *format, strings.Join(formats, ", "))
+			return usage("%s: -o %q is not one of %s", cmd.Name(), *format, strings.Join(formats, ", "))
 		}
 		c.format = *format
 		return next(cmd, given)

@@ -140,12 +140,12 @@ func (s *Service) askKeys() (*vault.Ring, error) {
 		return nil, fmt.Errorf("keys: %w", err)
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("keys: there is none")
+		return nil, errors.New("no keys")
 	}
 	var raw [][]byte
 	for _, k := range keys {
 		if len(k.Secret) != store.KeySize {
-			return nil, fmt.Errorf("keys: one has %d bytes, not %d", len(k.Secret), store.KeySize)
+			return nil, fmt.Errorf("a key has %d bytes, not %d", len(k.Secret), store.KeySize)
 		}
 		raw = append(raw, k.Secret)
 	}
@@ -156,7 +156,7 @@ func (s *Service) askKeys() (*vault.Ring, error) {
 func (cfg *Config) page() (string, error) {
 	at, err := url.Parse(cfg.SignInLink)
 	if err != nil || at.Host == "" || at.User != nil {
-		return "", errors.New("SignInLink is no absolute URL")
+		return "", errors.New("SignInLink is not an absolute URL")
 	}
 	host := at.Hostname()
 	if local := host == "localhost" || host == "127.0.0.1" || host == "::1"; at.Scheme != "https" && (at.Scheme != "http" || !local) {

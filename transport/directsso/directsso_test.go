@@ -504,13 +504,13 @@ func TestNewRefuses(t *testing.T) {
 		"OnBehalfOf is missing": func(c *directsso.Config) { c.OnBehalfOf = nil },
 		"Store is missing":      func(c *directsso.Config) { c.Store = nil },
 		"Keys is missing":       func(c *directsso.Config) { c.Keys = nil },
-		"keys: one has 3 bytes": func(c *directsso.Config) { c.Keys = keys([]byte{1, 2, 3}) },
-		"keys: there is none":   func(c *directsso.Config) { c.Keys = keys() },
+		"a key has 3 bytes":     func(c *directsso.Config) { c.Keys = keys([]byte{1, 2, 3}) },
+		"no keys":               func(c *directsso.Config) { c.Keys = keys() },
 		"keys: no such file": func(c *directsso.Config) {
 			c.Keys = func() ([]store.SecretKey, error) { return nil, errors.New("no such file") }
 		},
-		"SignInLink is no absolute":  func(c *directsso.Config) { c.SignInLink = "consent" },
-		"SignInLink has to be https": func(c *directsso.Config) { c.SignInLink = "http://bot.example/consent" },
+		"SignInLink is not an absolute": func(c *directsso.Config) { c.SignInLink = "consent" },
+		"SignInLink has to be https":    func(c *directsso.Config) { c.SignInLink = "http://bot.example/consent" },
 	} {
 		cfg := good
 		change(&cfg)

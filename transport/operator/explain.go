@@ -384,7 +384,7 @@ var words = [...]Explanation{
 	{"origin", kindRefused, "A web page of another origin sent it through a browser.", nothingToDo},
 	{"keys_unavailable", kindRefused, "No signing keys were ever fetched, so no token can be checked.", "Let the bot reach openid_metadata_url."},
 	{"body_too_long", kindRefused, "The activity is longer than limits.body.", "Raise it only if Teams sends such activities."},
-	{"wrong_token", kindRefused, "The operator endpoint got a token that is none of its own.", "Give the script the token of the settings. If you do not know the address in the log, somebody is guessing."},
+	{"wrong_token", kindRefused, "The operator endpoint got a token that it does not know.", "Give the script the token of the settings. If you do not know the address in the log, somebody is guessing."},
 	{"too_many_tries", kindRefused, "The operator endpoint got so many wrong tokens that it checks no more for some seconds.", "Find out who can reach the endpoint. Nothing has to be undone."},
 	{"body_too_slow", kindRefused, "The body took longer than limits.body_timeout.", nothingToDo},
 	{"body_too_deep", kindRefused, "The JSON is nested deeper than limits.depth.", nothingToDo},

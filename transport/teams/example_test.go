@@ -128,7 +128,7 @@ func ExampleConfig() {
 	_, err := teams.NewHandler(deaf{engine()}, teams.Config{InboundAuth: teams.InboundAuthNone, Listener: "0.0.0.0:3978"}, bot{})
 	fmt.Println(err)
 	// Output:
-	// teams: inbound_auth: none works on a loopback listener only, and "0.0.0.0:3978" is none
+	// teams: inbound_auth: none works on a loopback listener only, and "0.0.0.0:3978" is not one
 }
 
 // Limits of a handler and of the server that it runs in.

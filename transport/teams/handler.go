@@ -177,7 +177,7 @@ func (cfg *Config) checkAuth() error {
 	jwt, custom := cfg.InboundAuth == InboundAuthJWT, cfg.InboundAuth == InboundAuthCustom
 	switch {
 	case !jwt && !custom && cfg.InboundAuth != InboundAuthNone:
-		return fmt.Errorf("teams: inbound_auth: %q is none of %q, %q and %q",
+		return fmt.Errorf("teams: inbound_auth: %q is not one of %q, %q, %q",
 			cfg.InboundAuth, InboundAuthJWT, InboundAuthNone, InboundAuthCustom)
 	case jwt != (cfg.Authenticator != nil):
 		return fmt.Errorf("teams: inbound_auth: %q and an Authenticator need each other", InboundAuthJWT)

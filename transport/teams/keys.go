@@ -97,7 +97,7 @@ func trustworthy(address string) error {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil || u.Host == "":
-		return errors.New("is no absolute URL")
+		return errors.New("is not an absolute URL")
 	case u.Scheme == "https":
 		return nil
 	case u.Scheme == "http" && isLoopback(u.Hostname(), net.ParseIP(u.Hostname())):

@@ -55,7 +55,7 @@ func CheckListener(addr string) error {
 		return fmt.Errorf("teams: listener %q is not host:port", addr)
 	}
 	if !isLoopback(host, net.ParseIP(host)) {
-		return fmt.Errorf("teams: inbound_auth: none works on a loopback listener only, and %q is none", addr)
+		return fmt.Errorf("teams: inbound_auth: none works on a loopback listener only, and %q is not one", addr)
 	}
 	return nil
 }

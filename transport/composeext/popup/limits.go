@@ -53,7 +53,7 @@ func (l *Limits) check() error {
 		errs = append(errs, errors.New("pages_per_minute_overall: must not be negative"))
 	}
 	if l.ClientHeader != "" && !httpguts.ValidHeaderFieldName(l.ClientHeader) { // no request has it, so all clients would share one limit
-		errs = append(errs, fmt.Errorf("client_header: %q is no name of a header", l.ClientHeader))
+		errs = append(errs, fmt.Errorf("client_header: %q is not a header name", l.ClientHeader))
 	}
 	return errors.Join(errs...)
 }

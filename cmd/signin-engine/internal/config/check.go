@@ -55,10 +55,10 @@ func (c *Config) Check() error {
 	c.checkFit(&p)
 	c.checkExtension(&p)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
-		p.add("log.level", "%q is none of trace, debug, info, warn, error", c.Log.Level)
+		p.add("log.level", "%q is not one of trace, debug, info, warn, error", c.Log.Level)
 	}
 	if !slices.Contains([]string{"auto", "console", "json"}, c.Log.Format) {
-		p.add("log.format", "%q is none of auto, console, json", c.Log.Format)
+		p.add("log.format", "%q is not one of auto, console, json", c.Log.Format)
 	}
 	return p.err()
 }
@@ -75,7 +75,7 @@ func (c *Config) checkUpstream(p *Errors) {
 		parsed, ok := webURL(u.value)
 		switch {
 		case !ok:
-			p.add(u.key, "is no http or https URL")
+			p.add(u.key, "is not an http or https URL")
 		case u.base && (parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != ""):
 			p.add(u.key, "has a user, a query or a fragment, which is not allowed")
 		case u.key == "login_url" && c.OutboundAuth != AuthNone && parsed.Scheme != "https" && !loopback(parsed.Hostname()):
@@ -83,7 +83,7 @@ func (c *Config) checkUpstream(p *Errors) {
 		}
 	}
 	if _, ok := tokensvc.CloudNamed(c.Cloud); !ok {
-		p.add("cloud", "%q is none of %s", c.Cloud, strings.Join(tokensvc.CloudNames(), ", "))
+		p.add("cloud", "%q is not one of %s", c.Cloud, strings.Join(tokensvc.CloudNames(), ", "))
 	}
 }
 
@@ -167,10 +167,10 @@ func hostOf(address string) string {
 
 func (c *Config) checkOperator(p *Errors) {
 	if !c.OperatorReadToken.Empty() && c.OperatorReadToken.Reveal() == c.OperatorToken.Reveal() {
-		p.add("operator_read_token", "is operator_token: whoever only looks could act")
+		p.add("operator_read_token", "equals operator_token: a reader could act")
 	}
 	if strings.Trim(strings.ToLower(c.OperatorTrust), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		p.add("operator_trust_header", "%q is no name of a header", c.OperatorTrust)
+		p.add("operator_trust_header", "%q is not a header name", c.OperatorTrust)
 	}
 	if c.Operator == "" {
 		return
@@ -236,7 +236,7 @@ func (c *Config) checkConnections(p *Errors) {
 		}
 		commands[command] = key + ".profile.command"
 		if u, ok := webURL(conn.Profile.URL); !ok || u.Scheme != "https" && !loopback(u.Hostname()) {
-			p.add(key+".profile.url", "is no https URL: the user's token goes there")
+			p.add(key+".profile.url", "is not an https URL: the user's token goes there")
 		}
 	}
 }
@@ -252,13 +252,13 @@ func (c *Config) checkDirect(conn *Connection, key string, p *Errors) {
 		p.add(key+".scopes", "name the scopes of the token, such as https://graph.microsoft.com/User.Read")
 	}
 	if u, ok := webURL(d.Link); !ok || u.Scheme != "https" && !loopback(u.Hostname()) {
-		p.add(key+".link", "is no https URL: it is the page behind the card's button, which asks the user for consent")
+		p.add(key+".link", "is not an https URL: it is the page behind the card's button, which asks the user for consent")
 	}
 	if !conn.OffersSSO() {
 		p.add(key, "goes by the client's SSO token, and sso is false")
 	}
 	if c.OutboundAuth == AuthNone {
-		p.add(key, "exchanges tokens with the bot's own credentials, and outbound_auth is none")
+		p.add(key, "exchanges tokens with the bot's own credentials, but outbound_auth is none")
 	}
 	if c.ManagedIdentity != "" {
 		p.add(key, "exchanges users' tokens, which a managed identity cannot: make it the assertion of a federated credential with federated.managed_identity")

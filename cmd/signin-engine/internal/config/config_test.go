@@ -132,7 +132,7 @@ agentic: [a]
 		`service_urls: "https://x": is a URL: name its host[:port] alone`,
 		`connections[1].name: "a" is taken by connections[0].name`,
 		`connections[2].profile.command: "help" begins with a word of the bot itself`,
-		`connections[2].profile.url: is no https URL: the user's token goes there`,
+		`connections[2].profile.url: is not an https URL: the user's token goes there`,
 		`policy.failed_duplicate: "nope" is neither "replay" nor "noop"`,
 		`policy.group_card: "foo" is neither "targeted" nor "everyone"`,
 		`policy.duplicate_wait: must not be negative`,
@@ -148,8 +148,8 @@ agentic: [a]
 		`message_extension.provider.client_id: is missing`,
 		`message_extension.provider: issuer, or authorize_url and token_url, are missing`,
 		`message_extension.width and height: must be positive`,
-		`log.level: "loud" is none of trace, debug, info, warn, error`,
-		`log.format: "pretty" is none of auto, console, json`,
+		`log.level: "loud" is not one of trace, debug, info, warn, error`,
+		`log.format: "pretty" is not one of auto, console, json`,
 	}
 	var got []string
 	for _, one := range problems {
@@ -279,11 +279,11 @@ func TestMistakes(t *testing.T) {
 		"direct: unknown key":     {yaml: direct("scope: [x]"), want: "connections[0].direct.scope: unknown key"},
 		"direct: no scopes":       {yaml: direct("link: https://bot.example"), want: "connections[0].direct.scopes: name the scopes of the token"},
 		"direct: blank scope":     {yaml: direct("scopes: [' '], link: https://bot.example"), want: "connections[0].direct.scopes: name the scopes of the token"},
-		"direct: no link":         {yaml: direct("scopes: [x]"), want: "connections[0].direct.link: is no https URL"},
-		"direct: plain link":      {yaml: direct("scopes: [x], link: 'http://bot.example'"), want: "connections[0].direct.link: is no https URL"},
+		"direct: no link":         {yaml: direct("scopes: [x]"), want: "connections[0].direct.link: is not an https URL"},
+		"direct: plain link":      {yaml: direct("scopes: [x], link: 'http://bot.example'"), want: "connections[0].direct.link: is not an https URL"},
 		"direct: no keys":         {yaml: direct("scopes: [x], link: https://bot.example"), want: "connections[0].direct: keeps tokens, sealed with the keys of encryption_key_file, which is not set"},
 		"direct: without sso":     {yaml: strings.Replace(direct("scopes: [x]"), "name: x", "name: x, sso: false", 1), want: "connections[0].direct: goes by the client's SSO token, and sso is false"},
-		"direct: no credentials":  {yaml: direct("scopes: [x]") + "outbound_auth: none", want: "connections[0].direct: exchanges tokens with the bot's own credentials, and outbound_auth is none"},
+		"direct: no credentials":  {yaml: direct("scopes: [x]") + "outbound_auth: none", want: "connections[0].direct: exchanges tokens with the bot's own credentials, but outbound_auth is none"},
 		"direct: an identity":     {yaml: strings.Replace(direct("scopes: [x]"), "client_secret: x", "managed_identity: system", 1), want: "connections[0].direct: exchanges users' tokens, which a managed identity cannot"},
 		"unknown connection key":  {yaml: "app_id: a\nconnections: [{nam: x}]", want: "connections[0].nam: unknown key"},
 		"go name as a key":        {yaml: good + "policy: {DuplicateWait: 3s}", want: "policy.DuplicateWait: unknown key"},
@@ -342,7 +342,7 @@ func TestMistakes(t *testing.T) {
 		"no connection":           {yaml: "inbound_auth: none\napp_id: a\nclient_secret: x", want: "connections: at least one"},
 		"nameless connection":     {yaml: "inbound_auth: none\napp_id: a\nclient_secret: x\nconnections: [{alias: x}]", want: "connections[0].name: is missing"},
 		"keys over plain http":    {yaml: good + "openid_metadata_url: http://login.example/x", environ: []string{"SIGNIN_ENGINE_INBOUND_AUTH=jwt"}, want: "openid_metadata_url: needs https"},
-		"another cloud":           {yaml: good + "cloud: azure", want: `cloud: "azure" is none of public, gcc, gcc_high, dod, china`},
+		"another cloud":           {yaml: good + "cloud: azure", want: `cloud: "azure" is not one of public, gcc, gcc_high, dod, china`},
 		"other outbound auth":     {yaml: good + "outbound_auth: basic", want: `outbound_auth: "basic" is neither`},
 		"secret beside emulator":  {yaml: "inbound_auth: none\napp_id: a\ntoken_service_url: http://127.0.0.1:3979" + connection, want: "client_secret: is missing"},
 		"secret and certificate":  {yaml: good + "certificate_file: x", want: "certificate_file: is set together with client_secret"},
@@ -373,9 +373,9 @@ func TestMistakes(t *testing.T) {
 		"tcp without token":       {yaml: good + `operator: "127.0.0.1:3980"`, want: "operator_token: is missing"},
 		"short token":             {yaml: good + "operator: \"0.0.0.0:3980\"\noperator_token: hunter2", want: "operator_token: has 7 characters"},
 		"odd operator":            {yaml: good + "operator: ftp://x", want: `operator: "ftp://x" is neither`},
-		"odd url":                 {yaml: good + "token_service_url: token.example", want: "token_service_url: is no http or https URL"},
-		"log level":               {yaml: good + "log: {level: loud}", want: `log.level: "loud" is none of`},
-		"log format":              {yaml: good + "log: {format: xml}", want: `log.format: "xml" is none of`},
+		"odd url":                 {yaml: good + "token_service_url: token.example", want: "token_service_url: is not an http or https URL"},
+		"log level":               {yaml: good + "log: {level: loud}", want: `log.level: "loud" is not one of`},
+		"log format":              {yaml: good + "log: {format: xml}", want: `log.format: "xml" is not one of`},
 		"extension without all":   {yaml: good + "message_extension: {connection: wiki}", want: "message_extension.public_url: is missing"},
 		"extension: unknown key":  {yaml: good + "message_extension: {public: wiki}", want: "message_extension.public: unknown key"},
 		"extension: go name":      {yaml: good + "message_extension: {PublicURL: x}", want: "message_extension.PublicURL: unknown key"},
@@ -387,7 +387,7 @@ func TestMistakes(t *testing.T) {
 		"extension: key file":     {yaml: good + extension("encryption_key: \"\"\n  encryption_key_file: /nonexistent"), want: "message_extension.encryption_key_file: "},
 		"extension: taken name":   {yaml: good + extension("connection: TeamsGraph"), want: `message_extension.connection: "TeamsGraph" is one of connections`},
 		"extension: no name":      {yaml: good + extension(`connection: ""`), want: "message_extension.connection: is missing"},
-		"extension: no such one":  {yaml: good + extension("token_service_connection: other"), want: `message_extension.token_service_connection: "other" is none of connections`},
+		"extension: no such one":  {yaml: good + extension("token_service_connection: other"), want: `message_extension.token_service_connection: "other" is not one of connections`},
 		"extension: lifetime":     {yaml: good + extension("code_lifetime: -1s"), want: "message_extension.code_lifetime: must be positive"},
 		"extension: number":       {yaml: good + extension("code_lifetime: 5"), want: `message_extension.code_lifetime: "5" is no duration`},
 		"extension: TeamsJS":      {yaml: good + extension("teamsjs_url: https://cdn.example/x.js"), want: "message_extension.teamsjs_integrity: is missing"},
@@ -396,7 +396,7 @@ func TestMistakes(t *testing.T) {
 		"extension: no client":    {yaml: good + extension("provider: {issuer: https://login.example}"), want: "message_extension.provider.client_id: is missing"},
 		"extension: no issuer":    {yaml: good + extension("provider: {client_id: x}"), want: "message_extension.provider: issuer, or authorize_url and token_url, are missing"},
 		"extension: both":         {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, token_url: https://login.example/t}"), want: "message_extension.provider.issuer: stands alone"},
-		"extension: header":       {yaml: good + extension("client_header: X Forwarded For"), want: `message_extension.client_header: "X Forwarded For" is no name of a header`},
+		"extension: header":       {yaml: good + extension("client_header: X Forwarded For"), want: `message_extension.client_header: "X Forwarded For" is not a header name`},
 		"extension: issuer":       {yaml: good + extension("provider: {client_id: x, issuer: http://login.example}"), want: "message_extension.provider.issuer: needs https"},
 		"extension: auth method":  {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, token_endpoint_auth_method: basic}"), want: `message_extension.provider.token_endpoint_auth_method: "basic" is neither client_secret_basic nor client_secret_post`},
 		"extension: secrets":      {yaml: good + extension("provider: {client_id: x, issuer: https://login.example, client_secret: hunter2, client_secret_file: x}"), want: "message_extension.provider.client_secret_file: is set together"},
@@ -529,7 +529,7 @@ func TestWindows(t *testing.T) {
 	if err := os.WriteFile(path, []byte("\xff\xfeh\x00u\x00n\x00t\x00e\x00r\x002\x00"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := check(t, fromFile); err == nil || !hasLine(err, "client_secret_file: "+path+" is no text in UTF-8") {
+	if err := check(t, fromFile); err == nil || !hasLine(err, "client_secret_file: "+path+" is not UTF-8 text") {
 		t.Errorf("UTF-16: %v", err)
 	}
 }

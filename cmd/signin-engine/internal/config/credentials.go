@@ -79,7 +79,7 @@ func textOf(file string) (string, error) {
 		return "", err
 	}
 	if !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0 {
-		return "", fmt.Errorf("%s is no text in UTF-8", file)
+		return "", fmt.Errorf("%s is not UTF-8 text", file)
 	}
 	return strings.TrimSpace(strings.TrimPrefix(string(b), "\ufeff")), nil
 }

@@ -104,7 +104,7 @@ func (c *Config) checkExtension(p *Errors) {
 		return
 	}
 	if m.TokenService != "" && !c.hasConnection(m.TokenService) {
-		p.add(extensionKey+"token_service_connection", "%q is none of connections", m.TokenService)
+		p.add(extensionKey+"token_service_connection", "%q is not one of connections", m.TokenService)
 	}
 	if !m.HasPopup() {
 		return
