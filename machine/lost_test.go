@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,18 +119,18 @@ type unanswered struct {
 	store.Store
 	at   store.State
 	kept []bool
-	n    *int
+	n    *atomic.Int64
 }
 
 func (f unanswered) Apply(ctx context.Context, commits []store.Commit) []error {
-	c := commits[0]
-	if len(c.Put) == 0 || c.Put[0].State != f.at || *f.n >= len(f.kept) {
+	c, n := commits[0], int(f.n.Load())
+	if len(c.Put) == 0 || c.Put[0].State != f.at || n >= len(f.kept) {
 		return f.Store.Apply(ctx, commits)
 	}
-	if f.kept[*f.n] {
+	if f.kept[n] {
 		f.Store.Apply(ctx, commits)
 	}
-	*f.n++
+	f.n.Add(1)
 	errs := make([]error, len(commits))
 	for i := range errs {
 		errs[i] = fmt.Errorf("%w: the connection is gone", store.ErrUnavailable)
@@ -144,7 +145,7 @@ func TestAnswersOfTheLooksAreLost(t *testing.T) {
 	for _, kept := range [][]bool{{true, false}, {true, true}, {true, false, true, false}, {true, true, false, false, true}} {
 		t.Run(fmt.Sprint(kept), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := 0
+				var n atomic.Int64
 				sc := setScene(t, standing{state: store.CardSent}, arrivals()[0], func(s store.Store) store.Store {
 					return unanswered{s, store.Exchanging, kept, &n}
 				}, false)
@@ -155,8 +156,8 @@ func TestAnswersOfTheLooksAreLost(t *testing.T) {
 					t.Errorf("answer %+v, want 503", answer)
 				}
 				time.Sleep(3 * time.Second) // a look takes place four times a second
-				if n != len(kept) {
-					t.Errorf("%d answers were lost, want %d", n, len(kept))
+				if n.Load() != int64(len(kept)) {
+					t.Errorf("%d answers were lost, want %d", n.Load(), len(kept))
 				}
 				began := time.Now()
 				answer, _ := sc.eng.HandleInvoke(t.Context(), sc.act)
