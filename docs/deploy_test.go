@@ -146,6 +146,32 @@ func tool(t *testing.T, name string) string {
 	return where
 }
 
+// TestMissingTools runs .ci/deploy where nothing is installed and nothing may be. It
+// must say so: a script that finds what is not there lets the tests fail later.
+func TestMissingTools(t *testing.T) {
+	there, programs := t.TempDir(), t.TempDir()
+	script := filepath.Join(there, ".ci", "deploy")
+	if err := os.Mkdir(filepath.Dir(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{script: read(t, ".ci/deploy"), filepath.Join(programs, "id"): "#!/bin/sh\necho 1000\n"} {
+		if err := os.WriteFile(name, []byte(content), 0o700); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"bash", "dirname", "uname"} {
+		if err := os.Symlink(tool(t, name), filepath.Join(programs, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deploy := exec.CommandContext(t.Context(), script)
+	deploy.Env = []string{"PATH=" + programs}
+	out, err := deploy.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "No promtool: install Prometheus") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func run(t *testing.T, program string, args ...string) {
 	t.Helper()
 	if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
