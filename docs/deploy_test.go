@@ -155,7 +155,7 @@ func TestMissingTools(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{script: read(t, ".ci/deploy"), filepath.Join(programs, "id"): "#!/bin/sh\necho 1000\n"} {
-		if err := os.WriteFile(name, []byte(content), 0o700); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(name, []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
