@@ -193,22 +193,28 @@ func (c *call) note(line store.Event) {
 	c.worth = true
 }
 
-// about returns the lines so far, assigned to the attempt: some were added before
-// it was known. The slice has room for more lines.
+// about returns a copy of the lines so far, assigned to the attempt. The slice has room
+// for more lines.
 func (c *call) about(a *store.Attempt, more int) []store.Event {
 	lines := append(make([]store.Event, 0, len(c.lines)+more), c.lines...)
+	assign(lines, a)
+	return lines
+}
+
+// assign assigns the lines that were added before their attempt was known.
+func assign(lines []store.Event, a *store.Attempt) {
 	for i := range lines {
 		if l := &lines[i]; a != nil && l.Attempt == "" {
 			l.Attempt, l.Key = a.ID, store.Key{}
 		}
 	}
-	return lines
 }
 
 // finish hands the remaining lines to the next group of commits and does not wait
 // for it.
 func (c *call) finish(ctx context.Context, a *store.Attempt) {
-	lines := c.about(a, 0)
+	lines := c.lines
+	assign(lines, a)
 	if c.worth {
 		later := store.Commit{Events: lines}
 		if a != nil {
@@ -217,7 +223,7 @@ func (c *call) finish(ctx context.Context, a *store.Attempt) {
 		c.eng.store.Later(ctx, later)
 	}
 	c.eng.emit(ctx, c.key, lines)
-	c.lines, c.worth = c.lines[:0], false
+	c.lines, c.worth = nil, false
 }
 
 // answer writes the audit line of an invoke's answer, and ends the call.
