@@ -3,6 +3,7 @@ package machine_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -920,10 +921,48 @@ func TestConnectionStatus(t *testing.T) {
 	has := map[string]bool{}
 	for _, s := range got {
 		has[s.Connection] = s.HasToken
+		if s.Connection == "Slack" && s.DisplayName != "Slack" {
+			t.Errorf("a connection without a display name is called %q, want its name", s.DisplayName)
+		}
 	}
 	if diff := cmp.Diff(map[string]bool{"GRAPH": true, "GitHub": true, "Jira": true, "Slack": false, "elsewhere": false}, has); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
+}
+
+// foreign is an exchange that refuses tokens made for another app.
+type foreign struct{}
+
+func (foreign) OnBehalfOf(context.Context, tokensvc.Secret, []string) (tokensvc.Token, error) {
+	return tokensvc.Token{}, tokensvc.ErrAudience
+}
+
+// The error of a token for other scopes says for whom the connection's token was made:
+// that is what has to be changed.
+func TestExchangeNamesTheAudience(t *testing.T) {
+	for name, want := range map[string]string{
+		"eyJhbGciOiJub25lIn0." + base64.RawURLEncoding.EncodeToString([]byte(`{"aud":"https://graph.microsoft.com"}`)) + ".": "it was made for https://graph.microsoft.com:",
+		"opaque": "it is no JSON Web Token:",
+	} {
+		d := newDesk(t, func(c *machine.Config) {
+			tokens, _ := c.Tokens.(*machinetest.TokenService)
+			c.Tokens, c.OnBehalfOf = fixed{tokens, tokensvc.Token{Token: tokensvc.NewSecret(name)}}, foreign{}
+		})
+		_, err := d.eng.Turn(message("hello")).Token(t.Context(), "graph", machine.WithScopes("api://other/.default"))
+		if !errors.Is(err, tokensvc.ErrAudience) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), name) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// fixed is a Token Service that has one token for everybody.
+type fixed struct {
+	*machinetest.TokenService
+	token tokensvc.Token
+}
+
+func (f fixed) GetToken(context.Context, tokensvc.UserConnection, tokensvc.Secret) (tokensvc.Token, error) {
+	return f.token, nil
 }
 
 // TestTheClockRunsSinceTheArrival: what an activity waited for before the engine

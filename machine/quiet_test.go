@@ -2,11 +2,15 @@ package machine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
 // Hooks, and so metrics and traces, see every silent sign-in, also those that do not
@@ -54,5 +58,38 @@ func TestFetchedAheadIsNoCall(t *testing.T) {
 		if got := fmt.Sprint(seen); got != "[received SignIn]" {
 			t.Errorf("the hooks saw %s", got)
 		}
+	}
+}
+
+// Hooks see the lines of callbacks that the outbox makes, and of a key's rotation.
+func TestHooksSeeTheOutbox(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	broken := true
+	d := newDesk(t, func(cfg *machine.Config) {
+		cfg.Hooks.OnEvent = func(_ context.Context, e store.Event) {
+			if e.Kind == store.EventCallback || e.Kind == store.EventOperator {
+				seen = append(seen, string(e.Kind)+" "+e.Invoke+" "+e.Detail)
+			}
+		}
+	})
+	d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
+		if broken {
+			return errors.New("no database")
+		}
+		return nil
+	})
+	d.signIn("hello")
+	d.exchange()
+	broken = false
+	d.deliver(1100 * time.Millisecond)
+	if _, err := d.eng.RotateKey(t.Context(), machine.Operator{Actor: "eve", Reason: "ticket 7"}); err != nil {
+		t.Fatal(err)
+	}
+	said := func(i int, start, end string) bool {
+		return strings.HasPrefix(seen[i], start) && strings.HasSuffix(seen[i], end)
+	}
+	if len(seen) != 3 || !said(0, "callback ", "pending: no database") || !said(1, "callback ", "delivered") || !said(2, "operator rotate-key ", "ticket 7") {
+		t.Errorf("the hooks saw %q", seen)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 )
 
@@ -31,12 +32,36 @@ func TestCachedTokenEndsBeforeItExpires(t *testing.T) {
 // What was asked for before a drop may be what was dropped.
 func TestTokenAskedForBeforeADropIsNotKept(t *testing.T) {
 	now := time.Date(2026, 4, 22, 3, 12, 0, 0, time.UTC)
-	c, alice := cacheAt(&now), tokensvc.UserConnection{UserID: "29:alice", Connection: "graph", ChannelID: "msteams"}
-	_, drops, _ := c.get(alice)
-	c.drop(cacheUser{"msteams", "29:alice"})
-	c.put(alice, tokensvc.Token{Token: tokensvc.NewSecret("old")}, drops)
-	if _, _, ok := c.get(alice); ok {
-		t.Error("a token that was on its way when the user signed out was kept")
+	alice := tokensvc.UserConnection{UserID: "29:alice", Connection: "graph", ChannelID: "msteams"}
+	for name, forget := range map[string]func(*tokenCache){
+		"drop":  func(c *tokenCache) { c.drop(cacheUser{"msteams", "29:alice"}) },
+		"clear": (*tokenCache).clear,
+	} {
+		c := cacheAt(&now)
+		_, drops, _ := c.get(alice)
+		forget(c)
+		c.put(alice, tokensvc.Token{Token: tokensvc.NewSecret("old")}, drops)
+		if _, _, ok := c.get(alice); ok {
+			t.Errorf("%s: a token that was on its way when the user signed out was kept", name)
+		}
+	}
+}
+
+// Connection names are compared without case: an attempt may have been stored when the
+// connection was registered in another spelling.
+func TestOpenedInAnotherSpelling(t *testing.T) {
+	now := time.Date(2026, 4, 22, 3, 12, 0, 0, time.UTC)
+	q, k := newQuiet(func() time.Time { return now }), store.Key{App: "app", Channel: "msteams", User: "29:alice", Connection: "graph"}
+	_, number := q.knows(k)
+	q.found(k, number)
+	if known, _ := q.knows(k); !known {
+		t.Fatal("a look at the store is not remembered")
+	}
+	k.Connection = "Graph"
+	q.opens(k)
+	k.Connection = "graph"
+	if known, _ := q.knows(k); known {
+		t.Error("an attempt was opened, and the look before it still counts")
 	}
 }
 

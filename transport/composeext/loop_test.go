@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,6 +182,37 @@ func TestProviderDown(t *testing.T) {
 			got = w.open(b, c.URL)
 			w.want(w.reissue(user, asked, got.Code), "result")
 		})
+	}
+}
+
+// A discovery that failed counts for a second: a provider that is down is not asked by
+// everybody who opens a popup.
+func TestDiscoveryIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	w := newWorld(t, func(w *world) {
+		w.oidc = true
+		w.front = func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "/openid-configuration") {
+					asked.Add(1)
+				}
+				next.ServeHTTP(rw, r)
+			})
+		}
+	})
+	w.instances = w.instances[:1]
+	_, c := w.query(w.user(""), "lakers")
+	w.provider.SetDown(true)
+	began, before := time.Now(), asked.Load()
+	for range 5 {
+		if got := w.open(emulator.NewBrowser(), c.URL); got.Reason != "provider_unavailable" || got.Status != http.StatusBadGateway {
+			t.Errorf("%d %s", got.Status, got.Reason)
+		}
+	}
+	most := 1 + int64(time.Since(began)/time.Second)
+	if n := asked.Load() - before; n < 1 || n > most {
+		t.Errorf("%d discoveries, want at most %d", n, most)
 	}
 }
 

@@ -334,7 +334,8 @@ func (w *world) link(user *emulator.Teams) string {
 // brokenStore is a store that can be unavailable.
 type brokenStore struct {
 	store.Store
-	down atomic.Bool
+	down  atomic.Bool
+	reads bool // it can be read while it is down
 	// before is called ahead of every commit that completes an attempt.
 	before func()
 }
@@ -363,14 +364,14 @@ func (b *brokenStore) Apply(ctx context.Context, commits []store.Commit) []error
 }
 
 func (b *brokenStore) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
-	if b.down.Load() {
+	if b.down.Load() && !b.reads {
 		return store.Snapshot{}, store.ErrUnavailable
 	}
 	return b.Store.Find(ctx, q)
 }
 
 func (b *brokenStore) Mark(ctx context.Context, name string) (store.Mark, error) {
-	if b.down.Load() {
+	if b.down.Load() && !b.reads {
 		return store.Mark{}, store.ErrUnavailable
 	}
 	return b.Store.Mark(ctx, name)

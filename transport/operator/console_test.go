@@ -1,6 +1,7 @@
 package operator_test
 
 import (
+	"context"
 	"encoding/base64"
 	"io"
 	"net/http"
@@ -170,6 +171,29 @@ func TestPagesAreLockedDown(t *testing.T) {
 			if res.StatusCode != http.StatusOK || !strings.HasPrefix(body, "{") {
 				t.Errorf("%s with Accept %q: %d %.60s", path, accept, res.StatusCode, body)
 			}
+		}
+	}
+}
+
+// halves is a reader whose lists have a next page.
+type halves struct{ operator.Reader }
+
+func (h halves) List(ctx context.Context, q operator.Query) (operator.Page, error) {
+	page, err := h.Reader.List(ctx, q)
+	page.NextCursor = "01KPTCZ3RG4T9Q2V6W8XJ3M5N7"
+	return page, err
+}
+
+func TestListsLeadToTheirNextPage(t *testing.T) {
+	s, _ := web(t, func(c *operator.HandlerConfig) { c.Reader = halves{c.Reader} })
+	c := logIn(t, s, readToken, "")
+	for path, next := range map[string]string{
+		"/attempts":          "/attempts?cursor=01KPTCZ3RG4T9Q2V6W8XJ3M5N7",
+		"/users/29:1cg":      "/attempts?cursor=01KPTCZ3RG4T9Q2V6W8XJ3M5N7&amp;user=29%3A1cg",
+		"/connections/graph": "/attempts?connection=graph&amp;cursor=01KPTCZ3RG4T9Q2V6W8XJ3M5N7",
+	} {
+		if _, body, _ := see(t, s.URL+path, c); !strings.Contains(body, `href="`+next+`"`) {
+			t.Errorf("%s has no link to %s", path, next)
 		}
 	}
 }
