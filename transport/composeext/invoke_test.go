@@ -367,6 +367,15 @@ func TestConfigs(t *testing.T) {
 			t.Errorf("%s: no error", what)
 		}
 	}
+	for what, cfg := range map[string]composeext.Config{
+		"a popup":                           {Engine: w.instances[0].eng, Popup: own},
+		"a connection of the Token Service": {Engine: w.instances[0].eng, TokenService: graph},
+		"both":                              {Engine: w.instances[0].eng, Popup: own, TokenService: graph},
+	} {
+		if _, err := composeext.New(cfg); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 	good := popup.Config{
 		AppID: "app", Connection: wiki, PublicURL: "https://bot.example.com/teams", Store: w.store, Keys: [][]byte{make([]byte, 32)},
 		Provider: popup.Provider{Issuer: "https://login.example.com", ClientID: "x"},

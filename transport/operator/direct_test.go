@@ -1,6 +1,7 @@
 package operator_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -133,4 +134,95 @@ func TestCallbackDue(t *testing.T) {
 	due(0)
 	owe(doneID, 3, now.Add(-time.Minute))
 	due(time.Minute)
+}
+
+// sick is a store of which one read fails.
+type sick struct {
+	store.Store
+	reads, fail int // fail is the number of the read that fails, from 1; 0: none
+}
+
+func (s *sick) read() error {
+	if s.reads++; s.reads == s.fail {
+		return store.ErrUnavailable
+	}
+	return nil
+}
+
+func (s *sick) List(ctx context.Context, f store.Filter) (store.Page, error) {
+	if err := s.read(); err != nil {
+		return store.Page{}, err
+	}
+	return s.Store.List(ctx, f)
+}
+
+func (s *sick) Get(ctx context.Context, id string) (store.Snapshot, error) {
+	if err := s.read(); err != nil {
+		return store.Snapshot{}, err
+	}
+	return s.Store.Get(ctx, id)
+}
+
+func (s *sick) Find(ctx context.Context, q store.Query) (store.Snapshot, error) {
+	if err := s.read(); err != nil {
+		return store.Snapshot{}, err
+	}
+	return s.Store.Find(ctx, q)
+}
+
+func (s *sick) Events(ctx context.Context, f store.EventFilter) ([]store.Event, error) {
+	if err := s.read(); err != nil {
+		return nil, err
+	}
+	return s.Store.Events(ctx, f)
+}
+
+func (s *sick) Trail(ctx context.Context, q store.TrailQuery) (store.Trail, error) {
+	if err := s.read(); err != nil {
+		return store.Trail{}, err
+	}
+	return s.Store.Trail(ctx, q)
+}
+
+func (s *sick) Counts(ctx context.Context, since time.Time) (store.Counts, error) {
+	if err := s.read(); err != nil {
+		return store.Counts{}, err
+	}
+	return s.Store.Counts(ctx, since)
+}
+
+func (s *sick) Info(ctx context.Context) (store.Info, error) {
+	if err := s.read(); err != nil {
+		return store.Info{}, err
+	}
+	return s.Store.Info(ctx)
+}
+
+// A query whose reads did not all work is an error: half an overview would look like a
+// healthy one.
+func TestNoReadFailsInSilence(t *testing.T) {
+	st := fixture(t)
+	for name, query := range map[string]func(*operator.Direct) error{
+		"overview": func(d *operator.Direct) error { _, err := d.Overview(t.Context()); return err },
+		"info":     func(d *operator.Direct) error { _, err := d.Info(t.Context()); return err },
+		"list":     func(d *operator.Direct) error { _, err := d.List(t.Context(), operator.Query{}); return err },
+		"by age":   func(d *operator.Direct) error { _, err := d.List(t.Context(), operator.Query{AgeGT: time.Minute}); return err },
+		"stuck":    func(d *operator.Direct) error { _, err := d.List(t.Context(), operator.Query{Stuck: true}); return err },
+		"get":      func(d *operator.Direct) error { _, err := d.Get(t.Context(), stuckID); return err },
+		"prefix":   func(d *operator.Direct) error { _, err := d.Get(t.Context(), stuckID[:20]); return err },
+		"search":   func(d *operator.Direct) error { _, err := d.Get(t.Context(), "fc67"); return err },
+		"events":   func(d *operator.Direct) error { _, err := d.Events(t.Context(), operator.EventQuery{}); return err },
+		"orphans":  func(d *operator.Direct) error { _, err := d.Events(t.Context(), operator.EventQuery{Orphans: true}); return err },
+	} {
+		counted := &sick{Store: st}
+		_ = query(direct(counted))
+		if counted.reads == 0 {
+			t.Errorf("%s reads nothing", name)
+		}
+		for n := range counted.reads {
+			if err := query(direct(&sick{Store: st, fail: n + 1})); !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("%s: read %d of %d fails, and the result is %v", name, n+1, counted.reads, err)
+			}
+		}
+	}
 }

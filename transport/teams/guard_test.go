@@ -32,6 +32,7 @@ type guarded struct {
 	nested bool // one guard for each connection, nested
 	routes bool // one guard for each of two routes, and a route without a guard
 	policy *machine.Policy
+	opts   []teams.GuardOption
 
 	mu    sync.Mutex
 	heard []string
@@ -101,7 +102,7 @@ func (g *guarded) start(t *testing.T, instance string) (bot *httptest.Server, st
 		t.Errorf("an unknown connection: %v", err)
 	}
 	var front teams.Bot
-	if front, err = teams.RequireSignIn(eng, code, connections); err != nil {
+	if front, err = teams.RequireSignIn(eng, code, connections, g.opts...); err != nil {
 		t.Fatal(err)
 	}
 	if g.routes {
@@ -238,6 +239,26 @@ func TestGuardOverRestarts(t *testing.T) {
 	}
 	if said := g.said(); !slices.Equal(said, append(want, "c: again")) {
 		t.Errorf("the bot heard %q", said)
+	}
+}
+
+// With GuardWhen only the activities that it names need the sign-in.
+func TestGuardWhen(t *testing.T) {
+	g := newGuarded(t)
+	g.opts = []teams.GuardOption{teams.GuardWhen(func(a *machine.Activity) bool { return strings.HasPrefix(a.Text, "my ") })}
+	bot, stop := g.start(t, "a")
+	defer stop()
+	user := g.emu.Teams(bot.URL)
+	if a, err := user.SendMessage(t.Context(), "hello"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	want := []string{"a: hello without Graph without github"}
+	if said := g.said(); !slices.Equal(said, want) {
+		t.Errorf("the bot heard %q, want %q", said, want)
+	}
+	g.ask(t, user, "my issues")
+	if said := g.said(); !slices.Equal(said, want) {
+		t.Errorf("before the sign-in the bot heard %q, want %q", said, want)
 	}
 }
 
