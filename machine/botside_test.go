@@ -704,6 +704,32 @@ func TestPermanent(t *testing.T) {
 	}
 }
 
+// One handler's final refusal does not keep another one from being tried again.
+func TestPermanentForOneHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		noted := 0
+		d.eng.OnSignIn(func(context.Context, *machine.Turn, tokensvc.Token) error {
+			if noted++; noted == 1 {
+				return errors.New("the database is away")
+			}
+			return nil
+		})
+		d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
+			return machine.Permanent(errors.New("the user has blocked the bot"))
+		})
+		d.signIn("hello")
+		d.exchange()
+		if rows := d.rows(); rows[0].Status != store.DeliveryPending {
+			t.Errorf("after the first try: %s", rows[0].Status)
+		}
+		d.deliver(2 * time.Second)
+		if rows := d.rows(); noted != 2 || rows[0].Status != store.DeliveryUndeliverable {
+			t.Errorf("noted %d times, and the row is %s", noted, rows[0].Status)
+		}
+	})
+}
+
 func TestOnce(t *testing.T) {
 	d := newDesk(t, nil)
 	runs := 0

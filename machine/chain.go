@@ -2,10 +2,11 @@ package machine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
+
+	"github.com/signin-engine/signin-engine/machine/internal/outbox"
 )
 
 // link is a handler of a callback that brings a T.
@@ -50,13 +51,20 @@ func (c *chain[T]) whole(others ...link[T]) link[T] {
 // a timeout they do not: another process may hold the row by then.
 func inTurn[T any](handlers []link[T]) link[T] {
 	return func(ctx context.Context, turn *Turn, what T) error {
-		errs := make([]error, len(handlers))
-		for i, h := range handlers {
-			if errs[i] = ctx.Err(); errs[i] == nil {
-				errs[i] = safe(h)(ctx, turn, what)
+		var errs outbox.Several
+		for _, h := range handlers {
+			err := ctx.Err()
+			if err == nil {
+				err = safe(h)(ctx, turn, what)
+			}
+			if err != nil {
+				errs = append(errs, err)
 			}
 		}
-		return errors.Join(errs...)
+		if len(errs) == 0 {
+			return nil
+		}
+		return errs
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,12 +104,26 @@ func throttled(err error) (time.Duration, bool) {
 	return 0, false
 }
 
+// Several are the errors of several handlers of one callback. A retry calls all of
+// them, so it is pointless only if it is for each.
+type Several []error
+
+func (s Several) Error() string   { return errors.Join(s...).Error() }
+func (s Several) Unwrap() []error { return s }
+
+// Permanent reports whether a retry is pointless.
+func (s Several) Permanent() bool {
+	return !slices.ContainsFunc(s, func(err error) bool { return !final(err) })
+}
+
 // final reports whether a retry is pointless, by the bot's own error or by the
 // connector's answer.
 func final(err error) bool {
 	var own interface{ Permanent() bool }
-	if errors.As(err, &own) && own.Permanent() {
-		return true
+	if errors.As(err, &own) {
+		if _, several := own.(Several); several || own.Permanent() {
+			return own.Permanent()
+		}
 	}
 	var a answer
 	if !errors.As(err, &a) {

@@ -512,6 +512,10 @@ func TestOutcome(t *testing.T) {
 		{name: "another 404", tries: 1, err: refused{status: 404, code: "NotFound"}, status: store.DeliveryPending, left: 1, again: time.Second},
 		{name: "that code with another status", tries: 1, err: refused{status: 500, code: "ConversationBlockedByUser"}, status: store.DeliveryPending, left: 1, again: time.Second},
 		{name: "the bot's own code says so", tries: 1, err: fmt.Errorf("greet: %w", hopeless{broken}), status: store.DeliveryUndeliverable, left: 1},
+		{name: "one handler failed, another one's chat is blocked", tries: 1, err: fmt.Errorf("middleware: %w", Several{broken, refused{status: 403, code: "ConversationBlockedByUser"}}), status: store.DeliveryPending, left: 1, again: time.Second},
+		{name: "one handler failed, another one for good", tries: 1, err: Several{hopeless{broken}, Several{broken}}, status: store.DeliveryPending, left: 1, again: time.Second},
+		{name: "all of them for good", tries: 1, err: Several{hopeless{broken}, Several{refused{status: 404, code: "ConversationNotFound"}}}, status: store.DeliveryUndeliverable, left: 1},
+		{name: "the middleware says so for all of them", tries: 1, err: hopeless{Several{broken}}, status: store.DeliveryUndeliverable, left: 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			row := store.Delivery{Status: store.DeliveryPending, Tries: c.tries, Created: created, Owner: "a", Error: "before"}
