@@ -172,6 +172,32 @@ func TestSignInSaysWhatIsOnTheScreen(t *testing.T) {
 	d.drain()
 }
 
+// A card is sent where the user asks, although another conversation or a message
+// extension has one already: it is not seen here.
+func TestCardIsSentWhereTheUserAsks(t *testing.T) {
+	d := newDesk(t, func(c *machine.Config) { c.Policy.ResendCooldown = time.Minute })
+	query := activity("invoke", "composeExtension/query", "", "{}")
+	query.ID = "query"
+	if _, err := d.eng.Authorize(t.Context(), d.eng.Turn(query), machine.Ask{Connection: "graph", Via: store.OriginCompose}); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		conversation string
+		want         machine.Pending
+	}{
+		{"chat", machine.CardSent},
+		{"chat", machine.CardOut},
+		{"group", machine.CardSent},
+	} {
+		asked := message("hello")
+		asked.ID, asked.Conversation.ID = fmt.Sprint("message-", i), c.conversation
+		if got, err := d.eng.Turn(asked).SignIn(t.Context()); err != nil || got.Pending != c.want {
+			t.Errorf("message %d in %s: %+v, %v; want %q", i, c.conversation, got, err, c.want)
+		}
+	}
+	d.drain()
+}
+
 // A user who signs in while a second card is being made gets the token and no card.
 func TestSignedInWhileACardIsMade(t *testing.T) {
 	up := &beforeResource{}

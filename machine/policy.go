@@ -51,7 +51,7 @@ type Policy struct {
 	// IdentityMismatch says what happens to an SSO token of another user than the
 	// sender: Audit (default), an audit line, or Reject, 403.
 	IdentityMismatch Choice
-	// ResendCooldown is for how long after a card no second one is sent. Default 0,
+	// ResendCooldown is for how long no second card is sent to a conversation. Default 0,
 	// off.
 	ResendCooldown time.Duration
 	// MaxCodeTries is how many wrong codes end an attempt. Default 0, unlimited.

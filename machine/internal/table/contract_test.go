@@ -261,18 +261,49 @@ func TestComposeCooldown(t *testing.T) {
 	table := mustDefine(t)
 	for _, c := range []struct {
 		origin store.Origin
+		via    store.Origin
 		age    time.Duration
 		row    string
 	}{
-		{store.OriginCompose, 29 * time.Second, "A10"},
-		{store.OriginCompose, 31 * time.Second, "A11"},
-		{store.OriginSignIn, 0, "A11"},
+		{store.OriginCompose, store.OriginCompose, 29 * time.Second, "M1"},
+		{store.OriginCompose, store.OriginCompose, 31 * time.Second, "A11"},
+		{store.OriginSignIn, "", 0, "A11"},
+		// The chat has no card of it.
+		{store.OriginCompose, "", 29 * time.Second, "A11"},
+		{store.OriginCardAction, "", 29 * time.Second, "A11"},
 	} {
 		a := attemptIn(CardSent)
 		a.Origin, a.Entered = c.origin, noon().Add(-c.age)
-		d, err := table.Step(inputOf(a, Event{Kind: NoToken}))
+		d, err := table.Step(inputOf(a, Event{Kind: NoToken, Via: c.via}))
 		if err != nil || d.Rule.Row != c.row {
 			t.Errorf("%s after %s: row %s, %v; want row %s", c.origin, c.age, d.Rule.Row, err, c.row)
+		}
+	}
+}
+
+// "The card is out" holds where the user can see it.
+func TestCardOfAnotherConversation(t *testing.T) {
+	table := mustDefine(t)
+	for _, c := range []struct {
+		asked, card string // conversation of the request, and of the card if it is another
+		event       Event
+		row         string
+	}{
+		{"chat", "", Event{Kind: NoToken}, "A10"},
+		{"elsewhere", "", Event{Kind: NoToken}, "A11"},
+		{"elsewhere", "own chat", Event{Kind: NoToken}, "A10"}, // group_chat: one_to_one
+		{"chat", "", Event{Kind: SignInAsked, Waited: Idle}, "A12"},
+		{"elsewhere", "", Event{Kind: SignInAsked, Waited: Idle}, "A2"},
+		{"chat", "", Event{Kind: ResourceFound, Another: true}, "A15"},
+		{"elsewhere", "", Event{Kind: ResourceFound, Another: true}, "A11"},
+	} {
+		a := attemptIn(CardSent)
+		a.Entered, a.Conversation.ID, a.CardConversation = noon(), "chat", c.card
+		in := inputOf(a, c.event)
+		in.Policy.ResendCooldown, in.Conversation.ID, in.NewID = time.Minute, c.asked, "next"
+		d, err := table.Step(in)
+		if err != nil || d.Rule.Row != c.row {
+			t.Errorf("%s from %s, its card in %q: row %s, %v; want row %s", c.event.Kind, c.asked, c.card, d.Rule.Row, err, c.row)
 		}
 	}
 }

@@ -37,6 +37,7 @@ const (
 	sameActivity Guard = "the activity that opened it"
 	ssoWithheld  Guard = "no SSO on this card"
 	answerIsCard Guard = "the answer is the card" // of a message extension or an Adaptive Card
+	cardIsHere   Guard = "its card is here"       // where the user asks now
 	ssoOutdated  Guard = "no SSO by now"          // but the card about to be sent still offers it
 	nothingKept  Guard = "nothing more to keep"
 )
@@ -116,6 +117,7 @@ func meanings() map[Guard]func(*Input) bool {
 		nothingKept:  func(in *Input) bool { return in.Event.Request == nil },
 		ssoWithheld:  func(in *Input) bool { return in.Event.Withheld },
 		answerIsCard: func(in *Input) bool { return in.Event.Via != "" },
+		cardIsHere:   func(in *Input) bool { return in.cardIsHere() },
 		ssoOutdated:  func(in *Input) bool { return in.Event.SSO && in.Now.Before(in.Attempt.NoSSOUntil) },
 
 		answered: func(in *Input) bool { return in.Attempt.AnswerStatus != 0 },
@@ -180,8 +182,26 @@ func (in *Input) waitedFor(s store.State) bool {
 	return in.Event.Waited == s && in.Event.For == in.Attempt.ID
 }
 
+// cardIsHere reports whether the user sees the attempt's card where the event came
+// from. The answer to a message extension or an Adaptive Card always has the link.
+func (in *Input) cardIsHere() bool {
+	a := in.Attempt
+	switch {
+	case in.Event.Via != "":
+		return true
+	case isAnswer(a.Origin):
+		return false
+	default:
+		return a.CardConversation != "" || a.Conversation.ID == in.Conversation.ID
+	}
+}
+
+// isAnswer reports whether an attempt of this origin has no card in a chat: the answer
+// to the invoke is its card.
+func isAnswer(o store.Origin) bool { return o == store.OriginCompose || o == store.OriginCardAction }
+
 func cooldown(in *Input) time.Duration {
-	if in.Attempt.Origin == store.OriginCompose || in.Attempt.Origin == store.OriginCardAction {
+	if isAnswer(in.Attempt.Origin) {
 		return in.Policy.ComposeCooldown
 	}
 	return in.Policy.ResendCooldown

@@ -20,7 +20,7 @@ func Rows() []Row {
 		{"A7", "The connector refused the card", "Failed (card_rejected). 429 and 412 were certainly not delivered, so the card is sent again while the deadline allows."},
 		{"A8", "The connector answered 5xx or nothing to the card", "CardSent with the flag delivery_unknown. The card is not sent again: it may be there."},
 		{"A9", "An invoke overtakes the answer to the card", "The invoke goes on; the late answer only fills in the card's id."},
-		{"A10", "SignIn again within the cool-down (resend_cooldown)", "No second card. If the sign-in has a purpose, its activity is kept too, and comes back after the first one."},
+		{"A10", "SignIn again in the same conversation within the cool-down (resend_cooldown)", "No second card. If the sign-in has a purpose, its activity is kept too, and comes back after the first one."},
 		{"A11", "SignIn again while a card is out", "A new attempt and a new card; the old one is superseded and its card still works."},
 		{"A12", "SignIn while another device or instance signs the user in", "It waits up to 2 s for the outcome; no second card. An activity with a purpose is kept as in A10."},
 		{"A12b", "SignIn, and the instance that was to send the card is gone", "As A11."},

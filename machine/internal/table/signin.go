@@ -22,7 +22,7 @@ func signInRules() []Block {
 			},
 			Rule{
 				Row:   "A12",
-				If:    when(waited),
+				If:    when(waited, cardIsHere),
 				Reply: ReplyCardOut,
 				Note:  "the card is out",
 			},
@@ -139,7 +139,7 @@ func signInRules() []Block {
 			},
 			Rule{
 				Row:   "A10",
-				If:    when(withinCooldown),
+				If:    when(withinCooldown, cardIsHere),
 				Reply: ReplyCardOut,
 				Note:  "within the cool-down: no second card",
 			},
@@ -310,7 +310,7 @@ func signInRules() []Block {
 		block(on(ResourceFound), in(CardSent),
 			Rule{
 				Row:   "A15",
-				If:    when(another),
+				If:    when(another, cardIsHere),
 				Reply: ReplyCardOut,
 				Note:  "another SignIn was faster: no second card",
 			},
