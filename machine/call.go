@@ -156,7 +156,7 @@ func (c *call) head(ctx context.Context, a *store.Attempt) (*store.Attempt, erro
 // opened beside it.
 func (c *call) successor(ctx context.Context, a *store.Attempt) (*store.Attempt, error) {
 	a, err := c.head(ctx, a)
-	if err != nil || a.State != store.Failed || a.Reason == store.ReasonSignedOut {
+	if err != nil || a.State != store.Failed || table.HasSignedOut(a) {
 		return a, err
 	}
 	pending, err := c.newest(ctx, a.Key)

@@ -100,7 +100,7 @@ var errUnregistered = errors.New("the card's connection is registered no more")
 type byExchange struct{}
 
 func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.Attempt, error) {
-	ev.OldCard, ev.Foreign, c.ended = false, false, nil
+	ev.OldCard, ev.Foreign, ev.SignedOut, c.ended = false, false, false, nil
 	snap, err := c.find(ctx, store.Query{User: c.key.UserKey(), Connection: c.key.Connection, ExchangeID: ev.ExchangeID})
 	if err != nil {
 		return nil, err
@@ -128,7 +128,9 @@ func (x byExchange) find(ctx context.Context, c *call, ev *table.Event) (*store.
 		if err != nil {
 			return nil, err
 		}
-		if pending && newest.ID != head.ID && head.State == store.Failed && head.Reason != store.ReasonSignedOut {
+		// The sign-outs of a key are counted in its newest attempt.
+		ev.SignedOut = table.HasSignedOut(head) || newest != nil && newest.Generation > head.Generation
+		if pending && newest.ID != head.ID && head.State == store.Failed && !ev.SignedOut {
 			ev.OldCard = true
 			return newest, nil
 		}

@@ -236,7 +236,7 @@ func (c *call) again(ctx context.Context, where finder, before *store.Attempt, e
 		return where.find(ctx, c, ev)
 	}
 	a, err := c.get(ctx, before.ID)
-	if err == nil && ev.Kind.IsSuccess() && a.State == store.Failed && a.Reason != store.ReasonSignedOut {
+	if err == nil && ev.Kind.IsSuccess() && a.State == store.Failed && !table.HasSignedOut(a) {
 		return c.successor(ctx, a)
 	}
 	return a, err

@@ -351,7 +351,7 @@ func (w *world) judgeSuccess(t *task, wrong func(string)) {
 		return r.State == store.Complete && (t.sawDone || !r.Entered.Before(store.Time(t.began)))
 	})
 	out := w.model.anyOf(t.granted, func(r *row) bool {
-		return r.State == store.Failed && r.Reason == store.ReasonSignedOut
+		return signedOut(&r.Attempt)
 	})
 	switch {
 	case done:
@@ -416,8 +416,21 @@ func (w *world) justOK(t *task, busy store.State) bool {
 		return true
 	}
 	return slices.ContainsFunc(t.seen, func(a sighting) bool {
-		return a.State == busy && t.exchanges == 0 || a.Reason == store.ReasonSignedOut
+		return a.State == busy && t.exchanges == 0 || signedOut(&a.Attempt) ||
+			slices.ContainsFunc(t.seen, func(b sighting) bool { return signedOutSince(&a.Attempt, &b.Attempt) })
 	})
+}
+
+// signedOut reports whether the user has signed out of an attempt that failed, by its
+// end or after it.
+func signedOut(a *store.Attempt) bool {
+	return a.State == store.Failed && (a.Reason == store.ReasonSignedOut || a.SSOOutcome == "signed_out")
+}
+
+// signedOutSince reports whether a later attempt of the key has seen a sign-out that
+// a failed one has not.
+func signedOutSince(a, later *store.Attempt) bool {
+	return a.State == store.Failed && later.Key.Same(a.Key) && later.Generation > a.Generation
 }
 
 func (w *world) judgeCode(t *task, wrong func(string)) {

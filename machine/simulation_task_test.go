@@ -255,10 +255,13 @@ func (w *world) arrive(t *task) {
 	}
 	head := m.head(r)
 	t.settled = head.State == store.Complete
-	switch head.Reason { //nolint:exhaustive // the others are like a pending one
-	case store.ReasonSignedOut:
+	since := m.anyOf(owner(t.user, r.Key.Connection), func(o *row) bool {
+		return o.number > head.number && signedOutSince(&head.Attempt, &o.Attempt)
+	})
+	switch {
+	case since, signedOut(&head.Attempt):
 		t.signedOut = head.ID
-	case store.ReasonUpstreamRejected, store.ReasonUpstreamUnavailable:
+	case head.Reason == store.ReasonUpstreamRejected, head.Reason == store.ReasonUpstreamUnavailable:
 		t.failed = head.ID
 	}
 }

@@ -243,7 +243,7 @@ type Attempt struct {
 	Invokes     int    // invokes that reached this attempt
 	Rounds      int    // exchange rounds begun
 	Calls       int    // callbacks owed so far; numbers the outbox rows
-	SSOOutcome  string // "", "rejected", "client_failed:CODE"
+	SSOOutcome  string // "", "rejected", "client_failed:CODE", "signed_out": after its end
 	Method      Method
 	Reason      Reason
 	Failure     *Failure

@@ -114,14 +114,15 @@ type Event struct {
 	Unclear    bool // an upstream failed, so the code may still be right
 
 	// Found out while the event was handled.
-	Waited   store.State // the state in which it has waited …
-	For      string      // … and for which attempt
-	Asked    bool        // the Token Service was asked whether there is a token (E8)
-	Raced    bool        // others changed the attempt since the last upstream call
-	Another  bool        // … or put another attempt in its place
-	OldCard  bool        // its exchange id is that of a superseded attempt of the chain
-	Foreign  bool        // its exchange id belongs to another user
-	Stranger bool        // its user has no attempt in this group or channel
+	Waited    store.State // the state in which it has waited …
+	For       string      // … and for which attempt
+	Asked     bool        // the Token Service was asked whether there is a token (E8)
+	Raced     bool        // others changed the attempt since the last upstream call
+	Another   bool        // … or put another attempt in its place
+	OldCard   bool        // its exchange id is that of a superseded attempt of the chain
+	Foreign   bool        // its exchange id belongs to another user
+	SignedOut bool        // the user has signed out since the attempt ended
+	Stranger  bool        // its user has no attempt in this group or channel
 
 	LetGo []store.Lease // live leases whose owner has stopped working (S)
 	Actor string        // operator

@@ -157,6 +157,12 @@ func exchangeRules() []Block {
 				Note:  "duplicate: as the owner answered",
 			},
 			Rule{
+				Row:   "B15",
+				If:    when(signedOut),
+				Reply: ReplyOK,
+				Note:  "no silent sign-in after a sign-out",
+			},
+			Rule{
 				Row:    "B10",
 				If:     when(upstreamFailed),
 				Open:   OpensLinked,
@@ -164,12 +170,6 @@ func exchangeRules() []Block {
 				Edge:   exchange,
 				Do:     do(claim, beginRound),
 				Then:   Exchange,
-			},
-			Rule{
-				Row:   "B15",
-				If:    when(signedOut),
-				Reply: ReplyOK,
-				Note:  "no silent sign-in after a sign-out",
 			},
 			Rule{
 				Row:   "B14",

@@ -51,7 +51,7 @@ const (
 	foreignCard    Guard = "id of another user's card"
 	byCode         Guard = "completed by a code"
 	upstreamFailed Guard = "failed upstream"
-	signedOut      Guard = "signed out"
+	signedOut      Guard = "signed out"     // by its end, or since
 	statusRejects  Guard = "status rejects" // the upstream refused, rather than failed
 	noStatus       Guard = "no status"
 )
@@ -135,7 +135,9 @@ func meanings() map[Guard]func(*Input) bool {
 		upstreamFailed: func(in *Input) bool {
 			return FailedUpstream(in.Attempt.Reason)
 		},
-		signedOut:     func(in *Input) bool { return in.Attempt.Reason == store.ReasonSignedOut },
+		signedOut: func(in *Input) bool {
+			return HasSignedOut(in.Attempt) || in.Event.SignedOut
+		},
 		statusRejects: func(in *Input) bool { return rejects(in.Event.Status) },
 		noStatus:      func(in *Input) bool { return in.Event.Status == 0 },
 
@@ -205,6 +207,12 @@ func cooldown(in *Input) time.Duration {
 		return in.Policy.ComposeCooldown
 	}
 	return in.Policy.ResendCooldown
+}
+
+// HasSignedOut reports whether a sign-out has ended the attempt, or has come after its
+// failure.
+func HasSignedOut(a *store.Attempt) bool {
+	return a.Reason == store.ReasonSignedOut || a.SSOOutcome == ssoSignedOut
 }
 
 // FailedUpstream reports whether an attempt ended because an upstream failed. That

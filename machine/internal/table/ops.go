@@ -26,6 +26,7 @@ const (
 	keepDiagnosis   Op = "keep diagnosis"
 	outcomeRejected Op = "SSO rejected" // sso_outcome
 	outcomeClient   Op = "SSO failed"   // sso_outcome, with the client's code
+	endSSO          Op = "end SSO"      // of a card whose user has signed out since
 	withholdSSO     Op = "withhold SSO" // the next cards come without the resource
 
 	keepCode       Op = "keep code"        // the mark of the code that is being redeemed
@@ -91,6 +92,7 @@ func deeds() map[Op]func(*Input, *store.Attempt) {
 		keepDiagnosis:   func(in *Input, a *store.Attempt) { a.Diagnosis = in.Event.Diagnosis },
 		outcomeRejected: func(_ *Input, a *store.Attempt) { a.SSOOutcome = "rejected" },
 		outcomeClient:   func(in *Input, a *store.Attempt) { a.SSOOutcome = "client_failed:" + in.Event.Code },
+		endSSO:          func(_ *Input, a *store.Attempt) { a.SSOOutcome = ssoSignedOut },
 		withholdSSO:     func(in *Input, a *store.Attempt) { a.NoSSOUntil = in.Now.Add(withheldFor) },
 
 		keepCode:       func(in *Input, a *store.Attempt) { a.CodeMark, a.CodeStatus = newest(in.Event.CodeMarks), 0 },
@@ -112,6 +114,10 @@ func deeds() map[Op]func(*Input, *store.Attempt) {
 		touch: func(*Input, *store.Attempt) {},
 	}
 }
+
+// ssoSignedOut is the outcome of SSO on an attempt that had failed before its user
+// signed out: its card signs nobody in silently any more.
+const ssoSignedOut = "signed_out"
 
 func forget(a *store.Attempt) {
 	a.AnswerStatus, a.AnswerDetail, a.AnswerCause, a.AnswerAt = 0, "", 0, time.Time{}

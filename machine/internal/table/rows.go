@@ -45,7 +45,7 @@ func Rows() []Row {
 		{"B12", "The card of a superseded attempt, and its chain is complete", "Answered 200."},
 		{"B13", "The card of a superseded attempt, and its successor is pending", "The exchange goes to the successor."},
 		{"B14", "An exchange for an attempt that ended for another reason", "A linked attempt continues. With late_invoke: reject 400."},
-		{"B15", "An exchange after a sign-out", "Only answered 200: nobody is signed in silently after a sign-out."},
+		{"B15", "An exchange after a sign-out, also of a card whose attempt had failed before it", "Only answered 200: nobody is signed in silently after a sign-out."},
 		{"B16", "An exchange without an attempt", "An attempt is adopted for it. With late_invoke: reject 400."},
 		{"B17", "An exchange without an id", "The HMAC of the token replaces it."},
 		{"B18", "An exchange with another user's id", "A security line. That attempt is not touched; the exchange continues for the sender's own."},

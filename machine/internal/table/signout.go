@@ -29,9 +29,24 @@ func signOutRules() []Block {
 			},
 		),
 
-		block(on(SignedOut), in(None, Failed),
+		block(on(SignedOut), in(None),
 			Rule{
 				Row:   "E1",
+				Reply: ReplyOK,
+				Note:  "signed out",
+			},
+		),
+		// Its card may still be on a screen, and run SSO (B15).
+		block(on(SignedOut), in(Failed),
+			Rule{
+				Row:   "E1",
+				If:    when(signedOut),
+				Reply: ReplyOK,
+				Note:  "signed out",
+			},
+			Rule{
+				Row:   "E1",
+				Do:    do(nextGeneration, endSSO),
 				Reply: ReplyOK,
 				Note:  "signed out",
 			},
