@@ -206,13 +206,19 @@ func TestNoReadFailsInSilence(t *testing.T) {
 		"overview": func(d *operator.Direct) error { _, err := d.Overview(t.Context()); return err },
 		"info":     func(d *operator.Direct) error { _, err := d.Info(t.Context()); return err },
 		"list":     func(d *operator.Direct) error { _, err := d.List(t.Context(), operator.Query{}); return err },
-		"by age":   func(d *operator.Direct) error { _, err := d.List(t.Context(), operator.Query{AgeGT: time.Minute}); return err },
-		"stuck":    func(d *operator.Direct) error { _, err := d.List(t.Context(), operator.Query{Stuck: true}); return err },
-		"get":      func(d *operator.Direct) error { _, err := d.Get(t.Context(), stuckID); return err },
-		"prefix":   func(d *operator.Direct) error { _, err := d.Get(t.Context(), stuckID[:20]); return err },
-		"search":   func(d *operator.Direct) error { _, err := d.Get(t.Context(), "fc67"); return err },
-		"events":   func(d *operator.Direct) error { _, err := d.Events(t.Context(), operator.EventQuery{}); return err },
-		"orphans":  func(d *operator.Direct) error { _, err := d.Events(t.Context(), operator.EventQuery{Orphans: true}); return err },
+		"by age": func(d *operator.Direct) error {
+			_, err := d.List(t.Context(), operator.Query{AgeGT: time.Minute})
+			return err
+		},
+		"stuck":  func(d *operator.Direct) error { _, err := d.List(t.Context(), operator.Query{Stuck: true}); return err },
+		"get":    func(d *operator.Direct) error { _, err := d.Get(t.Context(), stuckID); return err },
+		"prefix": func(d *operator.Direct) error { _, err := d.Get(t.Context(), stuckID[:20]); return err },
+		"search": func(d *operator.Direct) error { _, err := d.Get(t.Context(), "fc67"); return err },
+		"events": func(d *operator.Direct) error { _, err := d.Events(t.Context(), operator.EventQuery{}); return err },
+		"orphans": func(d *operator.Direct) error {
+			_, err := d.Events(t.Context(), operator.EventQuery{Orphans: true})
+			return err
+		},
 	} {
 		counted := &sick{Store: st}
 		_ = query(direct(counted))
