@@ -237,7 +237,6 @@ func (t *txn) putAttempt(given *store.Attempt, plan *putPlan) error {
 	t.indexUser(a, plan)
 	t.indexExchange(a, plan)
 	t.indexEnd(a, plan)
-	t.indexSkew(a)
 	return t.indexOpen(a, plan)
 }
 
@@ -370,27 +369,6 @@ func (t *txn) tally(entered time.Time, outcome string, by int64) {
 	t.value = binary.AppendVarint(t.value[:0], n)
 	t.live.Put(t.key, t.value)
 }
-
-// indexSkew widens the bound of [txn.skew] if the attempt exceeds it. It hardly ever
-// writes.
-func (t *txn) indexSkew(a *store.Attempt) {
-	us := maxSkew + 1
-	if at, isULID := idTime(a.ID); isULID {
-		d := max(micros(at, a.Created), micros(a.Created, at), micros(at, a.Entered))
-		if d <= minSkew.Microseconds() {
-			return
-		}
-		us = 2 * uint64(d)
-	}
-	bound, ok := t.skew()
-	if !ok || us <= 2*uint64(bound.Microseconds()) {
-		return
-	}
-	t.facts.Put(factSkew(), binary.BigEndian.AppendUint64(nil, us))
-}
-
-// micros is how many microseconds a is after b. A time.Duration ends at 292 years.
-func micros(a, b time.Time) int64 { return a.UnixMicro() - b.UnixMicro() }
 
 // putEvents writes the lines, one row for each run of lines of an attempt. Each line
 // has a number among all lines, which is not reused after a purge. It is the Seq of

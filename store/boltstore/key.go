@@ -43,7 +43,6 @@ const (
 )
 
 // Keys of bucket facts.
-func factSkew() []byte  { return []byte("skew") }
 func factLines() []byte { return []byte("lines") } // number of the last audit line
 func factProbe() []byte { return []byte("probe") } // see [Store.Probe]
 func factKeys() []byte  { return []byte("keys") }  // for marks and seals
@@ -226,20 +225,9 @@ func stateOf(name []byte) store.State {
 	return store.State(name)
 }
 
-// minSkew is the skew of a store that never saw a larger one.
-const minSkew = time.Second
-
-// maxSkew, in microseconds, is larger than any real skew; more means unbounded.
-const maxSkew = 100 * 365 * 24 * uint64(time.Hour/time.Microsecond)
-
-// idTime returns the time in a ULID. Only the canonical form sorts like its time.
-func idTime(id string) (time.Time, bool) {
-	u, err := ulid.ParseStrict(id)
-	if err != nil || u.String() != id {
-		return time.Time{}, false
-	}
-	return u.Timestamp(), true
-}
+// slack is by how much the time in an id may differ from the attempt's own times. The
+// engine makes both of one clock.
+const slack = time.Minute
 
 // firstID returns the smallest ULID of t's millisecond.
 func firstID(t time.Time) string {

@@ -60,16 +60,13 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int, dry bool
 
 // ended finds the first n attempts after the id after that ended before the time.
 func (t *txn) ended(before time.Time, after string, n int) []string {
-	end := ""
-	if skew, ok := t.skew(); ok {
-		end = firstID(before.Add(skew + time.Millisecond))
-	}
+	end := firstID(before.Add(slack))
 	var ids []string
 	// "id 01" sorts after all rows of the id and before the next id.
 	next := t.rows.From(append([]byte(after), 1))
 	for k, v := next(); k != nil && len(ids) < n; k, v = next() {
 		id, kind := cutID(k)
-		if end != "" && id > end {
+		if id > end {
 			break
 		}
 		if len(kind) != 1 || kind[0] != kindRecord {

@@ -303,13 +303,11 @@ func (t *txn) newestFirst(f *store.Filter) func() string {
 	if f.IDPrefix != "" {
 		lower(f.IDPrefix + "\xff")
 	}
-	if skew, ok := t.skew(); ok {
-		if !f.Since.IsZero() {
-			low = max(low, firstID(f.Since.Add(-skew)))
-		}
-		if !f.Until.IsZero() {
-			lower(firstID(f.Until.Add(skew + time.Millisecond)))
-		}
+	if !f.Since.IsZero() {
+		low = max(low, firstID(f.Since.Add(-slack)))
+	}
+	if !f.Until.IsZero() {
+		lower(firstID(f.Until.Add(slack)))
 	}
 	if end == "" {
 		end = "\xff"

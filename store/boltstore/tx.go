@@ -3,7 +3,6 @@ package boltstore
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"strings"
@@ -197,17 +196,4 @@ func (t *txn) readNamed(id, index string, a *store.Attempt) error {
 func (t *txn) exists(id string) bool {
 	t.key = rowKey(t.key[:0], id, kindRecord)
 	return t.rows.Get(t.key) != nil
-}
-
-// skew returns how far the time in an attempt's id may be from the attempt's own
-// times; ok is false if that is unbounded.
-func (t *txn) skew() (d time.Duration, ok bool) {
-	us := uint64(minSkew / time.Microsecond)
-	if b := t.facts.Get(factSkew()); len(b) == 8 {
-		us = binary.BigEndian.Uint64(b)
-	}
-	if us > maxSkew {
-		return 0, false
-	}
-	return time.Duration(us) * time.Microsecond, true
 }

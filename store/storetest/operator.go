@@ -19,6 +19,7 @@ func Lists(t *testing.T, open New) {
 	t.Run("Counts", func(t *testing.T) { counts(t, open(t).Store) })
 	t.Run("Owed", func(t *testing.T) { owed(t, open(t).Store) })
 	t.Run("OddIDs", func(t *testing.T) { oddIDs(t, open(t).Store) })
+	t.Run("Clocks", func(t *testing.T) { clocks(t, open(t).Store) })
 }
 
 // owed tests the list of attempts with pending, dead or undeliverable deliveries.
@@ -233,6 +234,30 @@ func oddIDs(t *testing.T, s store.Store) {
 	}
 	if lines, err := s.Events(t.Context(), store.EventFilter{Attempt: "a"}); err != nil || len(lines) != 1 {
 		t.Errorf("%d lines, %v", len(lines), err)
+	}
+}
+
+// clocks tests bounds on times with ids that were made up to a minute before or after
+// the attempt's own times.
+func clocks(t *testing.T, s store.Store) {
+	t.Helper()
+	at := now(t, s).Add(-48 * time.Hour)
+	var want []string
+	for i, off := range []time.Duration{-50 * time.Second, 0, 50 * time.Second} {
+		a := NewAttempt(at, user(i), "graph")
+		a.ID = NewID(at.Add(off))
+		insert(t, s, a, Next(a, store.Failed, at))
+		want = append([]string{a.ID}, want...)
+	}
+	page, err := s.List(t.Context(), store.Filter{Since: at, Until: at.Add(time.Millisecond)})
+	if err != nil {
+		t.Fatalf("List: %v", err)
+	}
+	if diff := cmp.Diff(want, ids(page.Attempts)); diff != "" {
+		t.Errorf("created in that millisecond (-want +got):\n%s", diff)
+	}
+	if n, err := s.Purge(t.Context(), at.Add(time.Millisecond), 0, false); n != len(want) || err != nil {
+		t.Errorf("Purge: %d, %v; want %d", n, err, len(want))
 	}
 }
 

@@ -341,6 +341,14 @@ func exchangeIDs(t *testing.T, s store.Store) {
 	expect(store.Query{User: elsewhere, ExchangeID: "ex-1"}, "")
 	expect(store.Query{User: anyone, ExchangeID: "ex-2"}, "")
 
+	// The names of two apps do not run together with their ids.
+	joined := NewAttempt(at, user(2), "graph")
+	joined.Key.App, joined.ExchangeID = App+"e", "x-1"
+	insert(t, s, joined)
+	expect(store.Query{User: anyone, ExchangeID: "ex-1"}, old.ID)
+	elsewhere.App = joined.Key.App
+	expect(store.Query{User: elsewhere, ExchangeID: "x-1"}, joined.ID)
+
 	// After superseding, the old card's id still leads to the old attempt.
 	old = Next(old, store.Failed, at)
 	next := NewAttempt(at, user(1), "graph")
