@@ -58,7 +58,7 @@
 //	m hash                  marks
 //	c, n time hash          marks by creation and by expiry
 //
-// Bucket facts: skew, lines (the last number), keys.
+// Bucket facts: lines (the last number), keys.
 //
 // # Damage
 //

@@ -87,6 +87,8 @@ func TestDecodeActivityIsTolerant(t *testing.T) {
 		{"tenant in channelData", `{"type":"invoke","channelId":"msteams:COPILOT","serviceUrl":"https://smba.trafficmanager.net/amer/",
 			"from":{"id":"29:u"},"recipient":{"id":"28:b"},"channelData":{"tenant":{"id":"t"}},
 			"conversation":{"id":"a:1","conversationType":"groupChat","isGroup":true}}`},
+		{"the older envelope", `{"type":"invoke","address":{"channelId":"msteams:COPILOT","serviceUrl":"https://smba.trafficmanager.net/amer/",
+			"user":{"id":"29:u"},"bot":{"id":"28:b"},"conversation":{"id":"a:1","conversationType":"groupChat","isGroup":true,"tenantId":"t"}}}`},
 		{"unknown members and wrong types", `{"type":"invoke","name":7,"id":[],"text":{},"locale":1,"timestamp":0,"unheard":{"of":[1]},
 			"channelId":"msteams:COPILOT","serviceUrl":"https://smba.trafficmanager.net/amer/","entities":[null,5,"x",{"type":3}],
 			"from":{"name":{},"id":"29:u","aadObjectId":false},"recipient":{"id":"28:b"},"channelData":"none","address":[],"value":null,

@@ -306,6 +306,16 @@ func TestGuardBehindAGuard(t *testing.T) {
 	if said := g.said(); !slices.Equal(said, []string{"a: show my issues"}) {
 		t.Errorf("the bot heard %q", said)
 	}
+	// That the inner guard asked for another sign-in is no error of the callback.
+	page, err := g.st.List(t.Context(), store.Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range page.Deliveries {
+		if d.Status != store.DeliveryDone || d.Tries != 1 || d.Error != "" {
+			t.Errorf("callback %s: %s after %d tries: %s", d.DeliveryKey, d.Status, d.Tries, d.Error)
+		}
+	}
 }
 
 // TestGuardsOfRoutes has a guard in front of each route. A message must reach the
