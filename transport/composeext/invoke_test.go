@@ -15,6 +15,7 @@ import (
 	"github.com/signin-engine/signin-engine/tokensvc/emulator"
 	"github.com/signin-engine/signin-engine/transport/composeext"
 	"github.com/signin-engine/signin-engine/transport/composeext/popup"
+	"github.com/signin-engine/signin-engine/transport/teams"
 )
 
 // everything has a handler for every invoke. Each answers with what it got.
@@ -461,6 +462,84 @@ func TestTeamsJSHost(t *testing.T) {
 		case want != "" && (err == nil || !strings.Contains(err.Error(), "teamsjs_url: "+want)):
 			t.Errorf("%s: %v, want teamsjs_url: %s", url, err, want)
 		}
+	}
+}
+
+// The store fails after the provider's code was redeemed: the user sees a reason, and the
+// credentials that could not be kept are revoked.
+func TestStoreFailsAfterRedeem(t *testing.T) {
+	t.Parallel()
+	broken := &brokenStore{}
+	w := newWorld(t, func(w *world) {
+		w.store = broken.around(w.now)
+		w.front = func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/provider/token" {
+					broken.set(true)
+				}
+				next.ServeHTTP(rw, r)
+			})
+		}
+	})
+	user := w.user("")
+	_, c := w.query(user, "lakers")
+	got := w.open(emulator.NewBrowser(), c.URL)
+	if got.Status != http.StatusServiceUnavailable || got.Reason != "not_available" || got.Code != "" {
+		t.Errorf("%d %s, code %q", got.Status, got.Reason, got.Code)
+	}
+	if w.provider.Count("revoke") == 0 {
+		t.Error("the credentials were not revoked")
+	}
+}
+
+// A sign-out that meets another write of the same user goes on behind it.
+func TestSignOutGoesOnAfterAConflict(t *testing.T) {
+	t.Parallel()
+	broken := &brokenStore{}
+	w := newWorld(t, func(w *world) { w.store = broken.around(w.now) })
+	user := w.user("")
+	w.signIn(user)
+	broken.conflicts.Store(2)
+	w.signOut(user)
+	_, c := w.query(user, "lakers")
+	w.want(c, "auth")
+}
+
+// A slash at the end of the public address is not doubled.
+func TestPublicAddressEndsWithASlash(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.configure = func(c *popup.Config) { c.PublicURL += "/" } })
+	w.signIn(w.user(""))
+}
+
+// What has no handler goes to the next bot.
+func TestInvokesWithoutAHandler(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	next := 0
+	x, err := composeext.New(composeext.Config{
+		Engine: w.instances[0].eng, TokenService: graph,
+		Next: teams.BotFunc(func(context.Context, *machine.Turn) (*machine.Answer, error) {
+			next++
+			return nil, nil
+		}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{
+		"composeExtension/query", "composeExtension/queryLink", "composeExtension/fetchTask", "composeExtension/submitAction",
+		"composeExtension/selectItem", "adaptiveCard/action",
+	}
+	for _, name := range names {
+		act := *w.turn(w.user("")).Activity()
+		act.Type, act.Name, act.Value = "invoke", name, value(t, `{"url":"https://example.com","commandId":"c"}`)
+		if a, err := x.OnActivity(t.Context(), w.instances[0].eng.Turn(&act)); a != nil || err != nil {
+			t.Errorf("%s: %+v, %v", name, a, err)
+		}
+	}
+	if next != len(names) {
+		t.Errorf("the next bot got %d of %d", next, len(names))
 	}
 }
 

@@ -62,6 +62,11 @@ func TestPageLimits(t *testing.T) {
 	if after, err := strconv.Atoi(got.Header().Get("Retry-After")); err != nil || after != 2 {
 		t.Errorf("Retry-After %q, want 2", got.Header().Get("Retry-After"))
 	}
+	for range 20 { // a refused request does not use up later ones
+		if again := w.ask("callback?state=x", "192.0.2.1:1000", ""); again.Header().Get("Retry-After") != "2" {
+			t.Fatalf("Retry-After %q, want 2", again.Header().Get("Retry-After"))
+		}
+	}
 	for _, want := range []string{"Wait a minute", `data-reason="too_many"`, "</html>"} {
 		if !strings.Contains(got.Body.String(), want) {
 			t.Errorf("the page lacks %s:\n%s", want, got.Body)
@@ -90,7 +95,7 @@ func TestPageLimits(t *testing.T) {
 		t.Errorf("%d requests of many addresses were answered, want fewer than 40", n)
 	}
 	mu.Lock()
-	if refused[popup.WhyClient] != 3 || refused[popup.WhyOverall] != 1 {
+	if refused[popup.WhyClient] != 23 || refused[popup.WhyOverall] != 1 {
 		t.Errorf("refused: %v", refused)
 	}
 	mu.Unlock()

@@ -214,6 +214,17 @@ func TestDiscoveryIsNotRepeated(t *testing.T) {
 	if n := asked.Load() - before; n < 1 || n > most {
 		t.Errorf("%d discoveries, want at most %d", n, most)
 	}
+	w.provider.SetDown(false)
+	time.Sleep(1100 * time.Millisecond)
+	before = asked.Load()
+	for range 3 { // one that works counts for good
+		if got := w.open(emulator.NewBrowser(), c.URL); got.Code == "" {
+			t.Errorf("%d %s", got.Status, got.Reason)
+		}
+	}
+	if n := asked.Load() - before; n != 1 {
+		t.Errorf("%d discoveries, want 1", n)
+	}
 }
 
 // The ways to use a code of somebody else, or one that is no longer valid.

@@ -334,8 +334,9 @@ func (w *world) link(user *emulator.Teams) string {
 // brokenStore is a store that can be unavailable.
 type brokenStore struct {
 	store.Store
-	down  atomic.Bool
-	reads bool // it can be read while it is down
+	down      atomic.Bool
+	reads     bool         // it can be read while it is down
+	conflicts atomic.Int64 // so many commits of marks are refused
 	// before is called ahead of every commit that completes an attempt.
 	before func()
 }
@@ -350,6 +351,9 @@ func (b *brokenStore) set(down bool) { b.down.Store(down) }
 func (b *brokenStore) Apply(ctx context.Context, commits []store.Commit) []error {
 	if !b.down.Load() {
 		for _, c := range commits {
+			if len(c.Marks) > 0 && b.conflicts.Add(-1) >= 0 {
+				return []error{store.ErrConflict}
+			}
 			if b.before != nil && slices.ContainsFunc(c.Put, func(a store.Attempt) bool { return a.State == store.Complete }) {
 				b.before()
 			}
