@@ -110,7 +110,12 @@ func (d *desk) signIn(text string) machine.SignInResult {
 
 func (d *desk) exchange() int {
 	d.t.Helper()
-	a, ok := d.eng.HandleInvoke(d.t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"x-1","connectionName":"graph","token":"jwt"}`))
+	return d.exchangeOf("x-1")
+}
+
+func (d *desk) exchangeOf(id string) int {
+	d.t.Helper()
+	a, ok := d.eng.HandleInvoke(d.t.Context(), activity("invoke", machine.InvokeTokenExchange, "", `{"id":"`+id+`","connectionName":"graph","token":"jwt"}`))
 	if !ok {
 		d.t.Fatal("not handled")
 	}
@@ -288,6 +293,30 @@ func TestCardSaysDone(t *testing.T) {
 		}
 		if got := d.said("update card-1"); got != want {
 			t.Errorf("DoneText %q: %d updates, want %d", text, got, want)
+		}
+	}
+}
+
+// A card is replaced too if its id comes after the sign-in (A9), or if it was
+// superseded by the one that was used.
+func TestEveryCardSaysDone(t *testing.T) {
+	up := &meanwhile{card: func() {}, exchange: func() {}}
+	d := newDesk(t, func(c *machine.Config) {
+		c.Connections[0].DoneText = "You are signed in."
+		up.Messenger, c.Messenger = c.Messenger, up
+		up.TokenService, c.Tokens = c.Tokens, up
+	})
+	d.signIn("hello")
+	again := message("hello?")
+	again.ID = "activity-2"
+	up.card = func() { d.exchangeOf("x-2") }
+	if _, err := d.eng.Turn(again).SignIn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.drain()
+	for _, card := range []string{"card-1", "card-2"} {
+		if n := d.said("update " + card); n != 1 {
+			t.Errorf("%s was replaced %d times: %q", card, n, d.log)
 		}
 	}
 }

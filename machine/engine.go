@@ -21,7 +21,7 @@ type Connection struct {
 	Name        string // as in the Azure Bot resource; compared without regard to case
 	DisplayName string // for people; "" = Name
 	CardText    string // "" = "Please Sign In" [S 004]
-	DoneText    string // what takes the card's place once the user is signed in; "" = the card stays
+	DoneText    string // what takes the place of the cards once the user is signed in; "" = they stay
 	ButtonText  string // "" = "Sign In" [S 004]
 	NoSSO       bool   // the card never offers silent SSO
 

@@ -288,6 +288,11 @@ func (e *Engine) observe(ctx context.Context, d *table.Decision) {
 			Int64("version", l.Version).Str("detail", l.Detail).Msg("transition")
 	}
 	if d.Rule.Method == "" {
+		if d.Rule.Row == "A9" && d.Attempt.State == store.Complete {
+			own := d.Attempt.Clone() // its card alone: those before it are replaced
+			own.Supersedes = ""
+			e.retire(ctx, &own)
+		}
 		return
 	}
 	if e.hooks.OnSignIn != nil {
