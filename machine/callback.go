@@ -75,6 +75,13 @@ func (e *Engine) OnSignInFor(purpose string, h CompleteHandler) error {
 	return nil
 }
 
+// resumes reports whether there are handlers of purposes.
+func (e *Engine) resumes() bool {
+	e.purposesMu.RLock()
+	defer e.purposesMu.RUnlock()
+	return len(e.purposes) > 0
+}
+
 // purposed returns the handlers for what the user asked while this sign-in was
 // pending, in that order: the activities of the attempts that it replaced, then its
 // own. Each handler gets the turn with its activity.
@@ -297,7 +304,11 @@ func (e *Engine) handler(row store.Delivery, flow *Flow, turn *Turn, token token
 		if err != nil {
 			return fails(err)
 		}
-		run = called(who, func(h *handlers) *chain[tokensvc.Token] { return &h.complete }, turn, token, purposed...)
+		if turn.method == store.MethodSilent { // A2: whoever called SignIn has the token
+			run = e.handlers.complete.alone(turn, token, purposed)
+		} else {
+			run = called(who, func(h *handlers) *chain[tokensvc.Token] { return &h.complete }, turn, token, purposed...)
+		}
 	} else {
 		var value *Failure
 		if f := row.Failure; f != nil {

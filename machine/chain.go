@@ -39,12 +39,30 @@ func (c *chain[T]) whole(others ...link[T]) link[T] {
 	if len(c.handlers)+len(others)+len(c.around) == 0 {
 		return nil
 	}
-	whole := inTurn(slices.Concat(c.handlers, others))
+	return c.wrapped(slices.Concat(c.handlers, others))
+}
+
+// wrapped returns one handler that runs handlers inside the middleware. The caller
+// holds c.mu.
+func (c *chain[T]) wrapped(handlers []link[T]) link[T] {
+	whole := inTurn(handlers)
 	for _, m := range slices.Backward(c.around) {
 		next := whole
 		whole = safe(func(ctx context.Context, turn *Turn, what T) error { return m(next)(ctx, turn, what) })
 	}
 	return whole
+}
+
+// alone returns a callback to others instead of the handlers, inside the middleware;
+// nil if there are none.
+func (c *chain[T]) alone(turn *Turn, what T, others []link[T]) func(ctx context.Context) error {
+	if len(others) == 0 {
+		return nil
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	whole := c.wrapped(others)
+	return func(ctx context.Context) error { return whole(ctx, turn, what) }
 }
 
 // inTurn runs handlers one after the other. After an error the others still run. After

@@ -131,7 +131,7 @@ func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
 	c.in = table.Input{
 		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
-		Key: c.key, Ended: c.ended,
+		Key: c.key, Ended: c.ended, Resumes: e.resumes(),
 	}
 	state := store.None
 	if at != nil {

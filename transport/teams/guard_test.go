@@ -431,6 +431,31 @@ func TestGuardCardThatCameTooLate(t *testing.T) {
 	}
 }
 
+// TestGuardTokenThatCameAnotherWay checks that a message which waits for a card is
+// answered when the next one finds that the user is signed in.
+func TestGuardTokenThatCameAnotherWay(t *testing.T) {
+	g := newGuarded(t)
+	bot, stop := g.start(t, "a")
+	user := g.emu.Teams(bot.URL)
+	g.ask(t, user, "show my issues")
+	if a, err := user.SendMessage(t.Context(), "anything new?"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	for _, connection := range []string{"graph", "github"} {
+		g.emu.PutToken(tokensvc.UserConnection{UserID: user.User.ID, Connection: connection, ChannelID: "msteams"})
+	}
+	if a, err := user.SendMessage(t.Context(), "hello?"); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("message: %+v, %v", a, err)
+	}
+	for end := time.Now().Add(10 * time.Second); len(g.said()) < 3 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop()
+	if said := g.said(); !slices.Equal(said, []string{"a: hello?", "a: show my issues", "a: anything new?"}) {
+		t.Errorf("the bot heard %q", said)
+	}
+}
+
 // TestGuardKeepsEveryMessage checks that a user who sends more messages while a
 // sign-in is pending gets an answer to each, in order and once, after one
 // sign-in.

@@ -316,22 +316,28 @@ func TestWhoHoldsACallback(t *testing.T) {
 		name   string
 		calls  int
 		first  bool // callback_mode: at_most_once
+		kept   bool // activities, for which the bot has handlers
 		event  Kind
 		status store.DeliveryStatus
 		owner  string
 		tries  int
 		held   time.Duration
 	}{
-		{"the first", 0, false, ExchangeOK, store.DeliveryPending, "a", 1, time.Minute},
-		{"a later one", 2, false, ExchangeOK, store.DeliveryPending, "", 0, 0},
-		{"acknowledged first", 0, true, ExchangeOK, store.DeliveryDone, "", 1, 0},
-		{"a later one, acknowledged first", 2, true, ExchangeOK, store.DeliveryDone, "", 1, 0},
-		{"the caller holds the token", 0, false, TokenFound, store.DeliveryNotOwed, "", 0, 0},
+		{"the first", 0, false, true, ExchangeOK, store.DeliveryPending, "a", 1, time.Minute},
+		{"a later one", 2, false, false, ExchangeOK, store.DeliveryPending, "", 0, 0},
+		{"acknowledged first", 0, true, false, ExchangeOK, store.DeliveryDone, "", 1, 0},
+		{"a later one, acknowledged first", 2, true, false, ExchangeOK, store.DeliveryDone, "", 1, 0},
+		{"the caller holds the token", 0, false, false, TokenFound, store.DeliveryNotOwed, "", 0, 0},
+		{"the caller holds the token, and something is kept", 0, false, true, TokenFound, store.DeliveryPending, "", 0, 0},
+		{"the same, acknowledged first", 0, true, true, TokenFound, store.DeliveryNotOwed, "", 0, 0},
 	} {
 		a := attemptIn(CardSent)
 		a.Calls = c.calls
 		in := inputOf(a, Event{Kind: c.event})
-		in.Policy.AcknowledgeFirst = c.first
+		in.Policy.AcknowledgeFirst, in.Resumes = c.first, c.kept
+		if c.kept {
+			a.Request = []byte("sealed")
+		}
 		d, err := table.Step(in)
 		if err != nil || d.Owed == nil {
 			t.Fatalf("%s: %+v, %v", c.name, d.Owed, err)

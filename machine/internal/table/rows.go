@@ -12,7 +12,7 @@ type Row struct {
 func Rows() []Row {
 	return []Row{
 		{"A1", "SignIn, and the Token Service has the user's token", "The token is returned. No row is written: this is the hot path. A process that has found no open attempt within the last minute, and has opened none since, does not look again. An expired token counts as no token."},
-		{"A2", "SignIn while a card is out or about to be sent, and there is a token by now", "The attempt is completed (silent), and the token is returned. No callback: the caller has the token."},
+		{"A2", "SignIn while a card is out or about to be sent, and there is a token by now", "The attempt is completed (silent), and the token is returned. No callback: the caller has the token. Activities with a purpose that were kept before come back."},
 		{"A3", "SignIn, and there is no token", "GetSignInResource is called, then the attempt is inserted with what its card offers, then the card is sent."},
 		{"A4", "SignIn, and the Token Service does not say whether there is a token", "An error, and no card. With on_silent_error: card the card is sent anyway."},
 		{"A5", "SignIn, and no card can be made: GetSignInResource failed, or the user's own chat could not be opened", "An attempt is inserted and ended (card_rejected) in one transaction, so that it can be found. An attempt that is pending stays."},

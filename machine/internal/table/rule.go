@@ -163,6 +163,9 @@ type Input struct {
 	// since service URLs move.
 	Conversation store.Conversation
 	Request      []byte
+	// Resumes: the bot has handlers for what an attempt keeps, so even the caller who
+	// gets the token owes that to them.
+	Resumes bool
 }
 
 func (in *Input) state() store.State {

@@ -256,7 +256,10 @@ func (w *writer) owe(a *store.Attempt) {
 	case TellDone:
 		row.Kind = store.DeliverComplete
 	case TellSilent:
-		row.Kind, row.Status = store.DeliverComplete, store.DeliveryNotOwed
+		row.Kind = store.DeliverComplete
+		if !w.resumes(a) {
+			row.Status = store.DeliveryNotOwed
+		}
 	case TellValue:
 		row.Failure = FailureOf(&w.in.Event)
 		row.Fanout = w.in.Policy.TellAllFailures
@@ -268,7 +271,7 @@ func (w *writer) owe(a *store.Attempt) {
 	case TellNothing, TellApp:
 	}
 	switch {
-	case row.Status != store.DeliveryPending:
+	case row.Status != store.DeliveryPending, w.d.Tell == TellSilent: // it is made in the background
 	case w.in.Policy.AcknowledgeFirst:
 		row.Status, row.Tries = store.DeliveryDone, 1
 	case row.Round == 1:
@@ -276,6 +279,14 @@ func (w *writer) owe(a *store.Attempt) {
 	}
 	w.d.Owed = &row
 	w.d.Commit.Deliveries = []store.Delivery{row}
+}
+
+// resumes reports whether the completion of an attempt, which is told to nobody, brings
+// back what the user asked before. A callback that is acknowledged first cannot wait for
+// the outbox.
+func (w *writer) resumes(a *store.Attempt) bool {
+	return w.in.Resumes && a.Method == store.MethodSilent && !w.in.Policy.AcknowledgeFirst &&
+		(a.Request != nil || a.Supersedes != "")
 }
 
 // note adds the audit line of a rule that changes nothing.
