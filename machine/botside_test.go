@@ -652,6 +652,47 @@ func TestMiddleware(t *testing.T) {
 	}
 }
 
+// Hooks that panic change nothing: every invoke has its answer, the callbacks are made,
+// and the sweeper goes on.
+func TestHooksThatPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		d := newDesk(t, func(cfg *machine.Config) {
+			cfg.Log = zerolog.New(&logged)
+			cfg.Hooks = machine.Hooks{
+				OnEvent:         func(context.Context, store.Event) { panic("on event") },
+				OnSignIn:        func(context.Context, store.Attempt) { panic("on sign-in") },
+				OnError:         func(context.Context, *machine.Activity, error) { panic("on error") },
+				OnFailureInvoke: func(context.Context, *machine.Turn, machine.Failure) *machine.Answer { panic("on failure") },
+			}
+		})
+		done := 0
+		d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error { done++; return nil })
+		d.signIn("hello")
+		if got := d.failure("userconsentrequired"); got != http.StatusOK {
+			t.Errorf("the failure is answered %d", got)
+		}
+		if got := d.exchange(); got != http.StatusOK || done != 1 {
+			t.Errorf("the exchange is answered %d, and told %d times", got, done)
+		}
+		other := message("hello")
+		other.Conversation.UserID = "29:bob"
+		if _, err := d.eng.Turn(other).SignIn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if err := d.eng.Sweep(t.Context()); err != nil {
+			t.Error(err)
+		}
+		d.drain()
+		for _, hook := range []string{"event", "sign-in", "error", "failure"} {
+			if !strings.Contains(logged.String(), "panic: on "+hook) {
+				t.Errorf("nothing is logged of the hook on %s", hook)
+			}
+		}
+	})
+}
+
 // Middleware that panics while it is put together fails the callback, and no more.
 func TestMiddlewareThatPanics(t *testing.T) {
 	d := newDesk(t, nil)

@@ -145,7 +145,7 @@ func (e *Engine) askedBefore(ctx context.Context, id string) (all []request, err
 	for n := 0; id != "" && n < maxEarlier; n++ {
 		snap, err := e.store.Get(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
-			break // purged
+			return all, nil // purged
 		}
 		if err != nil {
 			return nil, err
@@ -159,6 +159,9 @@ func (e *Engine) askedBefore(ctx context.Context, id string) (all []request, err
 			all = slices.Concat(kept, all)
 		}
 		id = a.Supersedes
+	}
+	if id != "" {
+		e.logger(ctx).Warn().Str("attempt", id).Msgf("what the user asked before the last %d attempts does not come back", maxEarlier)
 	}
 	return all, nil
 }

@@ -1,15 +1,20 @@
 package machine_test
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/machine/internal/table"
 	"github.com/signin-engine/signin-engine/machine/machinetest"
+	"github.com/signin-engine/signin-engine/store"
+	"github.com/signin-engine/signin-engine/store/memstore"
 )
 
 // TestTheFsmDecides takes one edge after the other out of looplab/fsm and sees
@@ -73,6 +78,38 @@ func readScenarios(t *testing.T) []scenario {
 		out[i] = scenario{strings.TrimSuffix(filepath.Base(file), ".txt"), string(raw)}
 	}
 	return out
+}
+
+// ownStore belongs to one process, as bbolt does.
+type ownStore struct{ store.Store }
+
+func (ownStore) Exclusive() bool { return true }
+
+// A clock that is set back does not end the leases of this process: a second device
+// waits for the first one.
+func TestClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var back time.Duration
+		up := &meanwhile{card: func() {}}
+		d := newDesk(t, func(cfg *machine.Config) {
+			cfg.Store = ownStore{memstore.New(func() time.Time { return time.Now().Add(-back) })}
+			up.Messenger, cfg.Messenger = cfg.Messenger, up
+			up.TokenService, cfg.Tokens = cfg.Tokens, up
+		})
+		back = 5 * time.Minute
+		d.signIn("hello")
+		up.exchange = func() {
+			up.exchange = func() {}
+			if got := d.exchange(); got != http.StatusOK {
+				t.Errorf("the second device is answered %d", got)
+			}
+		}
+		d.exchange()
+		if n := d.said("exchange graph"); n != 1 {
+			t.Errorf("%d exchanges", n)
+		}
+		d.drain()
+	})
 }
 
 // The table as it is misses nothing: what TestTheFsmDecides sees comes of the

@@ -92,6 +92,7 @@ type Engine struct {
 	table *table.Table
 	rules table.Policy // policy and timeouts, as the table asks for them
 	since time.Time    // when this process began to own the store; zero if others share it
+	began time.Time    // the same by the local clock
 	ids   *idSource
 
 	mark    marker
@@ -164,7 +165,8 @@ func build(cfg Config, t *table.Table) (*Engine, error) {
 		e.instance = instanceName()
 	}
 	if store.IsExclusive(cfg.Store) {
-		e.since = store.Time(e.clock())
+		e.began = e.clock()
+		e.since = store.Time(e.began)
 	}
 	e.quiet = newQuiet(e.clock)
 	e.cache = newTokenCache(e.policy.TokenCache, e.clock, !store.IsExclusive(cfg.Store))

@@ -43,9 +43,11 @@ func (e *Engine) signInFailure(ctx context.Context, turn *Turn) Answer {
 	}
 	answer := Answer{Status: http.StatusOK}
 	if e.hooks.OnFailureInvoke != nil {
-		if own := e.hooks.OnFailureInvoke(ctx, turn, value); own != nil {
-			answer = *own
-		}
+		e.hooked(ctx, func() {
+			if own := e.hooks.OnFailureInvoke(ctx, turn, value); own != nil {
+				answer = *own
+			}
+		})
 	}
 	return c.answer(ctx, out, answer)
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // Hooks observe the whole app, in addition to the callbacks of connections. They run
-// inline and must not block. A nil hook is not called.
+// inline and must not block. A nil hook is not called. One that panics is logged.
 type Hooks struct {
 	// OnEvent sees every audit line: transitions when they are durable, upstream calls,
 	// answers and callbacks when they have ended. It also sees lines that are not
@@ -46,7 +46,14 @@ func (e *Engine) emit(ctx context.Context, about store.Key, lines []store.Event)
 		if l.Key == (store.Key{}) {
 			l.Key = about
 		}
-		e.hooks.OnEvent(ctx, l)
+		e.hooked(ctx, func() { e.hooks.OnEvent(ctx, l) })
+	}
+}
+
+// hooked runs a hook. Its panic must not keep a sign-in from going on.
+func (e *Engine) hooked(ctx context.Context, hook func()) {
+	if err := guarded(func() error { hook(); return nil }); err != nil {
+		e.logger(ctx).Error().Err(err).Msg("a hook of the bot")
 	}
 }
 
@@ -61,6 +68,6 @@ func (e *Engine) logger(ctx context.Context) *zerolog.Logger {
 
 func (e *Engine) report(ctx context.Context, act *Activity, err error) {
 	if e.hooks.OnError != nil {
-		e.hooks.OnError(ctx, act, err)
+		e.hooked(ctx, func() { e.hooks.OnError(ctx, act, err) })
 	}
 }

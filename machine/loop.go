@@ -129,8 +129,9 @@ func (c *call) deleteAgain(ctx context.Context, at *store.Attempt, ev table.Even
 // step asks the table.
 func (c *call) step(at *store.Attempt, ev table.Event) (table.Decision, error) {
 	e := c.eng
+	now := c.now()
 	c.in = table.Input{
-		Attempt: at, Event: ev, Now: c.now(), Policy: &e.rules, Instance: e.instance, Since: e.since,
+		Attempt: at, Event: ev, Now: now, Policy: &e.rules, Instance: e.instance, Since: e.ownedSince(now),
 		Key: c.key, Ended: c.ended, Resumes: e.resumes(),
 	}
 	state := store.None
@@ -296,7 +297,7 @@ func (e *Engine) observe(ctx context.Context, d *table.Decision) {
 		return
 	}
 	if e.hooks.OnSignIn != nil {
-		e.hooks.OnSignIn(ctx, d.Attempt.Clone())
+		e.hooked(ctx, func() { e.hooks.OnSignIn(ctx, d.Attempt.Clone()) })
 	}
 	e.retire(ctx, d.Attempt)
 }

@@ -1,9 +1,11 @@
 package machine_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -11,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/signin-engine/signin-engine/machine"
 	"github.com/signin-engine/signin-engine/store"
@@ -346,6 +350,25 @@ func (m *meanwhile) Send(ctx context.Context, to store.Conversation, msg machine
 func (m *meanwhile) Exchange(ctx context.Context, uc tokensvc.UserConnection, token tokensvc.Secret) (tokensvc.Token, error) {
 	m.exchange()
 	return m.TokenService.Exchange(ctx, uc, token)
+}
+
+// The log says what does not come back after very many attempts.
+func TestPurposesOfTooManyAttempts(t *testing.T) {
+	var logged bytes.Buffer
+	d := newDesk(t, func(cfg *machine.Config) { cfg.Log = zerolog.New(&logged) })
+	got := 0
+	err := d.eng.OnSignInFor("report", func(context.Context, *machine.Turn, tokensvc.Token) error { got++; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 22 {
+		d.asksFor("report", fmt.Sprint("message ", i))
+	}
+	d.exchangeOf("x-22")
+	d.drain()
+	if got != 21 || strings.Count(logged.String(), "before the last 20 attempts does not come back") != 1 {
+		t.Errorf("%d came back; the log has %s", got, &logged)
+	}
 }
 
 // A sign-in that ends before the second activity is kept does not keep it: the bot gets

@@ -114,6 +114,18 @@ func (e *Engine) takeOver(ctx context.Context) error {
 	return e.store.Flush(ctx)
 }
 
+// ownedSince is when this process began to own the store. If the store's clock was set
+// back meanwhile, the leases of this process are earlier, too.
+func (e *Engine) ownedSince(now time.Time) time.Time {
+	if e.since.IsZero() {
+		return e.since
+	}
+	if set := now.Add(-e.clock().Sub(e.began)); set.Before(e.since) {
+		return set
+	}
+	return e.since
+}
+
 // earlier reports whether a lease that ends at until was taken before this
 // process began to own the store.
 func (e *Engine) earlier(until time.Time, lease time.Duration) bool {
