@@ -134,6 +134,35 @@ func TestOddValues(t *testing.T) {
 	}
 }
 
+// A handler gets the query as it was sent, in whatever form its numbers are.
+func TestQueryOptions(t *testing.T) {
+	t.Parallel()
+	var got composeext.Query
+	w := newWorld(t, func(w *world) {
+		w.extend = func(c *composeext.Config) {
+			c.OnQuery = func(_ context.Context, _ *composeext.Request, q composeext.Query) (composeext.Response, error) {
+				got = q
+				return composeext.List(composeext.Thumbnail("a", "b")), nil
+			}
+		}
+	})
+	user := w.user("")
+	w.signIn(user)
+	for options, want := range map[string][2]int{
+		`{"skip":25,"count":10}`:        {25, 10},
+		`{"skip":"25","count":"10"}`:    {25, 10},
+		`{"skip":-1,"count":"x"}`:       {0, 0},
+		`{"skip":null,"count":9999999}`: {0, 9999999},
+	} {
+		a, err := user.Invoke(t.Context(), "composeExtension/query", "", value(t,
+			`{"commandId":"find","parameters":[{"name":"a","value":"b"}],"queryOptions":`+options+`}`))
+		w.want(w.compose(a, err), "result")
+		if got.CommandID != "find" || got.Param("a") != "b" || got.Skip != want[0] || got.Count != want[1] {
+			t.Errorf("%s: %+v, want %v", options, got, want)
+		}
+	}
+}
+
 // A member of an unexpected type does not hide the others: the code is read.
 func TestOddValueBesideACode(t *testing.T) {
 	t.Parallel()

@@ -286,6 +286,8 @@ func TestDecodeActivityTakesTheMentionOut(t *testing.T) {
 		{"somebody else first, under another name", `<at>Alice</at> <at>Old Name</at>`, alice + `,` + bot, `<at>Alice</at>`},
 		{"entity without an id", `<at>My Bot</at> login`, `{"type":"mention","text":"<at>My Bot</at>"}`, `login`},
 		{"entity with a plain name for a text", `hey <at>Short</at> login`, `{"type":"mention","text":"Short","mentioned":{"id":"28:b","name":"My Bot"}}`, `hey login`},
+		{"entity with a plain name beside somebody else", `<at>Alice</at> and <at>Short</at> login`, alice + `,{"type":"mention","text":"Short","mentioned":{"id":"28:b","name":"My Bot"}}`, `<at>Alice</at> and login`},
+		{"two entities with plain names", `<at>Al</at> and <at>Short</at> login`, `{"type":"mention","text":"Al","mentioned":{"id":"29:a","name":"Alice"}},{"type":"mention","text":"Short","mentioned":{"id":"28:b","name":"My Bot"}}`, `<at>Al</at> and login`},
 		{"other markup stays", `<at>My Bot</at> a <b>c &amp; d`, bot, `a <b>c &amp; d`},
 		{"entity with a text that is no mention", `<at>My Bot</at> log in`, `{"type":"mention","text":" ","mentioned":{"id":"28:b","name":"My Bot"}}`, `log in`},
 	}
