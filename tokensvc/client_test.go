@@ -91,6 +91,9 @@ func TestRequestsOnTheWire(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		if r.ContentLength != int64(len(body)) {
+			t.Errorf("%s %s: Content-Length %d of %d bytes", r.Method, r.URL.Path, r.ContentLength, len(body))
+		}
 		last.Store(&seen{r.Method, r.URL.Path, string(body), r.Header.Get("Authorization"), r.URL.Query()})
 		w.WriteHeader(http.StatusTeapot)
 	})
@@ -525,6 +528,8 @@ func TestNew(t *testing.T) {
 		"not HTTP":               {tokensvc.Config{BaseURL: "ftp://x", Credentials: bearer}, false},
 		"with a password":        {tokensvc.Config{BaseURL: "https://" + "a:s3cret@x", Credentials: bearer}, false},
 		"malformed and a secret": {tokensvc.Config{BaseURL: "https://a:s3cret@x:port", Credentials: bearer}, false},
+		"no credentials, by IP":  {tokensvc.Config{BaseURL: "http://10.0.0.1"}, false},
+		"no host":                {tokensvc.Config{BaseURL: "https:///api", Credentials: bearer}, false},
 		"query":                  {tokensvc.Config{BaseURL: "https://x?a=b", Credentials: bearer}, false},
 		"negative":               {tokensvc.Config{BaseURL: "http://localhost", Timeout: -1}, false},
 	} {

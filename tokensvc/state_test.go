@@ -2,6 +2,7 @@ package tokensvc_test
 
 import (
 	"encoding/base64"
+	"strings"
 	"testing"
 
 	"github.com/signin-engine/signin-engine/tokensvc"
@@ -40,14 +41,18 @@ func TestStateEncode(t *testing.T) {
 }
 
 func TestParseState(t *testing.T) {
-	camel := `{"connectionName":"graph?>","conversation":{"user":{"id":"u"},"extra":1}}`
-	for name, encoded := range map[string]string{
+	const name = "graph ???>>>~~~" // has both characters in which the alphabets differ
+	camel := `{"connectionName":"` + name + `","conversation":{"user":{"id":"u"},"extra":1}}`
+	if url := base64.URLEncoding.EncodeToString([]byte(camel)); !strings.Contains(url, "-") || !strings.Contains(url, "_") {
+		t.Fatalf("%s is the same in both alphabets", url)
+	}
+	for form, encoded := range map[string]string{
 		"standard": base64.StdEncoding.EncodeToString([]byte(camel)),
 		"unpadded": base64.RawStdEncoding.EncodeToString([]byte(camel)),
 		"URL":      base64.URLEncoding.EncodeToString([]byte(camel)),
 	} {
-		if s, err := tokensvc.ParseState(encoded); err != nil || s.Connection != "graph?>" || s.UserID != "u" {
-			t.Errorf("%s: %+v, %v", name, s, err)
+		if s, err := tokensvc.ParseState(encoded); err != nil || s.Connection != name || s.UserID != "u" {
+			t.Errorf("%s: %+v, %v", form, s, err)
 		}
 	}
 	for _, bad := range []string{"§", base64.StdEncoding.EncodeToString([]byte("no JSON"))} {

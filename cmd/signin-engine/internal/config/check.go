@@ -78,7 +78,7 @@ func (c *Config) checkUpstream(p *Errors) {
 			p.add(u.key, "is not an http or https URL")
 		case u.base && (parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != ""):
 			p.add(u.key, "has a user, a query or a fragment, which is not allowed")
-		case u.key == "login_url" && c.OutboundAuth != AuthNone && parsed.Scheme != "https" && !loopback(parsed.Hostname()):
+		case u.base && c.OutboundAuth != AuthNone && parsed.Scheme != "https" && !loopback(parsed.Hostname()):
 			p.add(u.key, "needs https: the bot's credentials go there")
 		}
 	}

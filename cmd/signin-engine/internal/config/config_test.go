@@ -288,6 +288,8 @@ func TestMistakes(t *testing.T) {
 		"unknown connection key":  {yaml: "app_id: a\nconnections: [{nam: x}]", want: "connections[0].nam: unknown key"},
 		"go name as a key":        {yaml: good + "policy: {DuplicateWait: 3s}", want: "policy.DuplicateWait: unknown key"},
 		"unknown variable":        {yaml: good, environ: []string{"SIGNIN_ENGINE_LISTN=x"}, want: "SIGNIN_ENGINE_LISTN: unknown environment variable"},
+		"token over http":         {yaml: good + "token_service_url: http://token.example", want: "token_service_url: needs https: the bot's credentials go there"},
+		"token over http by IP":   {yaml: good + "token_service_url: http://10.0.0.1", want: "token_service_url: needs https: the bot's credentials go there"},
 		"secret over http":        {yaml: good + "login_url: http://login.example", want: "login_url: needs https: the bot's credentials go there"},
 		"no such port":            {yaml: good + "listen: 127.0.0.1:99999", want: `listen: "127.0.0.1:99999" is no host:port`},
 		"no port":                 {yaml: good + "listen: '127.0.0.1:'", want: `listen: "127.0.0.1:" is no host:port`},
