@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/signin-engine/signin-engine/machine"
+	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/tokensvc"
 	"github.com/signin-engine/signin-engine/transport/operator"
 )
@@ -182,6 +183,27 @@ func (h halves) List(ctx context.Context, q operator.Query) (operator.Page, erro
 	page, err := h.Reader.List(ctx, q)
 	page.NextCursor = "01KPTCZ3RG4T9Q2V6W8XJ3M5N7"
 	return page, err
+}
+
+// The pages say what their reader needs first.
+func TestPagesNameWhatTheyShow(t *testing.T) {
+	st := fixture(t)
+	a := stuckAttempt()
+	a.Version, a.Conversation.UserName = 2, "Ada Lovelace"
+	commit(t, st, store.Commit{Put: []store.Attempt{a}})
+	s, _ := web(t, func(c *operator.HandlerConfig) { c.Reader = direct(st) })
+	c := logIn(t, s, readToken, "")
+	for path, wants := range map[string][]string{
+		"/users/29:1cg": {"<title>User Ada Lovelace"},
+		"/":             {"2 things are wrong.", "tone-bad"},
+	} {
+		_, body, _ := see(t, s.URL+path, c)
+		for _, want := range wants {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s lacks %q", path, want)
+			}
+		}
+	}
 }
 
 func TestListsLeadToTheirNextPage(t *testing.T) {

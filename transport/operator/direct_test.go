@@ -232,3 +232,31 @@ func TestNoReadFailsInSilence(t *testing.T) {
 		}
 	}
 }
+
+// Trails and lists of lines are longer than a page.
+func TestMoreLinesThanAPage(t *testing.T) {
+	st := fixture(t)
+	const n = 2500
+	var lines []store.Event
+	for i := range n {
+		lines = append(lines, store.Event{Attempt: stuckID, Time: morning(), Kind: store.EventNote, Status: i})
+	}
+	for range n {
+		lines = append(lines, store.Event{Time: morning(), Kind: store.EventReceived, Invoke: "SignIn", Key: store.Key{App: "e3cb1c84", Channel: "msteams", User: "29:other"}})
+	}
+	last := store.Key{App: "e3cb1c84", Channel: "msteams", User: "29:last"}
+	commit(t, st, store.Commit{Events: append(lines, store.Event{Time: morning(), Kind: store.EventReceived, Invoke: "SignIn", Key: last})})
+	d := direct(st)
+	got, err := d.Get(t.Context(), stuckID)
+	if err != nil || len(got.Events) != n+2 {
+		t.Fatalf("%d lines, %v; want %d", len(got.Events), err, n+2)
+	}
+	for i, e := range got.Events {
+		if i >= 2 && e.Status != i-2 {
+			t.Fatalf("line %d is that of %d", i, e.Status)
+		}
+	}
+	if _, lines, err := operator.StoryWithout(t.Context(), d, last.User); err != nil || len(lines) != 1 {
+		t.Errorf("%d lines of the last user, %v", len(lines), err)
+	}
+}
