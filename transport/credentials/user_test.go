@@ -153,6 +153,26 @@ func TestUser(t *testing.T) {
 	}
 }
 
+// Without a sign-in a client gets an error and no empty token.
+func TestUserWhoIsNotSignedIn(t *testing.T) {
+	eng, err := machine.New(machine.Config{
+		AppID: appID, Store: memstore.New(time.Now), Tokens: machinetest.NewTokenService(func(string, ...any) {}),
+		Messenger: machinetest.NewConnector(func(string, ...any) {}), Log: zerolog.Nop(),
+		Connections: []machine.Connection{{Name: "graph"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	graph, err := eng.Flow("graph")
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn := eng.Turn(&machine.Activity{Conversation: store.Conversation{Channel: "msteams", UserID: "29:alice", UserAAD: "aad"}})
+	if got, err := credentials.User(graph, turn).GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.Is(err, tokensvc.ErrNoToken) || got.Token != "" {
+		t.Errorf("%q, %v; want ErrNoToken", got.Token, err)
+	}
+}
+
 // fixed always returns the same token.
 type fixed struct{ machine.TokenService }
 
