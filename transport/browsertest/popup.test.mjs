@@ -189,7 +189,7 @@ test("TeamsJS that was tampered with", bounded, async () => {
   await signIn(who, page);
   await page.waitForSelector("#stay:not([hidden])");
   assert.equal(await page.evaluate(() => window.stolen), undefined);
-  assert.match(await page.locator("main").innerText(), /go back to Teams/);
+  assert.match(await page.locator("main").innerText(), /return to Teams/);
   await who.context.close();
 });
 
@@ -213,7 +213,7 @@ test("light, dark, and without style", bounded, async () => {
     if (block) await who.context.route("**/auth/page.css", (route) => route.abort());
     const page = await who.context.newPage();
     await page.goto(`${bot}/auth/callback?state=x`);
-    assert.match(await page.locator("main").innerText(), /You are not signed in[\s\S]*go back to Teams/);
+    assert.match(await page.locator("main").innerText(), /You are not signed in[\s\S]*return to Teams/);
     const got = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     const width = await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth);
     assert.ok(width, "the page is wider than its window");

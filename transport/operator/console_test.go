@@ -436,7 +436,7 @@ func TestStories(t *testing.T) {
 		"waiting":  {"warn", "no Teams client has answered it", "webApplicationInfo"},
 		"closed":   {"warn", "closed the sign-in window", "presses the card's button again"},
 		"resource": {"bad", "reported resourcematchfailed", "Application ID URI"},
-		"down":     {"bad", "answered Exchange with 503", "health"},
+		"down":     {"bad", "answered Exchange with 503", "doctor"},
 		"callback": {"bad", "own code has not handled the result yet", "no such table", "redeliver"},
 		"killed":   {"bad", "is gone, and no other one has finished it", "bot-b", "reconcile"},
 		"card":     {"bad", "BotNotInConversationRoster", "Install the app"},

@@ -547,7 +547,7 @@ func TestExplain(t *testing.T) {
 	if got := operator.Suggest("card"); slices.Contains(got, "the card is out") {
 		t.Errorf("suggestions have sentences: %v", got)
 	}
-	if e, _ := operator.Explain("aadsts50013"); e.Code != "AADSTS50013" || !strings.Contains(e.Advice, "/error?code=50013 ") {
+	if e, _ := operator.Explain("aadsts50105"); e.Code != "AADSTS50105" || !strings.Contains(e.Advice, "/error?code=50105 ") {
 		t.Errorf("a code of Entra: %+v", e)
 	}
 	if got := operator.Suggest(""); len(got) > 0 {

@@ -35,21 +35,21 @@ func DefaultWords() Words {
 
 		SignedIn: "You are signed in",
 		Failed:   "You are not signed in",
-		Close:    "Close this window, go back to Teams and try again.",
-		Closing:  "This window closes by itself.",
+		Close:    "Close this window, return to Teams and try again.",
+		Closing:  "This window will close by itself.",
 
 		CloseButton: "Close",
 
-		LinkOver:      "This link is too old.",
-		StateUnknown:  "This sign-in is over, or was used already.",
-		OtherBrowser:  "This sign-in was begun in another browser.",
-		OtherUser:     "This sign-in was begun by another user of Teams.",
-		Denied:        "The access was not allowed.",
-		ProviderSays:  "The other side says:",
-		ProviderDown:  "The other side does not answer right now.",
+		LinkOver:      "This sign-in link no longer works.",
+		StateUnknown:  "This sign-in has expired or was already used.",
+		OtherBrowser:  "This sign-in was started in another browser.",
+		OtherUser:     "This sign-in was started by another Teams user.",
+		Denied:        "Access was denied.",
+		ProviderSays:  "The sign-in service says:",
+		ProviderDown:  "The sign-in service is not responding right now.",
 		NotAvailable:  "Sign-in is not available right now.",
-		TooMany:       "Too many sign-ins were begun in a short time. Wait a minute.",
-		UnexpectedTry: "The sign-in did not work.",
+		TooMany:       "There were too many sign-in attempts. Wait a minute.",
+		UnexpectedTry: "Something went wrong.",
 	}
 }
 

@@ -140,7 +140,7 @@ await run({
     await search(page, "lakers");
     await found(page, "auth");
     const window = await consent(page, "Deny");
-    await window.getByText("The access was not allowed").waitFor();
+    await window.getByText("Access was denied").waitFor();
     await accessible(window, "the page of a failure");
     await window.getByRole("button", { name: "Close" }).click({ noWaitAfter: true }).catch(() => undefined);
     await found(page, "access_denied");
