@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/signin-engine/signin-engine/store"
 	"github.com/signin-engine/signin-engine/store/boltstore"
 	"github.com/signin-engine/signin-engine/store/pgstore"
@@ -25,7 +27,9 @@ const (
 
 // seed STORE writes one attempt of each kind to a file or to the database at an
 // address. With hostile it adds an attempt whose texts do harm if they are shown
-// unchanged. With many it adds 300 attempts, more than a page holds.
+// unchanged. With many it adds 300 attempts, more than a page holds. With fresh it writes
+// only an attempt whose id has its time, as the ids of an engine have: bounds on the
+// time of creation need that.
 func seed() {
 	now := time.Now()
 	commits := []store.Commit{stuckExchange(now), failedClient(now), waiting(now), done(now)}
@@ -36,6 +40,9 @@ func seed() {
 		for n := range 300 {
 			commits = append(commits, one(now, n))
 		}
+	case slices.Contains(os.Args, "fresh"):
+		id := ulid.MustNew(ulid.Timestamp(now), nil).String()
+		commits = []store.Commit{{Put: []store.Attempt{seeded(id, "29:fresh", "graph", store.CardSent, now, now)}}}
 	}
 	if err := seedStore(os.Args[1], commits); err != nil {
 		fatal(err)
