@@ -693,6 +693,79 @@ func TestHooksThatPanic(t *testing.T) {
 	})
 }
 
+// panics is a Token Service and a connector of the bot's own that panic.
+type panics struct {
+	machine.TokenService
+	machine.Messenger
+	now bool
+}
+
+func (p *panics) may() {
+	if p.now {
+		panic("it happens")
+	}
+}
+
+func (p *panics) GetToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
+	p.may()
+	return p.TokenService.GetToken(ctx, uc, code)
+}
+
+func (p *panics) Exchange(ctx context.Context, uc tokensvc.UserConnection, token tokensvc.Secret) (tokensvc.Token, error) {
+	p.may()
+	return p.TokenService.Exchange(ctx, uc, token)
+}
+
+func (p *panics) Send(ctx context.Context, to store.Conversation, m machine.Message) (string, error) {
+	p.may()
+	return p.Messenger.Send(ctx, to, m)
+}
+
+func (p *panics) Update(context.Context, store.Conversation, string, machine.Message) error {
+	panic("it happens")
+}
+
+// An upstream of the bot's own that panics has given no answer. The process goes on, and
+// nobody waits for the lease.
+func TestUpstreamsThatPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &panics{}
+		d := newDesk(t, func(cfg *machine.Config) {
+			up.TokenService, up.Messenger = cfg.Tokens, cfg.Messenger
+			cfg.Tokens, cfg.Messenger, cfg.Prefetch = up, up, []string{"graph"}
+			cfg.Connections[0].DoneText = "You are signed in."
+		})
+		fails := true
+		d.flow().OnSignInComplete(func(context.Context, *machine.Turn, tokensvc.Token) error {
+			if fails {
+				return errors.New("once more")
+			}
+			return nil
+		})
+		d.signIn("hello")
+		up.now = true
+		if got := d.exchange(); got != http.StatusPreconditionFailed {
+			t.Errorf("answered %d", got)
+		}
+		d.eng.Before(t.Context(), d.eng.Turn(message("hello"))) // fetches the token
+		if _, err := d.eng.Turn(message("hello")).Token(t.Context(), ""); err == nil {
+			t.Error("a token")
+		}
+		up.now = false
+		time.Sleep(11 * time.Second)
+		if got := d.exchange(); got != http.StatusOK {
+			t.Errorf("then answered %d", got)
+		}
+		up.now, fails = true, false
+		d.deliver(2 * time.Second) // fetches the token again
+		up.now = false
+		d.deliver(2 * time.Second)
+		if rows := d.rows(); rows[len(rows)-1].Status != store.DeliveryDone {
+			t.Errorf("%+v", rows)
+		}
+	})
+}
+
 // Middleware that panics while it is put together fails the callback, and no more.
 func TestMiddlewareThatPanics(t *testing.T) {
 	d := newDesk(t, nil)

@@ -42,7 +42,7 @@ func (e *Engine) replaceCard(ctx context.Context, a *store.Attempt, text string)
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.timeouts.Upstream)
 	defer cancel()
-	if err := e.out.Update(ctx, to, a.CardActivityID, m); err != nil {
+	if err := guarded(func() error { return e.out.Update(ctx, to, a.CardActivityID, m) }); err != nil {
 		e.logger(ctx).Warn().Str("attempt", a.ID).Err(err).Msg("the card of a completed sign-in could not be updated")
 	}
 }

@@ -36,7 +36,7 @@ func (c *call) perform(ctx context.Context, act table.Act, a *store.Attempt, ev 
 	bounded, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	failpoint("before", string(act))
-	ev = c.reach(bounded, act, a, ev)
+	ev = c.reachSafely(bounded, act, a, ev)
 	failpoint("after", string(act))
 	if !c.spared {
 		c.reached(ctx, act, a, ev, began)
@@ -128,6 +128,21 @@ func (c *call) notStarted(act table.Act, ev table.Event, why string) table.Event
 	return ev
 }
 
+// reachSafely is reach. An upstream that panics, which may be the bot's own code, has
+// given no answer.
+func (c *call) reachSafely(ctx context.Context, act table.Act, a *store.Attempt, ev table.Event) (answer table.Event) {
+	err := guarded(func() error { answer = c.reach(ctx, act, a, ev); return nil })
+	if err == nil {
+		return answer
+	}
+	c.eng.logger(ctx).Error().Str("call", string(act)).Err(err).Msg("an upstream")
+	answer = c.notStarted(act, ev, "no answer")
+	if act == table.PostCard {
+		answer.Kind = table.CardUnclear // it may have been sent
+	}
+	return answer
+}
+
 func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev table.Event) table.Event {
 	switch act {
 	case table.AskToken:
@@ -154,7 +169,11 @@ func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev ta
 // getToken is GetToken, with or without a code. It treats an expired token as no
 // token.
 func (e *Engine) getToken(ctx context.Context, uc tokensvc.UserConnection, code tokensvc.Secret) (tokensvc.Token, error) {
-	tok, err := e.service(uc.Connection).GetToken(ctx, uc, code)
+	var tok tokensvc.Token
+	err := guarded(func() (err error) {
+		tok, err = e.service(uc.Connection).GetToken(ctx, uc, code)
+		return err
+	})
 	if err == nil && e.stale(tok) {
 		return tokensvc.Token{}, tokensvc.ErrNoToken
 	}
