@@ -56,6 +56,7 @@ func (e *Engine) Authorize(ctx context.Context, turn *Turn, ask Ask) (got Access
 	if turn.agentic() {
 		return Access{}, fmt.Errorf("authorize: %w", ErrAgentic)
 	}
+	turn = turn.current()
 	ctx, cancel := turn.bounded(ctx)
 	defer cancel()
 	defer func() { err = late(ctx, err) }()

@@ -766,6 +766,33 @@ func TestUpstreamsThatPanic(t *testing.T) {
 	})
 }
 
+// A turn that the bot keeps after it has answered the invoke still works: nobody waits
+// for an answer any more.
+func TestTurnKeptAfterItsInvoke(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, nil)
+		turn := d.eng.Turn(activity("invoke", "task/fetch", "", "{}"))
+		time.Sleep(20 * time.Second)
+		if got, err := turn.SignIn(t.Context()); err != nil || got.Pending != machine.CardSent {
+			t.Errorf("SignIn: %+v, %v", got, err)
+		}
+		d.exchange()
+		for name, do := range map[string]func(context.Context) error{
+			"SignOut":    func(ctx context.Context) error { return turn.SignOut(ctx) },
+			"SignOutAll": turn.SignOutAll,
+			"Authorize": func(ctx context.Context) error {
+				_, err := d.eng.Authorize(ctx, turn, machine.Ask{Connection: "graph", Via: store.OriginCardAction})
+				return err
+			},
+		} {
+			if err := do(t.Context()); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		d.drain()
+	})
+}
+
 // Middleware that panics while it is put together fails the callback, and no more.
 func TestMiddlewareThatPanics(t *testing.T) {
 	d := newDesk(t, nil)

@@ -34,6 +34,17 @@ func (t *Turn) left(ask time.Duration, reserve time.Duration) time.Duration {
 	return min(ask, t.until.Add(-reserve).Sub(t.eng.clock()))
 }
 
+// current returns the turn without its deadline once that has passed: the bot has kept
+// the turn of an invoke, and nobody waits for the answer any more.
+func (t *Turn) current() *Turn {
+	if t.until.IsZero() || t.eng.clock().Before(t.until) {
+		return t
+	}
+	kept := *t
+	kept.until = time.Time{}
+	return &kept
+}
+
 // bounded returns a context for the turn's work. That is finished even if the caller
 // hangs up, but an invoke has its answer in time: a store that hangs counts as down.
 func (t *Turn) bounded(ctx context.Context) (context.Context, context.CancelFunc) {

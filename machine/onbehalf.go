@@ -60,7 +60,7 @@ func (f *Flow) exchanged(ctx context.Context, turn *Turn, own tokensvc.Token, sc
 	if ok {
 		return tok, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, turn.left(e.timeouts.Upstream, answerWithin-upstreamUntil))
+	ctx, cancel := context.WithTimeout(ctx, turn.current().left(e.timeouts.Upstream, answerWithin-upstreamUntil))
 	defer cancel()
 	tok, err := e.behalf.OnBehalfOf(ctx, own.Token, scopes)
 	switch {

@@ -43,6 +43,7 @@ func (e *Engine) signIn(ctx context.Context, turn *Turn, f *Flow, o signInOption
 	if turn.agentic() {
 		return SignInResult{}, fmt.Errorf("sign in to %s: %w", f.conn.Name, ErrAgentic)
 	}
+	turn = turn.current()
 	ctx, cancel := turn.bounded(ctx)
 	defer cancel()
 	defer func() { err = late(ctx, err) }()

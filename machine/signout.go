@@ -11,6 +11,7 @@ import (
 
 // signOut runs E1–E3 and E5 for one connection.
 func (e *Engine) signOut(ctx context.Context, turn *Turn, f *Flow) (err error) {
+	turn = turn.current()
 	ctx, cancel := turn.bounded(ctx)
 	defer cancel()
 	defer func() { err = late(ctx, err) }()
@@ -35,6 +36,7 @@ func (c *call) signedOut(out outcome, err error) error {
 // signOutAll runs E4: one DELETE without a connection name, then E1–E3 for
 // each key of the user.
 func (e *Engine) signOutAll(ctx context.Context, turn *Turn) (err error) {
+	turn = turn.current()
 	ctx, cancel := turn.bounded(ctx)
 	defer cancel()
 	defer func() { err = late(ctx, err) }()
