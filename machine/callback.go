@@ -104,6 +104,7 @@ func (e *Engine) purposed(turn *Turn) ([]link[tokensvc.Token], error) {
 		h := of.complete.whole()
 		all = append(all, func(ctx context.Context, turn *Turn, token tokensvc.Token) error {
 			about := *turn
+			defer func() { about.tx = nil }() // the transaction has ended
 			about.original = func() ([]request, error) { return []request{r}, nil }
 			if !r.same(turn.opened()) {
 				about.part = fmt.Sprintf("/%x", sha256.Sum256(r.activity))[:17]

@@ -52,6 +52,16 @@ func TestCallbackInTheStoresTransaction(t *testing.T) {
 		l := &ledger{}
 		d := newLedgerDesk(t, l)
 		tries, kept := 0, &machine.Turn{}
+		again := &machine.Turn{}
+		err := d.eng.OnSignInFor("report", func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
+			if again = turn; turn.Tx() == nil {
+				t.Error("no transaction for a purpose")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		d.flow().OnSignInComplete(func(_ context.Context, turn *machine.Turn, _ tokensvc.Token) error {
 			tx, ok := turn.Tx().(*ledgerTx)
 			if !ok {
@@ -64,12 +74,12 @@ func TestCallbackInTheStoresTransaction(t *testing.T) {
 			}
 			return nil
 		})
-		d.signIn("hello")
+		d.asksFor("report", "hello")
 		d.exchange()
 		if len(l.kept) != 0 {
 			t.Errorf("a failed callback left %v", l.kept)
 		}
-		if kept.Tx() != nil {
+		if kept.Tx() != nil || again.Tx() != nil {
 			t.Error("the turn still hands out a transaction that is over")
 		}
 		d.deliver(2 * time.Second)
