@@ -154,9 +154,9 @@ func (c *call) reach(ctx context.Context, act table.Act, a *store.Attempt, ev ta
 	case table.Exchange:
 		return c.exchange(ctx, a, ev)
 	case table.Redeem:
-		return c.redeem(ctx, ev)
+		return c.redeem(ctx, a, ev)
 	case table.SpendCode:
-		ev = c.redeem(ctx, ev)
+		ev = c.redeem(ctx, nil, ev)
 		ev.Kind = table.CodeSpent
 		return ev
 	case table.Recover:
@@ -387,7 +387,11 @@ func (c *call) exchange(ctx context.Context, a *store.Attempt, ev table.Event) t
 }
 
 // redeem sends the code only once: even a failed call may spend it.
-func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
+//
+// If the service does not know the code of the attempt a, it may have the token
+// nevertheless: the popup stored it without the code. Only the attempt of the only
+// candidate is then complete, since a code may belong to another one.
+func (c *call) redeem(ctx context.Context, a *store.Attempt, ev table.Event) table.Event {
 	var tok tokensvc.Token
 	var err error
 	own, isOwn := c.tokens().(Redeemer)
@@ -399,6 +403,12 @@ func (c *call) redeem(ctx context.Context, ev table.Event) table.Event {
 		}
 	} else {
 		tok, err = c.eng.getToken(ctx, c.user(), c.code)
+		if errors.Is(err, tokensvc.ErrNoToken) && ev.Only && a != nil && a.State == store.Verifying {
+			var late error
+			if tok, late = c.eng.getToken(ctx, c.user(), tokensvc.Secret{}); late == nil {
+				err, ev.Detail = nil, "the code is unknown, but there is a token"
+			}
+		}
 	}
 	if err == nil {
 		c.token = tok

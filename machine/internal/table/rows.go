@@ -56,7 +56,7 @@ func Rows() []Row {
 		{"C2", "A code for an attempt that waits", "This instance claims the attempt, then redeems the code. The code wins over an exchange that is under way, because the user acted."},
 		{"C3", "The code is right", "The attempt is Complete, the invoke is answered 200, and the bot's code is called."},
 		{"C4", "The code is not this connection's, and there are other candidates", "The attempt is CardSent again, and the engine tries the next candidate."},
-		{"C5", "The code is wrong, and there was only this candidate", "The attempt is CardSent again, or ends after max_code_tries. The invoke is answered 412, and the bot's code is called."},
+		{"C5", "The code is wrong, there was only this candidate, and there is no token without the code either", "The attempt is CardSent again, or ends after max_code_tries. The invoke is answered 412, and the bot's code is called."},
 		{"C6", "The code is wrong for every candidate", "The invoke is answered 404. The best candidate counts the try, and the bot's code is called once."},
 		{"C7", "The Token Service refuses the code: 400, 412", "The invoke is answered 412 if the card says which attempt is meant. Otherwise the engine tries the next candidate."},
 		{"C8", "The Token Service fails on the code", "The engine tries the other candidates. If none accepts the code, the worst status is the answer."},
