@@ -138,7 +138,7 @@ func (c *cli) acting(cmd *cobra.Command, do func(context.Context, operator.Actor
 		return err
 	}
 	if c.configFile == "" {
-		return usage("%s: no running bot is asked about %s: give the bot's --config", cmd.Name(), src.config.Store)
+		return usage("%s: no running bot answers for %s: name the bot's settings with --config, or its endpoint with --operator", cmd.Name(), src.config.Store)
 	}
 	if err = src.config.Check(); err != nil {
 		return err

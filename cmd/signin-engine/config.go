@@ -48,7 +48,7 @@ meaning. Secrets are never shown.`,
 		if len(given) > 0 {
 			all = slices.DeleteFunc(all, func(s config.Setting) bool { return !strings.HasPrefix(s.Key, given[0]) })
 			if len(all) == 0 {
-				return notFound("config: no key begins with %q (signin-engine config lists them)", given[0])
+				return notFound("config: no key begins with %q: signin-engine config lists them", given[0])
 			}
 		}
 		if changed {

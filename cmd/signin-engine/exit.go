@@ -109,7 +109,12 @@ func joinLines(text string) string {
 	return strings.NewReplacer(":\n\t", ": ", "\n\t", "; ").Replace(text)
 }
 
-// notFound makes an error with exit code 3.
-func notFound(format string, a ...any) error {
-	return fmt.Errorf("%s: %w", fmt.Sprintf(format, a...), store.ErrNotFound)
-}
+// notFound makes an error with exit code 3. Its text says by itself that there is
+// nothing.
+func notFound(format string, a ...any) error { return notFoundError(fmt.Sprintf(format, a...)) }
+
+type notFoundError string
+
+func (e notFoundError) Error() string { return string(e) }
+
+func (notFoundError) Unwrap() error { return store.ErrNotFound }

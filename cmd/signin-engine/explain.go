@@ -31,7 +31,7 @@ was refused, HTTP statuses. Without a word it lists them.`,
 				if near := operator.Suggest(given[0]); len(near) > 0 {
 					return notFound("no explanation for %q: did you mean %s?", given[0], strings.Join(near, " or "))
 				}
-				return notFound("no explanation for %q (signin-engine explain lists all words)", given[0])
+				return notFound("no explanation for %q: signin-engine explain lists all words", given[0])
 			}
 			if c.format == formatJSON {
 				return c.printJSON(all[0])

@@ -82,10 +82,14 @@ func (c *cli) export(ctx context.Context, s *source, q operator.Query, p *pseudo
 			return err
 		}
 		total += len(attempts)
-		c.progress("exported %d attempts", total)
+		if !terminal(c.stdout) { // there the lines show the progress
+			c.progress("exported %d attempts", total)
+		}
 		q.Cursor = page.NextCursor
 		if q.Cursor == "" || most > 0 && total >= most {
-			c.progressDone()
+			if !terminal(c.stdout) {
+				c.progressDone()
+			}
 			return nil
 		}
 	}

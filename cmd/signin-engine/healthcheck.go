@@ -66,7 +66,7 @@ func (c *cli) askReady(ctx context.Context, url string) error {
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("%w: nobody answers: %w", errNotReady, err)
+		return fmt.Errorf("%w: no answer: %w", errNotReady, err)
 	}
 	defer res.Body.Close() //nolint:errcheck // read, not written
 	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<10))

@@ -49,13 +49,14 @@ func (c *cli) purgeCommand() *cobra.Command {
 			for {
 				n, err := store.Purge(cmd.Context(), older, purgeStep, false)
 				total += n
-				if err != nil {
-					return errors.Join(c.printPurged(total, false), err)
+				if err == nil && n == purgeStep {
+					c.progress("purged %d attempts", total)
+					continue
 				}
-				c.progress("purged %d attempts", total)
-				if n < purgeStep {
-					return c.printPurged(total, false)
+				if total > n {
+					c.progressDone()
 				}
+				return errors.Join(c.printPurged(total, false), err)
 			}
 		},
 	}

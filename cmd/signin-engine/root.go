@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -70,7 +71,10 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 	).Replace(root.UsageTemplate()))
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%w", err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		text, _, _ := strings.Cut(err.Error(), ": strconv.") // how Go parses numbers helps nobody
+		return usage("%s", text)
+	})
 
 	pf := root.PersistentFlags()
 	pf.StringVar(&c.configFile, "config", c.env("CONFIG"), "YAML `file` with the settings")
@@ -101,13 +105,19 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	return usage("unknown command %q: see signin-engine help", args[0])
 }
 
-// args wraps an argument check of cobra, so that its error counts as wrong usage.
+// args wraps an argument check of cobra, so that its error counts as wrong usage and
+// says how the command is typed.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, given []string) error {
-		if err := check(cmd, given); err != nil {
-			return usage("%s: %w", cmd.Name(), err)
+		if check(cmd, given) == nil {
+			return nil
 		}
-		return nil
+		wrong := "an argument is missing"
+		if n := len(given); n > 0 {
+			wrong = fmt.Sprintf("unexpected argument %q", given[n-1])
+		}
+		name := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+		return usage("%s: %s: usage: %s", name, wrong, cmd.UseLine())
 	}
 }
 
