@@ -105,7 +105,7 @@ var ruleTexts = [...]ruleText{
 	{
 		RuleWaiting, LevelWarn,
 		"The card offers SSO, and no Teams client has answered it.",
-		"The user can press the card's button. If many users wait, run signin-engine doctor --manifest manifest.json with the manifest of the Teams app: it checks webApplicationInfo and validDomains.",
+		"The user can press the card's button. If many users wait, run signin-engine doctor --config bot.yaml --manifest manifest.json: it checks webApplicationInfo and validDomains in the manifest of the Teams app.",
 	},
 	{
 		RulePastExpiry, LevelError,
