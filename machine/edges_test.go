@@ -1,6 +1,7 @@
 package machine_test
 
 import (
+	"context"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -78,6 +79,57 @@ func readScenarios(t *testing.T) []scenario {
 		out[i] = scenario{strings.TrimSuffix(filepath.Base(file), ".txt"), string(raw)}
 	}
 	return out
+}
+
+// overtaken is a store in which another process changes an attempt just before the next
+// commit that has one.
+type overtaken struct {
+	store.Store
+	by func()
+}
+
+func (o *overtaken) Apply(ctx context.Context, commits []store.Commit) []error {
+	for _, c := range commits {
+		if by := o.by; by != nil && len(c.Put) > 0 {
+			o.by = nil
+			by()
+		}
+	}
+	return o.Store.Apply(ctx, commits)
+}
+
+// A device waits for one whose process has died, and the sweeper of another process is
+// faster to recover the attempt. It finds nothing, so the device's token is exchanged:
+// "the owner is still at it" would leave the user without an answer.
+func TestRecoveryOvertakesADuplicate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &overtaken{}
+		d := newDesk(t, func(cfg *machine.Config) { o.Store, cfg.Store = cfg.Store, o })
+		d.signIn("hello")
+		d.drain()
+		moves := func(to store.State, owner string, until time.Duration) {
+			a := d.attempt()
+			a.Version, a.State = a.Version+1, to
+			a.Lease = store.Lease{Owner: owner, Fence: a.Lease.Fence + 1, Until: store.Time(time.Now().Add(until))}
+			line := store.Event{Attempt: a.ID, Time: store.Time(time.Now()), Instance: owner, Kind: store.EventTransition, To: to, Version: a.Version}
+			if err := d.mem.Apply(t.Context(), []store.Commit{{Put: []store.Attempt{a}, Events: []store.Event{line}}})[0]; err != nil {
+				t.Error(err)
+			}
+		}
+		moves(store.Exchanging, "dead", 2*time.Second)
+		o.by = func() {
+			moves(store.Exchanging, "sweeper", 30*time.Second)
+			go func() {
+				time.Sleep(500 * time.Millisecond)
+				moves(store.CardSent, "sweeper", 0)
+			}()
+		}
+		if got := d.exchange(); got != http.StatusOK || d.said("exchange graph") != 1 {
+			t.Errorf("answered %d after %d exchanges", got, d.said("exchange graph"))
+			time.Sleep(time.Second)
+		}
+		d.drain()
+	})
 }
 
 // ownStore belongs to one process, as bbolt does.

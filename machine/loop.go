@@ -44,7 +44,11 @@ func (c *call) loop(ctx context.Context, where finder, ev table.Event) (outcome,
 		return outcome{}, err
 	}
 	var interrupted *table.Event // by a recovery
+	var wait waiting
 	for races := 0; ; {
+		if wait.another(c, at, &ev) {
+			ev.Waited, ev.For = store.None, ""
+		}
 		d, err := c.step(at, ev) //nolint:contextcheck // the step is pure: see fsm.go
 		if err != nil {
 			return outcome{attempt: at, event: ev}, err
@@ -85,8 +89,11 @@ func (c *call) loop(ctx context.Context, where finder, ev table.Event) (outcome,
 			}
 			return outcome{row: d.Rule.Row, reply: d.Rule.Reply, note: d.Rule.Note, attempt: at, event: ev}, nil
 		case table.Wait:
-			c.wait(ctx, at, c.eng.waitFor(ev.Kind))
-			ev.Waited, ev.For = at.State, at.ID
+			if wait.until.IsZero() {
+				wait.until = c.eng.clock().Add(c.eng.waitFor(ev.Kind))
+			}
+			c.wait(ctx, at, wait.until.Sub(c.eng.clock()))
+			wait.fence, ev.Waited, ev.For = at.Lease.Fence, at.State, at.ID
 			if at, err = where.find(ctx, c, &ev); err != nil {
 				return outcome{}, err
 			}
@@ -251,6 +258,19 @@ func (e *Engine) waitFor(k table.Kind) time.Duration {
 		return signInWait
 	}
 	return e.policy.DuplicateWait
+}
+
+// waiting is an event's wait for another caller.
+type waiting struct {
+	until time.Time // for all that it waits for
+	fence int64     // of the claim that it has waited for
+}
+
+// another reports whether the attempt is held by another claim than the one that the
+// event has waited for, such as a recovery's, and there is time left to wait for that.
+func (w *waiting) another(c *call, a *store.Attempt, ev *table.Event) bool {
+	return ev.Waited != store.None && a != nil && a.ID == ev.For && a.State == ev.Waited &&
+		a.Lease.Fence != w.fence && a.Lease.Live(c.now()) && c.eng.clock().Before(w.until)
 }
 
 // wait returns when the attempt has left its state, when its lease has ended, or
