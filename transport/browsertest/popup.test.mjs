@@ -148,7 +148,7 @@ test("a popup that another user of Teams began", bounded, async () => {
   await signIn(victim, page);
   const got = await failed(host, page);
   assert.deepEqual(got.told, [{ failure: "other_user" }]);
-  assert.match(got.text, /not signed in[\s\S]*another user of Teams/);
+  assert.match(got.text, /not signed in[\s\S]*another Teams user/);
   await eve.context.close();
   await victim.context.close();
 });
@@ -233,7 +233,7 @@ test("the provider is down", bounded, async () => {
   await stopProvider(provider);
   const got = await openAt(who, callback);
   assert.deepEqual(got.told, [{ failure: "provider_unavailable" }]);
-  assert.match(got.text, /does not answer/);
+  assert.match(got.text, /is not responding/);
   provider = await startProvider();
   const { code } = await run(who);
   assert.equal((await query(who, "lakers", code)).type, "result");

@@ -193,7 +193,7 @@ func TestPlayWithoutABrowser(t *testing.T) {
 	do(t, base, url.Values{"do": {"place"}, "place": {"groupChat"}})
 	do(t, base, url.Values{"do": {"device"}, "device": {"Windows"}, "token": {"v1"}})
 	do(t, base, url.Values{"do": {"say"}, "text": {"login graph"}})
-	wait(t, base, "still issues v1 tokens", "Use the Sign In button")
+	wait(t, base, "issues v1.0 tokens", "Use the Sign In button")
 	do(t, base, url.Values{"do": {"code"}, "code": {"000000"}})
 	wait(t, base, "412 Precondition Failed")
 	do(t, base, url.Values{"do": {"close"}})
