@@ -243,7 +243,7 @@ func guarded(fn func() error) (err error) {
 // its size in bytes. The copy needs no log. Pages freed meanwhile are not reused
 // until the snapshot ends. It stops with an error when ctx is done.
 func (db *DB) Snapshot(ctx context.Context, w io.Writer) (n int64, err error) {
-	if db.opts.ReadOnly && !db.sealed.empty() {
+	if db.opts.ReadOnly && (db.logged || !db.sealed.empty()) {
 		return db.copied(ctx, w)
 	}
 	tx, err := db.freeze(ctx)

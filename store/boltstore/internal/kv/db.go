@@ -320,6 +320,7 @@ func (db *DB) recover(m meta) error {
 	db.active, db.sealed, db.given = newBuffer(len(db.buckets)), b, b.last
 	db.active.last = b.last
 	if db.opts.ReadOnly {
+		db.logged = m.logged
 		return nil
 	}
 	// Also flush when the log files are mere leftovers: the meta page that says so may

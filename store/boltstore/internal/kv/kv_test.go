@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -730,4 +731,59 @@ func FuzzLog(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestReadOnlyAfterFirstRefusal: the tree says that there is a log, and the log is
+// empty. A copy needs no log.
+func TestReadOnlyAfterFirstRefusal(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := open(t, path)
+	put(t, db, "k", "v")
+	if _, err := db.Snapshot(t.Context(), io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	refused := db.Update(t.Context(), func(*kv.Tx) error { return errGivenUp }) // it starts the log
+	if !errors.Is(refused, errGivenUp) {
+		t.Fatal(refused)
+	}
+	kv.Kill(t, db)
+	o := options()
+	o.ReadOnly = true
+	db, err := kv.Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole bytes.Buffer
+	_, err = db.Snapshot(t.Context(), &whole)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.WriteFile(copied, whole.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, open(t, copied), "k"); got != "v" {
+		t.Errorf("in the copy k = %q", got)
+	}
+}
+
+// TestCloseTwice: a store that is closed leaves the file's next user alone.
+func TestCloseTwice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	first := open(t, path)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, path)
+	put(t, second, "k", "v")
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := tryPut(t, first, "k", "w"); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Update: %v, want ErrUnavailable", err)
+	}
+	kv.Kill(t, second)
+	if got := get(t, open(t, path), "k"); got != "v" {
+		t.Errorf("k = %q", got)
+	}
 }
