@@ -86,7 +86,7 @@ func TestCheck(t *testing.T) {
 	}
 	w.ClearFaults()
 	said := check("the bot is blocked for a tenant", 5, "failure-burst")
-	if out := paste(said, "explain"); !strings.Contains(out, "An administrator has blocked the bot") {
+	if out := paste(said, "explain"); !strings.Contains(out, "An administrator of the user's tenant has blocked the app") {
 		t.Errorf("explain: %s", out)
 	}
 	out, _, code := b.run(t, "list", "--failure-code", "BotDisabledByAdmin", "-o", "jsonl", "--store", "bolt:"+b.db)
@@ -120,7 +120,7 @@ func TestCheck(t *testing.T) {
 	b.start(t)
 	login("late")
 	said = check("Entra takes the secret no more", 5, "AccessToken: 401 invalid_client (1 times)")
-	if out := paste(said, "explain invalid_client"); !strings.Contains(out, "Make a new client secret") {
+	if out := paste(said, "explain invalid_client"); !strings.Contains(out, "create a new one and set client_secret") {
 		t.Errorf("explain: %s", out)
 	}
 	if stdout, _, code := b.run(t, "doctor", "--config", b.config); code != 1 || !strings.Contains(stdout, "invalid_client: see explain invalid_client") {
