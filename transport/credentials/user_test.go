@@ -128,20 +128,7 @@ func TestManagedIdentityExchangesNothing(t *testing.T) {
 // client asks for, and that UserOnBehalfOf exchanges it for those scopes.
 func TestUser(t *testing.T) {
 	e := newEntra(t)
-	tokens := machinetest.NewTokenService(func(string, ...any) {})
-	eng, err := machine.New(machine.Config{
-		AppID: appID, Store: memstore.New(time.Now), Tokens: fixed{tokens}, OnBehalfOf: behalves(t, e)["certificate"],
-		Messenger: machinetest.NewConnector(func(string, ...any) {}), Log: zerolog.Nop(),
-		Connections: []machine.Connection{{Name: "graph"}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	graph, err := eng.Flow("graph")
-	if err != nil {
-		t.Fatal(err)
-	}
-	turn := eng.Turn(&machine.Activity{Conversation: store.Conversation{Channel: "msteams", UserID: "29:alice", UserAAD: "aad"}})
+	graph, turn := alice(t, fixed{}, behalves(t, e)["certificate"])
 	asked := policy.TokenRequestOptions{Scopes: []string{"https://graph.microsoft.com/.default"}}
 	own, err := credentials.User(graph, turn).GetToken(t.Context(), asked)
 	if err != nil || own.Token != userToken.Reveal() || len(e.asked()) != 0 {
@@ -155,8 +142,17 @@ func TestUser(t *testing.T) {
 
 // Without a sign-in a client gets an error and no empty token.
 func TestUserWhoIsNotSignedIn(t *testing.T) {
+	graph, turn := alice(t, machinetest.NewTokenService(func(string, ...any) {}), nil)
+	if got, err := credentials.User(graph, turn).GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.Is(err, tokensvc.ErrNoToken) || got.Token != "" {
+		t.Errorf("%q, %v; want ErrNoToken", got.Token, err)
+	}
+}
+
+// alice returns a turn of a user, and the flow of the connection graph.
+func alice(t *testing.T, tokens machine.TokenService, behalf machine.OnBehalfOf) (*machine.Flow, *machine.Turn) {
+	t.Helper()
 	eng, err := machine.New(machine.Config{
-		AppID: appID, Store: memstore.New(time.Now), Tokens: machinetest.NewTokenService(func(string, ...any) {}),
+		AppID: appID, Store: memstore.New(time.Now), Tokens: tokens, OnBehalfOf: behalf,
 		Messenger: machinetest.NewConnector(func(string, ...any) {}), Log: zerolog.Nop(),
 		Connections: []machine.Connection{{Name: "graph"}},
 	})
@@ -167,10 +163,7 @@ func TestUserWhoIsNotSignedIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	turn := eng.Turn(&machine.Activity{Conversation: store.Conversation{Channel: "msteams", UserID: "29:alice", UserAAD: "aad"}})
-	if got, err := credentials.User(graph, turn).GetToken(t.Context(), policy.TokenRequestOptions{}); !errors.Is(err, tokensvc.ErrNoToken) || got.Token != "" {
-		t.Errorf("%q, %v; want ErrNoToken", got.Token, err)
-	}
+	return graph, eng.Turn(&machine.Activity{Conversation: store.Conversation{Channel: "msteams", UserID: "29:alice", UserAAD: "aad"}})
 }
 
 // fixed always returns the same token.

@@ -121,6 +121,7 @@ func (s Several) Permanent() bool {
 func final(err error) bool {
 	var own interface{ Permanent() bool }
 	if errors.As(err, &own) {
+		// Several has asked each of its errors, also for the connector's answer.
 		if _, several := own.(Several); several || own.Permanent() {
 			return own.Permanent()
 		}

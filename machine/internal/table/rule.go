@@ -163,8 +163,8 @@ type Input struct {
 	// since service URLs move.
 	Conversation store.Conversation
 	Request      []byte
-	// Resumes: the bot has handlers for what an attempt keeps, so even the caller who
-	// gets the token owes that to them.
+	// Resumes reports whether the bot has handlers of purposes. They get what an attempt
+	// keeps, even if the caller of SignIn has got the token.
 	Resumes bool
 }
 

@@ -28,8 +28,8 @@ type provider struct {
 
 	mu     sync.Mutex
 	known  *endpoints
-	failed error // of the last discovery
-	at     time.Time
+	failed error     // of the last discovery
+	again  time.Time // when a discovery is tried again
 }
 
 // endpoints has what the configuration or the discovery document says of a provider.
@@ -107,13 +107,13 @@ func (p *provider) find(ctx context.Context) (*endpoints, error) {
 	switch {
 	case p.known != nil:
 		return p.known, nil
-	case p.failed != nil && time.Since(p.at) < findAgain:
+	case p.failed != nil && p.clock().Before(p.again):
 		return nil, p.failed
 	}
 	found, err := p.discover(ctx)
 	if err != nil {
 		// Cut the error's text: it may quote a whole page of the provider.
-		p.failed, p.at = fmt.Errorf("discovery: %s", bounded(withoutURL(err).Error())), time.Now()
+		p.failed, p.again = fmt.Errorf("discovery: %s", bounded(withoutURL(err).Error())), p.clock().Add(findAgain)
 		return nil, p.failed
 	}
 	p.known = found
