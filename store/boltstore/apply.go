@@ -32,6 +32,7 @@ func (s *Store) Apply(ctx context.Context, commits []store.Commit) []error {
 				return err
 			}
 		}
+		t.putLines()
 		return nil
 	})
 	if err != nil {
@@ -374,20 +375,26 @@ func (t *txn) tally(entered time.Time, outcome string, by int64) {
 // has a number among all lines, which is not reused after a purge. It is the Seq of
 // a line without an attempt.
 func (t *txn) putEvents(events []store.Event) {
-	if len(events) == 0 {
-		return
+	if t.lines == 0 && len(events) > 0 {
+		t.lines, _ = binary.Uvarint(t.facts.Get(factLines()))
 	}
-	last, _ := binary.Uvarint(t.facts.Get(factLines()))
-	t.facts.Put(factLines(), binary.AppendUvarint(nil, last+uint64(len(events))))
 	for i := 0; i < len(events); {
 		id := events[i].Attempt
-		t.key, t.value = lineKey(t.key[:0], id, last+uint64(i)+1), t.value[:0]
+		t.key, t.value = lineKey(t.key[:0], id, t.lines+1), t.value[:0]
 		for more := true; more; more = i < len(events) && id != "" && events[i].Attempt == id {
-			e := events[i]
-			e.Seq = 0 // the key has the number
-			t.value = store.AppendLine(t.value, &e)
+			t.line = events[i]
+			t.line.Seq = 0 // the key has the number
+			t.value = store.AppendLine(t.value, &t.line)
+			t.lines++
 			i++
 		}
 		t.audit.Put(t.key, t.value)
+	}
+}
+
+// putLines writes the number of the last line that putEvents wrote.
+func (t *txn) putLines() {
+	if t.lines > 0 {
+		t.facts.Put(factLines(), binary.AppendUvarint(nil, t.lines))
 	}
 }

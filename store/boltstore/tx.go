@@ -35,6 +35,8 @@ type scratch struct {
 	put   store.Attempt // being written
 	row   store.Delivery
 	had   store.Delivery // as stored before
+	line  store.Event
+	lines uint64 // number of the last audit line; 0: no line has been written yet
 	known known
 	batch uint64 // of the transaction
 }
@@ -45,7 +47,7 @@ func (s *scratch) begun(tx *kv.Tx) {
 	if s.known == nil || tx.Last() != s.batch {
 		s.known = known{}
 	}
-	s.batch, s.woken = tx.Batch(), nil
+	s.batch, s.woken, s.lines = tx.Batch(), nil, 0
 }
 
 // known caches what the indexes need of the attempts written last, so that the next
