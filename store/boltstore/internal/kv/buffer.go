@@ -65,7 +65,10 @@ type run struct {
 	age     int // if it differs from the bucket's, the run is shared
 }
 
-const maxRun = 64
+const (
+	maxRun     = 64
+	fewEntries = 8 // of a run in most batches
+)
 
 // seek returns the position of the first entry whose key is not below key.
 func (s *sorted) seek(key []byte) (r, i int) {
@@ -111,7 +114,7 @@ func (s *sorted) set(e *entry) {
 	r, i := s.seek(e.key)
 	if r == len(s.runs) { // after all keys
 		if r == 0 {
-			s.runs = append(s.runs, run{age: s.age}) // no capacity yet: most batches have one short run
+			s.runs = append(s.runs, run{entries: make([]entry, 0, fewEntries), age: s.age})
 		}
 		r = len(s.runs) - 1
 		i = len(s.runs[r].entries)
