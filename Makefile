@@ -34,7 +34,8 @@ test: verify lint ## everything that must pass: brings its own Postgres, browser
 
 .PHONY: test-short
 test-short: ## the inner loop, under a minute
-	$(GO) test -short -timeout 2m $(PKGS)
+	./.ci/postgres
+	$(GO) test -short -timeout 5m $(PKGS)
 
 .PHONY: verify
 verify: ## what is generated is up to date, code is formatted and vetted
