@@ -36,9 +36,9 @@ var (
 type Commit struct {
 	// Put inserts (Version 1) or replaces (stored version must be Version-1) attempts,
 	// in this order. An attempt never changes its Key: one with another Key is
-	// ErrNotFound. A Put with an ExchangeID makes that id point to this attempt from
-	// now on. Attempts of two users must not share an id; if they do, it leads to
-	// either.
+	// ErrNotFound. A Put that sets ExchangeID, or changes it, makes that id point to
+	// this attempt from now on. Attempts of two users must not share an id; if they do,
+	// it leads to either.
 	Put []Attempt
 	// Events are appended. The store assigns their Seq. An event of an attempt that is
 	// neither stored nor in Put is ErrNotFound.

@@ -330,23 +330,23 @@ func (t *txn) indexUser(a *store.Attempt, plan *putPlan) {
 	t.idx.Put(t.key, nil)
 }
 
-// indexExchange makes the exchange id point to the attempt, and records a former one
+// indexExchange makes a new exchange id point to the attempt, and records a former one
 // for Purge.
 func (t *txn) indexExchange(a *store.Attempt, plan *putPlan) {
-	if old := &plan.old; plan.had && old.exchange != "" && (old.exchange != a.ExchangeID || old.key.App != a.Key.App) {
-		former := t.exchangeRow(nil, old.key.App, old.exchange)
+	old := &plan.old // empty on insertion
+	if old.exchange == a.ExchangeID {
+		return
+	}
+	if old.exchange != "" {
+		former := t.exchangeRow(nil, a.Key.App, old.exchange)
 		t.key = append(rowKey(t.key[:0], a.ID, kindExchange), former...)
 		t.rows.Put(t.key, nil)
 	}
-	if a.ExchangeID == "" {
-		return
+	if a.ExchangeID != "" {
+		t.key = t.exchangeRow(t.key[:0], a.Key.App, a.ExchangeID)
+		t.value = append(t.value[:0], a.ID...)
+		t.idx.Put(t.key, t.value)
 	}
-	t.key = t.exchangeRow(t.key[:0], a.Key.App, a.ExchangeID)
-	if string(t.idx.Get(t.key)) == a.ID {
-		return
-	}
-	t.value = append(t.value[:0], a.ID...)
-	t.idx.Put(t.key, t.value)
 }
 
 // indexEnd updates the tallies of ended attempts.

@@ -212,7 +212,8 @@ func (s *Store) write(c *store.Commit, now time.Time) {
 	for i := range c.Put {
 		a := c.Put[i].Clone()
 		a.Normalize()
-		if old := s.attempts[a.ID]; old != nil && s.open[old.Key.Index()] == a.ID {
+		old := s.attempts[a.ID]
+		if old != nil && s.open[old.Key.Index()] == a.ID {
 			delete(s.open, old.Key.Index())
 		}
 		if !a.State.Terminal() {
@@ -222,10 +223,10 @@ func (s *Store) write(c *store.Commit, now time.Time) {
 		if due := a.Due(); !due.IsZero() {
 			s.due[a.ID] = due
 		}
-		if a.ExchangeID != "" {
+		if a.ExchangeID != "" && (old == nil || old.ExchangeID != a.ExchangeID) {
 			s.exchange[exchangeKey{a.Key.App, a.ExchangeID}] = a.ID
 		}
-		if old := s.attempts[a.ID]; old != nil {
+		if old != nil {
 			s.disown(old)
 		}
 		s.attempts[a.ID] = &a

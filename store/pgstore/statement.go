@@ -99,7 +99,7 @@ with t as materialized (
   select t.home, t.app, t.exchange_id, t.id
   from done cross join t
   where t.exchange_id <> '' and t.n = any (done.n)
-    and (select x.attempt from exchange_ids x where x.home = t.home and x.exchange_id = t.exchange_id and x.app = t.app) is distinct from t.id
+    and t.exchange_id is distinct from (select a.exchange_id from attempts a where a.home = t.home and a.id = t.id)
   on conflict (exchange_id, app, home) do update set attempt = excluded.attempt
 )
 select t.n, a.version, ` + holderSQL + ` is not null

@@ -363,6 +363,10 @@ func exchangeIDs(t *testing.T, s store.Store) {
 	insert(t, s, next)
 	expect(store.Query{User: anyone, ExchangeID: "ex-1"}, next.ID)
 	expect(store.Query{User: anyone, ExchangeID: "ex-2"}, next.ID)
+
+	// It keeps the id when the old attempt is written again, as at a sign-out.
+	insert(t, s, Next(old, store.Failed, at))
+	expect(store.Query{User: anyone, ExchangeID: "ex-1"}, next.ID)
 }
 
 func events(t *testing.T, s store.Store) {
