@@ -61,6 +61,7 @@ func signIns(t *testing.T, s store.Store, at time.Time, name string, n int) (fai
 
 // TestDeadConnections: connections are dead, and nobody is told. New ones work.
 func TestDeadConnections(t *testing.T) {
+	pgtest.Long(t)
 	for name, tc := range map[string]struct {
 		dead  int
 		idle  time.Duration // how long nobody had used them
@@ -127,6 +128,7 @@ func TestDeadConnections(t *testing.T) {
 // TestDeadConnectionIsFoundOut: who waits for a connection that is dead does not do
 // so for as long as a statement may take.
 func TestDeadConnectionIsFoundOut(t *testing.T) {
+	pgtest.Long(t)
 	for name, between := range map[string]func(*pgtest.Cluster) pgtest.Server{
 		"direct":          func(c *pgtest.Cluster) pgtest.Server { return c },
 		"behind a pooler": func(c *pgtest.Cluster) pgtest.Server { return pgtest.NewBouncer(t, c, pgtest.ByTransaction) },
@@ -156,6 +158,7 @@ func TestDeadConnectionIsFoundOut(t *testing.T) {
 // TestLockedRow: somebody holds the row of one attempt. Whoever is in a group with
 // it waits a little, whoever comes after does not.
 func TestLockedRow(t *testing.T) {
+	pgtest.Long(t)
 	dsn := pgtest.Start(t)
 	s := store.NewGroup(mustOpen(t, dsn, pgstore.WithStatementTimeout(10*time.Second)))
 	info, err := s.Info(t.Context())
@@ -207,6 +210,7 @@ func TestLockedRow(t *testing.T) {
 // TestStall: for some seconds no commit comes back. Whoever waits for one is not
 // refused, and the connections stay: their sessions are at it.
 func TestStall(t *testing.T) {
+	pgtest.Long(t)
 	for name, between := range map[string]func(*pgtest.Cluster) string{
 		"direct":          func(c *pgtest.Cluster) string { return c.DSN() },
 		"behind a pooler": func(c *pgtest.Cluster) string { return pgtest.NewBouncer(t, c, pgtest.ByTransaction).DSN() },
@@ -251,6 +255,7 @@ func TestStall(t *testing.T) {
 // A statement that is slow while others are quick is waited for, behind a pooler too:
 // its connection is not dead.
 func TestSlowStatementIsNoDeadConnection(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	for name, dsn := range map[string]string{"direct": c.DSN(), "pooler": pgtest.NewBouncer(t, c, pgtest.ByTransaction).DSN()} {
 		t.Run(name, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 // TestDiskFull fills the tablespace: an error answer, nothing lost, reads go
 // on, and so do writes when there is room again, without reopening.
 func TestDiskFull(t *testing.T) {
+	pgtest.Long(t)
 	cluster := pgtest.NewCluster(t)
 	disk := cluster.SmallDisk(t, 16)
 	if err := pgtest.Exec(t.Context(), cluster.DSN(), `create tablespace small location '`+disk.Dir+`'`); err != nil {

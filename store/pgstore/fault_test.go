@@ -123,6 +123,7 @@ func (l *load) check(t *testing.T, s store.Store) {
 // TestServerFaults takes the server down under load. The store stays open, and
 // nothing that was acknowledged is lost.
 func TestServerFaults(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	for name, fault := range map[string]func() error{
 		"terminate": func() error { _, err := c.TerminateBackends(t.Context()); return err },

@@ -121,6 +121,7 @@ func explain(t *testing.T, conn *pgx.Conn, sql string, args []any) (plan, string
 // is. It counts blocks and not seconds. SIGNIN_ROWS=1000000 makes it as many
 // attempts as its name says; otherwise it has fewer, and as much less may be read.
 func TestMillion(t *testing.T) {
+	pgtest.Long(t)
 	rows, most := 50_000, 5_000
 	if n, err := strconv.Atoi(os.Getenv("SIGNIN_ROWS")); err == nil {
 		rows, most = n, 20_000

@@ -81,6 +81,7 @@ func TestConformance(t *testing.T) { storetest.Run(t, harness) }
 
 // TestConformanceGrouped runs the suites as the engine runs the store.
 func TestConformanceGrouped(t *testing.T) {
+	pgtest.Long(t)
 	for _, suite := range []func(*testing.T, storetest.New){
 		storetest.Semantics, storetest.Groups, storetest.Concurrency, storetest.Outbox, storetest.Due, storetest.Changed, storetest.Marks,
 	} {

@@ -43,6 +43,7 @@ func distribute(tb testing.TB, dsn string) {
 // TestHashPartitions runs the suites on tables that are partitioned by hash: the
 // constraints hold and no query changes.
 func TestHashPartitions(t *testing.T) {
+	pgtest.Long(t)
 	for _, suite := range []func(*testing.T, storetest.New){
 		storetest.Semantics, storetest.Uniqueness, storetest.Groups, storetest.Concurrency, storetest.Outbox, storetest.Due, storetest.Lists, storetest.Purge,
 	} {

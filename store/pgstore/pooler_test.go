@@ -20,6 +20,7 @@ import (
 // a session is told or remembers is gone with the next transaction, and whoever
 // comes next must not find it.
 func TestPooler(t *testing.T) {
+	pgtest.Long(t)
 	for pooling, suites := range map[pgtest.Pooling][]func(*testing.T, storetest.New){
 		pgtest.BySession:     {storetest.Semantics},
 		pgtest.ByTransaction: {storetest.Semantics, storetest.Groups, storetest.Outbox, storetest.Due, storetest.Lists, storetest.Purge, storetest.Marks},
@@ -63,6 +64,7 @@ func TestPooler(t *testing.T) {
 
 // TestPoolerComesBetween: the address of an open store begins to lead to a pooler.
 func TestPoolerComesBetween(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	b := pgtest.NewBouncer(t, c, pgtest.ByTransaction)
 	schema := schemaOf(pgtest.Schema(t, c.DSN()))
@@ -95,6 +97,7 @@ func TestPoolerComesBetween(t *testing.T) {
 // TestListenBehindPooler: with an address of its own for LISTEN a waiter is woken,
 // and without one it finds out by looking.
 func TestListenBehindPooler(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	b := pgtest.NewBouncer(t, c, pgtest.ByTransaction)
 	schema := schemaOf(pgtest.Schema(t, c.DSN()))
@@ -142,6 +145,7 @@ func TestListenBehindPooler(t *testing.T) {
 // TestStartTogether: three instances start at once on an empty database that
 // prefers another isolation.
 func TestStartTogether(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	if err := pgtest.Exec(t.Context(), c.DSN(), `alter database postgres set default_transaction_isolation = 'serializable'`); err != nil {
 		t.Fatal(err)

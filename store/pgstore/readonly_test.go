@@ -60,6 +60,7 @@ func TestCheck(t *testing.T) {
 
 // A server that takes connections and says nothing does not keep Open waiting.
 func TestSilentServer(t *testing.T) {
+	pgtest.Long(t)
 	t.Parallel()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -46,6 +46,7 @@ func eventually(t *testing.T, s store.Store, ready bool) {
 // TestProbeHangingCommit: the server takes a write and its commit does not come
 // back, since no standby confirms it. Nothing that can be asked for shows that.
 func TestProbeHangingCommit(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	s := mustOpen(t, pgtest.Schema(t, c.DSN()), pgstore.WithStatementTimeout(3*time.Second))
 	a := insertOne(t, s)
@@ -81,6 +82,7 @@ func (*counter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)
 // else would find out that the server takes writes again. What could not be
 // acknowledged meanwhile is kept.
 func TestProbeAsksForItself(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	var statements counter
 	s := mustOpen(t, pgtest.Schema(t, c.DSN()), pgstore.WithPoolConfig(func(c *pgxpool.Config) { c.ConnConfig.Tracer = &statements }))

@@ -186,6 +186,7 @@ func TestPasswordRotation(t *testing.T) {
 
 // TestRuntimeRole runs suites as a role that changes rows and no tables.
 func TestRuntimeRole(t *testing.T) {
+	pgtest.Long(t)
 	c := pgtest.NewCluster(t)
 	if err := pgtest.Exec(t.Context(), c.DSN(), `create role bot login`); err != nil {
 		t.Fatal(err)

@@ -5,5 +5,6 @@
 // installed binaries. A package with many tests calls [Main] from its TestMain, so that
 // they share one cluster. [NewCluster] is for tests that stop the server.
 //
-// Without a server and without binaries a test fails; it is not skipped.
+// Without a server and without binaries a test fails; it is not skipped. Only [Long]
+// tests are left out, and only with -short.
 package pgtest

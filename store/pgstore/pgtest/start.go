@@ -45,6 +45,15 @@ func Main(m *testing.M) int {
 	return code
 }
 
+// Long leaves a test out of short runs: it takes a server or a pooler down, or waits for
+// time limits.
+func Long(tb testing.TB) {
+	tb.Helper()
+	if testing.Short() {
+		tb.Skip("long: run the tests without -short")
+	}
+}
+
 // Start returns the address of a server, with a schema parameter that names a schema of
 // the test's own. Start does not create the schema; it is dropped after the test.
 func Start(tb testing.TB) string {
