@@ -113,7 +113,7 @@ func (c *cli) examine(cmd *cobra.Command, cfg config.Config) ([]health, error) {
 		names = info.Names
 		found = append(found,
 			health{"store", healthOK, fmt.Sprintf("%s %s, schema %d", info.Backend, info.Where, info.Store)},
-			upkeep(info), live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
+			upkeep(info), c.live(info), c.skew(info), sweeper(o), outbox(o), stuckHealth(o))
 		found = append(found, refusedHealth(info.Refused), circuitHealth(info))
 		return nil
 	})
@@ -156,14 +156,14 @@ func upkeep(i operator.Info) health {
 	return health{"upkeep", healthOK, "the store needs nothing"}
 }
 
-func live(i operator.Info) health {
+func (c *cli) live(i operator.Info) health {
 	if !i.Live && i.Backend == string(config.Postgres) {
 		return health{"engine", healthWarn, "no running process was asked: name one's endpoint with --operator"}
 	}
 	if !i.Live {
 		return health{"engine", healthWarn, "no running process: nothing expires and no callback is repeated"}
 	}
-	return health{"engine", healthOK, fmt.Sprintf("running since %s, process %d, listening on %s", i.Started, i.PID, i.Listen)}
+	return health{"engine", healthOK, fmt.Sprintf("running since %s, process %d, listening on %s", c.time(i.Started.Time), i.PID, i.Listen)}
 }
 
 // Clock differences that matter: leases last seconds, and the connector's tokens
@@ -188,7 +188,7 @@ func (c *cli) skew(i operator.Info) health {
 // sweeper infers the sweeper's health from the attempts that it should have
 // settled.
 func sweeper(o operator.Overview) health {
-	late := 0
+	late := int64(0)
 	for _, f := range o.Stuck {
 		switch f.Rule {
 		case operator.RuleLeaseExpired, operator.RulePastExpiry, operator.RuleIdleOld:
@@ -196,7 +196,7 @@ func sweeper(o operator.Overview) health {
 		}
 	}
 	if late > 0 {
-		return health{"sweeper", healthFail, fmt.Sprintf("%d attempts are overdue: is a bot running on this store?", late)}
+		return health{"sweeper", healthFail, operator.Count(late, "attempt") + " overdue: is a bot running on this store?"}
 	}
 	return health{"sweeper", healthOK, "nothing is overdue"}
 }
@@ -253,20 +253,20 @@ func refusedHealth(r *operator.Refused) health {
 	var parts []string
 	warn := len(r.Hosts) > 0
 	for _, h := range r.Hosts {
-		parts = append(parts, fmt.Sprintf("host %s (%d times): add it to service_urls if it is yours", h.Host, h.Count))
+		parts = append(parts, fmt.Sprintf("host %s (%s): add it to service_urls if it is yours", h.Host, operator.Count(h.Count, "time")))
 	}
 	for _, c := range r.Callers {
-		parts = append(parts, fmt.Sprintf("agentic caller %s (%d times): set agentic, and add it to agentic_callers, if it is your agent", c.App, c.Count))
+		parts = append(parts, fmt.Sprintf("agentic caller %s (%s): set agentic, and add it to agentic_callers, if it is your agent", c.App, operator.Count(c.Count, "time")))
 	}
 	if r.OtherHosts > 0 {
-		parts = append(parts, fmt.Sprintf("further hosts (%d times)", r.OtherHosts))
+		parts = append(parts, fmt.Sprintf("further hosts (%s)", operator.Count(r.OtherHosts, "time")))
 	}
 	for _, why := range slices.Sorted(maps.Keys(r.Reasons)) {
 		if why == string(teams.WhyServiceHost) {
 			continue
 		}
 		warn = warn || slices.Contains(telling(), teams.Why(why))
-		parts = append(parts, fmt.Sprintf("%s (%d times)", why, r.Reasons[why]))
+		parts = append(parts, fmt.Sprintf("%s (%s)", why, operator.Count(r.Reasons[why], "time")))
 	}
 	switch {
 	case len(parts) == 0:
@@ -291,7 +291,7 @@ func circuitHealth(i operator.Info) health {
 		case c.Open:
 			open = append(open, fmt.Sprintf("%s does not answer (%d requests refused at once): see explain %s", what, c.Refused, upstream.CodeOpen))
 		case c.Opened > 0:
-			before = append(before, fmt.Sprintf("%s did not answer before (%d times)", what, c.Opened))
+			before = append(before, fmt.Sprintf("%s did not answer before (%s)", what, operator.Count(c.Opened, "time")))
 		}
 	}
 	switch {

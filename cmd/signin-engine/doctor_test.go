@@ -22,7 +22,7 @@ func TestRefusedIsNamed(t *testing.T) {
 		Callers: []operator.RefusedCaller{{App: "5f0a6e3c-0f57-4f4f-9d0e-1f0c5d1f7a11", Count: 3}},
 	})
 	for _, part := range []string{
-		"host smba.example (1 times): add it to service_urls",
+		"host smba.example (1 time): add it to service_urls",
 		"agentic caller 5f0a6e3c-0f57-4f4f-9d0e-1f0c5d1f7a11 (3 times): set agentic, and add it to agentic_callers", "caller (3 times)",
 	} {
 		if h.Result != healthWarn || !strings.Contains(h.Detail, part) {

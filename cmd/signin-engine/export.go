@@ -83,7 +83,7 @@ func (c *cli) export(ctx context.Context, s *source, q operator.Query, p *pseudo
 		}
 		total += len(attempts)
 		if !terminal(c.stdout) { // there the lines show the progress
-			c.progress("exported %d attempts", total)
+			c.progress("exported %s", operator.Count(int64(total), "attempt"))
 		}
 		q.Cursor = page.NextCursor
 		if q.Cursor == "" || most > 0 && total >= most {

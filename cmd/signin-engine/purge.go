@@ -50,7 +50,7 @@ func (c *cli) purgeCommand() *cobra.Command {
 				n, err := store.Purge(cmd.Context(), older, purgeStep, false)
 				total += n
 				if err == nil && n == purgeStep {
-					c.progress("purged %d attempts", total)
+					c.progress("purged %s", operator.Count(int64(total), "attempt"))
 					continue
 				}
 				if total > n {
@@ -80,9 +80,9 @@ func (c *cli) printPurged(n int, dry bool) error {
 	case dry && n >= maxDryRun:
 		return c.printf("Would purge at least %d attempts.\n", n)
 	case dry:
-		return c.printf("Would purge %d attempts.\n", n)
+		return c.printf("Would purge %s.\n", operator.Count(int64(n), "attempt"))
 	default:
-		return c.printf("Purged %d attempts.\n", n)
+		return c.printf("Purged %s.\n", operator.Count(int64(n), "attempt"))
 	}
 }
 

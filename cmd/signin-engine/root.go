@@ -36,6 +36,7 @@ type cli struct {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) int {
 	c := &cli{stdout: stdout, stderr: stderr, environ: environ, now: time.Now, home: time.Local}
 	root := c.root() //nolint:contextcheck // commands get ctx when they run
+	strict(root)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
@@ -94,6 +95,33 @@ unreachable or wrong schema, 5 stuck attempts (inspect --check), 6 lost a race,
 	return root
 }
 
+// strict makes the commands that cobra adds refuse arguments which they do not know.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = topic
+		case "completion":
+			cmd.Args = noCommand
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			for _, shell := range cmd.Commands() {
+				shell.Args = args(cobra.NoArgs)
+			}
+		}
+	}
+}
+
+// topic refuses help about an unknown command.
+func topic(cmd *cobra.Command, given []string) error {
+	about, rest, err := cmd.Root().Find(given)
+	if err == nil && (about != cmd.Root() || len(rest) == 0) {
+		return nil
+	}
+	return noCommand(cmd.Root(), given)
+}
+
 // noCommand refuses an unknown command and suggests a similar one.
 func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
@@ -102,7 +130,7 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	if guesses := cmd.SuggestionsFor(args[0]); len(guesses) > 0 {
 		return usage("unknown command %q: did you mean %s?", args[0], strings.Join(guesses, " or "))
 	}
-	return usage("unknown command %q: see signin-engine help", args[0])
+	return usage("unknown command %q: see %s --help", args[0], cmd.CommandPath())
 }
 
 // args wraps an argument check of cobra, so that its error counts as wrong usage and

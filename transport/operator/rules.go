@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -188,6 +189,14 @@ func pasteable(words []string) string {
 		quoted = append(quoted, Quote(w))
 	}
 	return strings.Join(quoted, " ")
+}
+
+// Count returns a number with its noun: "1 attempt", "2 attempts".
+func Count(n int64, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.FormatInt(n, 10) + " " + noun
 }
 
 // Quote quotes a word for a POSIX shell, if it needs quotes.

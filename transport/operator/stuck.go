@@ -209,7 +209,7 @@ func (t *tally) String() string {
 	slices.SortStableFunc(order, func(a, b trouble) int { return cmp.Compare(t.n[b], t.n[a]) })
 	parts := make([]string, len(order))
 	for i, what := range order {
-		parts[i] = fmt.Sprintf("%s (%d times)", strings.TrimSpace(what.String()), t.n[what])
+		parts[i] = fmt.Sprintf("%s (%s)", strings.TrimSpace(what.String()), Count(int64(t.n[what]), "time"))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -286,7 +286,7 @@ func (f *Fleet) credentials(r Rules) []Finding {
 		}
 		found[i] = finding(RuleCredentials, f.Now.Sub(seen.since[what]), command...)
 		found[i].Subject = what.code
-		found[i].Detail = fmt.Sprintf("%s (%d times)", strings.TrimSpace(what.String()), seen.n[what])
+		found[i].Detail = fmt.Sprintf("%s (%s)", strings.TrimSpace(what.String()), Count(int64(seen.n[what]), "time"))
 	}
 	return found
 }

@@ -214,7 +214,7 @@ func TestLookupsFailing(t *testing.T) {
 	if said(found) != "lookups-failing error" || found[0].Age.Duration() != 3*time.Minute {
 		t.Fatalf("five look-ups: %+v", found)
 	}
-	const want = "GetToken: 500 ServiceError (3 times), GetToken: no answer (1 times), GetToken: 503 Service Unavailable (1 times)"
+	const want = "GetToken: 500 ServiceError (3 times), GetToken: no answer (1 time), GetToken: 503 Service Unavailable (1 time)"
 	if found[0].Detail != want {
 		t.Errorf("detail %q, want %q", found[0].Detail, want)
 	}
@@ -225,14 +225,14 @@ func TestCredentials(t *testing.T) {
 	bad := lookup(5*time.Minute, store.SourceCredentials, 401, "invalid_client")
 	one := operator.StuckFleet(operator.Fleet{Now: morning(), Lines: bad}, rules)
 	if said(one) != "credentials error" || one[0].Subject != "invalid_client" ||
-		one[0].Detail != "AccessToken: 401 invalid_client (1 times)" || one[0].Command != "signin-engine explain invalid_client" {
+		one[0].Detail != "AccessToken: 401 invalid_client (1 time)" || one[0].Command != "signin-engine explain invalid_client" {
 		t.Fatalf("the first occurrence: %+v", one)
 	}
 
 	many := slices.Concat(bad, bad, bad, bad, bad, lookup(4*time.Minute, store.SourceCredentials, 0, ""))
 	found := operator.StuckFleet(operator.Fleet{Now: morning(), Lines: many}, rules)
 	if said(found) != "credentials error, credentials error" || found[0].Detail != "AccessToken: 401 invalid_client (5 times)" ||
-		found[1].Detail != "AccessToken: no answer (1 times)" || found[1].Command != "signin-engine doctor" {
+		found[1].Detail != "AccessToken: no answer (1 time)" || found[1].Command != "signin-engine doctor" {
 		t.Errorf("many: %+v", found)
 	}
 

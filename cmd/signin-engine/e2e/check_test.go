@@ -119,7 +119,7 @@ func TestCheck(t *testing.T) {
 	w.AddFault(emulator.Fault{Operation: emulator.OpAccessToken, Status: http.StatusUnauthorized, Code: "invalid_client"})
 	b.start(t)
 	login("late")
-	said = check("Entra takes the secret no more", 5, "AccessToken: 401 invalid_client (1 times)")
+	said = check("Entra takes the secret no more", 5, "AccessToken: 401 invalid_client (1 time)")
 	if out := paste(said, "explain invalid_client"); !strings.Contains(out, "create a new one and set client_secret") {
 		t.Errorf("explain: %s", out)
 	}

@@ -353,6 +353,6 @@ func (f *flight) wait(ctx context.Context) error {
 	case <-idle:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%d callbacks are under way: %w", n, ctx.Err())
+		return fmt.Errorf("callbacks under way: %d: %w", n, ctx.Err())
 	}
 }

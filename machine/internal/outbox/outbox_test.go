@@ -419,7 +419,7 @@ func TestWaitWaitsForAll(t *testing.T) {
 		synctest.Wait()
 		brief, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		if err := b.Wait(brief); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "2 callbacks") {
+		if err := b.Wait(brief); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "callbacks under way: 2:") {
 			t.Errorf("%v", err)
 		}
 		if err := b.Wait(t.Context()); err != nil || time.Since(began) != 2*time.Second {

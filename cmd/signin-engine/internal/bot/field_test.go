@@ -263,7 +263,7 @@ func TestFieldCredentials(t *testing.T) {
 	f.want(f.say("login graph")) // without a token the bot cannot even say that sign-in is not available
 	found := f.stuck()
 	if len(found) != 1 || found[0].Rule != operator.RuleCredentials || !found[0].Serious() || found[0].Subject != "invalid_client" ||
-		found[0].Detail != "AccessToken: 401 invalid_client (1 times)" || found[0].Command != "signin-engine explain invalid_client" {
+		found[0].Detail != "AccessToken: 401 invalid_client (1 time)" || found[0].Command != "signin-engine explain invalid_client" {
 		t.Fatalf("after the first: %+v", found)
 	}
 	for range 7 {
