@@ -382,9 +382,7 @@ func (t *txn) putEvents(events []store.Event) {
 		id := events[i].Attempt
 		t.key, t.value = lineKey(t.key[:0], id, t.lines+1), t.value[:0]
 		for more := true; more; more = i < len(events) && id != "" && events[i].Attempt == id {
-			t.line = events[i]
-			t.line.Seq = 0 // the key has the number
-			t.value = store.AppendLine(t.value, &t.line)
+			t.value = store.AppendLine(t.value, &events[i])
 			t.lines++
 			i++
 		}

@@ -35,8 +35,7 @@ type scratch struct {
 	put   store.Attempt // being written
 	row   store.Delivery
 	had   store.Delivery // as stored before
-	line  store.Event
-	lines uint64 // number of the last audit line; 0: no line has been written yet
+	lines uint64         // number of the last audit line; 0: no line has been written yet
 	known known
 	batch uint64 // of the transaction
 }
